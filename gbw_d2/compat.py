@@ -1,0 +1,73 @@
+"""Detectron2 0.6 on today's NumPy, Pillow and torch, and nothing else.
+
+Import this before anything of Detectron2. Each repair is made only where it is missing, so that
+Detectron2's main branch, which needs none of them, runs untouched.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+
+class _MissingExtension(ModuleType):
+    """Stands where ``detectron2._C`` would be; asking it for an operator says what is missing."""
+
+    # detectron2.utils.collect_env calls these three whenever the module exists.
+    @staticmethod
+    def get_compiler_version() -> str:
+        return "not compiled"
+
+    @staticmethod
+    def get_cuda_version() -> str:
+        return "not compiled"
+
+    @staticmethod
+    def has_cuda() -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            # Import machinery probes dunder names and expects this error, not ours.
+            raise AttributeError(name)
+        raise ImportError(
+            f"Detectron2's compiled operator '{name}' is not in this installation, which has its "
+            "Python files only. Rotated boxes and Detectron2's own deformable convolution need it; "
+            "see INSTALL.md, 'With upstream Detectron2'."
+        )
+
+
+def _detectron2_has_extension() -> bool:
+    # find_spec("detectron2._C") would import detectron2, so the folder is looked at instead.
+    spec = importlib.util.find_spec("detectron2")
+    if spec is None or spec.submodule_search_locations is None:
+        raise ImportError(
+            "Detectron2 is not installed. `uv sync` installs it; INSTALL.md gives the other ways."
+        )
+    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    return any(
+        path.name.endswith(suffixes)
+        for folder in spec.submodule_search_locations
+        for path in Path(folder).glob("_C.*")
+    )
+
+
+def _repair() -> None:
+    if "detectron2._C" not in sys.modules and not _detectron2_has_extension():
+        sys.modules["detectron2._C"] = _MissingExtension("detectron2._C")
+    # NumPy 1.24 removed these aliases of Python's own types.
+    for name, python_type in (("int", int), ("float", float), ("object", object), ("bool", bool)):
+        if name not in np.__dict__:
+            setattr(np, name, python_type)
+    # Pillow 10 removed LINEAR, which was BILINEAR.
+    if not hasattr(Image, "LINEAR"):
+        Image.LINEAR = Image.BILINEAR
+
+
+_repair()

@@ -1,0 +1,1 @@
+"""Datasets, label spaces, mappers and loaders; imports nothing heavy by itself."""

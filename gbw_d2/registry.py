@@ -1,0 +1,63 @@
+"""A name-to-object table whose errors list the known names; needs nothing but Python."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownNameError(ValueError):
+    """A config names something that no registry holds."""
+
+
+class Registry(Generic[T]):
+    """Maps names to objects; the one place where a config's name becomes code.
+
+    Args:
+        kind: what the entries are, in words ("weighting scheme"); used in error messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Returns a decorator that files its argument under ``name``.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+
+        def add(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} '{name}' is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def get(self, name: str) -> T:
+        """Returns the entry called ``name``.
+
+        Raises:
+            UnknownNameError: no such entry; the message lists the known ones.
+        """
+        if name not in self._entries:
+            near = difflib.get_close_matches(name, self._entries, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            known = ", ".join(self.names())
+            raise UnknownNameError(f"unknown {self.kind} '{name}'{hint} (known: {known})")
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """Returns the known names, sorted."""
+        return sorted(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
