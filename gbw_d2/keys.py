@@ -18,6 +18,8 @@ INSTANCES = "instances"  # inference output: detectron2 Instances
 # Model outputs in training.
 SEMANTIC_LOGITS = "semantic_logits"  # (N, K, H, W) at input resolution
 AUXILIARY_LOGITS = "auxiliary_logits"  # (N, K, H, W) at input resolution
+AUXILIARY_FEATURES = "auxiliary_features"  # (N, D', h', w'): the auxiliary classifier's input
+AUXILIARY_CLASSIFIER_LOGITS = "auxiliary_classifier_logits"  # (N, K, h', w')
 CLASSIFIER_FEATURES = "classifier_features"  # (N, D, h, w): the classifier's input
 CLASSIFIER_LOGITS = "classifier_logits"  # (N, K, h, w): logits at classifier resolution
 

@@ -1,0 +1,195 @@
+"""Every config key of this project: its default, its unit and its meaning, one line each.
+
+Keys that are not here are Detectron2's own. The defaults train on the source with plain
+cross-entropy: strategies and weighting are asked for by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
+
+
+class ConfigError(ValueError):
+    """A config cannot be read; the message says which file or key, and what is known."""
+
+
+def add_gbw_config(cfg: CfgNode) -> None:
+    """Adds the keys of this project, and of Detectron2's Panoptic-DeepLab project, to ``cfg`` in place."""
+    add_panoptic_deeplab_config(cfg)
+    _add_data_keys(cfg)
+    _add_model_keys(cfg)
+    _add_training_keys(cfg)
+    _add_weighting_keys(cfg)
+
+
+def _add_data_keys(cfg: CfgNode) -> None:
+    # Datasets without labels that adaptation strategies learn from; () = none.
+    cfg.DATASETS.TARGET = ()
+    # What the network predicts: a name of gbw_d2/data/label_spaces.py.
+    cfg.DATASETS.LABEL_SPACE = "cityscapes_16"
+    # Rare class sampling of source images (DAFormer): P(c) = softmax((1 - f_c) / TEMPERATURE).
+    cfg.DATASETS.RARE_CLASS_SAMPLING = CfgNode()
+    cfg.DATASETS.RARE_CLASS_SAMPLING.ENABLED = False
+    cfg.DATASETS.RARE_CLASS_SAMPLING.TEMPERATURE = 0.01
+    # A class counts as present in an image from this many pixels on (whole image).
+    cfg.DATASETS.RARE_CLASS_SAMPLING.MIN_PIXELS = 3000
+
+    cfg.INPUT.FORMAT = "RGB"
+    # Training crop (rows, columns) in pixels, after scaling; smaller images are padded.
+    cfg.INPUT.CROP_SIZE = (512, 1024)
+    # Range of the random factor by which an image is resized before the crop.
+    cfg.INPUT.SOURCE_SCALE = (1.0, 1.0)
+    cfg.INPUT.TARGET_SCALE = (1.0, 1.0)
+    # Probability of a horizontal flip, 0..1.
+    cfg.INPUT.FLIP_PROBABILITY = 0.5
+    # A crop is drawn again (10 times at most) while one class covers more than this share of it.
+    cfg.INPUT.MAX_CLASS_SHARE = 1.0
+    # Strength of random brightness, contrast and saturation; 0 = off.
+    cfg.INPUT.COLOR_JITTER = 0.0
+    # Factor by which test images are resized; predictions are scored at the labels' size.
+    cfg.INPUT.TEST_SCALE = 1.0
+    # Standard deviation of the centre heat map's Gaussians, pixels.
+    cfg.INPUT.GAUSSIAN_SIGMA = 8
+
+
+def _add_model_keys(cfg: CfgNode) -> None:
+    # "auto" = cuda where there is one, else cpu.
+    cfg.MODEL.DEVICE = "auto"
+    # True: no instance branch is built and no PQ is asked for.
+    cfg.MODEL.SEMANTIC_ONLY = False
+    # 0 = the label space's number; anything else must equal it.
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 0
+    # Our heads have one loss, the class-weighted cross-entropy; hard-pixel mining is Detectron2's recipe.
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 255
+    # A second semantic head on an earlier feature map, for training only.
+    cfg.MODEL.AUXILIARY_HEAD = CfgNode()
+    cfg.MODEL.AUXILIARY_HEAD.ENABLED = False
+    cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = "res4"
+    cfg.MODEL.AUXILIARY_HEAD.CHANNELS = 256
+    cfg.MODEL.AUXILIARY_HEAD.NORM = "GN"
+    cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT = 0.4
+    # Adds detectron2 Instances to the inference output (masks: one H x W plane each).
+    cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES = False
+
+
+def _add_training_keys(cfg: CfgNode) -> None:
+    # SGD, ADAM or ADAMW.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Learning rate of everything but the backbone, as a multiple of BASE_LR.
+    cfg.SOLVER.HEAD_LR_FACTOR = 1.0
+    # Iterations between two lines of the log, of metrics.json and of class_weights.csv.
+    cfg.SOLVER.LOG_PERIOD = 20
+    # Adaptation strategy: a name of gbw_d2/uda.
+    cfg.UDA = CfgNode()
+    cfg.UDA.NAME = "source_only"
+    cfg.UDA.MIN_ENTROPY = CfgNode()
+    # Weight of the target's mean normalised entropy.
+    cfg.UDA.MIN_ENTROPY.LOSS_WEIGHT = 0.001
+    cfg.EVAL = CfgNode()
+    # Which network is scored: student, or teacher where the strategy has one.
+    cfg.EVAL.WEIGHTS = "student"
+    # Names of gbw_d2/evaluation/protocols.py, the first one leading; () = all that fit the label space.
+    cfg.EVAL.PROTOCOLS = ()
+    # Test images drawn as image | ground truth | prediction at each evaluation; 0 = none.
+    cfg.EVAL.PICTURES = 3
+
+
+def _add_weighting_keys(cfg: CfgNode) -> None:
+    cfg.WEIGHTING = CfgNode()
+    # A name of gbw_d2/weighting/schemes.
+    cfg.WEIGHTING.NAME = "none"
+    # Heads whose loss is weighted: semantic, auxiliary.
+    cfg.WEIGHTING.HEADS = ["semantic"]
+    # From here on: None = the scheme's own default (its file says which).
+    # What is measured of a class: norm (released) | hindrance.
+    cfg.WEIGHTING.MEASURE = None
+    # released | relative.
+    cfg.WEIGHTING.SCALE = None
+    # Exponent of the measure.
+    cfg.WEIGHTING.POWER = None
+    # Regulariser of the quadratic programme, in units of SCALE; larger = closer to uniform.
+    cfg.WEIGHTING.LAMBDA = None
+    # Running mean of the measure, 0 (off) .. 1.
+    cfg.WEIGHTING.MOMENTUM = None
+    # Classes that share the budget: all | present.
+    cfg.WEIGHTING.BUDGET = None
+    # Classes with fewer pixels in the batch count as absent.
+    cfg.WEIGHTING.MIN_PIXELS = None
+    # Bounds of a weight.
+    cfg.WEIGHTING.MIN_WEIGHT = None
+    cfg.WEIGHTING.MAX_WEIGHT = None
+    # Whether pixel weights (pseudo-label confidence) shape the class weights.
+    cfg.WEIGHTING.PIXEL_WEIGHTS_IN_GRADIENT = None
+    # closed_form | cvxopt (reference; CPU only in effect, copies to the host).
+    cfg.WEIGHTING.QP_SOLVER = None
+    # inverse_frequency: 1 = plain, 0.5 = square root.
+    cfg.WEIGHTING.FREQUENCY_POWER = None
+    # effective_number: beta of Cui et al. 2019, 0..1.
+    cfg.WEIGHTING.BETA = None
+    # focal: gamma of Lin et al. 2017, >= 0.
+    cfg.WEIGHTING.GAMMA = None
+
+
+def _known_keys(node: CfgNode, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        keys += _known_keys(value, f"{name}.") if isinstance(value, CfgNode) else [name]
+    return keys
+
+
+def _readable(error: Exception, cfg: CfgNode, where: str) -> ConfigError:
+    message = str(error).strip("'\"")
+    if "Non-existent" in message:
+        wrong = message.split(":")[-1].strip().split()[0].rstrip(".")
+        known = _known_keys(cfg)
+        # Nested keys are reported in full; near matches are looked for by the whole path.
+        near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return ConfigError(f"{where}: unknown config key {wrong}{hint}")
+    return ConfigError(f"{where}: {message}")
+
+
+def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """Reads a YAML file with its ``_BASE_`` files and applies command-line overrides.
+
+    Args:
+        config_file: path of the leaf YAML file.
+        overrides: ``KEY VALUE KEY VALUE ...``.
+
+    Returns:
+        the merged, unfrozen config.
+
+    Raises:
+        ConfigError: a missing file, an unknown key, a wrong type, or YAML that asks to run code.
+    """
+    cfg = get_cfg()
+    add_gbw_config(cfg)
+    if not Path(config_file).is_file():
+        raise ConfigError(
+            f"config file '{config_file}' does not exist; see configs/ for those that do"
+        )
+    try:
+        # Detectron2's default would let a YAML file construct any Python object.
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+    except (KeyError, ValueError, AssertionError, yaml.YAMLError, OSError) as error:
+        raise _readable(error, cfg, config_file) from error
+    if len(overrides) % 2:
+        raise ConfigError(
+            f"command line: found {len(overrides)} words after the options, expected pairs KEY VALUE"
+        )
+    try:
+        cfg.merge_from_list(list(overrides))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise _readable(error, cfg, "command line") from error
+    return cfg

@@ -1,0 +1,1 @@
+"""Networks: what a strategy may ask of them (protocol), the architectures, and post-processing."""

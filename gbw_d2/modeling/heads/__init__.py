@@ -1,0 +1,1 @@
+"""Heads that Detectron2 lacks."""

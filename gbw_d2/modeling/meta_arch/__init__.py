@@ -1,0 +1,6 @@
+"""Architectures, one file each; importing one enters it into Detectron2's META_ARCH_REGISTRY."""
+
+from gbw_d2.modeling.meta_arch.panoptic_deeplab import GBWPanopticDeepLab
+from gbw_d2.modeling.meta_arch.semantic_segmentor import GBWSemanticSegmentor
+
+__all__ = ["GBWPanopticDeepLab", "GBWSemanticSegmentor"]
