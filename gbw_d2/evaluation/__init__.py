@@ -1,0 +1,25 @@
+"""Scores: PQ and mIoU under named protocols. Detectron2 is needed by ``evaluators`` alone."""
+
+from gbw_d2.evaluation.panoptic_quality import PanopticQuality
+from gbw_d2.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
+from gbw_d2.evaluation.report import (
+    format_table,
+    merge_per_class,
+    run_info,
+    write_per_class_csv,
+    write_results_json,
+)
+from gbw_d2.evaluation.semantic_iou import ConfusionMatrix
+
+__all__ = [
+    "PROTOCOLS",
+    "ConfusionMatrix",
+    "PanopticQuality",
+    "Protocol",
+    "format_table",
+    "merge_per_class",
+    "protocols_of",
+    "run_info",
+    "write_per_class_csv",
+    "write_results_json",
+]

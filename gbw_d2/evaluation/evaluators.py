@@ -1,0 +1,290 @@
+"""Detectron2 evaluators: they read ground truth, translate class ids, and gather over processes."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.evaluation.panoptic_quality import VOID, PanopticQuality
+from gbw_d2.evaluation.protocols import PROTOCOLS, Protocol
+from gbw_d2.evaluation.report import PerClass, write_csv
+from gbw_d2.evaluation.semantic_iou import ConfusionMatrix
+from gbw_d2.keys import FILE_NAME, IMAGE_ID, PANOPTIC_SEG, SEM_SEG
+
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+Record = Mapping[str, Any]
+SegmentsInfo = list[dict[str, Any]]
+
+
+class _ProtocolEvaluator(DatasetEvaluator):
+    """What both evaluators share: the loop over images, gathering, naming and the CSV per image."""
+
+    task = ""
+
+    def __init__(
+        self, to_train_id: np.ndarray, protocols: Sequence[str], output_dir: str | Path | None
+    ) -> None:
+        if not protocols:
+            raise ValueError(f"no protocol to score by; known: {', '.join(PROTOCOLS.names())}")
+        self.to_train_id = np.asarray(to_train_id, dtype=np.uint8)
+        self.protocols: tuple[Protocol, ...] = tuple(PROTOCOLS.get(name) for name in protocols)
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.per_class: PerClass = {}
+        self.per_image: list[dict[str, Any]] = []
+
+    def process(self, inputs: Iterable[Record], outputs: Iterable[Mapping[str, Any]]) -> None:
+        """Scores a batch.
+
+        Args:
+            inputs: records of the images, as the dataset's ``load`` made them.
+            outputs: what the model returned for them.
+
+        Raises:
+            ValueError: prediction and ground truth do not fit; the message names the file.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            name = str(record[FILE_NAME])
+            try:
+                scores = self._score_image(record, output)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            row = {FILE_NAME: name, IMAGE_ID: record.get(IMAGE_ID)}
+            self.per_image.append(row | scores)
+
+    def evaluate(self) -> OrderedDict[str, float] | None:
+        """Gathers all processes and averages.
+
+        Returns:
+            Flat metrics, 0-100, each named with its protocol; a mean over no class is NaN, since
+            Detectron2's hooks take floats only. None on all processes but the first.
+
+        Raises:
+            ValueError: no image was scored, or one was scored twice.
+        """
+        gathered = comm.gather((self._states(), self.per_image))
+        if not comm.is_main_process():
+            return None
+        self.per_image = [row for _, rows in gathered for row in rows]
+        names = [row[FILE_NAME] for row in self.per_image]
+        if not names:
+            raise ValueError(f"{self.task} evaluation saw no image; is the test set empty?")
+        if len(set(names)) < len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            raise ValueError(f"{twice} was scored more than once; the test sampler repeats images")
+        self._set_states([sum(parts) for parts in zip(*(s for s, _ in gathered), strict=True)])
+        metrics = self._average()
+        if self.output_dir is not None:
+            write_csv(self.output_dir / f"{self.task}_per_image.csv", self.per_image)
+        return OrderedDict((k, math.nan if v is None else float(v)) for k, v in metrics.items())
+
+    @abstractmethod
+    def _score_image(self, record: Record, output: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds one image and returns its own scores."""
+
+    @abstractmethod
+    def _states(self) -> list[np.ndarray]:
+        """What was counted so far."""
+
+    @abstractmethod
+    def _set_states(self, states: list[np.ndarray]) -> None:
+        """Replaces what was counted by the sum over processes."""
+
+    @abstractmethod
+    def _average(self) -> dict[str, float | None]:
+        """Fills ``per_class`` and returns the metrics."""
+
+
+class SemanticEvaluator(_ProtocolEvaluator):
+    """mIoU, mean recall and mean precision under each protocol.
+
+    Metrics: ``mIoU_16``, ``recall_16``, ``precision_16``, ``mIoU_classes_16`` and so on.
+    After :meth:`evaluate`, ``per_class`` holds protocol -> class name -> scores, and ``confusion``
+    the matrix of the whole test set.
+
+    Args:
+        read_semantic: record -> (H, W) uint8 train ids, 255 = ignore.
+        to_train_id: (256,) uint8, class id -> train id, 255 where there is none.
+        protocols: names of the protocols, see :mod:`gbw_d2.evaluation.protocols`.
+        output_dir: where ``semantic_per_image.csv`` goes; None for nowhere.
+    """
+
+    task = "semantic"
+
+    def __init__(
+        self,
+        read_semantic: Callable[[Record], np.ndarray],
+        to_train_id: np.ndarray,
+        protocols: Sequence[str],
+        output_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(to_train_id, protocols, output_dir)
+        self.read_semantic = read_semantic
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self.confusion = ConfusionMatrix()
+        self.per_image = []
+        self.per_class = {}
+
+    def _score_image(self, record: Record, output: Mapping[str, Any]) -> dict[str, Any]:
+        logits: torch.Tensor = output[SEM_SEG]
+        known = int((self.to_train_id != IGNORE_LABEL).sum())
+        if logits.dim() != 3 or logits.shape[0] != known:
+            raise ValueError(
+                f"'{SEM_SEG}' must be ({known}, H, W) logits for this label space, got shape "
+                f"{tuple(logits.shape)}"
+            )
+        classes = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        gt = self.read_semantic(record)
+        _check_sizes(classes, gt)
+        image = self.confusion.update(self.to_train_id[classes], gt)
+        return {f"mIoU_{p.name}": self.confusion.compute(p, image)["mIoU"] for p in self.protocols}
+
+    def _states(self) -> list[np.ndarray]:
+        return [self.confusion.state]
+
+    def _set_states(self, states: list[np.ndarray]) -> None:
+        self.confusion.reset()
+        self.confusion.merge(states[0])
+
+    def _average(self) -> dict[str, float | None]:
+        metrics: dict[str, float | None] = {}
+        for protocol in self.protocols:
+            scores = self.confusion.compute(protocol)
+            for key in ("mIoU", "recall", "precision"):
+                metrics[f"{key}_{protocol.name}"] = scores[key]
+            metrics[f"mIoU_classes_{protocol.name}"] = scores["classes"]
+            self.per_class[protocol.name] = {
+                CLASSES[t].name: {"train_id": t, **row} for t, row in scores["per_class"].items()
+            }
+        return metrics
+
+
+class PanopticEvaluator(_ProtocolEvaluator):
+    """PQ, SQ and RQ of all classes, things and stuff under each protocol.
+
+    Metrics: ``PQ_16``, ``SQ_th_16``, ``RQ_st_16_void``, ``PQ_classes_16`` and so on.
+    After :meth:`evaluate`, ``per_class`` holds protocol -> class name -> scores.
+
+    Args:
+        read_panoptic: record -> ((H, W) int32 segment ids, 0 = void; COCO ``segments_info`` with
+            ``id``, ``category_id`` = train id, ``iscrowd``).
+        to_train_id: (256,) uint8, class id -> train id, 255 where there is none.
+        protocols: names of the protocols, see :mod:`gbw_d2.evaluation.protocols`.
+        output_dir: where ``panoptic_per_image.csv`` goes; None for nowhere.
+    """
+
+    task = "panoptic"
+
+    def __init__(
+        self,
+        read_panoptic: Callable[[Record], tuple[np.ndarray, SegmentsInfo]],
+        to_train_id: np.ndarray,
+        protocols: Sequence[str],
+        output_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(to_train_id, protocols, output_dir)
+        self.read_panoptic = read_panoptic
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        # What is void changes the matching; what is averaged does not.
+        self._quality = {
+            p.void_train_ids: PanopticQuality(panoptic_categories()) for p in self.protocols
+        }
+        self.per_image = []
+        self.per_class = {}
+
+    def _score_image(self, record: Record, output: Mapping[str, Any]) -> dict[str, Any]:
+        seg, class_segments = output[PANOPTIC_SEG]
+        pred_map = seg.cpu().numpy()
+        pred_segments = [self._with_train_id(s) for s in class_segments]
+        gt_map, gt_segments = self.read_panoptic(record)
+        _check_sizes(pred_map, gt_map)
+        images = {
+            void: quality.update(pred_map, pred_segments, *_make_void(gt_map, gt_segments, void))
+            for void, quality in self._quality.items()
+        }
+        scores: dict[str, Any] = {}
+        for p in self.protocols:
+            result = self._quality[p.void_train_ids].compute(p.train_ids, images[p.void_train_ids])
+            scores |= {f"{key}_{p.name}": result[key] for key in ("PQ", "SQ", "RQ")}
+        return scores
+
+    def _with_train_id(self, segment: Mapping[str, Any]) -> dict[str, Any]:
+        class_id = int(segment["category_id"])
+        train_id = int(self.to_train_id[class_id]) if 0 <= class_id < 256 else IGNORE_LABEL
+        if train_id == IGNORE_LABEL:
+            raise ValueError(
+                f"predicted segment {segment['id']} has category_id {class_id}, which is no class "
+                "id of this label space"
+            )
+        return {"id": int(segment["id"]), "category_id": train_id, "iscrowd": 0}
+
+    def _states(self) -> list[np.ndarray]:
+        return [quality.state for quality in self._quality.values()]
+
+    def _set_states(self, states: list[np.ndarray]) -> None:
+        for quality, state in zip(self._quality.values(), states, strict=True):
+            quality.reset()
+            quality.merge(state)
+
+    def _average(self) -> dict[str, float | None]:
+        metrics: dict[str, float | None] = {}
+        for protocol in self.protocols:
+            result = self._quality[protocol.void_train_ids].compute(protocol.train_ids)
+            for suffix in ("", "_th", "_st"):
+                for key in ("PQ", "SQ", "RQ"):
+                    metrics[f"{key}{suffix}_{protocol.name}"] = result[key + suffix]
+            metrics[f"PQ_classes_{protocol.name}"] = result["classes"]
+            self.per_class[protocol.name] = {
+                CLASSES[t].name: {"train_id": t, **_none_where_absent(row)}
+                for t, row in result["per_class"].items()
+            }
+        return metrics
+
+
+def panoptic_categories() -> list[dict[str, Any]]:
+    """Returns the COCO categories of the 19 classes; ids are train ids."""
+    return [{"id": c.train_id, "name": c.name, "isthing": int(c.is_thing)} for c in CLASSES]
+
+
+def _none_where_absent(row: dict[str, Any]) -> dict[str, Any]:
+    if row["TP"] + row["FP"] + row["FN"]:
+        return row
+    return row | {"PQ": None, "SQ": None, "RQ": None}
+
+
+def _make_void(
+    gt_map: np.ndarray, gt_segments: SegmentsInfo, void_train_ids: tuple[int, ...]
+) -> tuple[np.ndarray, SegmentsInfo]:
+    kept = [s for s in gt_segments if s["category_id"] not in void_train_ids]
+    if len(kept) == len(gt_segments):
+        return gt_map, gt_segments
+    gone = [s["id"] for s in gt_segments if s["category_id"] in void_train_ids]
+    return np.where(np.isin(gt_map, gone), VOID, gt_map), kept
+
+
+def _check_sizes(pred: np.ndarray, gt: np.ndarray) -> None:
+    if pred.shape != gt.shape:
+        raise ValueError(
+            f"the prediction is {_size(pred)}, the ground truth {_size(gt)} (height x width); the "
+            "record's 'height' and 'width' must be those of the ground truth"
+        )
+
+
+def _size(array: np.ndarray) -> str:
+    return " x ".join(map(str, array.shape))

@@ -1,0 +1,279 @@
+"""Panoptic quality on arrays, by the rules of panopticapi."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+VOID = 0
+# Two ids are packed into one int64.
+_MAX_ID = 2**31 - 1
+
+Segments = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class _SegmentTable:
+    """Segments_info as arrays: ids, index of the category (-1: not ours), crowd flag."""
+
+    ids: np.ndarray
+    category: np.ndarray
+    crowd: np.ndarray
+
+
+class PanopticQuality:
+    """Accumulates PQ, SQ and RQ over images (Kirillov et al., Panoptic Segmentation, CVPR 2019).
+
+    PQ_c = (sum of IoU over matches) / (TP + FP/2 + FN/2) = SQ_c * RQ_c, where a match has IoU > 0.5
+    and void pixels are taken out of the prediction. Equal to ``panopticapi`` on the same maps:
+
+    * an unmatched prediction that lies by more than half on void plus the crowd segment of its own
+      class is no false positive, and an unmatched crowd segment is no false negative;
+    * ground truth in the map whose segment is not listed, or whose category is not ours, is
+      neither void nor a segment: predictions there are false positives;
+    * a listed ground truth segment without a pixel is a false negative.
+
+    Areas are counted in the maps; an ``area`` in ``segments_info`` is not read.
+
+    Args:
+        categories: COCO categories, dicts with ``id`` and ``isthing``.
+
+    Raises:
+        ValueError: no category, or an id twice.
+    """
+
+    def __init__(self, categories: Iterable[Mapping[str, Any]]) -> None:
+        rows = list(categories)
+        self.category_ids = np.array([int(row["id"]) for row in rows], dtype=np.int64)
+        self._is_thing = np.array([bool(row["isthing"]) for row in rows], dtype=bool)
+        if not rows or np.unique(self.category_ids).size != len(rows):
+            raise ValueError(
+                f"PanopticQuality needs categories with different ids, got "
+                f"{self.category_ids.tolist()}"
+            )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self._state = np.zeros((self.category_ids.size, 4), dtype=np.float64)
+
+    @property
+    def state(self) -> np.ndarray:
+        """All that was counted, (categories, 4) float64: sum of IoU, TP, FP, FN; states add up."""
+        return self._state.copy()
+
+    def merge(self, state: np.ndarray) -> None:
+        """Adds the ``state`` of another accumulator of the same categories."""
+        if state.shape != self._state.shape:
+            raise ValueError(
+                f"cannot merge a state of shape {state.shape} into one of shape "
+                f"{self._state.shape}: the categories differ"
+            )
+        self._state += state
+
+    def update(
+        self,
+        pred_map: np.ndarray,
+        pred_segments: Segments,
+        gt_map: np.ndarray,
+        gt_segments: Segments,
+    ) -> np.ndarray:
+        """Adds one image.
+
+        Args:
+            pred_map: (H, W) integer segment ids below 2**31, 0 = void.
+            pred_segments: COCO ``segments_info`` of the prediction: ``id``, ``category_id``.
+            gt_map: (H, W) integer segment ids below 2**31, 0 = void.
+            gt_segments: COCO ``segments_info`` of the ground truth, with ``iscrowd``.
+
+        Returns:
+            The state of this image alone, (categories, 4); :meth:`compute` takes it.
+
+        Raises:
+            ValueError: maps of different shape or not of integers, an id out of range or listed
+                twice, a predicted segment in the map but not in the list or the other way round,
+                or a predicted category that is not ours.
+        """
+        gt_ids, pred_ids, counts = _count_pairs(gt_map, pred_map)
+        gt = self._segment_table(gt_segments, "ground truth")
+        pred = self._segment_table(pred_segments, "predicted")
+        gt_index = _locate(gt.ids, gt_ids)
+        pred_index = _locate(pred.ids, pred_ids)
+        _check_prediction(pred, pred_segments, pred_ids, pred_index)
+
+        gt_area = _sum_at(gt_index, counts, gt.ids.size)
+        pred_area = _sum_at(pred_index, counts, pred.ids.size)
+        void_area = _sum_at(np.where(gt_ids == VOID, pred_index, -1), counts, pred.ids.size)
+
+        pairs = np.flatnonzero((gt_index >= 0) & (pred_index >= 0))
+        g, p, overlap = gt_index[pairs], pred_index[pairs], counts[pairs]
+        iou = overlap / (pred_area[p] + gt_area[g] - overlap - void_area[p])
+        same_class = gt.category[g] == pred.category[p]
+        match = same_class & ~gt.crowd[g] & (iou > 0.5)
+
+        # A class with several crowd segments keeps the last one listed, as in panopticapi.
+        crowd_of_class = np.full(self.category_ids.size, -1)
+        crowds = np.flatnonzero(gt.crowd & (gt.category >= 0))
+        crowd_of_class[gt.category[crowds]] = crowds
+        own_crowd = g == crowd_of_class[pred.category[p]]
+        forgiven = void_area + _sum_at(np.where(own_crowd, p, -1), overlap, pred.ids.size)
+
+        missed = ~gt.crowd & (gt.category >= 0)
+        missed[g[match]] = False
+        wrong = forgiven / pred_area <= 0.5
+        wrong[p[match]] = False
+
+        n = self.category_ids.size
+        hit = gt.category[g[match]]
+        image = np.stack(
+            [
+                np.bincount(hit, weights=iou[match], minlength=n),
+                np.bincount(hit, minlength=n),
+                np.bincount(pred.category[wrong], minlength=n),
+                np.bincount(gt.category[missed], minlength=n),
+            ],
+            axis=1,
+        ).astype(np.float64)
+        self._state += image
+        return image
+
+    def compute(
+        self, category_ids: Iterable[int] | None = None, state: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Averages over classes.
+
+        Args:
+            category_ids: the categories to average; None for all.
+            state: what to average in place of all images, such as one image's.
+
+        Returns:
+            ``PQ``, ``SQ``, ``RQ``, 0-100, the same with ``_th`` and ``_st`` for things and stuff,
+            ``classes``, ``classes_th``, ``classes_st``, the number of classes averaged, and
+            ``per_class``: category id -> PQ, SQ, RQ, TP, FP, FN. A class with TP + FP + FN = 0 is
+            in no mean (its own scores are 0, as in panopticapi); a mean over no class is None.
+
+        Raises:
+            ValueError: an unknown category id.
+        """
+        wanted = np.ones(self.category_ids.size, dtype=bool)
+        if category_ids is not None:
+            asked = np.array(list(category_ids), dtype=np.int64)
+            unknown = asked[~np.isin(asked, self.category_ids)]
+            if unknown.size:
+                raise ValueError(
+                    f"no category {unknown.tolist()} (known: {self.category_ids.tolist()})"
+                )
+            wanted = np.isin(self.category_ids, asked)
+        iou, tp, fp, fn = (self._state if state is None else state).T
+        weight = tp + 0.5 * fp + 0.5 * fn
+        seen = weight > 0
+        scores = 100 * np.stack(
+            [
+                np.divide(iou, weight, out=np.zeros_like(iou), where=seen),
+                np.divide(iou, tp, out=np.zeros_like(iou), where=tp > 0),
+                np.divide(tp, weight, out=np.zeros_like(iou), where=seen),
+            ]
+        )
+        result: dict[str, Any] = {}
+        for suffix, group in (("", True), ("_th", self._is_thing), ("_st", ~self._is_thing)):
+            averaged = scores[:, wanted & seen & group]
+            for name, values in zip(("PQ", "SQ", "RQ"), averaged, strict=True):
+                result[name + suffix] = float(values.mean()) if values.size else None
+            result["classes" + suffix] = averaged.shape[1]
+        result["per_class"] = {
+            int(self.category_ids[i]): {
+                "PQ": float(scores[0, i]),
+                "SQ": float(scores[1, i]),
+                "RQ": float(scores[2, i]),
+                "TP": int(tp[i]),
+                "FP": int(fp[i]),
+                "FN": int(fn[i]),
+            }
+            for i in np.flatnonzero(wanted)
+        }
+        return result
+
+    def _segment_table(self, segments: Segments, kind: str) -> _SegmentTable:
+        ids = np.array([s["id"] for s in segments], dtype=np.int64)
+        categories = np.array([s["category_id"] for s in segments], dtype=np.int64)
+        crowd = np.array([bool(s.get("iscrowd", 0)) for s in segments], dtype=bool)
+        if np.any(ids == VOID):
+            raise ValueError(f"a {kind} segment has id {VOID}, which is void; give it another id")
+        values, counts = np.unique(ids, return_counts=True)
+        if np.any(counts > 1):
+            raise ValueError(f"{kind} segment ids {values[counts > 1].tolist()} are listed twice")
+        return _SegmentTable(ids, _locate(self.category_ids, categories), crowd)
+
+
+def _check_prediction(
+    pred: _SegmentTable, segments: Segments, pred_ids: np.ndarray, pred_index: np.ndarray
+) -> None:
+    unlisted = np.unique(pred_ids[(pred_index < 0) & (pred_ids != VOID)])
+    if unlisted.size:
+        raise ValueError(
+            f"predicted segments {unlisted.tolist()} are in the map but not in segments_info"
+        )
+    empty = pred.ids[~np.isin(pred.ids, pred_ids)]
+    if empty.size:
+        raise ValueError(
+            f"predicted segments {empty.tolist()} are in segments_info but not in the map"
+        )
+    if np.any(pred.category < 0):
+        first = segments[int(np.argmin(pred.category))]
+        raise ValueError(
+            f"predicted segment {first['id']} has category_id {first['category_id']}, which is "
+            "not among the categories"
+        )
+
+
+def _as_id_map(array: np.ndarray, kind: str) -> np.ndarray:
+    array = np.asarray(array)
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"the {kind} map must be (H, W) of integers, got shape {array.shape} of {array.dtype}"
+        )
+    if array.size and (array.min() < 0 or array.max() > _MAX_ID):
+        raise ValueError(
+            f"the {kind} map holds ids from {array.min()} to {array.max()}; expected 0 to {_MAX_ID}"
+        )
+    return array.astype(np.int64)
+
+
+def _count_pairs(
+    gt_map: np.ndarray, pred_map: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns ground truth id, predicted id and pixel count of each pair of ids that meets."""
+    gt, pred = _as_id_map(gt_map, "ground truth"), _as_id_map(pred_map, "predicted")
+    if gt.shape != pred.shape:
+        raise ValueError(
+            f"the predicted map has shape {pred.shape}, the ground truth {gt.shape}; "
+            "predict at the size of the ground truth"
+        )
+    key = (gt << 31 | pred).ravel()
+    if key.size == 0:
+        raise ValueError("the maps are empty")
+    # Maps are made of runs: sorting runs in place of pixels is some ten times faster.
+    starts = np.concatenate([[0], np.flatnonzero(key[1:] != key[:-1]) + 1])
+    lengths = np.diff(starts, append=key.size)
+    values, inverse = np.unique(key[starts], return_inverse=True)
+    counts = np.bincount(inverse, weights=lengths)
+    return values >> 31, values & _MAX_ID, counts
+
+
+def _locate(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns the position in ``ids`` of each value, -1 where it is not there."""
+    if ids.size == 0:
+        return np.full(values.shape, -1, dtype=np.int64)
+    order = np.argsort(ids)
+    place = np.minimum(np.searchsorted(ids, values, sorter=order), ids.size - 1)
+    found = order[place]
+    return np.where(ids[found] == values, found, -1)
+
+
+def _sum_at(index: np.ndarray, amounts: np.ndarray, size: int) -> np.ndarray:
+    """Sums the amounts by index, leaving out negative ones: (size,) float64."""
+    kept = index >= 0
+    return np.bincount(index[kept], weights=amounts[kept], minlength=size).astype(np.float64)

@@ -1,0 +1,137 @@
+"""Confusion matrix, IoU, recall and precision on arrays of train ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.evaluation.protocols import Protocol
+
+
+class ConfusionMatrix:
+    """Counts pixels by ground truth (rows) and prediction (columns).
+
+    The last column holds predictions outside the classes: false negatives of their row and nobody's
+    false positives. Equal to Cityscapes' ``evalPixelLevelSemanticLabeling`` on the 19 classes.
+
+    Args:
+        num_classes: number of train ids, 19 for the Cityscapes classes.
+    """
+
+    def __init__(self, num_classes: int = len(CLASSES)) -> None:
+        self.num_classes = num_classes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self._state = np.zeros((self.num_classes, self.num_classes + 1), dtype=np.int64)
+
+    @property
+    def state(self) -> np.ndarray:
+        """All that was counted, (num_classes, num_classes + 1) int64; states add up."""
+        return self._state.copy()
+
+    def merge(self, state: np.ndarray) -> None:
+        """Adds the ``state`` of another matrix with the same classes."""
+        if state.shape != self._state.shape:
+            raise ValueError(
+                f"cannot merge a confusion matrix of shape {state.shape} into one of shape "
+                f"{self._state.shape}"
+            )
+        self._state += state
+
+    def update(self, pred: np.ndarray, gt: np.ndarray) -> np.ndarray:
+        """Adds one image.
+
+        Args:
+            pred: (H, W) integer train ids; anything outside 0..num_classes-1 is "no class".
+            gt: (H, W) integer train ids, 255 = ignore.
+
+        Returns:
+            The state of this image alone; :meth:`compute` takes it.
+
+        Raises:
+            ValueError: arrays of different shape or not of integers, or a ground truth label that
+                is neither a train id nor 255.
+        """
+        pred, gt = np.asarray(pred), np.asarray(gt)
+        for kind, array in (("prediction", pred), ("ground truth", gt)):
+            if not np.issubdtype(array.dtype, np.integer):
+                raise ValueError(f"the {kind} must hold integer train ids, got {array.dtype}")
+        if pred.shape != gt.shape:
+            raise ValueError(
+                f"the prediction has shape {pred.shape}, the ground truth {gt.shape}; predict at "
+                "the size of the ground truth"
+            )
+        kept = gt != IGNORE_LABEL
+        rows = gt[kept].astype(np.int64)
+        columns = pred[kept].astype(np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= self.num_classes):
+            strange = np.unique(rows[(rows < 0) | (rows >= self.num_classes)])
+            raise ValueError(
+                f"the ground truth holds labels {strange.tolist()}; expected train ids 0 to "
+                f"{self.num_classes - 1} and {IGNORE_LABEL} (are these raw label ids?)"
+            )
+        columns[(columns < 0) | (columns > self.num_classes)] = self.num_classes
+        width = self.num_classes + 1
+        image = np.bincount(rows * width + columns, minlength=self._state.size)
+        image = image.reshape(self._state.shape)
+        self._state += image
+        return image
+
+    def compute(self, protocol: Protocol, state: np.ndarray | None = None) -> dict[str, Any]:
+        """Scores the classes of a protocol.
+
+        Args:
+            protocol: the classes to average and the ground truth to forget.
+            state: what to score in place of all images, such as one image's.
+
+        Returns:
+            ``mIoU``, ``recall``, ``precision``: means over classes, 0-100, None over no class;
+            ``classes``: the number of classes in mIoU; ``per_class``: train id -> ``IoU``,
+            ``recall``, ``precision``, ``share`` (per cent of the labelled pixels). IoU is None for
+            a class with neither ground truth nor prediction, recall for one without ground truth;
+            precision is None where IoU is, so a class that is never predicted has precision 0 and
+            cannot raise the mean by its silence. Means leave None out.
+
+        Raises:
+            ValueError: the protocol has a class beyond ``num_classes``.
+        """
+        if max(protocol.train_ids) >= self.num_classes:
+            raise ValueError(
+                f"protocol {protocol.name} has train id {max(protocol.train_ids)}, the confusion "
+                f"matrix has {self.num_classes} classes only"
+            )
+        matrix = (self._state if state is None else state).copy()
+        matrix[[t for t in protocol.void_train_ids if t < self.num_classes]] = 0
+        hit = np.diagonal(matrix).astype(np.float64)
+        actual = matrix.sum(axis=1).astype(np.float64)
+        predicted = matrix[:, : self.num_classes].sum(axis=0).astype(np.float64)
+        total = actual.sum()
+        per_class: dict[int, dict[str, float | None]] = {}
+        for t in protocol.train_ids:
+            union = actual[t] + predicted[t] - hit[t]
+            per_class[t] = {
+                "IoU": _percent(hit[t], union),
+                "recall": _percent(hit[t], actual[t]),
+                "precision": _percent(hit[t], max(predicted[t], 1.0)) if union else None,
+                "share": _percent(actual[t], total),
+            }
+        result: dict[str, Any] = {
+            name: _mean([row[key] for row in per_class.values()])
+            for name, key in (("mIoU", "IoU"), ("recall", "recall"), ("precision", "precision"))
+        }
+        result["classes"] = sum(row["IoU"] is not None for row in per_class.values())
+        result["per_class"] = per_class
+        return result
+
+
+def _percent(part: float, whole: float) -> float | None:
+    return float(100 * part / whole) if whole else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
