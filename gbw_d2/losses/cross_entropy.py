@@ -1,0 +1,199 @@
+"""The fused class-weighted cross-entropy that every weighting scheme goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gbw_d2.keys import TERM_SOURCE
+from gbw_d2.weighting.hindrance import class_hindrance, downsample_labels
+from gbw_d2.weighting.pixels import (
+    check_logits,
+    check_pixel_weights,
+    compute_dtype,
+    focal_slope,
+    per_pixel,
+    prepare_labels,
+    residual,
+    row_chunks,
+    split_softmax,
+)
+from gbw_d2.weighting.scheme import WeightingScheme
+from gbw_d2.weighting.statistics import ClassStatistics, class_statistics
+
+
+@dataclass(frozen=True)
+class LastCall:
+    """What the last call of a loss term used; detached device tensors, for the logs.
+
+    Attributes:
+        weights: (K,) class weights.
+        counts: (K,) pixels per class.
+        norms: (K,) g_k, or None where the scheme does not read them.
+        hindrance: (K,) r_c, or None where the scheme does not read it.
+    """
+
+    weights: Tensor
+    counts: Tensor
+    norms: Tensor | None
+    hindrance: Tensor | None
+
+
+class _WeightedCrossEntropy(torch.autograd.Function):
+    """sum_k w_k S_k / pixels, with the softmax computed anew in the backward pass.
+
+    Nothing but the inputs is kept. A stored log-sum-exp would not do: next to logits of 1e4 its
+    float32 rounding is an error of 1e-3 in every probability.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        pixel_weights: Tensor | None,
+        weights: Tensor,
+        loss_sums: Tensor,
+        focal_gamma: float,
+    ) -> Tensor:
+        ctx.save_for_backward(logits, targets, pixel_weights, weights)
+        ctx.focal_gamma = focal_gamma
+        loss = (weights.double() * loss_sums).sum() / targets.numel()
+        return loss.to(compute_dtype(logits))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        logits, targets, pixel_weights, weights = ctx.saved_tensors
+        dtype = compute_dtype(logits)
+        scale = weights.to(dtype) * (grad_output.to(dtype) / targets.numel())
+        gradient = torch.empty_like(logits)
+        for rows in row_chunks(logits):
+            labels = targets[:, rows]
+            parts = split_softmax(logits[:, :, rows].to(dtype), labels)
+            factor = per_pixel(scale, labels)
+            if pixel_weights is not None:
+                factor = factor * pixel_weights[:, rows].to(dtype)
+            factor = factor.unsqueeze(1)
+            if ctx.focal_gamma > 0:
+                factor = factor * focal_slope(parts, ctx.focal_gamma)
+            gradient[:, :, rows] = residual(parts, labels).mul_(factor).to(gradient.dtype)
+        return gradient, None, None, None, None, None
+
+
+class ClassWeightedCrossEntropy:
+    """Cross-entropy with class weights from a scheme; every scheme, "none" included, uses it.
+
+    loss = 1 / (N H W) sum_i q_i w_{y_i} CE_i (docs/equations.md 1): a plain mean over all pixels, ignored ones
+    included in the denominator. The weights are constants in the backward pass, and so are the
+    pixel weights q. By default q scales the loss only; with the setting
+    ``pixel_weights_in_gradient`` the class losses that shape the weights are
+    sum_i q_i CE_i / (n_c + 1) with n_c = sum_i q_i, and a class's count is this n_c throughout.
+
+    In several processes an adaptive scheme sums its statistics over all of them, so every process
+    must make the same calls; the loss is that of the process's own pixels.
+
+    Args:
+        scheme: the weighting scheme; its state and counters belong to this head.
+        ignore_index: label of pixels without a class.
+
+    Attributes:
+        scheme: the weighting scheme.
+        last: ``LastCall`` of each loss term seen so far.
+    """
+
+    def __init__(self, scheme: WeightingScheme, ignore_index: int = 255) -> None:
+        self.scheme = scheme
+        self.ignore_index = ignore_index
+        self.last: dict[str, LastCall] = {}
+
+    def __call__(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        pixel_weights: Tensor | None = None,
+        classifier: tuple[Tensor, Tensor] | None = None,
+        term: str = TERM_SOURCE,
+    ) -> Tensor:
+        """Computes the loss.
+
+        Args:
+            logits: (N, K, H, W), any floating dtype and memory format; float32 is used inside.
+            labels: (N, H, W) integer class ids 0..K-1 or ``ignore_index``.
+            pixel_weights: (N, H, W) q_i >= 0, or None for 1; no gradient flows to them.
+            classifier: (features (N, D, h, w), logits (N, K, h, w)) at the classifier's
+                resolution, for schemes with ``needs_classifier``.
+            term: which images the loss comes from; see ``gbw_d2.keys``.
+
+        Returns:
+            A float32 tensor without axes (float64 for float64 logits).
+
+        Raises:
+            ValueError: shapes that do not match, a missing ``classifier``; on the CPU also labels
+                that are neither a class nor the ignore value, and NaN or inf.
+        """
+        check_logits(logits, labels)
+        check_pixel_weights(pixel_weights, labels)
+        scheme = self.scheme
+        if logits.shape[1] != scheme.num_classes:
+            raise ValueError(
+                f"logits have {logits.shape[1]} classes; scheme '{scheme.name}' was built for "
+                f"{scheme.num_classes}"
+            )
+        targets, invalid = prepare_labels(labels, scheme.num_classes, self.ignore_index)
+        if pixel_weights is not None:
+            pixel_weights = pixel_weights.detach().to(compute_dtype(logits))
+        statistics = class_statistics(
+            logits.detach(),
+            targets,
+            invalid,
+            pixel_weights,
+            norms=scheme.needs_statistics,
+            all_processes=scheme.needs_statistics or scheme.needs_classifier,
+            pixel_weights_in_gradient=scheme.settings.pixel_weights_in_gradient,
+            focal_gamma=scheme.focal_gamma,
+        )
+        if scheme.needs_classifier:
+            self._add_hindrance(statistics, targets, pixel_weights, classifier)
+        weights = scheme.weights(statistics, term)
+        self.last[term] = LastCall(
+            weights, statistics.counts, statistics.norms, statistics.hindrance
+        )
+        loss: Tensor = _WeightedCrossEntropy.apply(
+            logits, targets, pixel_weights, weights, statistics.loss_sums, scheme.focal_gamma
+        )
+        return loss
+
+    def _add_hindrance(
+        self,
+        statistics: ClassStatistics,
+        targets: Tensor,
+        pixel_weights: Tensor | None,
+        classifier: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        scheme = self.scheme
+        if classifier is None:
+            raise ValueError(
+                f"weighting scheme '{scheme.name}' measures hindrance and needs "
+                "classifier=(features, logits), the classifier's input and output at its own "
+                "resolution; pass them, or set the measure to 'norm'"
+            )
+        features, logits = classifier
+        size = (logits.shape[2], logits.shape[3])
+        if not scheme.settings.pixel_weights_in_gradient or pixel_weights is None:
+            small_weights = None
+        else:
+            small_weights = downsample_labels(pixel_weights, size)
+        statistics.hindrance, statistics.hindrance_present = class_hindrance(
+            features,
+            logits,
+            downsample_labels(targets, size),
+            ignore_index=scheme.num_classes,
+            pixel_weights=small_weights,
+        )
+        finite = torch.isfinite(statistics.hindrance).all()
+        statistics.nonfinite = statistics.nonfinite | ~finite

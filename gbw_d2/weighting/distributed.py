@@ -1,0 +1,26 @@
+"""Sums over the processes of a run; without torch.distributed they are the identity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Returns the number of processes in the default group, 1 where there is none."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return 1
+
+
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """Returns the sum of ``values`` over all processes; every process must call it.
+
+    Args:
+        values: any shape, the same on every process; not changed.
+    """
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    torch.distributed.all_reduce(total)
+    return total

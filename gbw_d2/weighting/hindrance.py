@@ -1,0 +1,150 @@
+"""Hindrance: how far the other classes' gradients at the classifier raise a class's loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gbw_d2.weighting.distributed import all_reduce_sum
+from gbw_d2.weighting.pixels import (
+    check_logits,
+    check_pixel_weights,
+    compute_dtype,
+    prepare_labels,
+    residual,
+    split_softmax,
+    sum_per_class,
+)
+
+# Pixels of one class per block of the grouped product: padding wastes at most this per class.
+BLOCK = 256
+
+
+def downsample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Picks the pixel nearest to each cell's centre, so no label is invented.
+
+    Args:
+        labels: (N, H, W) labels or pixel weights of any dtype.
+        size: (h, w), usually the classifier's resolution.
+
+    Returns:
+        (N, h, w): row floor((i + 1/2) H / h) and likewise for columns ("nearest-exact").
+    """
+
+    def centres(small: int, large: int) -> Tensor:
+        return (2 * torch.arange(small, device=labels.device) + 1) * large // (2 * small)
+
+    rows, columns = centres(size[0], labels.shape[1]), centres(size[1], labels.shape[2])
+    return labels.index_select(1, rows).index_select(2, columns)
+
+
+def _grouped_products(gradient: Tensor, features: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Returns (K, K, D): for each class c the sum over its pixels of G_i F_i^T, in one product.
+
+    Pixels are written class by class into blocks of one class each. Their number is bounded by
+    M / BLOCK + K whatever the labels are, so the shapes are known without asking the device.
+
+    Args:
+        gradient: (M, K) G.
+        features: (M, D) F.
+        targets: (M,) int64 from ``prepare_labels``.
+        classes: K.
+    """
+    pixels, device = targets.shape[0], targets.device
+    groups = classes + 1
+    ones = torch.ones_like(targets)
+    sizes = torch.zeros(groups, dtype=torch.long, device=device).index_add_(0, targets, ones)
+    blocks_per_group = (sizes + BLOCK - 1) // BLOCK
+    last_block = blocks_per_group.cumsum(0)
+    first_slot = (last_block - blocks_per_group) * BLOCK
+    order = targets.argsort(stable=True)
+    sorted_targets = targets[order]
+    rank = torch.arange(pixels, device=device) - (sizes.cumsum(0) - sizes)[sorted_targets]
+    slot = first_slot[sorted_targets] + rank
+
+    blocks = (pixels + BLOCK - 1) // BLOCK + groups
+    source = torch.full((blocks * BLOCK,), pixels, device=device).scatter_(0, slot, order)
+    empty = (source == pixels).unsqueeze(1)
+    source = source.clamp(max=pixels - 1)
+    left = gradient[source].masked_fill_(empty, 0).view(blocks, BLOCK, -1)
+    right = features[source].to(gradient.dtype).view(blocks, BLOCK, -1)
+    products = torch.bmm(left.transpose(1, 2), right)
+    owner = torch.searchsorted(last_block, torch.arange(blocks, device=device), right=True)
+    sums = products.new_zeros(groups + 1, *products.shape[1:])
+    return sums.index_add_(0, owner, products)[:classes]
+
+
+@torch.no_grad()
+def class_hindrance(
+    features: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = 255,
+    pixel_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Computes r_c of docs/equations.md 2b at the classifier, over the batch and all processes.
+
+    With A_c the gradient of class c's mean cross-entropy with respect to the classifier's weight
+    and s_c the class's share of the labelled pixels,
+    r_c = max(- sum_{d != c} s_d <A_c, A_d>, 0) / (s_c <A_c, A_c>). r_c > 1 means that a step of
+    plain cross-entropy raises the loss of class c. A class whose own gradient is exactly 0 has
+    r_c = 0. With pixel weights q, A_c is the q-weighted mean and s_c the share of sum q.
+
+    Args:
+        features: (N, D, h, w), the classifier's input.
+        logits: (N, K, h, w), the classifier's output at its own resolution.
+        labels: (N, h, w) integer class ids or ``ignore_index``; see ``downsample_labels``.
+        ignore_index: label of pixels without a class.
+        pixel_weights: (N, h, w) q_i >= 0, or None for 1.
+
+    Returns:
+        (ratio, present): (K,) float32 r_c >= 0 with 0 where absent, and (K,) bool.
+
+    Raises:
+        ValueError: shapes that do not match; on the CPU also unknown labels and NaN or inf.
+    """
+    check_logits(logits, labels)
+    check_pixel_weights(pixel_weights, labels)
+    if (
+        features.ndim != 4
+        or features.shape[0] != logits.shape[0]
+        or (features.shape[2:] != logits.shape[2:])
+    ):
+        raise ValueError(
+            f"classifier features have shape {tuple(features.shape)} and its logits "
+            f"{tuple(logits.shape)}; expected (N, D, h, w) and (N, K, h, w)"
+        )
+    classes = logits.shape[1]
+    targets, _ = prepare_labels(labels, classes, ignore_index)
+    with torch.autocast(logits.device.type, enabled=False):
+        ratio, counts = _hindrance(features.detach(), logits.detach(), targets, pixel_weights)
+    if ratio.device.type == "cpu" and not bool(torch.isfinite(ratio).all()):
+        raise ValueError("the classifier's features or logits hold NaN or inf")
+    return ratio.float(), counts > 0
+
+
+def _hindrance(
+    features: Tensor, logits: Tensor, targets: Tensor, pixel_weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    classes, dtype = logits.shape[1], compute_dtype(logits)
+    gradient = residual(split_softmax(logits.to(dtype), targets), targets)
+    weights = torch.ones_like(targets, dtype=dtype) if pixel_weights is None else pixel_weights
+    counts = sum_per_class(weights, targets, classes)
+    gradient = gradient * weights.to(dtype).unsqueeze(1)
+    products = _grouped_products(
+        gradient.permute(0, 2, 3, 1).reshape(-1, classes),
+        features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]),
+        targets.reshape(-1),
+        classes,
+    ).flatten(1)
+    products, counts = all_reduce_sum(products), all_reduce_sum(counts)
+
+    means = products / counts.to(dtype).clamp(min=torch.finfo(dtype).tiny).unsqueeze(1)
+    gram = (means @ means.T).double()
+    share = counts / counts.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    pull = gram * share.unsqueeze(0)
+    own = pull.diagonal()
+    others = -(pull.sum(1) - own)
+    # where, not clamp: 0 / 0 is 0 here, but NaN must stay visible.
+    ratio = torch.where(own == 0, torch.zeros_like(own), others.clamp(min=0) / own)
+    return ratio, counts

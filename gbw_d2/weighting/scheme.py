@@ -1,0 +1,196 @@
+"""The interface of a weighting scheme, the registry of schemes, and how one is built by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gbw_d2.registry import Registry
+from gbw_d2.weighting.settings import WeightingSettings
+from gbw_d2.weighting.statistics import ClassStatistics
+
+COUNTERS = ("calls", "at_min", "at_max", "absent")
+
+
+class WeightingScheme:
+    """Maps the statistics of a batch to one weight per class; one instance per head.
+
+    A subclass fills in ``solve`` and sets what it needs. On a GPU nothing is copied to the host:
+    ``nonfinite`` and ``invalid_labels`` are device flags, set once and kept, which the trainer
+    copies without waiting and turns into an error one step later.
+
+    Attributes:
+        name: the scheme's registry name.
+        num_classes: K.
+        settings: its settings.
+        needs_statistics: whether it reads the squared gradient norms.
+        needs_classifier: whether it reads the hindrance, and so the classifier's input.
+        focal_gamma: exponent of the focal factor in the cross-entropy; 0 for none.
+        nonfinite: bool tensor without axes: NaN or inf was met.
+        invalid_labels: bool tensor without axes: a label that is neither class nor ignore was met.
+    """
+
+    needs_statistics: bool = False
+    needs_classifier: bool = False
+    focal_gamma: float = 0.0
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        settings: WeightingSettings,
+        class_counts: Tensor | None = None,
+    ) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; expected at least 1")
+        self.name = name
+        self.num_classes = num_classes
+        self.settings = settings
+        self.nonfinite = torch.zeros((), dtype=torch.bool)
+        self.invalid_labels = torch.zeros((), dtype=torch.bool)
+        self._counters = torch.zeros(len(COUNTERS), dtype=torch.long)
+
+    def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
+        """Returns (K,) float32 weights >= 0 with the sum K; the part that each scheme defines."""
+        raise NotImplementedError
+
+    def weights(self, statistics: ClassStatistics, term: str) -> Tensor:
+        """Computes the class weights of one batch.
+
+        Args:
+            statistics: of the batch.
+            term: name of the loss term (source, mixed, pseudo); state is kept apart per term.
+
+        Returns:
+            (K,) float32, detached, >= 0, sum K, on the statistics' device.
+
+        Raises:
+            ValueError: on the CPU, statistics that are not finite.
+        """
+        flags = statistics.nonfinite, statistics.invalid_labels
+        if flags[0].device.type == "cpu" and bool(flags[0]):
+            raise ValueError(
+                f"the logits, the classifier's features or the pixel weights of term '{term}' hold "
+                f"NaN or inf, so the weights of scheme '{self.name}' cannot be computed"
+            )
+        self.nonfinite = self.nonfinite.to(flags[0].device) | flags[0]
+        self.invalid_labels = self.invalid_labels.to(flags[1].device) | flags[1]
+        return self.solve(statistics, term).detach()
+
+    def count(self, at_min: Tensor, at_max: Tensor, absent: Tensor) -> None:
+        """Adds one call to the counters.
+
+        Args:
+            at_min: (K,) bool, classes at the floor (0 included).
+            at_max: (K,) bool, classes at the cap.
+            absent: (K,) bool, classes outside the budget.
+        """
+        one = torch.ones((), dtype=torch.long, device=absent.device)
+        step = torch.stack([one, at_min.sum(), at_max.sum(), absent.sum()])
+        self._counters = self._counters.to(step.device) + step
+
+    def counters(self) -> dict[str, Tensor]:
+        """Returns calls, and classes at the floor, at the cap and absent, summed over the calls."""
+        return dict(zip(COUNTERS, self._counters.unbind(), strict=True))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns the running state as plain tensors, empty for a scheme without any."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what ``state_dict`` gave.
+
+        Raises:
+            ValueError: entries that this scheme does not have.
+        """
+        if state:
+            raise ValueError(
+                f"scheme '{self.name}' keeps no state, the checkpoint has {sorted(state)}; "
+                "it was written with another scheme or momentum"
+            )
+
+
+class StaticScheme(WeightingScheme):
+    """A scheme whose weights are fixed by the source's pixel counts.
+
+    A class that the source does not have gets weight 1 and no part of the budget; the weights of
+    the others sum to their number, so the sum over all K is K.
+
+    Raises:
+        ValueError: the counts are missing, of the wrong length, or not finite numbers >= 0.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        settings: WeightingSettings,
+        class_counts: Tensor | None = None,
+    ) -> None:
+        super().__init__(name, num_classes, settings)
+        if class_counts is None:
+            raise ValueError(
+                f"weighting scheme '{name}' needs class_counts, the source's labelled pixels per "
+                "class id; they come from the source's class statistics"
+            )
+        counts = class_counts.detach().cpu().double()
+        if counts.shape != (num_classes,):
+            raise ValueError(
+                f"class_counts has shape {tuple(counts.shape)}; expected ({num_classes},), "
+                "one number per class id"
+            )
+        if not bool((torch.isfinite(counts) & (counts >= 0)).all()):
+            raise ValueError(f"class_counts is {counts.tolist()}; expected finite numbers >= 0")
+        present = counts > 0
+        fixed = torch.ones_like(counts)
+        if bool(present.any()):
+            raw = self.raw_weights(counts[present])
+            fixed[present] = raw / raw.mean()
+        self._fixed = fixed.float()
+
+    def raw_weights(self, counts: Tensor) -> Tensor:
+        """Returns float64 weights up to a factor for float64 counts > 0, both (P,)."""
+        raise NotImplementedError
+
+    def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
+        self._fixed = self._fixed.to(statistics.counts.device)
+        return self._fixed.clone()
+
+
+@dataclass(frozen=True)
+class SchemeEntry:
+    """A registered scheme: its class, and the settings in which it differs from the class's own."""
+
+    scheme: type[WeightingScheme]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+SCHEMES: Registry[SchemeEntry] = Registry("weighting scheme")
+
+
+def build_scheme(
+    name: str,
+    num_classes: int,
+    overrides: Mapping[str, Any] | None = None,
+    class_counts: Sequence[float] | Tensor | None = None,
+) -> WeightingScheme:
+    """Builds a scheme by name.
+
+    Args:
+        name: a name in ``SCHEMES``.
+        num_classes: K.
+        overrides: fields of ``WeightingSettings`` that the user set; a value of None, like a
+            missing key, means the scheme's own default.
+        class_counts: (K,) pixels per class id in the source; static schemes need them.
+
+    Raises:
+        ValueError: an unknown name or setting, a value out of range, or missing counts.
+    """
+    entry = SCHEMES.get(name)
+    settings = WeightingSettings.merge(entry.defaults, overrides or {})
+    counts = None if class_counts is None else torch.as_tensor(class_counts)
+    return entry.scheme(name, num_classes, settings, counts)

@@ -1,0 +1,136 @@
+"""Gradient-based class weighting: one scheme under three names that differ in their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gbw_d2.weighting.gbw import gbw_weights
+from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
+from gbw_d2.weighting.settings import WeightingSettings
+from gbw_d2.weighting.statistics import ClassStatistics
+
+
+class GradientBasedScheme(WeightingScheme):
+    """GBW (docs/equations.md 1, 2 and 2b): class weights from each batch's own gradients.
+
+    With momentum m the measure g is replaced by its running mean per loss term,
+    mean <- m mean + (1 - m) g, updated for the classes that were observed; a class's first
+    observation is taken as it is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        settings: WeightingSettings,
+        class_counts: Tensor | None = None,
+    ) -> None:
+        super().__init__(name, num_classes, settings)
+        self.needs_classifier = settings.measure == "hindrance"
+        self.needs_statistics = settings.measure == "norm"
+        self._means: dict[str, Tensor] = {}
+        self._seen: dict[str, Tensor] = {}
+
+    def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
+        values, observed = self._measure(statistics)
+        settings = self.settings
+        budget = statistics.counts >= settings.min_pixels
+        if settings.budget == "present":
+            budget &= (statistics.counts > 0) & observed
+        if settings.momentum > 0:
+            values = self._running_mean(term, values, observed)
+        weights = gbw_weights(
+            values,
+            budget,
+            scale=settings.scale,
+            lam=settings.lam,
+            power=settings.power,
+            min_weight=settings.min_weight,
+            max_weight=settings.max_weight,
+            solver=settings.qp_solver,
+        )
+        self.count(
+            budget & (weights <= settings.min_weight),
+            budget & (weights >= settings.max_weight),
+            ~budget,
+        )
+        return weights
+
+    def _measure(self, statistics: ClassStatistics) -> tuple[Tensor, Tensor]:
+        """Returns (K,) values of the measure and (K,) bool, where they were observed."""
+        if self.needs_classifier:
+            if statistics.hindrance is None or statistics.hindrance_present is None:
+                raise ValueError(
+                    f"scheme '{self.name}' needs the hindrance; the statistics lack it"
+                )
+            return statistics.hindrance, statistics.hindrance_present
+        if statistics.norms is None:
+            raise ValueError(f"scheme '{self.name}' needs gradient norms; the statistics lack them")
+        # An absent class has a norm too, through false positives, in any batch with a label.
+        labelled = (statistics.counts.sum() > 0).expand(self.num_classes)
+        return statistics.norms, labelled
+
+    def _running_mean(self, term: str, values: Tensor, observed: Tensor) -> Tensor:
+        momentum, values = self.settings.momentum, values.float()
+        old = self._means.get(term, torch.zeros_like(values)).to(values.device)
+        seen = self._seen.get(term, torch.zeros_like(observed)).to(values.device)
+        blended = torch.where(seen, momentum * old + (1 - momentum) * values, values)
+        self._means[term] = torch.where(observed, blended, old)
+        self._seen[term] = seen | observed
+        return self._means[term]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        means = {f"{term}.mean": value for term, value in self._means.items()}
+        return means | {f"{term}.seen": value for term, value in self._seen.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        means: dict[str, Tensor] = {}
+        seen: dict[str, Tensor] = {}
+        for key, value in state.items():
+            term, _, part = key.rpartition(".")
+            table = {"mean": means, "seen": seen}.get(part)
+            if table is None or value.shape != (self.num_classes,):
+                raise ValueError(
+                    f"weighting state '{key}' has shape {tuple(value.shape)}; expected "
+                    f"'<term>.mean' and '<term>.seen' of shape ({self.num_classes},)"
+                )
+            table[term] = value.detach().clone()
+        if means.keys() != seen.keys():
+            raise ValueError(f"weighting state is incomplete: {sorted(state)}")
+        if means and self.settings.momentum == 0:
+            raise ValueError(
+                f"the checkpoint holds running means of scheme '{self.name}', but momentum is 0 "
+                "now; set the momentum it was trained with"
+            )
+        self._means, self._seen = means, seen
+
+
+SCHEMES.register("gbw")(
+    SchemeEntry(
+        GradientBasedScheme,
+        {
+            "measure": "hindrance",
+            "scale": "relative",
+            "power": 0.5,
+            "lam": 1.0,
+            "budget": "present",
+            "min_weight": 0.5,
+        },
+    )
+)
+SCHEMES.register("gbw_norm")(
+    SchemeEntry(
+        GradientBasedScheme,
+        {"measure": "norm", "scale": "relative", "power": 1.0, "lam": 1.0, "budget": "present"},
+    )
+)
+# To three digits plain cross-entropy, and meant to be: the released setting is a row in each table.
+SCHEMES.register("gbw_released")(
+    SchemeEntry(
+        GradientBasedScheme,
+        {"measure": "norm", "scale": "released", "power": 2.0, "lam": 1.0, "budget": "all"},
+    )
+)

@@ -1,0 +1,101 @@
+"""The settings of every weighting scheme; each scheme brings its own defaults for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from gbw_d2.weighting.gbw import check_programme
+
+MEASURES = ("norm", "hindrance")
+BUDGETS = ("all", "present")
+
+
+@dataclass(frozen=True)
+class WeightingSettings:
+    """Settings of a weighting scheme; a scheme reads those it needs and ignores the rest.
+
+    Attributes:
+        measure: "norm" (released) of the logit channels' gradients, or "hindrance" (docs/equations.md 2b).
+        scale: "released" or "relative" (docs/equations.md 2).
+        power: exponent of the measure on the relative scale.
+        lam: lambda of the programme, in units of the scale.
+        momentum: 0..<1 of the running mean of the measure, kept per loss term; 0 for none.
+        budget: "all" classes share the weights' sum (released), or those "present" in the batch.
+        min_pixels: classes with fewer pixels in the batch leave the budget and get weight 1.
+        min_weight: floor of the weights in the budget, 0..1.
+        max_weight: cap of the weights in the budget, >= 1.
+        pixel_weights_in_gradient: whether pixel weights shape counts, norms and hindrance.
+        qp_solver: "closed_form" or "cvxopt".
+        frequency_power: inverse frequency: 1 plain, 0.5 its square root.
+        beta: effective number: (N - 1) / N for N distinct samples per class, here pixels.
+        gamma: focal loss: exponent of 1 - p at the label.
+    """
+
+    measure: str = "norm"
+    scale: str = "relative"
+    power: float = 1.0
+    lam: float = 1.0
+    momentum: float = 0.0
+    budget: str = "present"
+    min_pixels: float = 0
+    min_weight: float = 0.0
+    max_weight: float = math.inf
+    pixel_weights_in_gradient: bool = False
+    qp_solver: str = "closed_form"
+    frequency_power: float = 1.0
+    beta: float = 0.999999
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            ValueError: the first one that is out of range.
+        """
+        check_programme(
+            self.scale, self.lam, self.power, self.min_weight, self.max_weight, self.qp_solver
+        )
+        _check_choice("measure", self.measure, MEASURES)
+        _check_choice("budget", self.budget, BUDGETS)
+        _check_range("momentum", self.momentum, 0, 1)
+        _check_range("min_pixels", self.min_pixels, 0, math.inf)
+        _check_range("frequency_power", self.frequency_power, 0, math.inf)
+        _check_range("beta", self.beta, 0, 1)
+        _check_range("gamma", self.gamma, 0, math.inf)
+        if not isinstance(self.pixel_weights_in_gradient, bool):
+            raise ValueError(
+                f"pixel_weights_in_gradient is {self.pixel_weights_in_gradient!r}; "
+                "expected True or False"
+            )
+
+    @classmethod
+    def merge(cls, *layers: Mapping[str, Any]) -> WeightingSettings:
+        """Builds settings from layers of values, later ones first in rank; None means "not set".
+
+        Raises:
+            ValueError: a key that is no setting, or a value out of range.
+        """
+        known = [field.name for field in fields(cls)]
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            for key, value in layer.items():
+                if key not in known:
+                    raise ValueError(
+                        f"unknown weighting setting '{key}' (known: {', '.join(known)})"
+                    )
+                if value is not None:
+                    merged[key] = value
+        return cls(**merged)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is '{value}'; expected one of {', '.join(choices)}")
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value < high:
+        raise ValueError(f"{name} is {value}; expected a number >= {low} and < {high}")

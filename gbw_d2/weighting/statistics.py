@@ -1,0 +1,137 @@
+"""Per-class statistics of logits and labels: counts, squared gradient norms and loss sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gbw_d2.weighting.distributed import all_reduce_sum
+from gbw_d2.weighting.pixels import (
+    check_logits,
+    compute_dtype,
+    focal_factor,
+    per_pixel,
+    prepare_labels,
+    residual,
+    row_chunks,
+    split_softmax,
+    sum_per_class,
+)
+
+
+@dataclass
+class ClassStatistics:
+    """What a weighting scheme may know of a batch; all tensors detached, on the logits' device.
+
+    Attributes:
+        counts: (K,) float64, pixels of each class, over all processes where the scheme adapts.
+        loss_sums: (K,) float64, S_k = sum over pixels of class k of q_i CE_i, this process only.
+        nonfinite: bool, no axes: whether logits or pixel weights held NaN or inf.
+        invalid_labels: bool, no axes: whether a label was neither a class nor the ignore value.
+        squared_norms: (K,) float64 g_k^2 over all processes, or None where nobody asked.
+        hindrance: (K,) float32 r_c over all processes, or None where nobody asked.
+        hindrance_present: (K,) bool, classes with a pixel at classifier resolution, or None.
+    """
+
+    counts: Tensor
+    loss_sums: Tensor
+    nonfinite: Tensor
+    invalid_labels: Tensor
+    squared_norms: Tensor | None = None
+    hindrance: Tensor | None = None
+    hindrance_present: Tensor | None = None
+
+    @property
+    def norms(self) -> Tensor | None:
+        """(K,) g_k, or None where nobody asked for them."""
+        return None if self.squared_norms is None else self.squared_norms.sqrt()
+
+
+@torch.no_grad()
+def class_statistics(
+    logits: Tensor,
+    targets: Tensor,
+    invalid_labels: Tensor,
+    pixel_weights: Tensor | None = None,
+    norms: bool = True,
+    all_processes: bool = True,
+    pixel_weights_in_gradient: bool = False,
+    focal_gamma: float = 0.0,
+) -> ClassStatistics:
+    """Gathers the statistics in one pass over the logits (docs/equations.md 1 and 3).
+
+    g_k^2 = sum_i a_i^2 (p_k(i) - [y_i = k])^2 with a_i = 1 / (n_{y_i} + 1), 0 at ignored pixels.
+    With ``pixel_weights_in_gradient`` the class loss is sum_i q_i CE_i / (n_c + 1) with
+    n_c = sum_i q_i: a_i gains the factor q_i and ``counts`` are these weighted counts.
+
+    Args:
+        logits: (N, K, H, W), any floating dtype.
+        targets: (N, H, W) int64 from ``prepare_labels``.
+        invalid_labels: the flag from ``prepare_labels``; handed on.
+        pixel_weights: (N, H, W) q_i >= 0, or None for 1.
+        norms: whether to compute the squared norms.
+        all_processes: whether counts and norms are summed over all processes.
+        pixel_weights_in_gradient: whether q shapes counts and norms.
+        focal_gamma: exponent of the focal factor inside the loss sums, 0 for none.
+    """
+    classes = logits.shape[1]
+    dtype = compute_dtype(logits)
+    shaping = pixel_weights if pixel_weights_in_gradient else None
+    reduce = all_reduce_sum if all_processes else torch.Tensor.clone
+    ones = torch.ones((), device=logits.device).expand(targets.shape)
+    counts = reduce(sum_per_class(ones if shaping is None else shaping, targets, classes))
+    scale = (1 / (counts + 1)).to(dtype)
+
+    squared = torch.zeros(classes, dtype=torch.float64, device=logits.device)
+    sums = torch.zeros_like(squared)
+    denominators = torch.zeros((), dtype=torch.float64, device=logits.device)
+    for rows in row_chunks(logits):
+        chunk, labels = logits[:, :, rows].to(dtype), targets[:, rows]
+        parts = split_softmax(chunk, labels)
+        losses = parts.cross_entropy
+        if focal_gamma > 0:
+            losses = losses * focal_factor(parts, focal_gamma)
+        losses = losses.squeeze(1)
+        if pixel_weights is not None:
+            losses = losses * pixel_weights[:, rows]
+        sums += sum_per_class(losses, labels, classes)
+        denominators += parts.total.sum()
+        if norms:
+            factor = per_pixel(scale, labels)
+            if shaping is not None:
+                factor = factor * shaping[:, rows].to(dtype)
+            gradient = residual(parts, labels).mul_(factor.unsqueeze(1))
+            squared += gradient.square_().sum((0, 2, 3))
+    # The softmax's denominators are finite for every input but NaN, +inf and all -inf.
+    nonfinite = ~torch.isfinite(denominators + sums.sum() + counts.sum())
+    return ClassStatistics(
+        counts, sums, nonfinite, invalid_labels, reduce(squared) if norms else None
+    )
+
+
+def logit_gradient_norms(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+    """Computes g_k, the norm of the class-mean losses' gradient in logit channel k, as released.
+
+    g_k = |d/dz_k sum_c L_c|, L_c = sum_{i: y_i = c} CE_i / (n_c + 1), over all pixels of the batch
+    and of all processes. An absent class has g_k > 0 where the network predicts it.
+
+    Args:
+        logits: (N, K, H, W), any floating dtype.
+        labels: (N, H, W) integer class ids 0..K-1 or ``ignore_index``.
+        ignore_index: label of pixels without a class.
+
+    Returns:
+        (K,) float32, detached, on the logits' device; NaN for non-finite logits on a GPU.
+
+    Raises:
+        ValueError: shapes that do not match; on the CPU also unknown labels and NaN or inf.
+    """
+    check_logits(logits, labels)
+    targets, invalid = prepare_labels(labels, logits.shape[1], ignore_index)
+    statistics = class_statistics(logits.detach(), targets, invalid)
+    if logits.device.type == "cpu" and bool(statistics.nonfinite):
+        raise ValueError("the logits hold NaN or inf, so their gradient has no norm")
+    assert statistics.squared_norms is not None
+    return statistics.squared_norms.sqrt().float()
