@@ -1,0 +1,80 @@
+"""What may be chosen about the toy world: its seed, its size, and the knobs of the domain gap."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+# Raised whenever the same settings would give other bytes.
+FORMAT_VERSION = 1
+
+DOMAINS: tuple[str, ...] = ("source", "target")
+SPLITS: dict[str, tuple[str, ...]] = {"source": ("train",), "target": ("train", "val")}
+
+# Fixed members of the source and of the target's training split.
+EMPTY_INDEX = 3  # no thing at all
+CROWDED_INDEX = 7  # more than 255 instances at 128 x 256 and above
+
+
+@dataclass(frozen=True)
+class DomainGap:
+    """How far the target is from the source: 0 = the source's look, 1 = the full gap."""
+
+    palette_and_texture: float = 1.0
+    lighting_and_weather: float = 1.0
+    blur_and_noise: float = 1.0
+    class_prior: float = 1.0
+    layout_and_camera: float = 1.0
+
+    def __post_init__(self) -> None:
+        for knob in fields(self):
+            value = getattr(self, knob.name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"toy world: gap.{knob.name} is {value}; give a number in 0..1")
+
+
+@dataclass(frozen=True)
+class ToyWorldSettings:
+    """One toy world; equal settings give equal bytes.
+
+    Args:
+        seed: seed of every random draw, >= 0.
+        image_size: (rows, columns) in pixels.
+        num_source: number of source images.
+        num_target_train: number of target training images.
+        num_target_val: number of target validation images.
+        gap: the knobs of the domain gap.
+    """
+
+    seed: int = 0
+    image_size: tuple[int, int] = (128, 256)
+    num_source: int = 600
+    num_target_train: int = 600
+    num_target_val: int = 100
+    gap: DomainGap = field(default_factory=DomainGap)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"toy world: seed is {self.seed}; give an integer >= 0")
+        if min(self.image_size) < 32:
+            raise ValueError(
+                f"toy world: image_size is {self.image_size}; at least 32 x 32 is needed"
+            )
+        if min(self.num_source, self.num_target_train, self.num_target_val) < 1:
+            raise ValueError("toy world: every split needs at least one image")
+
+    def num_images(self, domain: str, split: str) -> int:
+        """Returns how many images a split has."""
+        counts = {
+            ("source", "train"): self.num_source,
+            ("target", "train"): self.num_target_train,
+            ("target", "val"): self.num_target_val,
+        }
+        return counts[domain, split]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the settings and the format version as plain JSON values, one level deep."""
+        values = asdict(self)
+        gap = {f"gap.{name}": value for name, value in values.pop("gap").items()}
+        values["image_size"] = list(self.image_size)
+        return {"format_version": FORMAT_VERSION, **values, **gap}
