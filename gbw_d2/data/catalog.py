@@ -1,4 +1,4 @@
-"""What a dataset is to this project, the registry of datasets, and their entry in Detectron2's catalogs."""
+"""What a dataset is to this project, and the one table of datasets."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
 from gbw_d2.registry import Registry
 
 Record = dict[str, Any]
+SegmentsInfo = list[dict[str, Any]]
+SemanticReader = Callable[[Record], np.ndarray]
+PanopticReader = Callable[[Record], tuple[np.ndarray, SegmentsInfo]]
 
 
 class DatasetError(ValueError):
-    """A dataset is missing or broken; the message says what was found, expected, and how to mend it."""
+    """A dataset is missing or broken; the message says what was found and what to do."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +29,21 @@ class DatasetSpec:
 
     Args:
         name: its name in configs (``DATASETS.TRAIN`` and so on).
-        load: lists the images as Detectron2 records: ``file_name``, ``image_id``, ``height``, ``width``
-            (pixels) and whatever the readers below need. It raises :class:`DatasetError` when files are missing.
-        read_semantic: record -> (H, W) uint8 train ids, 255 = ignore; None for an unlabelled dataset.
-        read_panoptic: record -> ((H, W) int32 segment ids, 0 = void; COCO ``segments_info`` with ``id``,
-            ``category_id`` (train id), ``iscrowd``); None where there are no instances to read.
-        prepare: makes the files when they can be made (the toy world); called by one process before ``load``.
+        load: lists the images as Detectron2 records: ``file_name``, ``image_id``, ``height``,
+            ``width`` (pixels) and whatever the readers below need. It raises
+            :class:`DatasetError` when files are missing.
+        read_semantic: record -> (H, W) uint8 train ids, 255 = ignore; None for an unlabelled
+            dataset.
+        read_panoptic: record -> ((H, W) int32 segment ids, 0 = void; COCO ``segments_info`` with
+            ``id``, ``category_id`` (train id), ``iscrowd``); None where no instances are read.
+        prepare: makes the files where they can be made (the toy world); called by one process
+            before ``load``.
     """
 
     name: str
     load: Callable[[], list[Record]]
-    read_semantic: Callable[[Record], np.ndarray] | None = None
-    read_panoptic: Callable[[Record], tuple[np.ndarray, list[dict[str, Any]]]] | None = None
+    read_semantic: SemanticReader | None = None
+    read_panoptic: PanopticReader | None = None
     prepare: Callable[[], None] | None = None
 
     @property
@@ -54,15 +60,28 @@ def register_dataset(spec: DatasetSpec) -> DatasetSpec:
     return DATASETS.register(spec.name)(spec)
 
 
+def get_dataset(name: str) -> DatasetSpec:
+    """Returns the dataset called ``name``, with all of ours registered.
+
+    Raises:
+        UnknownNameError: no such dataset; the message lists the known ones.
+    """
+    from gbw_d2.data import datasets  # noqa: F401  (importing it registers; it imports this file)
+
+    return DATASETS.get(name)
+
+
 def datasets_root() -> Path:
     """Returns the folder that holds all datasets: ``$DETECTRON2_DATASETS``, or ``./datasets``."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def register_with_detectron2() -> None:
-    """Enters every dataset of ours into Detectron2's ``DatasetCatalog`` and ``MetadataCatalog``, once."""
+    """Enters every dataset into Detectron2's ``DatasetCatalog`` and ``MetadataCatalog``, once."""
     from gbw_d2 import compat  # noqa: F401, I001  (repairs must come before Detectron2)
     from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from gbw_d2.data import datasets  # noqa: F401
 
     for name in DATASETS:
         if name in DatasetCatalog.list():

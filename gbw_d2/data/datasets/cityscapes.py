@@ -1,0 +1,8 @@
+"""Cityscapes: the unlabelled real target (2975 images), the oracle's labels, the test set (500)."""
+
+from __future__ import annotations
+
+from gbw_d2.data.catalog import datasets_root
+from gbw_d2.data.formats.cityscapes import register_cityscapes
+
+register_cityscapes("cityscapes", lambda: datasets_root() / "cityscapes")

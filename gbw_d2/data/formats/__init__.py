@@ -1,0 +1,1 @@
+"""How files on disk become records and label arrays: one file per official layout."""

@@ -1,0 +1,223 @@
+"""Cityscapes' official layout, with the files that ``datasets/prepare_cityscapes.py`` adds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gbw_d2 import keys
+from gbw_d2.data.catalog import (
+    DatasetError,
+    DatasetSpec,
+    Record,
+    SegmentsInfo,
+    register_dataset,
+)
+from gbw_d2.data.formats.files import check_size, few, list_names, png_size, read_array
+from gbw_d2.data.label_spaces import IGNORE_LABEL, TRAIN_IDS_19
+
+SEMANTIC_FILE = "sem_seg_file_name"
+PANOPTIC_FILE = "pan_seg_file_name"
+SEGMENTS = "segments_info"
+IMAGE_SUFFIX = "_leftImg8bit.png"
+TRAIN_ID_SUFFIX = "_gtFine_labelTrainIds.png"
+
+_IMAGE_HINT = (
+    "Expected Cityscapes' leftImg8bit and gtFine there; datasets/README.md shows where the files "
+    "go (DETECTRON2_DATASETS moves the root)."
+)
+_PREPARE_HINT = "Run `python datasets/prepare_cityscapes.py`, which makes the missing files."
+
+
+def panoptic_json(root: Path, split: str) -> Path:
+    """Returns the panoptic JSON file of a split, as Cityscapes' own converter names it."""
+    return root / "gtFine" / f"cityscapes_panoptic_{split}_trainId.json"
+
+
+def load_images(root: Path, split: str) -> list[Record]:
+    """Lists the images of a split and nothing else, sorted by city and name.
+
+    Args:
+        root: the folder with ``leftImg8bit`` and ``gtFine``.
+        split: ``"train"`` or ``"val"``.
+
+    Raises:
+        DatasetError: no such folder, or no images in it.
+    """
+    folder = root / "leftImg8bit" / split
+    if not folder.is_dir():
+        raise DatasetError(f"no folder '{folder}'. {_IMAGE_HINT}")
+    records = []
+    for city in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for name in list_names(city, IMAGE_SUFFIX, _IMAGE_HINT):
+            height, width = png_size(city / name)
+            records.append(
+                {
+                    keys.FILE_NAME: str(city / name),
+                    keys.IMAGE_ID: name.removesuffix(IMAGE_SUFFIX),
+                    keys.HEIGHT: height,
+                    keys.WIDTH: width,
+                }
+            )
+    if not records:
+        raise DatasetError(f"no cities in '{folder}'. {_IMAGE_HINT}")
+    return records
+
+
+def load_semantic(root: Path, split: str) -> list[Record]:
+    """Lists the images of a split with their semantic label files.
+
+    Raises:
+        DatasetError: images or label files are missing.
+    """
+    records = load_images(root, split)
+    folder = root / "gtFine" / split
+    present = {str(path) for path in folder.glob(f"*/*{TRAIN_ID_SUFFIX}")}
+    missing = []
+    for record in records:
+        city = Path(record[keys.FILE_NAME]).parent.name
+        path = str(folder / city / f"{record[keys.IMAGE_ID]}{TRAIN_ID_SUFFIX}")
+        record[SEMANTIC_FILE] = path
+        if path not in present:
+            missing.append(path)
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of {len(records)} files *{TRAIN_ID_SUFFIX} are missing in '{folder}', "
+            f"the first is '{missing[0]}'. {_PREPARE_HINT}"
+        )
+    return records
+
+
+def load_panoptic(root: Path, split: str) -> list[Record]:
+    """Lists the images of a split with semantic and panoptic label files and ``segments_info``.
+
+    Raises:
+        DatasetError: files are missing, or images and JSON entries do not pair up.
+    """
+    path = panoptic_json(root, split)
+    folder = path.with_suffix("")
+    if not path.is_file() or not folder.is_dir():
+        raise DatasetError(f"no '{path}' with its folder of PNG files. {_PREPARE_HINT}")
+    try:
+        annotations = json.loads(path.read_text())["annotations"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise DatasetError(
+            f"'{path}' is not a COCO panoptic file ({error!r}). Delete it. {_PREPARE_HINT}"
+        ) from error
+    by_image = {annotation["image_id"]: annotation for annotation in annotations}
+    records = load_semantic(root, split)
+    lonely = sorted({record[keys.IMAGE_ID] for record in records} ^ set(by_image))
+    if lonely:
+        raise DatasetError(
+            f"{len(records)} images of split '{split}' but {len(by_image)} entries in '{path}'; "
+            f"without a partner: {few(lonely)}. Delete the JSON file. {_PREPARE_HINT}"
+        )
+    wrong = {s["category_id"] for a in annotations for s in a[SEGMENTS]} - set(TRAIN_IDS_19)
+    if wrong:
+        raise DatasetError(
+            f"'{path}' holds category ids {sorted(wrong)[:5]}, expected train ids 0..18: it was "
+            f"written without train ids. Delete it. {_PREPARE_HINT}"
+        )
+    for record in records:
+        annotation = by_image[record[keys.IMAGE_ID]]
+        record[PANOPTIC_FILE] = str(folder / annotation["file_name"])
+        record[SEGMENTS] = annotation[SEGMENTS]
+    return records
+
+
+def read_semantic(record: Record) -> np.ndarray:
+    """Reads the semantic label: (H, W) uint8 train ids, 255 = ignore.
+
+    Raises:
+        DatasetError: unreadable, not 8-bit grey, another size than its image, or not train ids.
+    """
+    path = record[SEMANTIC_FILE]
+    label = read_array(path, cv2.IMREAD_UNCHANGED)
+    if label.ndim != 2 or label.dtype != np.uint8:
+        raise DatasetError(f"'{path}' is not an 8-bit grey PNG file. Delete it. {_PREPARE_HINT}")
+    check_size(label, record[keys.HEIGHT], record[keys.WIDTH], path)
+    found = set(np.flatnonzero(np.bincount(label.ravel())).tolist())
+    wrong = sorted(found - {*TRAIN_IDS_19, IGNORE_LABEL})
+    if wrong:
+        raise DatasetError(
+            f"'{path}' holds {wrong[:5]}, expected train ids 0..18 and 255: are these label ids? "
+            f"Delete it. {_PREPARE_HINT}"
+        )
+    return label
+
+
+def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
+    """Reads the panoptic label.
+
+    Returns:
+        Segment ids (H, W) int32, 0 = void, and their ``segments_info``; ids are Cityscapes'
+        instance ids (``label id`` of stuff and crowds, ``label id * 1000 + n`` of instances).
+
+    Raises:
+        DatasetError: unreadable, not colour, another size than its image, or PNG and JSON file
+            do not hold the same segments.
+    """
+    path = record[PANOPTIC_FILE]
+    png = read_array(path, cv2.IMREAD_UNCHANGED)
+    if png.ndim != 3 or png.shape[2] != 3 or png.dtype != np.uint8:
+        raise DatasetError(f"'{path}' is not an 8-bit RGB PNG file. Delete it. {_PREPARE_HINT}")
+    check_size(png, record[keys.HEIGHT], record[keys.WIDTH], path)
+    channels = png.astype(np.int32)  # uint8 would overflow silently; the order is BGR
+    segments = channels[:, :, 2] + 256 * channels[:, :, 1] + 65536 * channels[:, :, 0]
+    found = set(np.flatnonzero(np.bincount(segments.ravel())).tolist()) - {0}
+    listed = {segment["id"] for segment in record[SEGMENTS]}
+    if found != listed:
+        raise DatasetError(
+            f"'{path}' and its JSON entry disagree: segments only in the JSON file "
+            f"{sorted(listed - found)[:5]}, only in the PNG file {sorted(found - listed)[:5]}. "
+            f"Delete both. {_PREPARE_HINT}"
+        )
+    return segments, record[SEGMENTS]
+
+
+def register_cityscapes(
+    prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
+) -> None:
+    """Registers the unlabelled target, the labelled training set (oracle) and the test set.
+
+    Names: ``{prefix}_unlabelled_train``, ``{prefix}_panoptic_train``, ``{prefix}_semantic_train``,
+    ``{prefix}_panoptic_val``, ``{prefix}_semantic_val``. The unlabelled one has no reader at all.
+
+    Args:
+        prefix: ``"cityscapes"`` or the name of a twin in the same layout.
+        root: gives the dataset's folder; called when the dataset is loaded, not before.
+        prepare: makes the files where they can be made.
+    """
+
+    def load(lister: Callable[[Path, str], list[Record]], split: str) -> list[Record]:
+        return lister(root(), split)
+
+    register_dataset(
+        DatasetSpec(
+            f"{prefix}_unlabelled_train", partial(load, load_images, "train"), prepare=prepare
+        )
+    )
+    for split in ("train", "val"):
+        register_dataset(
+            DatasetSpec(
+                f"{prefix}_panoptic_{split}",
+                partial(load, load_panoptic, split),
+                read_semantic,
+                read_panoptic,
+                prepare,
+            )
+        )
+        register_dataset(
+            DatasetSpec(
+                f"{prefix}_semantic_{split}",
+                partial(load, load_semantic, split),
+                read_semantic,
+                None,
+                prepare,
+            )
+        )

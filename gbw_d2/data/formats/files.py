@@ -1,0 +1,113 @@
+"""Reading PNG files and listing folders, with errors that name the file."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gbw_d2.data.catalog import DatasetError
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def list_names(folder: Path, suffix: str, hint: str) -> list[str]:
+    """Lists the names in ``folder`` that end with ``suffix``, sorted.
+
+    Args:
+        folder: the folder to list.
+        suffix: for example ``".png"``.
+        hint: what to do when there is none; the end of the error message.
+
+    Raises:
+        DatasetError: the folder is missing, or it holds no such file.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"no folder '{folder}'. {hint}")
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(suffix))
+    if not names:
+        raise DatasetError(f"no file *{suffix} in '{folder}'. {hint}")
+    return names
+
+
+def few(names: Sequence[str], limit: int = 3) -> str:
+    """Joins the first names of a long list, for messages."""
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def png_size(path: str | Path) -> tuple[int, int]:
+    """Reads (height, width) in pixels from a PNG file's first 24 bytes.
+
+    Raises:
+        DatasetError: the file cannot be opened or is no PNG file.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(24)
+    except OSError as error:
+        raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
+    if len(head) < 24 or not head.startswith(_PNG_SIGNATURE):
+        raise DatasetError(f"'{path}' is not a PNG file; copy or unpack it again")
+    width, height = struct.unpack(">II", head[16:24])
+    return height, width
+
+
+def read_array(path: str | Path, flags: int) -> np.ndarray:
+    """Reads an image file with OpenCV.
+
+    Args:
+        path: an image file.
+        flags: OpenCV's, such as ``cv2.IMREAD_UNCHANGED``.
+
+    Returns:
+        (H, W) or (H, W, C) array; colour channels in OpenCV's order, blue first.
+
+    Raises:
+        DatasetError: the file cannot be opened, is truncated or is not an image.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
+    # A truncated PNG may decode to an image whose lower part is black, so the end is looked at.
+    if data.startswith(_PNG_SIGNATURE) and b"IEND" not in data[-16:]:
+        raise DatasetError(f"'{path}' is a truncated PNG file; copy or unpack it again")
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if array is None:
+        raise DatasetError(f"'{path}' is not an image that can be read; copy or unpack it again")
+    return array
+
+
+def read_image(path: str | Path, image_format: str) -> np.ndarray:
+    """Reads a colour image.
+
+    Args:
+        path: an image file.
+        image_format: ``"RGB"`` or ``"BGR"``.
+
+    Returns:
+        (H, W, 3) uint8, 0..255, channels in ``image_format`` order.
+
+    Raises:
+        DatasetError: the file cannot be read.
+        ValueError: unknown ``image_format``.
+    """
+    if image_format not in ("RGB", "BGR"):
+        raise ValueError(f"INPUT.FORMAT is '{image_format}', expected 'RGB' or 'BGR'")
+    # Labels carry no orientation, so that of the image must not be applied either.
+    image = read_array(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if image_format == "RGB" else image
+
+
+def check_size(array: np.ndarray, height: int, width: int, path: str | Path) -> None:
+    """Raises :class:`DatasetError` where an array is not (height, width, ...) pixels."""
+    if array.shape[:2] != (height, width):
+        rows, cols = array.shape[:2]
+        raise DatasetError(
+            f"'{path}' has {rows}x{cols} pixels (rows x columns) but its image has {height}x{width}"
+        )

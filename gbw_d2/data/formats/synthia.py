@@ -1,0 +1,171 @@
+"""SYNTHIA-RAND-CITYSCAPES as it is downloaded: ``RGB/*.png`` and ``GT/LABELS/*.png``.
+
+A label is a 16-bit PNG of three channels: red is the class, green is the instance id of dynamic
+objects, unique in its image (0 = none). Pillow cannot read such files; OpenCV can, blue first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gbw_d2 import keys
+from gbw_d2.data.catalog import (
+    DatasetError,
+    DatasetSpec,
+    Record,
+    SegmentsInfo,
+    register_dataset,
+)
+from gbw_d2.data.formats.files import check_size, few, list_names, png_size, read_array
+from gbw_d2.data.label_spaces import (
+    CLASSES,
+    IGNORE_LABEL,
+    SYNTHIA_VOID_IDS,
+    raw_to_train_id,
+)
+
+LABEL_FILE = "label_file_name"
+INSTANCE_IDS = 1 << 16  # instance ids are 16 bit, so a segment id holds class and instance
+
+_HINT = (
+    "Expected SYNTHIA-RAND-CITYSCAPES with RGB/*.png and GT/LABELS/*.png there; "
+    "datasets/README.md shows where the files go (DETECTRON2_DATASETS moves the root)."
+)
+_TRAIN_ID_OF = raw_to_train_id("synthia_id")
+_KNOWN_IDS = np.zeros(INSTANCE_IDS, dtype=bool)
+_KNOWN_IDS[[*(c.synthia_id for c in CLASSES), *SYNTHIA_VOID_IDS]] = True
+_IS_THING = np.zeros(256, dtype=bool)
+_IS_THING[[c.train_id for c in CLASSES if c.is_thing]] = True
+
+
+def load_synthia(root: Path) -> list[Record]:
+    """Lists the images of a SYNTHIA folder, sorted by name.
+
+    Args:
+        root: the folder with ``RGB`` and ``GT/LABELS``.
+
+    Returns:
+        Records with ``file_name``, ``image_id``, ``height``, ``width`` and the label's file.
+
+    Raises:
+        DatasetError: a folder is missing, or images and labels do not pair up.
+    """
+    image_folder, label_folder = root / "RGB", root / "GT" / "LABELS"
+    names = list_names(image_folder, ".png", _HINT)
+    labels = list_names(label_folder, ".png", _HINT)
+    lonely = sorted(set(names) ^ set(labels))
+    if lonely:
+        raise DatasetError(
+            f"{len(names)} images in '{image_folder}' but {len(labels)} labels in "
+            f"'{label_folder}'; without a partner: {few(lonely)}. Unpack the archive again."
+        )
+    records = []
+    for name in names:
+        height, width = png_size(image_folder / name)
+        records.append(
+            {
+                keys.FILE_NAME: str(image_folder / name),
+                keys.IMAGE_ID: name.removesuffix(".png"),
+                keys.HEIGHT: height,
+                keys.WIDTH: width,
+                LABEL_FILE: str(label_folder / name),
+            }
+        )
+    return records
+
+
+def read_raw_label(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a label file and checks all that can be checked.
+
+    Args:
+        record: one of :func:`load_synthia`.
+
+    Returns:
+        Class (H, W) and instance (H, W), both uint16, raw SYNTHIA ids.
+
+    Raises:
+        DatasetError: unreadable, not 16 bit, not three channels, another size than its image, or
+            a class id that SYNTHIA does not have.
+    """
+    path = record[LABEL_FILE]
+    label = read_array(path, cv2.IMREAD_UNCHANGED)
+    if label.dtype != np.uint16 or label.ndim != 3 or label.shape[2] != 3:
+        channels = 1 if label.ndim == 2 else label.shape[2]
+        raise DatasetError(
+            f"'{path}' has {8 * label.dtype.itemsize} bits and {channels} channel(s), expected 16 "
+            "bits and 3 channels. GT/COLOR, or files re-saved by an image programme, cannot be "
+            "used: unpack GT/LABELS again."
+        )
+    check_size(label, record[keys.HEIGHT], record[keys.WIDTH], path)
+    classes = np.ascontiguousarray(label[:, :, 2])
+    found = np.flatnonzero(np.bincount(classes.ravel()))
+    unknown = found[~_KNOWN_IDS[found]]
+    if unknown.size:
+        raise DatasetError(
+            f"'{path}' holds class id(s) {few([str(i) for i in unknown])}, which SYNTHIA does not "
+            "have (0..22 in the red channel). Is it really a file of GT/LABELS?"
+        )
+    return classes, label[:, :, 1]
+
+
+def read_semantic(record: Record) -> np.ndarray:
+    """Reads the semantic label: (H, W) uint8 train ids, 255 = ignore."""
+    classes, _ = read_raw_label(record)
+    return _TRAIN_ID_OF[classes]
+
+
+def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
+    """Reads the panoptic label.
+
+    The segment id is ``(train_id + 1) * 65536 + instance``, with instance 0 for stuff, so it is
+    the same in every run, above 0 and below 2 ** 24. Thing pixels without an instance id carry no
+    identity and form one crowd segment per class.
+
+    Returns:
+        Segment ids (H, W) int32, 0 = void, and their ``segments_info`` (``id``, ``category_id`` =
+        train id, ``iscrowd``, ``area`` in pixels).
+    """
+    classes, instances = read_raw_label(record)
+    train_ids = _TRAIN_ID_OF[classes]
+    segments = (train_ids.astype(np.int32) + 1) * INSTANCE_IDS
+    segments += np.where(_IS_THING[train_ids], instances, 0).astype(np.int32)
+    segments[train_ids == IGNORE_LABEL] = 0
+    areas = np.bincount(segments.ravel())
+    info = []
+    for segment in np.flatnonzero(areas).tolist():
+        if segment == 0:
+            continue
+        train_id, instance = segment // INSTANCE_IDS - 1, segment % INSTANCE_IDS
+        info.append(
+            {
+                "id": segment,
+                "category_id": train_id,
+                "iscrowd": int(CLASSES[train_id].is_thing and instance == 0),
+                "area": int(areas[segment]),
+            }
+        )
+    return segments, info
+
+
+def register_synthia(
+    prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
+) -> None:
+    """Registers ``{prefix}_panoptic_train`` and ``{prefix}_semantic_train``.
+
+    Args:
+        prefix: ``"synthia"`` or the name of a twin in the same layout.
+        root: gives the dataset's folder; called when the dataset is loaded, not before.
+        prepare: makes the files where they can be made.
+    """
+
+    def load() -> list[Record]:
+        return load_synthia(root())
+
+    register_dataset(
+        DatasetSpec(f"{prefix}_panoptic_train", load, read_semantic, read_panoptic, prepare)
+    )
+    register_dataset(DatasetSpec(f"{prefix}_semantic_train", load, read_semantic, None, prepare))

@@ -1,0 +1,165 @@
+"""Loaders whose sample ``i`` is the same for any number of workers, processes and restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from gbw_d2.data.augmentation import WantedPixels
+from gbw_d2.data.catalog import Record
+from gbw_d2.data.mappers import Sample
+from gbw_d2.data.sampling import Stream, keyed_rng
+
+Batch = list[Sample]
+TrainMapper = Callable[[Record, np.random.Generator, WantedPixels | None], Sample]
+
+
+class _DrawDataset(Dataset[Sample]):
+    """Item ``i`` is the sample of draw ``i``."""
+
+    def __init__(
+        self, records: Sequence[Record], mapper: TrainMapper, stream: Stream, seed: int, name: str
+    ) -> None:
+        self.records = records
+        self.mapper = mapper
+        self.stream = stream
+        self.seed = seed
+        self.name = name
+
+    def __getitem__(self, index: int) -> Sample:
+        draw = self.stream(index)
+        rng = keyed_rng(self.seed, self.name, "augmentation", index)
+        return self.mapper(self.records[draw.image], rng, draw.wanted)
+
+
+class _TestDataset(Dataset[Sample]):
+    def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Sample]) -> None:
+        self.records = records
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.mapper(self.records[index])
+
+
+class _RankBatches(Sampler[list[int]]):
+    """The draws of one process: its slice of every global batch, from iteration ``start`` on."""
+
+    def __init__(self, batch_size: int, rank: int, world_size: int, start: int) -> None:
+        self.batch_size = batch_size
+        self.share = batch_size // world_size
+        self.rank = rank
+        self.start = start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        iteration = self.start
+        while True:
+            first = iteration * self.batch_size + self.rank * self.share
+            yield list(range(first, first + self.share))
+            iteration += 1
+
+
+def _as_list(samples: Batch) -> Batch:
+    return samples
+
+
+def _start_worker(_: int) -> None:
+    # Workers are the parallelism; threads inside them only fight for the same cores.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def build_train_loader(
+    records: Sequence[Record],
+    mapper: TrainMapper,
+    stream: Stream,
+    *,
+    batch_size: int,
+    seed: int,
+    name: str,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    start: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Builds an endless iterator over batches.
+
+    Draw ``iteration * batch_size + rank * batch_size / world_size + j`` is sample ``j`` of a
+    process in an iteration, whatever came before.
+
+    Args:
+        records: the dataset.
+        mapper: record, generator, wanted class -> sample.
+        stream: draw number -> record and wanted class.
+        batch_size: images per iteration over all processes.
+        seed: the run's seed, >= 0.
+        name: keys the augmentations; "source" and "target" are independent.
+        num_workers: loader processes of this process; 0 loads in this process.
+        rank: this process, 0 .. ``world_size`` - 1.
+        world_size: number of processes.
+        start: iteration of the first batch.
+        pin_memory: page-locked tensors, for copies to a GPU without waiting.
+
+    Raises:
+        ValueError: the batch cannot be shared equally.
+    """
+    if batch_size < 1 or batch_size % world_size:
+        raise ValueError(
+            f"the batch of {batch_size} {name} images cannot be shared by {world_size} processes; "
+            f"choose a multiple of {world_size}"
+        )
+    loader = DataLoader(
+        _DrawDataset(records, mapper, stream, seed, name),
+        batch_sampler=_RankBatches(batch_size, rank, world_size, start),
+        num_workers=num_workers,
+        collate_fn=_as_list,
+        worker_init_fn=_start_worker,
+        persistent_workers=num_workers > 0,
+        pin_memory=pin_memory,
+    )
+    return iter(loader)
+
+
+class PairedLoader:
+    """Source and target batches side by side.
+
+    Args:
+        source: endless iterator over source batches.
+        target: the same over target batches; None for strategies without a target.
+    """
+
+    def __init__(self, source: Iterator[Batch], target: Iterator[Batch] | None = None) -> None:
+        self.source = source
+        self.target = target
+
+    def __iter__(self) -> PairedLoader:
+        return self
+
+    def __next__(self) -> tuple[Batch, Batch | None]:
+        return next(self.source), None if self.target is None else next(self.target)
+
+
+def build_test_loader(
+    records: Sequence[Record],
+    mapper: Callable[[Record], Sample],
+    *,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Sample]:
+    """Builds a loader over this process's contiguous share of the images, one per batch."""
+    bounds = [len(records) * part // world_size for part in (rank, rank + 1)]
+    return DataLoader(
+        _TestDataset(records[bounds[0] : bounds[1]], mapper),
+        batch_size=1,
+        num_workers=num_workers,
+        collate_fn=_as_list,
+        worker_init_fn=_start_worker,
+    )

@@ -1,0 +1,168 @@
+"""From a record to a sample: with labels (source), never with labels (target), for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from gbw_d2 import keys
+from gbw_d2.data.augmentation import (
+    AugmentationSettings,
+    WantedPixels,
+    augment,
+    resize_image,
+)
+from gbw_d2.data.catalog import PanopticReader, Record, SegmentsInfo, SemanticReader
+from gbw_d2.data.formats.files import check_size, read_image
+from gbw_d2.data.label_spaces import IGNORE_LABEL, LabelSpace
+from gbw_d2.data.targets import center_and_offset_targets, segment_attributes
+
+Sample = dict[str, Any]
+
+# All that a training sample takes over from its record: whatever names or holds a label stays out.
+RECORD_KEYS = (keys.FILE_NAME, keys.IMAGE_ID, keys.HEIGHT, keys.WIDTH)
+
+
+def _read_checked_image(record: Record, image_format: str) -> np.ndarray:
+    image = read_image(record[keys.FILE_NAME], image_format)
+    check_size(image, record[keys.HEIGHT], record[keys.WIDTH], record[keys.FILE_NAME])
+    return image
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+class SourceMapper:
+    """Reads an image with its labels and makes a training sample.
+
+    Args:
+        read_semantic: the dataset's semantic reader (train ids).
+        read_panoptic: its panoptic reader; None for semantic-only training. Where given, the
+            semantic map is taken from the segments, which saves decoding a second file.
+        label_space: classes of the network; all others become 255.
+        augmentation: what happens to image and labels.
+        image_format: ``"RGB"`` or ``"BGR"``.
+        center_sigma: standard deviation of the centre heat map's Gaussians, pixels.
+
+    Raises:
+        ValueError: no reader at all: the dataset has no labels.
+    """
+
+    def __init__(
+        self,
+        read_semantic: SemanticReader | None,
+        read_panoptic: PanopticReader | None,
+        label_space: LabelSpace,
+        augmentation: AugmentationSettings,
+        image_format: str = "RGB",
+        center_sigma: float = 8.0,
+    ) -> None:
+        if read_semantic is None and read_panoptic is None:
+            raise ValueError("the source has no labels; DATASETS.TRAIN needs a labelled dataset")
+        self.read_semantic = read_semantic
+        self.read_panoptic = read_panoptic
+        self.label_space = label_space
+        self.augmentation = augmentation
+        self.image_format = image_format
+        self.center_sigma = center_sigma
+
+    def __call__(
+        self, record: Record, rng: np.random.Generator, wanted: WantedPixels | None = None
+    ) -> Sample:
+        """Makes the sample of a record.
+
+        Args:
+            record: one of the dataset's records.
+            rng: the only source of randomness.
+            wanted: a class (class id) that the crop should show.
+
+        Returns:
+            The record's ``file_name``, ``image_id``, ``height``, ``width``; the image (3, H, W)
+            uint8; ``sem_seg`` (H, W) int64 class ids; and, with a panoptic reader, the entries of
+            :func:`gbw_d2.data.targets.center_and_offset_targets` as tensors.
+        """
+        image = _read_checked_image(record, self.image_format)
+        if self.read_panoptic is None:
+            assert self.read_semantic is not None
+            semantic = self.label_space.from_train_id[self.read_semantic(record)]
+            label_maps, segments = [(semantic, IGNORE_LABEL)], None
+        else:
+            segment_map, segments = self._read_segments(self.read_panoptic, record)
+            numbers, categories, _ = segment_attributes(segment_map, segments)
+            semantic = categories.astype(np.uint8)[numbers]
+            label_maps = [(semantic, IGNORE_LABEL), (segment_map, 0)]
+        image, maps = augment(image, label_maps, self.augmentation, rng, wanted)
+
+        sample: Sample = {key: record[key] for key in RECORD_KEYS}
+        sample[keys.IMAGE] = _to_tensor(image)
+        sample[keys.SEM_SEG] = torch.from_numpy(maps[0].astype(np.int64))
+        if segments is not None:
+            targets = center_and_offset_targets(
+                maps[1], segments, self.label_space.thing_ids, self.center_sigma
+            )
+            sample.update({name: torch.from_numpy(array) for name, array in targets.items()})
+        return sample
+
+    def _read_segments(
+        self, reader: PanopticReader, record: Record
+    ) -> tuple[np.ndarray, SegmentsInfo]:
+        segment_map, segments = reader(record)
+        class_of = self.label_space.from_train_id
+        in_class_ids = [{**s, "category_id": int(class_of[s["category_id"]])} for s in segments]
+        return segment_map, in_class_ids
+
+
+class TargetMapper:
+    """Makes a training sample of an image alone: it takes no reader and drops every label entry.
+
+    Args:
+        augmentation: what happens to the image.
+        image_format: ``"RGB"`` or ``"BGR"``.
+    """
+
+    def __init__(self, augmentation: AugmentationSettings, image_format: str = "RGB") -> None:
+        self.augmentation = augmentation
+        self.image_format = image_format
+
+    def __call__(
+        self, record: Record, rng: np.random.Generator, wanted: WantedPixels | None = None
+    ) -> Sample:
+        """Makes the sample of a record: ``RECORD_KEYS`` and the image (3, H, W) uint8.
+
+        Raises:
+            ValueError: a class is wanted, which only labels could show.
+        """
+        if wanted is not None:
+            raise ValueError("rare class sampling needs labels, which the target does not have")
+        image, _ = augment(
+            _read_checked_image(record, self.image_format), [], self.augmentation, rng
+        )
+        sample: Sample = {key: record[key] for key in RECORD_KEYS}
+        sample[keys.IMAGE] = _to_tensor(image)
+        return sample
+
+
+class TestMapper:
+    """Adds the image to a record; labels are left to the evaluator, which reads them from it.
+
+    Args:
+        image_format: ``"RGB"`` or ``"BGR"``.
+        resize: (rows, columns) of the network's input; None keeps the image's size. ``height``
+            and ``width`` stay those of the file, so that Detectron2 models scale back to them.
+    """
+
+    __test__ = False  # not a test, whatever pytest thinks of the name
+
+    def __init__(self, image_format: str = "RGB", resize: tuple[int, int] | None = None) -> None:
+        self.image_format = image_format
+        self.resize = resize
+
+    def __call__(self, record: Record) -> Sample:
+        """Returns the record and the image (3, H, W) uint8."""
+        image = _read_checked_image(record, self.image_format)
+        if self.resize is not None:
+            image = resize_image(image, self.resize)
+        return {**record, keys.IMAGE: _to_tensor(image)}

@@ -1,0 +1,126 @@
+"""Labelled pixels per image and class: counted once, cached, counted anew when the files change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from gbw_d2 import keys
+from gbw_d2.data.catalog import (
+    DatasetError,
+    DatasetSpec,
+    Record,
+    datasets_root,
+    get_dataset,
+)
+from gbw_d2.data.label_spaces import IGNORE_LABEL, TRAIN_IDS_19, LabelSpace
+
+VERSION = 1
+
+
+def _digest(records: list[Record]) -> str:
+    """Names and sizes of all files; a folder that is moved or copied keeps its digest."""
+    digest = hashlib.sha256()
+    for record in records:
+        files = sorted(key for key in record if key.endswith(keys.FILE_NAME))
+        for path in (record[key] for key in files):
+            digest.update(f"{os.path.basename(path)} {os.path.getsize(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _count(spec: DatasetSpec, records: list[Record]) -> np.ndarray:
+    read = spec.read_semantic
+    if read is None:
+        raise DatasetError(f"dataset '{spec.name}' has no semantic labels, so none can be counted")
+
+    def count(record: Record) -> np.ndarray:
+        return np.bincount(read(record).ravel(), minlength=IGNORE_LABEL + 1)[: len(TRAIN_IDS_19)]
+
+    # Threads: decoding, the larger part of the work, runs outside Python's lock.
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
+        rows = tqdm(
+            pool.map(count, records),
+            total=len(records),
+            desc=f"counting the classes of {spec.name}",
+            unit="image",
+        )
+        counts = np.stack(list(rows))
+    if not counts.any():
+        raise DatasetError(
+            f"dataset '{spec.name}' has {len(records)} images and no labelled pixel at all; its "
+            "label files are not what they should be"
+        )
+    return counts
+
+
+def _load_cache(path: Path, digest: str) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as cache:
+            is_current = int(cache["version"]) == VERSION and str(cache["digest"]) == digest
+            return cache["counts"] if is_current else None
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"cannot read the cache '{path}' ({error}); delete it") from error
+
+
+def _save_cache(path: Path, digest: str, counts: np.ndarray) -> None:
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(temporary, version=VERSION, digest=digest, counts=counts)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DatasetError(
+            f"cannot write the class statistics to '{path}' ({error.strerror}); give another "
+            "folder for them"
+        ) from error
+
+
+def image_class_counts(
+    dataset_name: str,
+    records: list[Record] | None = None,
+    cache_folder: Path | None = None,
+) -> np.ndarray:
+    """Counts the labelled pixels of every image by train id, or reads them from the cache.
+
+    Args:
+        dataset_name: a labelled dataset.
+        records: its records where the caller has them; None loads them.
+        cache_folder: where the counts are kept; None is ``.class_statistics`` under
+            ``$DETECTRON2_DATASETS``. They are counted anew when a file's name or size changes.
+
+    Returns:
+        (images, 19) int64, in the order of the records.
+
+    Raises:
+        DatasetError: no labels, no labelled pixels, or the cache cannot be read or written.
+    """
+    spec = get_dataset(dataset_name)
+    if records is None:
+        records = spec.load()
+    folder = cache_folder or datasets_root() / ".class_statistics"
+    path = folder / f"{dataset_name}-v{VERSION}.npz"
+    digest = _digest(records)
+    counts = _load_cache(path, digest)
+    if counts is None:
+        counts = _count(spec, records)
+        _save_cache(path, digest, counts)
+    return counts
+
+
+def class_counts(
+    dataset_name: str,
+    label_space: LabelSpace,
+    records: list[Record] | None = None,
+    cache_folder: Path | None = None,
+) -> np.ndarray:
+    """Returns the labelled pixels of each class of a label space in a dataset, (K,) int64."""
+    counts = image_class_counts(dataset_name, records, cache_folder)
+    return counts.sum(axis=0)[list(label_space.train_ids)]

@@ -1,0 +1,114 @@
+"""Centre heat map and offsets of Panoptic-DeepLab, from the segments that are visible in a crop.
+
+Equal to Detectron2's ``PanopticDeepLabTargetGenerator`` with ``ignore_stuff_in_offset``, without
+its loop over segments, and with one difference: a crowd region gets no centre. Detectron2 draws
+one, whose Gaussian then stands as a true centre on the pixels around the crowd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gbw_d2 import keys
+from gbw_d2.data.label_spaces import IGNORE_LABEL
+
+
+def segment_attributes(
+    segment_map: np.ndarray, segments_info: Sequence[dict[str, Any]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers the segments of a map 1..S in the order of ``segments_info``.
+
+    Args:
+        segment_map: (H, W) integers >= 0, 0 = void; ids that are not listed are void.
+        segments_info: COCO dicts with ``id``, ``category_id``, ``iscrowd``.
+
+    Returns:
+        The map of numbers (H, W) int32, 0 = void; category (S + 1,) int64 and crowd (S + 1,) bool
+        by number; number 0 has category 255.
+    """
+    ids = np.array([s["id"] for s in segments_info], dtype=np.int64)
+    highest = max(int(segment_map.max(initial=0)), int(ids.max(initial=0)))
+    number_of = np.zeros(highest + 1, dtype=np.int32)
+    number_of[ids] = np.arange(1, len(ids) + 1)
+    categories = np.array([IGNORE_LABEL, *(s["category_id"] for s in segments_info)], np.int64)
+    is_crowd = np.array([False, *(bool(s["iscrowd"]) for s in segments_info)])
+    return number_of[segment_map], categories, is_crowd
+
+
+def _stamp_gaussians(
+    heat_map: np.ndarray, rows: np.ndarray, cols: np.ndarray, sigma: float
+) -> None:
+    """Draws a Gaussian at every centre into ``heat_map`` (H, W); the highest wins."""
+    radius = int(np.ceil(3 * sigma)) + 1
+    steps = np.arange(-radius, radius + 1)
+    patch = np.exp(-(steps[:, None] ** 2 + steps[None, :] ** 2) / (2 * sigma**2))
+    y, x = np.broadcast_arrays(
+        rows[:, None, None] + steps[:, None], cols[:, None, None] + steps[None, :]
+    )
+    height, width = heat_map.shape
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    values = np.broadcast_to(patch.astype(heat_map.dtype), inside.shape)[inside]
+    np.maximum.at(heat_map.reshape(-1), y[inside] * width + x[inside], values)
+
+
+def center_and_offset_targets(
+    segment_map: np.ndarray,
+    segments_info: Sequence[dict[str, Any]],
+    thing_ids: Sequence[int],
+    sigma: float = 8.0,
+) -> dict[str, np.ndarray]:
+    """Builds the targets of the centre and offset heads, after crop and flip.
+
+    A centre is the mean position of the pixels of an instance that are in the map. Panoptic-DeepLab
+    (Cheng et al., CVPR 2020), section 3.
+
+    Args:
+        segment_map: (H, W) segment ids, 0 = void.
+        segments_info: COCO dicts; ``category_id`` in the same ids as ``thing_ids``, 255 = a class
+            that the network does not have: treated as void.
+        thing_ids: class ids of the things.
+        sigma: standard deviation of the Gaussians in pixels of this map.
+
+    Returns:
+        Arrays under the names of :mod:`gbw_d2.keys`:
+
+        * centre (H, W) float32 in 0..1; centre weights (H, W) float32, 0 on void and crowds;
+        * offset (2, H, W) float32, (dy, dx) in pixels from the pixel to its centre, 0 elsewhere;
+          offset weights (H, W) float32, 1 on instances, 0 on stuff, void and crowds;
+        * instance class (H, W) int64, 255 where no instance is.
+    """
+    numbers, categories, is_crowd = segment_attributes(segment_map, segments_info)
+    known = categories != IGNORE_LABEL
+    is_instance = np.isin(categories, np.asarray(thing_ids)) & known & ~is_crowd
+    height, width = numbers.shape
+
+    flat, count = numbers.ravel(), len(categories)
+    pixels = np.bincount(flat, minlength=count)
+    y = np.repeat(np.arange(height), width)
+    x = np.tile(np.arange(width), height)
+    divisor = np.maximum(pixels, 1)
+    center_y = np.bincount(flat, weights=y, minlength=count) / divisor
+    center_x = np.bincount(flat, weights=x, minlength=count) / divisor
+
+    center = np.zeros((height, width), dtype=np.float32)
+    visible = is_instance & (pixels > 0)
+    _stamp_gaussians(
+        center,
+        np.rint(center_y[visible]).astype(np.intp),
+        np.rint(center_x[visible]).astype(np.intp),
+        sigma,
+    )
+    on_instance = is_instance[numbers]
+    offset = np.zeros((2, height, width), dtype=np.float32)
+    offset[0] = (center_y[numbers] - np.arange(height)[:, None]) * on_instance
+    offset[1] = (center_x[numbers] - np.arange(width)[None, :]) * on_instance
+    return {
+        keys.CENTER: center,
+        keys.CENTER_WEIGHTS: (known & ~is_crowd)[numbers].astype(np.float32),
+        keys.OFFSET: offset,
+        keys.OFFSET_WEIGHTS: on_instance.astype(np.float32),
+        keys.INSTANCE_CLASS: np.where(is_instance, categories, IGNORE_LABEL)[numbers],
+    }

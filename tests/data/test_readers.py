@@ -1,0 +1,293 @@
+"""The readers of SYNTHIA and Cityscapes, and each of their errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from panopticapi.utils import rgb2id
+
+from gbw_d2.data.catalog import DatasetError, get_dataset
+from gbw_d2.data.formats.synthia import LABEL_FILE
+from gbw_d2.registry import UnknownNameError
+
+WritePng = Callable[[Path, np.ndarray], None]
+ROAD, SKY, CAR = 0, 10, 13
+
+
+def test_importing_the_datasets_loads_neither_torch_nor_detectron2() -> None:
+    code = (
+        "import sys, gbw_d2.data.datasets\n"
+        "assert not {'torch', 'detectron2'} & set(sys.modules), 'heavy import'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_root_is_read_when_a_dataset_is_loaded(
+    synthia_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = get_dataset("synthia_panoptic_train")
+    assert spec.load()[0]["file_name"].startswith(str(synthia_root))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(synthia_root / "elsewhere"))
+    with pytest.raises(DatasetError, match="elsewhere"):
+        spec.load()
+
+
+def test_an_unknown_dataset_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'synthia_panoptic_train'"):
+        get_dataset("synthia_panoptic_trian")
+
+
+def test_synthia_records(synthia_root: Path) -> None:
+    records = get_dataset("synthia_semantic_train").load()
+    assert [r["image_id"] for r in records] == ["0000000", "0000001", "0000002"]
+    assert (records[0]["height"], records[0]["width"]) == (24, 40)
+
+
+def test_synthia_labels(synthia_root: Path) -> None:
+    spec = get_dataset("synthia_panoptic_train")
+    assert spec.read_semantic is not None and spec.read_panoptic is not None
+    record = spec.load()[0]
+    semantic = spec.read_semantic(record)
+    assert semantic.dtype == np.uint8
+    assert set(np.unique(semantic)) == {ROAD, SKY, CAR, 255}
+    assert (semantic[20:24, 10:14] == 255).all()  # lane marking is ignored, not road
+    assert (semantic[0:2, 0:2] == SKY).all()
+
+    segments, info = spec.read_panoptic(record)
+    assert segments.dtype == np.int32
+    found = {s["id"]: (s["category_id"], s["iscrowd"]) for s in info}
+    cars = 14 * 65536
+    assert found == {
+        65536: (ROAD, 0),
+        11 * 65536: (SKY, 0),
+        cars: (CAR, 1),
+        cars + 7: (CAR, 0),
+        cars + 300: (CAR, 0),
+    }
+    assert (segments[5:15, 2:10] == cars + 7).all()
+    assert (segments[20:24, 10:14] == 0).all()
+    assert {s["id"]: s["area"] for s in info}[cars + 300] == 100
+    category = np.zeros(segments.max() + 1, dtype=np.uint8) + 255
+    for segment in info:
+        category[segment["id"]] = segment["category_id"]
+    np.testing.assert_array_equal(category[segments], semantic)
+
+
+def test_the_largest_segment_id_fits_into_a_png(synthia_root: Path, write_png: WritePng) -> None:
+    spec = get_dataset("synthia_panoptic_train")
+    record = spec.load()[0]
+    label = np.zeros((24, 40, 3), dtype=np.uint16)
+    label[:] = (0, 65535, 11)  # bicycle, the last train id, with the largest instance id
+    write_png(Path(record[LABEL_FILE]), label)
+    assert spec.read_panoptic is not None
+    segments, info = spec.read_panoptic(record)
+    assert segments.max() == info[0]["id"] < 2**24
+    assert info[0]["category_id"] == 18
+
+
+def _grey(label: np.ndarray) -> np.ndarray:
+    return label[:, :, 2]
+
+
+def _eight_bit(label: np.ndarray) -> np.ndarray:
+    return label.astype(np.uint8)
+
+
+def _four_channels(label: np.ndarray) -> np.ndarray:
+    return np.concatenate([label, label[:, :, :1]], axis=2)
+
+
+def _unknown_class(label: np.ndarray) -> np.ndarray:
+    label[3, 3, 2] = 23
+    return label
+
+
+def _smaller(label: np.ndarray) -> np.ndarray:
+    return label[:20]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_grey, "1 channel"),
+        (_eight_bit, "8 bits"),
+        (_four_channels, "4 channel"),
+        (_unknown_class, "23, which SYNTHIA"),
+        (_smaller, "20x40 pixels .* 24x40"),
+    ],
+)
+@pytest.mark.parametrize("reader", ["read_semantic", "read_panoptic"])
+def test_synthia_labels_that_cannot_be_used(
+    synthia_root: Path,
+    write_png: WritePng,
+    damage: Callable[[np.ndarray], np.ndarray],
+    message: str,
+    reader: str,
+) -> None:
+    spec = get_dataset("synthia_panoptic_train")
+    record = spec.load()[1]
+    path = Path(record[LABEL_FILE])
+    write_png(path, damage(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
+    with pytest.raises(DatasetError, match=message) as error:
+        getattr(spec, reader)(record)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "truncated"),
+        (lambda data: b"not an image", "not an image"),
+        (lambda data: b"", "not an image"),
+        (lambda data: data[:60] + b"\0\0\0\0" + data[64:], "not an image"),
+    ],
+)
+def test_a_label_that_cannot_be_read(
+    synthia_root: Path, damage: Callable[[bytes], bytes], message: str
+) -> None:
+    spec = get_dataset("synthia_semantic_train")
+    record = spec.load()[0]
+    path = Path(record[LABEL_FILE])
+    path.write_bytes(damage(path.read_bytes()))
+    assert spec.read_semantic is not None
+    with pytest.raises(DatasetError, match=message):
+        spec.read_semantic(record)
+
+
+def test_synthia_files_that_are_missing(synthia_root: Path) -> None:
+    spec = get_dataset("synthia_panoptic_train")
+    (synthia_root / "GT" / "LABELS" / "0000001.png").unlink()
+    with pytest.raises(DatasetError, match=r"without a partner: 0000001\.png"):
+        spec.load()
+    (synthia_root / "GT" / "LABELS").rename(synthia_root / "GT" / "labels_elsewhere")
+    with pytest.raises(DatasetError, match="README"):
+        spec.load()
+
+
+def test_an_image_that_is_no_png(synthia_root: Path) -> None:
+    (synthia_root / "RGB" / "0000001.png").write_bytes(b"no PNG at all, but long enough")
+    with pytest.raises(DatasetError, match=r"0000001\.png' is not a PNG"):
+        get_dataset("synthia_panoptic_train").load()
+
+
+def test_cityscapes_splits(cityscapes_root: Path) -> None:
+    for kind in ("panoptic", "semantic"):
+        assert len(get_dataset(f"cityscapes_{kind}_train").load()) == 3
+        records = get_dataset(f"cityscapes_{kind}_val").load()
+        assert [r["image_id"] for r in records] == ["munster_000003_000019"]
+        assert (records[0]["height"], records[0]["width"]) == (24, 40)
+
+
+def test_the_target_needs_no_label_file_and_has_no_reader(cityscapes_download: Path) -> None:
+    (cityscapes_download / "gtFine").rename(cityscapes_download / "away")
+    spec = get_dataset("cityscapes_unlabelled_train")
+    records = spec.load()
+    assert len(records) == 3
+    assert not spec.is_labelled
+    assert all(set(r) == {"file_name", "image_id", "height", "width"} for r in records)
+
+
+def test_cityscapes_labels(cityscapes_root: Path) -> None:
+    spec = get_dataset("cityscapes_panoptic_val")
+    assert spec.read_semantic is not None and spec.read_panoptic is not None
+    record = spec.load()[0]
+    semantic = spec.read_semantic(record)
+    segments, info = spec.read_panoptic(record)
+    assert segments.dtype == np.int32
+    assert set(np.unique(segments)) == {0, 7, 23, 26, 26000, 26001}
+    assert (segments[8:18, 20:30] == 26001).all()
+    assert ((segments == 0) == (semantic == 255)).all()
+    assert {s["id"] for s in info if s["iscrowd"]} == {26}
+
+
+def test_segment_ids_are_those_of_panopticapi(cityscapes_root: Path) -> None:
+    spec = get_dataset("cityscapes_panoptic_val")
+    assert spec.read_panoptic is not None
+    record = spec.load()[0]
+    segments, _ = spec.read_panoptic(record)
+    rgb = cv2.cvtColor(cv2.imread(record["pan_seg_file_name"]), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(segments, rgb2id(rgb))
+
+
+def test_generated_cityscapes_files_that_are_missing(cityscapes_download: Path) -> None:
+    for name in ("cityscapes_panoptic_train", "cityscapes_semantic_val"):
+        with pytest.raises(DatasetError, match=r"python datasets/prepare_cityscapes\.py"):
+            get_dataset(name).load()
+
+
+def test_one_train_id_file_is_missing(cityscapes_root: Path) -> None:
+    next((cityscapes_root / "gtFine" / "train" / "bochum").glob("*labelTrainIds.png")).unlink()
+    for name in ("cityscapes_panoptic_train", "cityscapes_semantic_train"):
+        with pytest.raises(DatasetError, match=r"1 of 3 .*bochum"):
+            get_dataset(name).load()
+
+
+def test_cityscapes_images_are_missing(cityscapes_root: Path) -> None:
+    spec = get_dataset("cityscapes_panoptic_train")
+    next((cityscapes_root / "leftImg8bit" / "train" / "bochum").glob("*.png")).unlink()
+    with pytest.raises(DatasetError, match="leftImg8bit"):
+        spec.load()
+    (cityscapes_root / "leftImg8bit" / "train" / "bochum").rmdir()
+    with pytest.raises(DatasetError, match="without a partner: bochum_000002_000019"):
+        spec.load()
+    (cityscapes_root / "leftImg8bit" / "train").rename(cityscapes_root / "away")
+    with pytest.raises(DatasetError, match="no folder"):
+        spec.load()
+
+
+def _edit_json(root: Path, edit: Callable[[dict], None]) -> None:
+    path = root / "gtFine" / "cityscapes_panoptic_val_trainId.json"
+    content = json.loads(path.read_text())
+    edit(content["annotations"][0])
+    path.write_text(json.dumps(content))
+
+
+def test_segments_of_json_and_png_differ(cityscapes_root: Path) -> None:
+    spec = get_dataset("cityscapes_panoptic_val")
+    assert spec.read_panoptic is not None
+    extra = {"id": 26002, "category_id": 13, "iscrowd": 0}
+    _edit_json(cityscapes_root, lambda a: a["segments_info"].append(extra))
+    with pytest.raises(DatasetError, match=r"only in the JSON file \[26002\]"):
+        spec.read_panoptic(spec.load()[0])
+    _edit_json(cityscapes_root, lambda a: a.update(segments_info=a["segments_info"][1:-1]))
+    with pytest.raises(DatasetError, match=r"only in the PNG file \[7\]"):
+        spec.read_panoptic(spec.load()[0])
+
+
+def test_a_json_file_with_label_ids_or_of_another_kind(cityscapes_root: Path) -> None:
+    spec = get_dataset("cityscapes_panoptic_val")
+    _edit_json(cityscapes_root, lambda a: a["segments_info"][0].update(category_id=26))
+    with pytest.raises(DatasetError, match=r"\[26\], expected train ids"):
+        spec.load()
+    (cityscapes_root / "gtFine" / "cityscapes_panoptic_val_trainId.json").write_text('{"a": 1')
+    with pytest.raises(DatasetError, match="not a COCO panoptic file"):
+        spec.load()
+
+
+def test_label_ids_instead_of_train_ids(cityscapes_root: Path, write_png: WritePng) -> None:
+    spec = get_dataset("cityscapes_semantic_val")
+    record = spec.load()[0]
+    write_png(Path(record["sem_seg_file_name"]), np.full((24, 40), 26, np.uint8))
+    assert spec.read_semantic is not None
+    with pytest.raises(DatasetError, match=r"\[26\], expected train ids"):
+        spec.read_semantic(record)
+
+
+def test_registration_with_detectron2_is_made_once(cityscapes_root: Path) -> None:
+    from gbw_d2.data.catalog import register_with_detectron2
+
+    register_with_detectron2()
+    register_with_detectron2()
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    assert len(DatasetCatalog.get("cityscapes_panoptic_train")) == 3
+    metadata = MetadataCatalog.get("toy_synthia_panoptic_train")
+    assert metadata.ignore_label == 255
+    assert metadata.stuff_classes[13] == "car"
