@@ -1,0 +1,105 @@
+"""Class statistics are counted once, kept, and counted anew when the files change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gbw_d2.data import statistics
+from gbw_d2.data.catalog import DatasetError, get_dataset
+from gbw_d2.data.formats.synthia import LABEL_FILE
+from gbw_d2.data.label_spaces import LABEL_SPACES
+from gbw_d2.data.statistics import class_counts, image_class_counts
+
+NAME = "synthia_semantic_train"
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The datasets that were counted, as they are."""
+    names: list[str] = []
+    count = statistics._count
+
+    def spy(spec: statistics.DatasetSpec, records: list[statistics.Record]) -> np.ndarray:
+        names.append(spec.name)
+        return count(spec, records)
+
+    monkeypatch.setattr(statistics, "_count", spy)
+    return names
+
+
+def test_counts_by_hand(synthia_root: Path) -> None:
+    counts = image_class_counts(NAME)
+    assert counts.shape == (3, 19)
+    # Two cars of 80 and 100 pixels and 16 pixels without identity; 16 of lane marking are void.
+    car, lane = 80 + 100 + 16, 16
+    sky = 10 * 40 - 5 * 8 - 2 * 10
+    expected = np.zeros(19, dtype=np.int64)
+    expected[[0, 10, 13]] = 24 * 40 - car - lane - sky, sky, car
+    np.testing.assert_array_equal(counts, [expected] * 3)
+    space = LABEL_SPACES.get("cityscapes_16")
+    by_class = class_counts(NAME, space)
+    assert by_class.shape == (16,)
+    assert by_class[space.class_names.index("car")] == 3 * car
+    assert by_class.sum() == counts.sum()
+
+
+def test_counts_are_kept(synthia_root: Path, counted: list[str]) -> None:
+    first = image_class_counts(NAME)
+    np.testing.assert_array_equal(image_class_counts(NAME), first)
+    assert counted == [NAME]
+    files = list((synthia_root.parent / ".class_statistics").iterdir())
+    assert [path.name for path in files] == [f"{NAME}-v1.npz"]
+
+
+def test_another_label_or_a_new_version_is_counted_anew(
+    synthia_root: Path,
+    counted: list[str],
+    write_png: Callable[[Path, np.ndarray], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = image_class_counts(NAME)
+    record = get_dataset(NAME).load()[2]
+    label = np.zeros((24, 40, 3), dtype=np.uint16)
+    label[:, :, 2] = 3
+    write_png(Path(record[LABEL_FILE]), label)
+    second = image_class_counts(NAME)
+    assert second[2, 0] == 24 * 40
+    np.testing.assert_array_equal(second[:2], first[:2])
+    monkeypatch.setattr(statistics, "VERSION", 2)
+    image_class_counts(NAME)
+    assert len(counted) == 3
+
+
+def test_no_labelled_pixel_is_an_error(
+    synthia_root: Path, write_png: Callable[[Path, np.ndarray], None]
+) -> None:
+    for record in get_dataset(NAME).load():
+        write_png(Path(record[LABEL_FILE]), np.zeros((24, 40, 3), dtype=np.uint16))
+    with pytest.raises(DatasetError, match="no labelled pixel"):
+        image_class_counts(NAME)
+    assert not (synthia_root.parent / ".class_statistics").exists()
+
+
+def test_a_dataset_without_labels_cannot_be_counted(cityscapes_root: Path) -> None:
+    with pytest.raises(DatasetError, match="no semantic labels"):
+        image_class_counts("cityscapes_unlabelled_train")
+
+
+def test_a_broken_cache_is_an_error(synthia_root: Path) -> None:
+    image_class_counts(NAME)
+    path = synthia_root.parent / ".class_statistics" / f"{NAME}-v1.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DatasetError, match="delete it"):
+        image_class_counts(NAME)
+
+
+def test_a_folder_that_cannot_be_written(synthia_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DatasetError, match="another folder"):
+        image_class_counts(NAME, cache_folder=tmp_path / "file" / "cache")
+    image_class_counts(NAME, cache_folder=tmp_path / "cache")
+    assert (tmp_path / "cache" / f"{NAME}-v1.npz").is_file()
