@@ -10,7 +10,8 @@ import numpy as np
 
 VOID = 0
 # Two ids are packed into one int64.
-_MAX_ID = 2**31 - 1
+_ID_BITS = 31
+_MAX_ID = 2**_ID_BITS - 1
 
 Segments = Sequence[Mapping[str, Any]]
 
@@ -252,15 +253,8 @@ def _count_pairs(
             f"the predicted map has shape {pred.shape}, the ground truth {gt.shape}; "
             "predict at the size of the ground truth"
         )
-    key = (gt << 31 | pred).ravel()
-    if key.size == 0:
-        raise ValueError("the maps are empty")
-    # Maps are made of runs: sorting runs in place of pixels is some ten times faster.
-    starts = np.concatenate([[0], np.flatnonzero(key[1:] != key[:-1]) + 1])
-    lengths = np.diff(starts, append=key.size)
-    values, inverse = np.unique(key[starts], return_inverse=True)
-    counts = np.bincount(inverse, weights=lengths)
-    return values >> 31, values & _MAX_ID, counts
+    values, counts = np.unique(gt << _ID_BITS | pred, return_counts=True)
+    return values >> _ID_BITS, values & _MAX_ID, counts
 
 
 def _locate(ids: np.ndarray, values: np.ndarray) -> np.ndarray:

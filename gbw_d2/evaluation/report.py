@@ -40,6 +40,7 @@ _SUMMARY = (
     *("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "PQ_classes"),
     *("mIoU", "recall", "precision", "mIoU_classes"),
 )
+_COUNTS = ("PQ_classes", "mIoU_classes", "TP", "FP", "FN")
 _PER_CLASS = ("share", "IoU", "recall", "precision", "PQ", "SQ", "RQ", "TP", "FP", "FN")
 
 
@@ -72,7 +73,7 @@ def format_table(
         ValueError: ``per_class`` does not have the protocol.
     """
     names = [c for c in _SUMMARY if any(f"{c}_{p}" in metrics for p in per_class)]
-    summary = [[p, *(_cell(metrics.get(f"{c}_{p}")) for c in names)] for p in per_class]
+    summary = [[p, *(_cell(metrics.get(f"{c}_{p}"), c) for c in names)] for p in per_class]
     lines = [title] if title else []
     lines += _align([["protocol", *names], *summary])
     shown = next(iter(per_class), None) if protocol is None else protocol
@@ -82,9 +83,9 @@ def format_table(
         raise ValueError(f"no scores under protocol '{shown}' (there are: {', '.join(per_class)})")
     classes = per_class[shown]
     keys = [k for k in _PER_CLASS if any(k in row for row in classes.values())]
-    body = [
-        [_mark_rare(name, row), *(_cell(row.get(k)) for k in keys)] for name, row in classes.items()
-    ]
+    body = []
+    for name, row in classes.items():
+        body.append([_mark_rare(name, row), *(_cell(row.get(k), k) for k in keys)])
     lines += ["", *_align([[f"class ({shown})", *keys], *body])]
     if any(cells[0].endswith("*") for cells in body):
         lines.append(f"* below {RARE_SHARE:g} % of the labelled pixels")
@@ -96,12 +97,10 @@ def _mark_rare(name: str, row: Mapping[str, Any]) -> str:
     return f"{name} *" if share is not None and share < RARE_SHARE else name
 
 
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+def _cell(value: Any, key: str) -> str:
+    if value is None or not math.isfinite(value):
         return "-"
-    if float(value).is_integer() and not isinstance(value, float):
-        return str(int(value))
-    return f"{value:.2f}"
+    return f"{value:.0f}" if key in _COUNTS else f"{value:.2f}"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

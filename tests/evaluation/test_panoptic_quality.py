@@ -235,11 +235,7 @@ def panopticapi_scores(images, folder):
         pairs.append(
             (
                 {"image_id": n, "file_name": name, "segments_info": gt_segments},
-                {
-                    "image_id": n,
-                    "file_name": name,
-                    "segments_info": copy.deepcopy(pred_segments),
-                },
+                {"image_id": n, "file_name": name, "segments_info": copy.deepcopy(pred_segments)},
             )
         )
     categories = {c["id"]: c for c in CATEGORIES}
