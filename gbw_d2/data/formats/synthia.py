@@ -29,14 +29,16 @@ from gbw_d2.data.label_spaces import (
 )
 
 LABEL_FILE = "label_file_name"
-INSTANCE_IDS = 1 << 16  # instance ids are 16 bit, so a segment id holds class and instance
+# A segment id holds instance and class. The class comes last: instance ids are mostly small, and
+# so are then the segment ids and every table that is indexed by them.
+CLASS_SLOTS = 32
 
 _HINT = (
     "Expected SYNTHIA-RAND-CITYSCAPES with RGB/*.png and GT/LABELS/*.png there; "
     "datasets/README.md shows where the files go (DETECTRON2_DATASETS moves the root)."
 )
 _TRAIN_ID_OF = raw_to_train_id("synthia_id")
-_KNOWN_IDS = np.zeros(INSTANCE_IDS, dtype=bool)
+_KNOWN_IDS = np.zeros(1 << 16, dtype=bool)
 _KNOWN_IDS[[*(c.synthia_id for c in CLASSES), *SYNTHIA_VOID_IDS]] = True
 _IS_THING = np.zeros(256, dtype=bool)
 _IS_THING[[c.train_id for c in CLASSES if c.is_thing]] = True
@@ -121,8 +123,8 @@ def read_semantic(record: Record) -> np.ndarray:
 def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     """Reads the panoptic label.
 
-    The segment id is ``(train_id + 1) * 65536 + instance``, with instance 0 for stuff, so it is
-    the same in every run, above 0 and below 2 ** 24. Thing pixels without an instance id carry no
+    The segment id is ``instance * 32 + train_id + 1``, with instance 0 for stuff, so it is the
+    same in every run, above 0 and below 2 ** 24. Thing pixels without an instance id carry no
     identity and form one crowd segment per class.
 
     Returns:
@@ -131,15 +133,15 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     """
     classes, instances = read_raw_label(record)
     train_ids = _TRAIN_ID_OF[classes]
-    segments = (train_ids.astype(np.int32) + 1) * INSTANCE_IDS
-    segments += np.where(_IS_THING[train_ids], instances, 0).astype(np.int32)
+    segments = np.where(_IS_THING[train_ids], instances, 0).astype(np.int32) * CLASS_SLOTS
+    segments += train_ids.astype(np.int32) + 1
     segments[train_ids == IGNORE_LABEL] = 0
     areas = np.bincount(segments.ravel())
     info = []
     for segment in np.flatnonzero(areas).tolist():
         if segment == 0:
             continue
-        train_id, instance = segment // INSTANCE_IDS - 1, segment % INSTANCE_IDS
+        instance, train_id = segment // CLASS_SLOTS, segment % CLASS_SLOTS - 1
         info.append(
             {
                 "id": segment,
