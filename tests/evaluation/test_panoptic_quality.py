@@ -53,7 +53,7 @@ def test_a_map_with_itself_is_perfect():
     assert counts(result, CAR) == (2, 0, 0)
 
 
-def test_worked_example_of_the_docs():
+def test_small_case():
     # road: 8 of 8 pixels hit, 1 taken besides: IoU 8/9. Car 2: 3 of 4 pixels, IoU 3/4.
     # Car 3 is missed and a person stands in its place: FN for car, FP for person.
     pred = [[1, 1, 1, 1], [1, 1, 1, 1], [1, 2, 3, 3], [2, 2, 3, 3]]
@@ -67,6 +67,22 @@ def test_worked_example_of_the_docs():
     assert result["PQ_th"] == pytest.approx(25.0)
     assert result["PQ_st"] == pytest.approx(100 * 8 / 9)
     assert result["classes"] == 3  # sky has neither ground truth nor prediction
+
+
+@pytest.mark.parametrize(
+    ("truck_is_void", "car", "mean"),
+    [(False, 1 / 2, 69.44), (True, 3 / 4, 81.94)],
+)
+def test_the_worked_example_of_the_docs(truck_is_void, car, mean):
+    # docs/pq_and_miou.md: the truck (segment 3) is called a second car.
+    pred = [[1, 1, 1, 1], [1, 1, 1, 1], [1, 2, 3, 3], [2, 2, 3, 3]]
+    gt, segments = np.array(GT), [seg(1, ROAD), seg(2, CAR)]
+    if truck_is_void:
+        gt[gt == 3] = 0
+    result = one_image(pred, [seg(1, ROAD), seg(2, CAR), seg(3, CAR)], gt, segments)
+    assert result["per_class"][ROAD]["PQ"] == pytest.approx(100 * 8 / 9)
+    assert result["per_class"][CAR]["PQ"] == pytest.approx(100 * car)
+    assert result["PQ"] == pytest.approx(mean, abs=0.005)
 
 
 def test_iou_of_exactly_one_half_is_no_match():

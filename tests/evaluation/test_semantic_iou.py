@@ -98,6 +98,17 @@ def test_protocols_differ_on_a_truck():
     assert scored(pred, gt, "16_void")["per_class"][CAR]["share"] == pytest.approx(50.0)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "mean", "classes"), [("19", 42.13, 3), ("16", 63.19, 2), ("16_void", 81.94, 2)]
+)
+def test_the_worked_example_of_the_docs(protocol, mean, classes):
+    gt = [[0, 0, 0, 0], [0, 0, 0, 0], [13, 13, 14, 14], [13, 13, 14, 14]]
+    pred = [[0, 0, 0, 0], [0, 0, 0, 0], [0, 13, 13, 13], [13, 13, 13, 13]]
+    result = scored(pred, gt, protocol)
+    assert result["mIoU"] == pytest.approx(mean, abs=0.005)
+    assert result["classes"] == classes
+
+
 def test_thirteen_classes_are_a_subset_of_the_same_scores():
     # Ground truth of wall stays in 13_void too: the road predicted there is wrong.
     gt, pred = [[0, 0, 3, 14]], [[0, 0, 0, 0]]
