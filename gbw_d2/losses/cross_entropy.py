@@ -88,9 +88,9 @@ class _WeightedCrossEntropy(torch.autograd.Function):
 class ClassWeightedCrossEntropy:
     """Cross-entropy with class weights from a scheme; every scheme, "none" included, uses it.
 
-    loss = 1 / (N H W) sum_i q_i w_{y_i} CE_i (docs/equations.md 1): a plain mean over all pixels, ignored ones
-    included in the denominator. The weights are constants in the backward pass, and so are the
-    pixel weights q. By default q scales the loss only; with the setting
+    loss = 1 / (N H W) sum_i q_i w_{y_i} CE_i (docs/equations.md 1): a plain mean over all pixels,
+    ignored ones included in the denominator. The weights are constants in the backward pass, and so
+    are the pixel weights q. By default q scales the loss only; with the setting
     ``pixel_weights_in_gradient`` the class losses that shape the weights are
     sum_i q_i CE_i / (n_c + 1) with n_c = sum_i q_i, and a class's count is this n_c throughout.
 

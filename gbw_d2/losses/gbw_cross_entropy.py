@@ -15,8 +15,8 @@ from gbw_d2.weighting.scheme import WeightingScheme, build_scheme
 class GBWCrossEntropyLoss(nn.Module):
     """Cross-entropy with gradient-based class weights, computed anew from every batch.
 
-    loss = mean over all N H W pixels of q_i w_{y_i} CE_i, w from docs/equations.md 1 (scale "released"),
-    2 ("relative") or 2b (measure "hindrance").
+    loss = mean over all N H W pixels of q_i w_{y_i} CE_i, w from docs/equations.md 1 (scale
+    "released"), 2 ("relative") or 2b (measure "hindrance").
 
     Args:
         num_classes: K.

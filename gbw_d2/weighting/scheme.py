@@ -29,6 +29,7 @@ class WeightingScheme:
         settings: its settings.
         needs_statistics: whether it reads the squared gradient norms.
         needs_classifier: whether it reads the hindrance, and so the classifier's input.
+        needs_class_counts: whether it is built from the source's pixel counts.
         focal_gamma: exponent of the focal factor in the cross-entropy; 0 for none.
         nonfinite: bool tensor without axes: NaN or inf was met.
         invalid_labels: bool tensor without axes: a label that is neither class nor ignore was met.
@@ -36,6 +37,7 @@ class WeightingScheme:
 
     needs_statistics: bool = False
     needs_classifier: bool = False
+    needs_class_counts: bool = False
     focal_gamma: float = 0.0
 
     def __init__(
@@ -124,6 +126,8 @@ class StaticScheme(WeightingScheme):
         ValueError: the counts are missing, of the wrong length, or not finite numbers >= 0.
     """
 
+    needs_class_counts = True
+
     def __init__(
         self,
         name: str,
@@ -167,6 +171,11 @@ class SchemeEntry:
 
     scheme: type[WeightingScheme]
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs_class_counts(self) -> bool:
+        """Whether ``build_scheme`` needs the source's pixel counts."""
+        return self.scheme.needs_class_counts
 
 
 SCHEMES: Registry[SchemeEntry] = Registry("weighting scheme")

@@ -18,7 +18,8 @@ class WeightingSettings:
     """Settings of a weighting scheme; a scheme reads those it needs and ignores the rest.
 
     Attributes:
-        measure: "norm" (released) of the logit channels' gradients, or "hindrance" (docs/equations.md 2b).
+        measure: "norm" of the logit channels' gradients (released), or "hindrance"
+            (docs/equations.md 2b).
         scale: "released" or "relative" (docs/equations.md 2).
         power: exponent of the measure on the relative scale.
         lam: lambda of the programme, in units of the scale.

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gbw_d2.losses import ClassWeightedCrossEntropy
+from gbw_d2.weighting import SCHEMES, build_scheme
+from gbw_d2.weighting import pixels as pixels_module
+
+ADAPTIVE = ["gbw", "gbw_norm", "gbw_released"]
+
+
+def make_batch(classes=5, shape=(2, 6, 7), dtype=torch.float64, seed=0, ignore_index=255):
+    """Logits, labels with one absent class and ignored pixels, pixel weights, classifier."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(shape[0], classes, *shape[1:], generator=generator)
+    labels = torch.randint(0, max(classes - 1, 1), shape, generator=generator)
+    labels[:, :1] = ignore_index
+    weights = torch.rand(shape, generator=generator)
+    weights[:, -1] = 0
+    features = torch.randn(shape[0], 4, 3, 3, generator=generator)
+    low = 0.1 * torch.randn(shape[0], classes, 3, 3, generator=generator)
+    return logits.to(dtype), labels, weights.to(dtype), (features, low)
+
+
+def make_loss(name, classes=5, ignore_index=255, **overrides):
+    counts = torch.arange(1.0, classes + 1)
+    scheme = build_scheme(name, classes, overrides, counts)
+    return ClassWeightedCrossEntropy(scheme, ignore_index)
+
+
+def reference(logits, labels, weights, pixel_weights, gamma=0.0, ignore_index=255):
+    losses = F.cross_entropy(
+        logits, labels, weights.to(logits), ignore_index=ignore_index, reduction="none"
+    )
+    if gamma:
+        index = labels.masked_fill(labels == ignore_index, 0)
+        losses = losses * (1 - logits.softmax(1).gather(1, index[:, None])[:, 0]) ** gamma
+    return (pixel_weights * losses).sum() / labels.numel()
+
+
+@pytest.mark.parametrize("name", SCHEMES.names())
+def test_value_and_gradient_against_torch(name):
+    logits, labels, q, classifier = make_batch()
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    criterion = make_loss(name)
+    loss = criterion(ours, labels, q, classifier)
+    last = criterion.last["source"]
+    expected = reference(theirs, labels, last.weights, q, criterion.scheme.focal_gamma)
+    torch.testing.assert_close(loss, expected)
+    (3 * loss).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert last.counts.tolist() == [(labels == c).sum() for c in range(5)]
+    assert (last.norms is not None) == criterion.scheme.needs_statistics
+    assert (last.hindrance is not None) == criterion.scheme.needs_classifier
+    assert not last.weights.requires_grad
+
+
+@pytest.mark.parametrize("overrides", [{}, {"gamma": 0.5}, {"gamma": 1.0}, {"gamma": 5.0}])
+@pytest.mark.parametrize("name", ["none", "focal", "inverse_frequency"])
+def test_gradcheck_with_fixed_weights(name, overrides):
+    logits, labels, q, _ = make_batch(shape=(1, 3, 4))
+    criterion = make_loss(name, **overrides)
+    torch.autograd.gradcheck(
+        lambda z: criterion(z, labels, q), logits.requires_grad_(), eps=1e-6, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_gradcheck_with_the_batchs_own_weights_held_fixed(name):
+    # The weights depend on the logits but are constants in the backward pass.
+    logits, labels, q, classifier = make_batch(shape=(1, 3, 4))
+    leaf = logits.clone().requires_grad_()
+    criterion = make_loss(name, lam=0.5 if name != "gbw_released" else 1e-2)
+    criterion(leaf, labels, q, classifier).backward()
+    weights = criterion.last["source"].weights
+    assert (weights - 1).abs().max() > 0.05
+    probe = logits.clone().requires_grad_()
+    reference(probe, labels, weights, q).backward()
+    torch.testing.assert_close(leaf.grad, probe.grad)
+
+
+def test_focal_gradient_where_the_prediction_is_certain():
+    logits = torch.tensor([200.0, 0.0, 0.0]).view(1, 3, 1, 1).requires_grad_()
+    loss = make_loss("focal", 3, gamma=0.5)(logits, torch.zeros(1, 1, 1, dtype=torch.long))
+    loss.backward()
+    assert loss == 0
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 150])
+@pytest.mark.parametrize("ignore_index", [255, -1, 0])
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_class_counts_and_ignore_values(name, classes, ignore_index):
+    logits, labels, q, classifier = make_batch(classes, ignore_index=ignore_index)
+    criterion = make_loss(name, classes, ignore_index)
+    loss = criterion(logits, labels, q, classifier)
+    weights = criterion.last["source"].weights
+    assert weights.sum().item() == pytest.approx(classes, rel=1e-6)
+    expected = reference(logits, labels, weights, q, ignore_index=ignore_index)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("name", SCHEMES.names())
+def test_all_ignored(name):
+    logits, labels, q, classifier = make_batch()
+    logits.requires_grad_()
+    criterion = make_loss(name)
+    loss = criterion(logits, torch.full_like(labels, 255), q, classifier)
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+    if name in ADAPTIVE:
+        assert criterion.last["source"].weights.tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("name", SCHEMES.names())
+def test_one_pixel(name):
+    logits = torch.zeros(1, 2, 1, 1, requires_grad=True)
+    labels = torch.ones(1, 1, 1, dtype=torch.long)
+    counts = torch.ones(2)
+    scheme = build_scheme(name, 2, {}, counts)
+    classifier = (torch.ones(1, 3, 1, 1), torch.zeros(1, 2, 1, 1))
+    loss = ClassWeightedCrossEntropy(scheme)(logits, labels, None, classifier)
+    factor = 0.25 if name == "focal" else 1.0
+    assert loss.item() == pytest.approx(factor * 0.6931472, rel=1e-6)
+    loss.backward()
+    assert logits.grad[0, 0] == -logits.grad[0, 1]
+    assert logits.grad[0, 0] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision(dtype, autocast):
+    logits, labels, q, classifier = make_batch(dtype=dtype)
+    features, low = classifier
+    ours, wide = logits.clone().requires_grad_(), logits.float().requires_grad_()
+    criterion = make_loss("gbw")
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = criterion(ours, labels, q, (features.to(dtype), low.to(dtype)))
+    weights = criterion.last["source"].weights
+    expected = criterion(wide, labels, q, (features.to(dtype).float(), low.to(dtype).float()))
+    assert torch.equal(weights, criterion.last["source"].weights)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    assert ours.grad.dtype == dtype
+    torch.testing.assert_close(ours.grad, wide.grad.to(dtype))
+
+
+def test_channels_last_and_chunks(monkeypatch):
+    logits, labels, q, classifier = make_batch(dtype=torch.float32)
+    results = []
+    for chunk in (2**20, 1):
+        monkeypatch.setattr(pixels_module, "CHUNK_ELEMENTS_CPU", chunk)
+        for memory in (torch.contiguous_format, torch.channels_last):
+            leaf = logits.clone(memory_format=memory).requires_grad_()
+            loss = make_loss("gbw_norm")(leaf, labels, q, classifier)
+            loss.backward()
+            assert leaf.grad.is_contiguous(memory_format=memory)
+            results.append((loss.detach(), leaf.grad))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
+
+
+@pytest.mark.parametrize("name", SCHEMES.names())
+def test_extreme_logits(name):
+    logits, labels, q, classifier = make_batch(dtype=torch.float32)
+    leaf = torch.where(logits > 0, 1e4, -1e4).requires_grad_()
+    criterion = make_loss(name)
+    loss = criterion(leaf, labels, q, classifier)
+    loss.backward()
+    expected = reference(
+        leaf.detach().double(),
+        labels,
+        criterion.last["source"].weights,
+        q.double(),
+        criterion.scheme.focal_gamma,
+    )
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    assert torch.isfinite(leaf.grad).all()
+
+
+def test_loss_keeps_its_digits_on_confident_pixels():
+    logits = torch.zeros(1, 2, 1, 1)
+    logits[0, 0] = 30.0
+    loss = make_loss("none", 2)(logits, torch.zeros(1, 1, 1, dtype=torch.long))
+    assert loss.item() == pytest.approx(9.3576e-14, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEMES.names())
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nonfinite_logits_raise(name, value):
+    logits, labels, q, classifier = make_batch()
+    for row in (0, 3):  # row 0 is ignored: its gradient would be NaN all the same
+        broken = logits.clone()
+        broken[0, 1, row, 3] = value
+        with pytest.raises(ValueError, match="NaN or inf"):
+            make_loss(name)(broken, labels, q, classifier)
+
+
+def test_nonfinite_pixel_weights_raise():
+    logits, labels, q, _ = make_batch()
+    q[1, 3, 3] = float("nan")
+    with pytest.raises(ValueError, match="pixel weights"):
+        make_loss("none")(logits, labels, q)
+
+
+def test_arguments_are_checked():
+    logits, labels, q, _ = make_batch()
+    with pytest.raises(ValueError, match=r"classifier=\(features, logits\)"):
+        make_loss("gbw")(logits, labels)
+    with pytest.raises(ValueError, match=r"labels hold 11, 12; .* ignore value 255"):
+        wrong = labels.clone()
+        wrong[0, 2, 2], wrong[0, 3, 3] = 11, 12
+        make_loss("none")(logits, wrong)
+    with pytest.raises(ValueError, match="labels hold 255"):
+        make_loss("none", ignore_index=-1)(logits, labels)
+    with pytest.raises(ValueError, match="pixel weights have shape"):
+        make_loss("none")(logits, labels, q[:1])
+    with pytest.raises(ValueError, match="was built for 7"):
+        make_loss("none", 7)(logits, labels)
+
+
+def test_pixel_weights_in_gradient():
+    logits, labels, q, classifier = make_batch()
+    q = torch.where(labels == 1, 0.0, q)
+    for name in ("gbw_norm", "gbw"):
+        released = make_loss(name)
+        released(logits, labels, q, classifier)
+        shaped = make_loss(name, pixel_weights_in_gradient=True)
+        shaped(logits, labels, q, classifier)
+        assert released.last["source"].counts[1] > 0
+        assert shaped.last["source"].counts[1] == 0
+        assert shaped.last["source"].weights[1] == 1
+        assert not torch.equal(shaped.last["source"].weights, released.last["source"].weights)
+        ones = torch.ones_like(q)
+        plain, unit = make_loss(name), make_loss(name, pixel_weights_in_gradient=True)
+        plain(logits, labels, ones, classifier)
+        unit(logits, labels, ones, classifier)
+        torch.testing.assert_close(unit.last["source"].weights, plain.last["source"].weights)
+
+
+def test_terms_are_kept_apart():
+    logits, labels, *_ = make_batch()
+    criterion = make_loss("gbw_norm", momentum=0.9)
+    criterion(logits, labels, term="source")
+    criterion(logits * 3, labels, term="mixed")
+    assert set(criterion.last) == {"source", "mixed"}
+    assert {key.split(".")[0] for key in criterion.scheme.state_dict()} == {"source", "mixed"}
+
+
+@pytest.mark.parametrize("bounds", [{}, {"max_weight": 1.5, "min_weight": 0.2}])
+@pytest.mark.parametrize("name", SCHEMES.names())
+def test_a_step_never_asks_the_device_for_a_value(name, bounds):
+    # Tensors of the meta device have no values: item, bool and boolean indexing raise there.
+    if name in ADAPTIVE:
+        bounds = {**bounds, "momentum": 0.9, "pixel_weights_in_gradient": True}
+    logits, labels, q, (features, low) = make_batch()
+    criterion = make_loss(name, **bounds)
+    leaf = logits.to("meta").requires_grad_()
+    classifier = features.to("meta"), low.to("meta")
+    for _ in range(2):
+        criterion(leaf, labels.to("meta"), q.to("meta"), classifier).backward()
+    assert leaf.grad.shape == logits.shape
+    assert criterion.scheme.nonfinite.device.type == "meta"
+    with pytest.raises(RuntimeError):
+        bool(criterion.scheme.nonfinite)
+
+
+def test_inference_mode_and_no_grad_give_the_same_loss():
+    logits, labels, q, classifier = make_batch()
+    expected = make_loss("gbw")(logits, labels, q, classifier)
+    with torch.no_grad():
+        assert torch.equal(make_loss("gbw")(logits, labels, q, classifier), expected)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+# One script for one process and for each of two: images [begin:end] of the same batch.
+SCRIPT = """
+import sys
+import torch
+from gbw_d2.losses import ClassWeightedCrossEntropy, center_loss, offset_loss
+from gbw_d2.weighting import build_scheme
+rank, world, meeting, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+if world > 1:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world
+    )
+generator = torch.Generator().manual_seed(0)
+share = slice(rank * 4 // world, (rank + 1) * 4 // world)
+def draw(*shape):
+    return torch.randn(4, *shape, generator=generator)[share]
+logits, features, low = draw(5, 8, 8), draw(6, 4, 4), 0.1 * draw(5, 4, 4)
+labels = torch.arange(256).reshape(4, 8, 8)[share] // 60  # each half lacks classes
+heat, goal, weights = draw(8, 8), draw(2, 8, 8), (draw(8, 8) > 0.3).float()
+result = {}
+for name in ("gbw", "gbw_norm", "gbw_released"):
+    leaf = logits.clone().requires_grad_()
+    criterion = ClassWeightedCrossEntropy(build_scheme(name, 5))
+    loss = criterion(leaf, labels, None, (features, low))
+    loss.backward()
+    last = criterion.last["source"]
+    result[name] = {"loss": loss.detach(), "gradient": leaf.grad, "weights": last.weights}
+    result[name]["counts"] = last.counts
+center = center_loss(logits[:, :1], heat, weights)
+offset = offset_loss(logits[:, :2], goal, weights)
+result["instance"] = {"loss": center + offset}
+torch.save(result, f"{out}/{rank}_of_{world}.pth")
+"""
+
+
+def run_processes(world, folder):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(rank), str(world), f"{folder}/meet", str(folder)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(world)
+    ]
+    assert [process.wait(timeout=180) for process in processes] == [0] * world
+    return [torch.load(folder / f"{rank}_of_{world}.pth") for rank in range(world)]
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_the_batch_equal_one(tmp_path):
+    (whole,) = run_processes(1, tmp_path)
+    halves = run_processes(2, tmp_path)
+    for name in ("gbw", "gbw_norm", "gbw_released"):
+        for half in halves:
+            torch.testing.assert_close(half[name]["weights"], whole[name]["weights"])
+            torch.testing.assert_close(half[name]["counts"], whole[name]["counts"])
+        gradient = torch.cat([half[name]["gradient"] for half in halves]) / 2
+        torch.testing.assert_close(gradient, whole[name]["gradient"])
+        assert (whole[name]["weights"] - 1).abs().max() > 1e-3
+    for name in whole:
+        mean = torch.stack([half[name]["loss"] for half in halves]).mean()
+        torch.testing.assert_close(mean, whole[name]["loss"])

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gbw_d2.registry import UnknownNameError
+from gbw_d2.weighting import SCHEMES, ClassStatistics, build_scheme
+
+CLASSES = 6
+COUNTS = [1000.0, 10.0, 0.0, 500.0, 40.0, 3.0]
+
+
+def make_statistics(counts=None, norms=None, hindrance=None):
+    counts = torch.tensor(counts or [100.0, 5.0, 0.0, 30.0, 1.0, 0.0], dtype=torch.float64)
+    norms = torch.tensor(norms or [0.1, 0.4, 0.05, 0.2, 0.5, 0.01], dtype=torch.float64)
+    hindrance = torch.tensor(hindrance or [0.0, 3.0, 0.0, 0.5, 9.0, 0.0])
+    clear = torch.zeros((), dtype=torch.bool)
+    return ClassStatistics(
+        counts, counts * 0.5, clear, clear, norms.square(), hindrance, counts > 0
+    )
+
+
+@pytest.mark.parametrize("name", SCHEMES.names())
+def test_contract_of_every_scheme(name):
+    scheme = build_scheme(name, CLASSES, class_counts=COUNTS)
+    assert scheme.name == name
+    for statistics in (
+        make_statistics(),
+        make_statistics([1.0] * 6),
+        make_statistics([1e-300] * 6),
+    ):
+        weights = scheme.weights(statistics, "source")
+        assert weights.shape == (CLASSES,)
+        assert weights.dtype == torch.float32
+        assert not weights.requires_grad
+        assert weights.min() >= 0
+        assert weights.sum().item() == pytest.approx(CLASSES, rel=1e-6)
+    assert all(value.dtype == torch.long for value in scheme.counters().values())
+    restored = build_scheme(name, CLASSES, class_counts=COUNTS)
+    restored.load_state_dict(scheme.state_dict())
+    assert not scheme.nonfinite
+
+
+def test_the_names_are_known():
+    assert SCHEMES.names() == [
+        "effective_number",
+        "focal",
+        "gbw",
+        "gbw_norm",
+        "gbw_released",
+        "inverse_frequency",
+        "none",
+    ]
+    with pytest.raises(UnknownNameError, match="did you mean 'gbw_norm'"):
+        build_scheme("gbw_nrom", CLASSES)
+
+
+def test_defaults_are_the_documented_ones():
+    gbw = build_scheme("gbw", CLASSES)
+    assert gbw.needs_classifier
+    assert not gbw.needs_statistics
+    chosen = gbw.settings
+    assert (chosen.power, chosen.lam, chosen.min_weight, chosen.budget) == (0.5, 1, 0.5, "present")
+    norm = build_scheme("gbw_norm", CLASSES)
+    assert norm.needs_statistics
+    assert not norm.needs_classifier
+    released = build_scheme("gbw_released", CLASSES).settings
+    assert (released.scale, released.budget, released.lam) == ("released", "all", 1)
+    assert type(gbw) is type(norm)
+    assert build_scheme("focal", CLASSES).focal_gamma == 2
+    static = [name for name in SCHEMES if SCHEMES.get(name).needs_class_counts]
+    assert static == ["effective_number", "inverse_frequency"]
+    for name in SCHEMES:
+        if name != "focal":
+            assert build_scheme(name, CLASSES, class_counts=COUNTS).focal_gamma == 0
+
+
+def test_overrides_replace_defaults_and_none_keeps_them():
+    scheme = build_scheme("gbw", CLASSES, {"measure": "norm", "lam": 3.0, "power": None})
+    assert scheme.needs_statistics
+    assert (scheme.settings.lam, scheme.settings.power) == (3.0, 0.5)
+    with pytest.raises(ValueError, match="unknown weighting setting 'lamda'"):
+        build_scheme("gbw", CLASSES, {"lamda": 1.0})
+
+
+def test_gbw_hindrance_by_hand():
+    # Present: 0, 1, 3, 4. sqrt r = (0, 2, 1, 3) over the mean 1.5; w = 1 + (u - 1) / 2.
+    statistics = make_statistics(hindrance=[0.0, 4.0, 0.0, 1.0, 9.0, 0.0])
+    scheme = build_scheme("gbw", CLASSES)
+    weights = scheme.weights(statistics, "source")
+    expected = [0.5, 0.5 + 2 / 3, 1.0, 0.5 + 1 / 3, 1.5, 1.0]
+    torch.testing.assert_close(weights, torch.tensor(expected))
+    counters = {name: int(value) for name, value in scheme.counters().items()}
+    assert counters == {"calls": 1, "at_min": 1, "at_max": 0, "absent": 2}
+
+
+def test_released_budget_counts_absent_classes():
+    statistics = make_statistics()
+    present = build_scheme("gbw_norm", CLASSES).weights(statistics, "source")
+    everyone = build_scheme("gbw_norm", CLASSES, {"budget": "all"}).weights(statistics, "source")
+    assert present[[2, 5]].tolist() == [1.0, 1.0]
+    assert everyone[2] < 1
+    released = build_scheme("gbw_released", CLASSES).weights(statistics, "source")
+    squared = statistics.squared_norms
+    expected = 1 + (squared - squared.mean()) / 2
+    torch.testing.assert_close(released.double(), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("budget", ["all", "present"])
+def test_min_pixels_takes_small_classes_out(budget):
+    scheme = build_scheme("gbw_norm", CLASSES, {"min_pixels": 6, "budget": budget})
+    weights = scheme.weights(make_statistics(), "source")
+    assert weights[[1, 2, 4, 5]].tolist() == [1.0] * 4
+    assert weights[0] < 1 < weights[3]
+
+
+def test_momentum_is_kept_per_term_and_only_for_observed_classes():
+    settings = {"momentum": 0.75, "measure": "hindrance", "lam": 0.5}
+    scheme = build_scheme("gbw_norm", CLASSES, settings)
+    scheme.weights(make_statistics(hindrance=[1.0, 2.0, 0.0, 3.0, 4.0, 0.0]), "source")
+    scheme.weights(make_statistics(hindrance=[9.0, 9.0, 0.0, 9.0, 1.0, 0.0]), "mixed")
+    # Class 1 is absent now and keeps its mean; class 2 is new and taken as it is.
+    later = make_statistics([10.0, 0.0, 5.0, 1.0, 1.0, 0.0], None, [5.0, 0.0, 6.0, 3.0, 8.0, 0.0])
+    weights = scheme.weights(later, "source")
+    means = torch.tensor([2.0, 2.0, 6.0, 3.0, 5.0, 0.0])
+    torch.testing.assert_close(scheme.state_dict()["source.mean"], means)
+    expected = means / 4
+    expected[[1, 5]] = 1.0
+    torch.testing.assert_close(weights, expected)
+
+
+def test_state_round_trip_continues_exactly(tmp_path):
+    first = build_scheme("gbw_norm", CLASSES, {"momentum": 0.9})
+    first.weights(make_statistics(), "source")
+    torch.save(first.state_dict(), tmp_path / "state.pth")
+    second = build_scheme("gbw_norm", CLASSES, {"momentum": 0.9})
+    second.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+    later = make_statistics(norms=[0.9, 0.1, 0.2, 0.1, 0.3, 0.2])
+    expected = first.weights(later, "source")
+    assert torch.equal(second.weights(later, "source"), expected)
+    fresh = build_scheme("gbw_norm", CLASSES, {"momentum": 0.9})
+    assert not torch.equal(fresh.weights(later, "source"), expected)
+
+
+def test_states_that_do_not_fit_raise():
+    state = build_scheme("gbw_norm", CLASSES, {"momentum": 0.9})
+    state.weights(make_statistics(), "source")
+    saved = state.state_dict()
+    with pytest.raises(ValueError, match="keeps no state"):
+        build_scheme("none", CLASSES).load_state_dict(saved)
+    with pytest.raises(ValueError, match="momentum is 0"):
+        build_scheme("gbw_norm", CLASSES).load_state_dict(saved)
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        build_scheme("gbw_norm", 3, {"momentum": 0.9}).load_state_dict(saved)
+    with pytest.raises(ValueError, match="incomplete"):
+        build_scheme("gbw_norm", CLASSES, {"momentum": 0.9}).load_state_dict(
+            {"source.mean": saved["source.mean"]}
+        )
+
+
+@pytest.mark.parametrize("name", SCHEMES.names())
+def test_nonfinite_statistics_raise_on_the_cpu(name):
+    statistics = make_statistics()
+    statistics.nonfinite = torch.ones((), dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"term 'mixed' hold\s+NaN or inf"):
+        build_scheme(name, CLASSES, class_counts=COUNTS).weights(statistics, "mixed")
+
+
+def test_inverse_frequency_by_hand():
+    # 1 / (1, 4, 16) is 16 : 4 : 1 of 21; two classes are absent from the source.
+    counts = [1.0, 4.0, 0.0, 16.0, 0.0]
+    plain = build_scheme("inverse_frequency", 5, class_counts=counts)
+    root = build_scheme("inverse_frequency", 5, {"frequency_power": 0.5}, class_counts=counts)
+    batch = make_statistics()
+    torch.testing.assert_close(
+        plain.weights(batch, "source"), torch.tensor([48 / 21, 12 / 21, 1, 3 / 21, 1])
+    )
+    torch.testing.assert_close(
+        root.weights(batch, "source"), torch.tensor([12 / 7, 6 / 7, 1, 3 / 7, 1])
+    )
+
+
+def test_effective_number_by_hand_and_its_limits():
+    batch = make_statistics()
+    # beta 1/2, n = 1 and 2: 1 / (1/2) and 1 / (3/4), in the ratio 3 : 2.
+    scheme = build_scheme("effective_number", 2, {"beta": 0.5}, class_counts=[1.0, 2.0])
+    torch.testing.assert_close(scheme.weights(batch, "source"), torch.tensor([1.2, 0.8]))
+    flat = build_scheme("effective_number", 2, {"beta": 0.0}, class_counts=[1.0, 2.0])
+    assert flat.weights(batch, "source").tolist() == [1.0, 1.0]
+    # 1 - 1e-12: the weights of inverse frequency.
+    steep = build_scheme("effective_number", 2, {"beta": 1 - 1e-12}, class_counts=[1e4, 2e4])
+    torch.testing.assert_close(
+        steep.weights(batch, "source"), torch.tensor([4 / 3, 2 / 3]), rtol=1e-4, atol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["inverse_frequency", "effective_number"])
+def test_static_schemes_name_what_is_missing(name):
+    with pytest.raises(ValueError, match="needs class_counts"):
+        build_scheme(name, CLASSES)
+    with pytest.raises(ValueError, match=r"expected \(6,\)"):
+        build_scheme(name, CLASSES, class_counts=[1.0])
+    with pytest.raises(ValueError, match="finite numbers"):
+        build_scheme(name, 2, class_counts=[1.0, float("nan")])
+    uniform = build_scheme(name, 2, class_counts=[0, 0])
+    assert uniform.weights(make_statistics(), "source").tolist() == [1.0, 1.0]
