@@ -24,9 +24,12 @@ from gbw_d2.data.label_spaces import IGNORE_LABEL, TRAIN_IDS_19, LabelSpace
 VERSION = 1
 
 
-def _digest(records: list[Record]) -> str:
-    """Names and sizes of all files; a folder that is moved or copied keeps its digest."""
-    digest = hashlib.sha256()
+def _digest(spec: DatasetSpec, records: list[Record]) -> str:
+    """The reader, and names and sizes of all files; a folder that is moved keeps its digest."""
+    reader = spec.read_semantic
+    digest = hashlib.sha256(
+        f"{VERSION} {getattr(reader, '__module__', '')} {len(records)}\n".encode()
+    )
     for record in records:
         files = sorted(key for key in record if key.endswith(keys.FILE_NAME))
         for path in (record[key] for key in files):
@@ -59,22 +62,21 @@ def _count(spec: DatasetSpec, records: list[Record]) -> np.ndarray:
     return counts
 
 
-def _load_cache(path: Path, digest: str) -> np.ndarray | None:
+def _load_cache(path: Path) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as cache:
-            is_current = int(cache["version"]) == VERSION and str(cache["digest"]) == digest
-            return cache["counts"] if is_current else None
+            return cache["counts"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DatasetError(f"cannot read the cache '{path}' ({error}); delete it") from error
 
 
-def _save_cache(path: Path, digest: str, counts: np.ndarray) -> None:
+def _save_cache(path: Path, counts: np.ndarray) -> None:
     temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(temporary, version=VERSION, digest=digest, counts=counts)
+        np.savez_compressed(temporary, counts=counts)
         os.replace(temporary, path)
     except OSError as error:
         raise DatasetError(
@@ -94,7 +96,8 @@ def image_class_counts(
         dataset_name: a labelled dataset.
         records: its records where the caller has them; None loads them.
         cache_folder: where the counts are kept; None is ``.class_statistics`` under
-            ``$DETECTRON2_DATASETS``. They are counted anew when a file's name or size changes.
+            ``$DETECTRON2_DATASETS``. A file's name holds a digest of the dataset's file names and
+            sizes: other files are counted anew, and datasets with the same files share a count.
 
     Returns:
         (images, 19) int64, in the order of the records.
@@ -106,12 +109,11 @@ def image_class_counts(
     if records is None:
         records = spec.load()
     folder = cache_folder or datasets_root() / ".class_statistics"
-    path = folder / f"{dataset_name}-v{VERSION}.npz"
-    digest = _digest(records)
-    counts = _load_cache(path, digest)
+    path = folder / f"v{VERSION}-{_digest(spec, records)[:24]}.npz"
+    counts = _load_cache(path)
     if counts is None:
         counts = _count(spec, records)
-        _save_cache(path, digest, counts)
+        _save_cache(path, counts)
     return counts
 
 

@@ -86,15 +86,22 @@ def cityscapes_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.fixture
-def cityscapes_root(cityscapes_download: Path) -> Path:
-    """The download with the generated files, written here by hand and not by our converter."""
-    root = cityscapes_download
+def cityscapes_expected() -> dict[str, np.ndarray]:
+    """The train ids and the segment ids of every image above, derived by hand."""
     instances = cityscapes_instances().astype(np.int32)
     train_ids = np.full(SIZE, 0, dtype=np.uint8)
     train_ids[instances == 23] = 10
     train_ids[(instances == 26) | (instances >= 26000)] = 13
     train_ids[instances == 1] = 255
-    painted = np.where(instances == 1, 0, instances)
+    return {"semantic": train_ids, "panoptic": np.where(instances == 1, 0, instances)}
+
+
+@pytest.fixture
+def cityscapes_root(cityscapes_download: Path, cityscapes_expected: dict[str, np.ndarray]) -> Path:
+    """The download with the generated files, written here by hand and not by our converter."""
+    root = cityscapes_download
+    train_ids = cityscapes_expected["semantic"]
+    painted = cityscapes_expected["panoptic"]
     png = np.stack([painted // 65536, painted // 256 % 256, painted % 256], axis=2)
     segments = [
         {"id": 7, "category_id": 0, "iscrowd": 0},

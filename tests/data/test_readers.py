@@ -229,6 +229,13 @@ def test_one_train_id_file_is_missing(cityscapes_root: Path) -> None:
             get_dataset(name).load()
 
 
+def test_one_panoptic_file_is_missing(cityscapes_root: Path) -> None:
+    folder = cityscapes_root / "gtFine" / "cityscapes_panoptic_train_trainId"
+    (folder / "bochum_000002_000019_gtFine_panoptic.png").unlink()
+    with pytest.raises(DatasetError, match=r"1 PNG files are missing.*bochum_000002"):
+        get_dataset("cityscapes_panoptic_train").load()
+
+
 def test_cityscapes_images_are_missing(cityscapes_root: Path) -> None:
     spec = get_dataset("cityscapes_panoptic_train")
     next((cityscapes_root / "leftImg8bit" / "train" / "bochum").glob("*.png")).unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -122,6 +123,11 @@ def load_panoptic(root: Path, split: str) -> list[Record]:
         raise DatasetError(
             f"'{path}' holds category ids {sorted(wrong)[:5]}, expected train ids 0..18: it was "
             f"written without train ids. Delete it. {_PREPARE_HINT}"
+        )
+    missing = sorted({a["file_name"] for a in annotations} - set(os.listdir(folder)))
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} PNG files are missing in '{folder}': {few(missing)}. {_PREPARE_HINT}"
         )
     for record in records:
         annotation = by_image[record[keys.IMAGE_ID]]

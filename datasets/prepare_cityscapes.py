@@ -1,0 +1,211 @@
+"""Makes the label files that Cityscapes' download lacks: train ids and panoptic segments.
+
+    python datasets/prepare_cityscapes.py               # makes what is missing in train and val
+    python datasets/prepare_cityscapes.py --check       # writes nothing, lists what is missing
+
+It reads `leftImg8bit` and `gtFine` (leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip) and
+writes into `gtFine`:
+
+    <split>/<city>/*_gtFine_labelTrainIds.png
+    cityscapes_panoptic_<split>_trainId.json and the folder of the same name
+
+An interrupted run goes on where it stopped. The default folder is
+`$DETECTRON2_DATASETS/cityscapes`, or `datasets/cityscapes`. Only the oracle needs labels of train:
+`--splits val` is enough without it. Exit code 2: something is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+# The script also runs from a checkout that is not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gbw_d2 import keys
+from gbw_d2.data.catalog import DatasetError, datasets_root
+from gbw_d2.data.formats.cityscapes import (
+    TRAIN_ID_SUFFIX,
+    load_images,
+    load_panoptic,
+    load_semantic,
+    panoptic_json,
+)
+from gbw_d2.data.formats.files import few, read_array
+from gbw_d2.data.label_spaces import raw_to_train_id
+
+NUM_IMAGES = {"train": 2975, "val": 500}
+LABEL_SUFFIX = "_gtFine_labelIds.png"
+INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
+
+
+def label_stems(root: Path, split: str) -> list[Path]:
+    """Returns where each image's labels are, without the suffix, after a look at the download.
+
+    Raises:
+        DatasetError: images or downloaded label files are missing.
+    """
+    records = load_images(root, split)
+    if len(records) != NUM_IMAGES[split]:
+        print(f"warning: {len(records)} images in {split}, Cityscapes has {NUM_IMAGES[split]}")
+    folder = root / "gtFine" / split
+    stems = [folder / Path(r[keys.FILE_NAME]).parent.name / r[keys.IMAGE_ID] for r in records]
+    wanted = {f"{stem}{suffix}" for stem in stems for suffix in (LABEL_SUFFIX, INSTANCE_SUFFIX)}
+    missing = sorted(wanted - {str(path) for path in folder.glob("*/*.png")})
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} downloaded label files are missing: {few(missing)}. Unpack "
+            f"gtFine_trainvaltest.zip into '{root}'."
+        )
+    return stems
+
+
+def write_train_ids(stem: Path) -> None:
+    """Maps a ``labelIds`` file to train ids.
+
+    A look-up rather than drawing the polygons again: the drawing differs between versions of
+    Pillow, and the result must agree with the files that the benchmark scores.
+    """
+    label = read_array(f"{stem}{LABEL_SUFFIX}", cv2.IMREAD_UNCHANGED)
+    encoded = cv2.imencode(".png", raw_to_train_id("cityscapes_id")[label])[1]
+    temporary = Path(f"{stem}.tmp")
+    temporary.write_bytes(encoded.tobytes())
+    os.replace(temporary, f"{stem}{TRAIN_ID_SUFFIX}")
+
+
+def convert_city(gt_folder: Path, split: str, city: str) -> Path:
+    """Runs Cityscapes' own panoptic converter on one city.
+
+    Returns:
+        The city's JSON file in the split's staging folder; it is there when the city is done.
+    """
+    from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
+
+    final = panoptic_json(gt_folder.parent, split)
+    staging = staging_folder(gt_folder, split)
+    done = staging / f"{city}.json"
+    if done.is_file():
+        return done
+    with tempfile.TemporaryDirectory(dir=staging) as temporary:
+        source, output = Path(temporary, "gtFine"), Path(temporary, "output")
+        (source / split).mkdir(parents=True)
+        output.mkdir()
+        (source / split / city).symlink_to((gt_folder / split / city).resolve())
+        with contextlib.redirect_stdout(io.StringIO()):
+            convert2panoptic(str(source), str(output), useTrainId=True, setNames=[split])
+        for path in (output / final.stem).iterdir():
+            os.replace(path, final.with_suffix("") / path.name)
+        os.replace(output / final.name, done)
+    return done
+
+
+def staging_folder(gt_folder: Path, split: str) -> Path:
+    """Returns the folder that holds the finished cities of an unfinished split."""
+    return gt_folder / f".panoptic_{split}"
+
+
+def merge_cities(gt_folder: Path, split: str, parts: list[Path]) -> None:
+    """Joins the cities' JSON files into the split's and removes the staging folder."""
+    contents = [json.loads(path.read_text()) for path in sorted(parts)]
+    merged = {
+        "images": [image for content in contents for image in content["images"]],
+        "annotations": [entry for content in contents for entry in content["annotations"]],
+        "categories": contents[0]["categories"],
+    }
+    staging = staging_folder(gt_folder, split)
+    (staging / "merged").write_text(json.dumps(merged))
+    os.replace(staging / "merged", panoptic_json(gt_folder.parent, split))
+    shutil.rmtree(staging)
+
+
+def finish(futures: list[Future], description: str, unit: str) -> list:
+    """Waits for all, with a progress bar; the first error ends it."""
+    for future in tqdm(as_completed(futures), total=len(futures), desc=description, unit=unit):
+        future.result()
+    return [future.result() for future in futures]
+
+
+def problems_of(look: Callable[[Path, str], list], root: Path, split: str) -> list[str]:
+    """Returns what a look at a split finds wrong; empty when all is well."""
+    try:
+        look(root, split)
+    except DatasetError as error:
+        return [str(error)]
+    return []
+
+
+def prepare_split(root: Path, split: str, pool: Executor) -> None:
+    """Makes all that is missing in a split."""
+    stems = label_stems(root, split)
+    todo = [stem for stem in stems if not Path(f"{stem}{TRAIN_ID_SUFFIX}").is_file()]
+    finish([pool.submit(write_train_ids, stem) for stem in todo], f"{split}: train ids", "image")
+    if not problems_of(load_panoptic, root, split):
+        return
+    gt_folder = root / "gtFine"
+    panoptic_json(root, split).with_suffix("").mkdir(exist_ok=True)
+    staging_folder(gt_folder, split).mkdir(exist_ok=True)
+    convert = partial(convert_city, gt_folder, split)
+    cities = sorted({stem.parent.name for stem in stems})
+    parts = finish([pool.submit(convert, city) for city in cities], f"{split}: panoptic", "city")
+    merge_cities(gt_folder, split, parts)
+    load_panoptic(root, split)
+
+
+def check_split(root: Path, split: str) -> list[str]:
+    """Returns what is wrong with a split, in words."""
+    looks = (label_stems, load_semantic, load_panoptic)
+    problems = [text for look in looks for text in problems_of(look, root, split)]
+    return [f"{split}: {text}" for text in dict.fromkeys(problems)]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=datasets_root() / "cityscapes",
+        help="folder with leftImg8bit and gtFine",
+    )
+    parser.add_argument("--splits", nargs="+", choices=list(NUM_IMAGES), default=list(NUM_IMAGES))
+    parser.add_argument("--workers", type=int, help="processes; as many as processors by default")
+    parser.add_argument("--check", action="store_true", help="only list what is missing")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Runs the command; returns its exit code."""
+    args = parse_arguments()
+    try:
+        if not args.check:
+            with ProcessPoolExecutor(args.workers) as pool:
+                for split in args.splits:
+                    prepare_split(args.root, split, pool)
+    except DatasetError as error:
+        print(f"not usable: {error}", file=sys.stderr)
+        return 2
+    problems = [problem for split in args.splits for problem in check_split(args.root, split)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not problems:
+        print(f"{args.root}: {' and '.join(args.splits)} complete")
+    return 2 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
