@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator, Sequence
 
 import cv2
@@ -13,6 +14,8 @@ from gbw_d2.data.augmentation import WantedPixels
 from gbw_d2.data.catalog import Record
 from gbw_d2.data.mappers import Sample
 from gbw_d2.data.sampling import Stream, keyed_rng
+
+ENOUGH_OPEN_FILES = 8192
 
 Batch = list[Sample]
 TrainMapper = Callable[[Record, np.random.Generator, WantedPixels | None], Sample]
@@ -75,6 +78,15 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
+def _allow_many_open_files() -> None:
+    # Every tensor that a worker hands over is an open file of this process until it is freed, and
+    # the usual soft limit of 1024 is soon reached; up to the hard limit it is ours to raise.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ENOUGH_OPEN_FILES if hard == resource.RLIM_INFINITY else min(ENOUGH_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def build_train_loader(
     records: Sequence[Record],
     mapper: TrainMapper,
@@ -115,13 +127,14 @@ def build_train_loader(
             f"the batch of {batch_size} {name} images cannot be shared by {world_size} processes; "
             f"choose a multiple of {world_size}"
         )
+    if num_workers > 0:
+        _allow_many_open_files()
     loader = DataLoader(
         _DrawDataset(records, mapper, stream, seed, name),
         batch_sampler=_RankBatches(batch_size, rank, world_size, start),
         num_workers=num_workers,
         collate_fn=_as_list,
         worker_init_fn=_start_worker,
-        persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
     )
     return iter(loader)
