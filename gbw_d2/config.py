@@ -13,17 +13,18 @@ from pathlib import Path
 import yaml
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.errors import UserError
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A config cannot be read; the message says which file or key, and what is known."""
 
 
 def add_gbw_config(cfg: CfgNode) -> None:
-    """Adds the keys of this project, and of Detectron2's Panoptic-DeepLab project, to ``cfg`` in place."""
+    """Adds the keys of this project and of Detectron2's Panoptic-DeepLab to ``cfg``, in place."""
     add_panoptic_deeplab_config(cfg)
     _add_data_keys(cfg)
     _add_model_keys(cfg)
@@ -34,6 +35,8 @@ def add_gbw_config(cfg: CfgNode) -> None:
 def _add_data_keys(cfg: CfgNode) -> None:
     # Datasets without labels that adaptation strategies learn from; () = none.
     cfg.DATASETS.TARGET = ()
+    # Every random draw of a run follows from this; negative = drawn anew and written to the log.
+    cfg.SEED = 0
     # What the network predicts: a name of gbw_d2/data/label_spaces.py.
     cfg.DATASETS.LABEL_SPACE = "cityscapes_16"
     # Rare class sampling of source images (DAFormer): P(c) = softmax((1 - f_c) / TEMPERATURE).
@@ -42,21 +45,25 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.RARE_CLASS_SAMPLING.TEMPERATURE = 0.01
     # A class counts as present in an image from this many pixels on (whole image).
     cfg.DATASETS.RARE_CLASS_SAMPLING.MIN_PIXELS = 3000
+    # A crop is drawn again until it shows MIN_PIXELS times this many pixels of the class.
+    cfg.DATASETS.RARE_CLASS_SAMPLING.CROP_RATIO = 0.5
 
     cfg.INPUT.FORMAT = "RGB"
     # Training crop (rows, columns) in pixels, after scaling; smaller images are padded.
     cfg.INPUT.CROP_SIZE = (512, 1024)
+    # Size (rows, columns) that a whole image is brought to before anything else; () = as on disk.
+    cfg.INPUT.SOURCE_SIZE = ()
+    cfg.INPUT.TARGET_SIZE = ()
+    # The same at test time; predictions are always scored at the size of the labels.
+    cfg.INPUT.TEST_SIZE = ()
     # Range of the random factor by which an image is resized before the crop.
-    cfg.INPUT.SOURCE_SCALE = (1.0, 1.0)
-    cfg.INPUT.TARGET_SCALE = (1.0, 1.0)
+    cfg.INPUT.SCALE_RANGE = (1.0, 1.0)
     # Probability of a horizontal flip, 0..1.
     cfg.INPUT.FLIP_PROBABILITY = 0.5
     # A crop is drawn again (10 times at most) while one class covers more than this share of it.
     cfg.INPUT.MAX_CLASS_SHARE = 1.0
     # Strength of random brightness, contrast and saturation; 0 = off.
     cfg.INPUT.COLOR_JITTER = 0.0
-    # Factor by which test images are resized; predictions are scored at the labels' size.
-    cfg.INPUT.TEST_SCALE = 1.0
     # Standard deviation of the centre heat map's Gaussians, pixels.
     cfg.INPUT.GAUSSIAN_SIGMA = 8
 
@@ -68,7 +75,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.SEMANTIC_ONLY = False
     # 0 = the label space's number; anything else must equal it.
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 0
-    # Our heads have one loss, the class-weighted cross-entropy; hard-pixel mining is Detectron2's recipe.
+    # Our one semantic loss is the class-weighted cross-entropy; hard-pixel mining is Detectron2's.
     cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 255
     # A second semantic head on an earlier feature map, for training only.
@@ -98,7 +105,7 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.EVAL = CfgNode()
     # Which network is scored: student, or teacher where the strategy has one.
     cfg.EVAL.WEIGHTS = "student"
-    # Names of gbw_d2/evaluation/protocols.py, the first one leading; () = all that fit the label space.
+    # Names of gbw_d2/evaluation/protocols.py, the leading one first; () = all that fit.
     cfg.EVAL.PROTOCOLS = ()
     # Test images drawn as image | ground truth | prediction at each evaluation; 0 = none.
     cfg.EVAL.PICTURES = 3
@@ -186,7 +193,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
         raise _readable(error, cfg, config_file) from error
     if len(overrides) % 2:
         raise ConfigError(
-            f"command line: found {len(overrides)} words after the options, expected pairs KEY VALUE"
+            f"command line: found {len(overrides)} words after the options, expected KEY VALUE pairs"
         )
     try:
         cfg.merge_from_list(list(overrides))

@@ -1,0 +1,218 @@
+"""Builds datasets, loaders, loss criteria and the network from a config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.config import ConfigError
+from gbw_d2.data.augmentation import AugmentationSettings
+from gbw_d2.data.catalog import (
+    DatasetError,
+    DatasetSpec,
+    Record,
+    get_dataset,
+    register_with_detectron2,
+)
+from gbw_d2.data.label_spaces import LABEL_SPACES
+from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loader
+from gbw_d2.data.mappers import SourceMapper, TargetMapper, TestMapper
+from gbw_d2.data.sampling import EpochPermutation, RareClassSampling, Stream
+from gbw_d2.data.statistics import image_class_counts
+from gbw_d2.losses import ClassWeightedCrossEntropy
+from gbw_d2.uda.strategy import STRATEGIES
+from gbw_d2.weighting import SCHEMES, StaticScheme, build_scheme
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
+
+
+def prepare_datasets(cfg: CfgNode, training: bool) -> None:
+    """Makes what can be made (the toy world), once, and enters our datasets into Detectron2's catalogs.
+
+    Args:
+        cfg: the config.
+        training: False where only DATASETS.TEST is needed.
+    """
+    register_with_detectron2()
+    names = list(cfg.DATASETS.TEST)
+    if training:
+        names += [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET]
+    if comm.is_main_process():
+        for name in names:
+            spec = get_dataset(name)
+            if spec.prepare is not None:
+                spec.prepare()
+    comm.synchronize()
+
+
+def load_records(names: tuple[str, ...], key: str) -> tuple[DatasetSpec, list[Record]]:
+    """Lists the images of the dataset that a config key names.
+
+    Args:
+        names: value of the key.
+        key: its name, for errors.
+
+    Raises:
+        DatasetError: not exactly one dataset, or an empty one.
+    """
+    if len(names) != 1:
+        raise DatasetError(f"{key} is {tuple(names)}; expected the name of exactly one dataset")
+    records = DatasetCatalog.get(names[0])
+    if not records:
+        raise DatasetError(f"{key}: dataset '{names[0]}' has no images")
+    return get_dataset(names[0]), records
+
+
+def _optional_size(size: tuple[int, ...]) -> tuple[int, int] | None:
+    return (int(size[0]), int(size[1])) if len(size) == 2 else None
+
+
+def _augmentation(cfg: CfgNode, size: tuple[int, ...]) -> AugmentationSettings:
+    return AugmentationSettings(
+        resize=_optional_size(size),
+        scale_range=tuple(cfg.INPUT.SCALE_RANGE),
+        crop_size=_optional_size(cfg.INPUT.CROP_SIZE),
+        flip_probability=cfg.INPUT.FLIP_PROBABILITY,
+        cat_max_ratio=cfg.INPUT.MAX_CLASS_SHARE,
+        color_jitter=cfg.INPUT.COLOR_JITTER,
+        pad_value=tuple(cfg.MODEL.PIXEL_MEAN),
+    )
+
+
+def _source_stream(cfg: CfgNode, spec: DatasetSpec, records: list[Record]) -> Stream:
+    rare = cfg.DATASETS.RARE_CLASS_SAMPLING
+    if not rare.ENABLED:
+        return EpochPermutation(len(records), cfg.SEED, "source")
+    return RareClassSampling(
+        _class_counts(cfg, spec, records),
+        cfg.SEED,
+        "source",
+        rare.TEMPERATURE,
+        rare.MIN_PIXELS,
+        rare.CROP_RATIO,
+    )
+
+
+def _class_counts(cfg: CfgNode, spec: DatasetSpec, records: list[Record]) -> np.ndarray:
+    """Labelled pixels (images, K) of each class id; counted once by the first process, then cached."""
+    space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+    if comm.is_main_process():
+        image_class_counts(spec.name, records)
+    comm.synchronize()
+    return image_class_counts(spec.name, records)[:, list(space.train_ids)]
+
+
+def build_batches(cfg: CfgNode, start: int) -> Iterator[Any]:
+    """Builds the endless iterator over (source batch, target batch or None).
+
+    Args:
+        cfg: the config.
+        start: iteration of the first batch; what comes does not depend on what came before.
+    """
+    spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    semantic_only = cfg.MODEL.SEMANTIC_ONLY or cfg.MODEL.META_ARCHITECTURE == "GBWSemanticSegmentor"
+    if spec.read_panoptic is None and not semantic_only:
+        raise DatasetError(
+            f"DATASETS.TRAIN '{spec.name}' has no instances; use a panoptic dataset, or set "
+            "MODEL.SEMANTIC_ONLY True"
+        )
+    shared = {
+        "batch_size": cfg.SOLVER.IMS_PER_BATCH,
+        "seed": cfg.SEED,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "rank": comm.get_rank(),
+        "world_size": comm.get_world_size(),
+        "start": start,
+        "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
+    }
+    mapper = SourceMapper(
+        spec.read_semantic,
+        None if semantic_only else spec.read_panoptic,
+        LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE),
+        _augmentation(cfg, cfg.INPUT.SOURCE_SIZE),
+        cfg.INPUT.FORMAT,
+        cfg.INPUT.GAUSSIAN_SIGMA,
+    )
+    stream = _source_stream(cfg, spec, records)
+    source = build_train_loader(records, mapper, stream, name="source", **shared)
+    if not STRATEGIES.get(cfg.UDA.NAME).needs_target:
+        return PairedLoader(source)
+    _, target_records = load_records(cfg.DATASETS.TARGET, "DATASETS.TARGET")
+    target = build_train_loader(
+        target_records,
+        TargetMapper(_augmentation(cfg, cfg.INPUT.TARGET_SIZE), cfg.INPUT.FORMAT),
+        EpochPermutation(len(target_records), cfg.SEED, "target"),
+        name="target",
+        **shared,
+    )
+    return PairedLoader(source, target)
+
+
+def build_test_batches(cfg: CfgNode, records: list[Record]) -> Any:
+    """Builds this process's share of a test set, one image per batch."""
+    return build_test_loader(
+        records,
+        TestMapper(cfg.INPUT.FORMAT, _optional_size(cfg.INPUT.TEST_SIZE)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )
+
+
+# Config key -> field of gbw_d2.weighting.WeightingSettings.
+_WEIGHTING_FIELDS = {
+    "MEASURE": "measure",
+    "SCALE": "scale",
+    "POWER": "power",
+    "LAMBDA": "lam",
+    "MOMENTUM": "momentum",
+    "BUDGET": "budget",
+    "MIN_PIXELS": "min_pixels",
+    "MIN_WEIGHT": "min_weight",
+    "MAX_WEIGHT": "max_weight",
+    "PIXEL_WEIGHTS_IN_GRADIENT": "pixel_weights_in_gradient",
+    "QP_SOLVER": "qp_solver",
+    "FREQUENCY_POWER": "frequency_power",
+    "BETA": "beta",
+    "GAMMA": "gamma",
+}
+
+
+def build_criteria(cfg: CfgNode, training: bool) -> dict[str, ClassWeightedCrossEntropy]:
+    """Builds the semantic loss of each head that WEIGHTING.HEADS names.
+
+    Args:
+        cfg: the config.
+        training: False for evaluation, where no weights are needed and none are computed.
+    """
+    if not training:
+        return {}
+    settings = {field: cfg.WEIGHTING[key] for key, field in _WEIGHTING_FIELDS.items()}
+    counts = None
+    if issubclass(SCHEMES.get(cfg.WEIGHTING.NAME).scheme, StaticScheme):
+        spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+        counts = torch.from_numpy(_class_counts(cfg, spec, records).sum(axis=0))
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    try:
+        return {
+            head: ClassWeightedCrossEntropy(
+                build_scheme(cfg.WEIGHTING.NAME, num_classes, settings, counts)
+            )
+            for head in cfg.WEIGHTING.HEADS
+        }
+    except ValueError as error:
+        raise ConfigError(f"WEIGHTING: {error}") from error
+
+
+def build_model(cfg: CfgNode, criteria: dict[str, ClassWeightedCrossEntropy]) -> nn.Module:
+    """Builds MODEL.META_ARCHITECTURE on MODEL.DEVICE."""
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg, criteria=criteria)
+    return model.to(torch.device(cfg.MODEL.DEVICE))

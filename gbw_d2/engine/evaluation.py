@@ -1,0 +1,122 @@
+"""Scores a network on the test sets and writes the results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.data.catalog import DatasetError, DatasetSpec
+from gbw_d2.data.label_spaces import LABEL_SPACES
+from gbw_d2.engine.build import build_test_batches, load_records
+from gbw_d2.engine.pictures import PicturePanel
+from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
+from gbw_d2.evaluation.report import (
+    PerClass,
+    format_table,
+    merge_per_class,
+    run_info,
+    write_per_class_csv,
+    write_results_json,
+)
+
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Scores:
+    """What one test set gave: flat metrics 0-100, and protocol -> class name -> scores."""
+
+    metrics: dict[str, float]
+    per_class: PerClass
+
+
+def is_panoptic(cfg: CfgNode) -> bool:
+    """True where the network predicts instances, so that PQ is asked for."""
+    return cfg.MODEL.META_ARCHITECTURE != "GBWSemanticSegmentor" and not cfg.MODEL.SEMANTIC_ONLY
+
+
+def _build_evaluators(cfg: CfgNode, spec: DatasetSpec) -> list[Any]:
+    table = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).to_train_id
+    if spec.read_semantic is None:
+        raise DatasetError(f"DATASETS.TEST '{spec.name}' has no labels to score by")
+    evaluators: list[Any] = []
+    if is_panoptic(cfg):
+        if spec.read_panoptic is None:
+            raise DatasetError(
+                f"DATASETS.TEST '{spec.name}' has no instances for PQ; use a panoptic dataset, or "
+                "set MODEL.SEMANTIC_ONLY True"
+            )
+        evaluators.append(
+            PanopticEvaluator(spec.read_panoptic, table, cfg.EVAL.PROTOCOLS, cfg.OUTPUT_DIR)
+        )
+    evaluators.append(
+        SemanticEvaluator(spec.read_semantic, table, cfg.EVAL.PROTOCOLS, cfg.OUTPUT_DIR)
+    )
+    return evaluators
+
+
+def evaluate(cfg: CfgNode, model: nn.Module, pictures: Path | None = None) -> dict[str, Scores]:
+    """Scores a network on every dataset of DATASETS.TEST.
+
+    Args:
+        cfg: the config.
+        model: the network; it is put back into the mode in which it came.
+        pictures: where a picture panel of the first test set goes; None for none.
+
+    Returns:
+        dataset name -> scores; empty on all processes but the first.
+    """
+    results: dict[str, Scores] = {}
+    for index, name in enumerate(cfg.DATASETS.TEST):
+        spec, records = load_records((name,), "DATASETS.TEST")
+        evaluators = _build_evaluators(cfg, spec)
+        extra = []
+        if pictures is not None and index == 0 and cfg.EVAL.PICTURES > 0:
+            table = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).to_train_id
+            extra = [PicturePanel(spec, table, cfg.EVAL.PICTURES, cfg.INPUT.FORMAT, pictures)]
+        metrics = inference_on_dataset(
+            model, build_test_batches(cfg, records), DatasetEvaluators([*evaluators, *extra])
+        )
+        if comm.is_main_process():
+            per_class = merge_per_class(*(e.per_class for e in evaluators))
+            results[name] = Scores(dict(metrics), per_class)
+            logger.info("%s\n%s", name, format_table(metrics, per_class))
+    return results
+
+
+def write_results(
+    cfg: CfgNode, results: Mapping[str, Scores], iterations: int, wall_seconds: float
+) -> None:
+    """Writes results.json and per_class.csv to OUTPUT_DIR; on the first process only.
+
+    Args:
+        cfg: the config.
+        results: of :func:`evaluate`.
+        iterations: training iterations behind the network.
+        wall_seconds: since the start of the program.
+    """
+    if not comm.is_main_process() or not results:
+        return
+    first = next(iter(results.values()))
+    run = run_info(yaml.safe_load(cfg.dump()), cfg.SEED, iterations, wall_seconds, cfg.MODEL.DEVICE)
+    folder = Path(cfg.OUTPUT_DIR)
+    write_results_json(
+        folder / "results.json",
+        first.metrics,
+        {name: scores.metrics for name, scores in results.items()},
+        first.per_class,
+        run,
+    )
+    write_per_class_csv(folder / "per_class.csv", first.per_class)
+    logger.info("Wrote %s and per_class.csv", folder / "results.json")

@@ -1,0 +1,113 @@
+"""What happens beside the training steps: evaluation and the record of class weights."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.losses import ClassWeightedCrossEntropy, LastCall
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+
+class Evaluation(HookBase):
+    """Evaluates every ``period`` iterations and after the last one.
+
+    Args:
+        period: iterations; 0 for the end only.
+        evaluate: takes the number of iterations done and returns flat metrics.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[int], Mapping[str, float]]) -> None:
+        self.period = period
+        self.evaluate = evaluate
+
+    def after_step(self) -> None:
+        """Evaluates when it is time and logs the metrics."""
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0):
+            metrics = self.evaluate(done)
+            self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
+            # The others wait: their next step would time out on the first one's evaluation.
+            comm.synchronize()
+
+
+class ClassWeights(HookBase):
+    """Writes each head's class weights to class_weights.csv and their spread to the log.
+
+    Args:
+        criteria: semantic loss by head name.
+        class_names: name of each class id.
+        period: iterations between two entries.
+        path: the CSV file; appended to, so that a resumed run continues it.
+    """
+
+    COLUMNS = ("iteration", "head", "term", "class", "weight", "measure", "pixels")
+
+    def __init__(
+        self,
+        criteria: Mapping[str, ClassWeightedCrossEntropy],
+        class_names: Sequence[str],
+        period: int,
+        path: Path,
+    ) -> None:
+        self.criteria = criteria
+        self.class_names = class_names
+        self.period = period
+        self.path = path
+
+    def before_train(self) -> None:
+        """Starts the file, or cuts what a resumed run will write again."""
+        if not comm.is_main_process():
+            return
+        kept = []
+        if self.trainer.start_iter > 0 and self.path.is_file():
+            with self.path.open(newline="") as file:
+                kept = [
+                    row
+                    for row in csv.DictReader(file)
+                    if int(row["iteration"]) <= self.trainer.start_iter
+                ]
+        temporary = self.path.with_suffix(".csv.tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+        temporary.replace(self.path)
+
+    def after_step(self) -> None:
+        """Writes one row per head, term and class when it is time."""
+        done = self.trainer.iter + 1
+        if (done % self.period and done != self.trainer.max_iter) or not comm.is_main_process():
+            return
+        rows = []
+        for head, criterion in self.criteria.items():
+            for term, last in criterion.last.items():
+                rows += self._rows(done, head, term, last)
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+    def _rows(self, done: int, head: str, term: str, last: LastCall) -> list[list[object]]:
+        weights = last.weights.float()
+        measure = last.norms if last.hindrance is None else last.hindrance
+        measure = torch.full_like(weights, torch.nan) if measure is None else measure
+        share = weights / weights.sum()
+        spread = torch.stack(
+            [weights.min(), weights.max(), -(share * share.clamp_min(1e-12).log()).sum()]
+        )
+        # One copy to the host per head and term.
+        table = torch.stack([weights, measure.float(), last.counts.float()]).cpu()
+        low, high, entropy = spread.tolist()
+        prefix = f"weights/{head}_{term}"
+        self.trainer.storage.put_scalars(
+            **{f"{prefix}_min": low, f"{prefix}_max": high, f"{prefix}_entropy": entropy}
+        )
+        return [
+            [done, head, term, name, f"{w:.6g}", f"{m:.6g}", int(n)]
+            for name, w, m, n in zip(self.class_names, *table.tolist(), strict=True)
+        ]

@@ -1,0 +1,72 @@
+"""A picture panel of the first test images: image, ground truth, prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
+from gbw_d2.data.catalog import DatasetSpec
+from gbw_d2.visualization import color_panoptic, color_semantic, panel, write_png
+
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+
+class PicturePanel(DatasetEvaluator):
+    """Rides along with an evaluation and draws its first images; it scores nothing.
+
+    Args:
+        spec: the test set, whose readers give the ground truth.
+        to_train_id: (256,) uint8, class id -> train id.
+        count: images drawn.
+        image_format: ``"RGB"`` or ``"BGR"``, of the model's input.
+        path: the PNG file.
+    """
+
+    def __init__(
+        self, spec: DatasetSpec, to_train_id: np.ndarray, count: int, image_format: str, path: Path
+    ) -> None:
+        self.spec = spec
+        self.to_train_id = to_train_id
+        self.count = count
+        self.image_format = image_format
+        self.path = path
+        self.rows: list[list[np.ndarray]] = []
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self.rows = []
+
+    def process(
+        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Draws an image while there are fewer than ``count``."""
+        for record, output in zip(inputs, outputs, strict=True):
+            if len(self.rows) < self.count and comm.is_main_process():
+                self.rows.append(self._row(record, output))
+
+    def _row(self, record: Mapping[str, Any], output: Mapping[str, Any]) -> list[np.ndarray]:
+        image = record[keys.IMAGE].permute(1, 2, 0).numpy()
+        if self.image_format == "BGR":
+            image = image[..., ::-1]
+        if keys.PANOPTIC_SEG in output and self.spec.read_panoptic is not None:
+            truth = color_panoptic(*self.spec.read_panoptic(dict(record)))
+            segment_map, segments = output[keys.PANOPTIC_SEG]
+            in_train_ids = [
+                {**s, "category_id": int(self.to_train_id[s["category_id"]])} for s in segments
+            ]
+            return [image, truth, color_panoptic(segment_map.cpu().numpy(), in_train_ids)]
+        assert self.spec.read_semantic is not None
+        classes = output[keys.SEM_SEG].argmax(dim=0).cpu().numpy().astype(np.uint8)
+        truth = color_semantic(self.spec.read_semantic(dict(record)))
+        return [image, truth, color_semantic(self.to_train_id[classes])]
+
+    def evaluate(self) -> dict[str, float]:
+        """Writes the panel; returns no metric."""
+        if comm.is_main_process() and self.rows:
+            write_png(self.path, panel(self.rows, ["image", "ground truth", "prediction"]))
+        return {}

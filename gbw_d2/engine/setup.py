@@ -1,0 +1,106 @@
+"""From the command line to a checked, frozen config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.config import ConfigError, load_config
+from gbw_d2.data.catalog import get_dataset
+from gbw_d2.data.label_spaces import LABEL_SPACES
+from gbw_d2.engine.optimizer import OPTIMIZERS
+from gbw_d2.evaluation.protocols import PROTOCOLS, protocols_of
+from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
+from gbw_d2.uda import STRATEGIES
+from gbw_d2.weighting import SCHEMES
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+WEIGHTED_HEADS = ("semantic", "auxiliary")
+
+
+def setup(args: Any) -> CfgNode:
+    """Loads and checks the config, derives what is left open, and starts logging.
+
+    Args:
+        args: of Detectron2's argument parser (``config_file``, ``opts``).
+
+    Returns:
+        the frozen config; it is also written to OUTPUT_DIR/config.yaml.
+
+    Raises:
+        ValueError: the config names something unknown or contradicts itself.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    resolve(cfg)
+    cfg.freeze()
+    try:
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"OUTPUT_DIR '{cfg.OUTPUT_DIR}' cannot be made ({error.strerror}); set it to a folder "
+            "that you may write to"
+        ) from error
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="gbw_d2")
+    return cfg
+
+
+def resolve(cfg: CfgNode) -> None:
+    """Checks names and fills in what follows from other keys, in place.
+
+    Raises:
+        ValueError: an unknown name, or a class count that does not fit the label space.
+    """
+    if cfg.SEED < 0:
+        cfg.SEED = comm.shared_random_seed() % 2**31
+    if cfg.MODEL.DEVICE == "auto":
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    _check_names(cfg)
+    space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+    head = cfg.MODEL.SEM_SEG_HEAD
+    if head.NUM_CLASSES not in (0, space.num_classes):
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but DATASETS.LABEL_SPACE "
+            f"'{space.name}' has {space.num_classes} classes; leave it at 0 to follow the label space"
+        )
+    head.NUM_CLASSES = space.num_classes
+    fitting = protocols_of(space.train_ids)
+    wrong = [p for p in cfg.EVAL.PROTOCOLS if p not in fitting]
+    if wrong:
+        raise ConfigError(
+            f"EVAL.PROTOCOLS asks for {', '.join(wrong)}, but label space '{space.name}' can be "
+            f"scored by {', '.join(fitting)}"
+        )
+    cfg.EVAL.PROTOCOLS = tuple(cfg.EVAL.PROTOCOLS or fitting)
+    if STRATEGIES.get(cfg.UDA.NAME).needs_target and not cfg.DATASETS.TARGET:
+        raise ConfigError(f"UDA.NAME '{cfg.UDA.NAME}' needs target images; set DATASETS.TARGET")
+
+
+def _check_names(cfg: CfgNode) -> None:
+    STRATEGIES.get(cfg.UDA.NAME)
+    SCHEMES.get(cfg.WEIGHTING.NAME)
+    OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)
+    LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+    for protocol in cfg.EVAL.PROTOCOLS:
+        PROTOCOLS.get(protocol)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET, *cfg.DATASETS.TEST):
+        get_dataset(name)
+    known = sorted(n for n, _ in META_ARCH_REGISTRY if n.startswith("GBW"))
+    if cfg.MODEL.META_ARCHITECTURE not in known:
+        raise ConfigError(
+            f"unknown architecture (MODEL.META_ARCHITECTURE) '{cfg.MODEL.META_ARCHITECTURE}' "
+            f"(known: {', '.join(known)})"
+        )
+    heads = [h for h in cfg.WEIGHTING.HEADS if h not in WEIGHTED_HEADS]
+    if heads:
+        raise ConfigError(
+            f"WEIGHTING.HEADS names {', '.join(heads)} (known: {', '.join(WEIGHTED_HEADS)})"
+        )

@@ -1,0 +1,103 @@
+"""Pictures of labels and predictions; arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
+
+_PALETTE = np.zeros((256, 3), dtype=np.uint8)
+_PALETTE[: len(CLASSES)] = [c.color for c in CLASSES]
+
+
+def color_semantic(train_ids: np.ndarray) -> np.ndarray:
+    """Colours a map of train ids (H, W) uint8 with Cityscapes' palette; ignore is black.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    return _PALETTE[train_ids]
+
+
+def color_panoptic(segment_map: np.ndarray, segments_info: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Colours a panoptic map: the class's colour, shaded per thing, with white outlines of things.
+
+    Args:
+        segment_map: (H, W) integer segment ids, 0 = void (black).
+        segments_info: dictionaries with ``id`` and ``category_id`` (train id).
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    ids, index = np.unique(segment_map, return_inverse=True)
+    colors = np.zeros((len(ids), 3), dtype=np.uint8)
+    things = np.zeros(len(ids), dtype=bool)
+    category = {s["id"]: s["category_id"] for s in segments_info}
+    for row, segment_id in enumerate(ids.tolist()):
+        train_id = category.get(segment_id, IGNORE_LABEL)
+        if train_id == IGNORE_LABEL:
+            continue
+        shade = 0.75 + 0.5 * ((segment_id * 0.618) % 1) if CLASSES[train_id].is_thing else 1.0
+        colors[row] = np.clip(np.array(CLASSES[train_id].color) * shade, 0, 255)
+        things[row] = CLASSES[train_id].is_thing
+    index = index.reshape(segment_map.shape)
+    picture = colors[index]
+    edge = np.zeros(segment_map.shape, dtype=bool)
+    edge[:, 1:] |= segment_map[:, 1:] != segment_map[:, :-1]
+    edge[1:] |= segment_map[1:] != segment_map[:-1]
+    picture[edge & things[index]] = 255
+    return picture
+
+
+def panel(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    max_width: int = 512,
+    min_width: int = 384,
+) -> np.ndarray:
+    """Lays pictures out as a titled grid.
+
+    Args:
+        rows: one list of RGB pictures per row; all of a row have one size.
+        titles: one per column.
+        max_width: wider pictures are shrunk to this many pixels.
+        min_width: narrower pictures are enlarged to this many pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    gap, bar = 4, 24
+    lines = []
+    for row in rows:
+        width = int(np.clip(row[0].shape[1], min_width, max_width))
+        height = max(1, round(row[0].shape[0] * width / row[0].shape[1]))
+        shown = [cv2.resize(p, (width, height), interpolation=cv2.INTER_NEAREST) for p in row]
+        lines.append(np.hstack([np.pad(p, ((0, gap), (0, gap), (0, 0))) for p in shown]))
+    widest = max(line.shape[1] for line in lines)
+    lines = [np.pad(line, ((0, 0), (0, widest - line.shape[1]), (0, 0))) for line in lines]
+    header = np.full((bar, widest, 3), 255, dtype=np.uint8)
+    for column, title in enumerate(titles):
+        place = (column * widest // len(titles) + 4, bar - 7)
+        cv2.putText(header, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([header, *lines])
+
+
+def write_png(path: str | Path, picture: np.ndarray) -> None:
+    """Writes an RGB picture, under a temporary name first.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    good, data = cv2.imencode(".png", picture[..., ::-1])
+    if not good:
+        raise OSError(f"OpenCV cannot encode a picture of shape {picture.shape} as PNG")
+    temporary = path.with_suffix(".png.tmp")
+    temporary.write_bytes(data.tobytes())
+    temporary.replace(path)
