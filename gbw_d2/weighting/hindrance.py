@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -116,11 +118,17 @@ def class_hindrance(
         )
     classes = logits.shape[1]
     targets, _ = prepare_labels(labels, classes, ignore_index)
-    with torch.autocast(logits.device.type, enabled=False):
+    with _without_autocast(logits.device.type):
         ratio, counts = _hindrance(features.detach(), logits.detach(), targets, pixel_weights)
     if ratio.device.type == "cpu" and not bool(torch.isfinite(ratio).all()):
         raise ValueError("the classifier's features or logits hold NaN or inf")
     return ratio.float(), counts > 0
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _hindrance(
