@@ -29,7 +29,7 @@ _SHIFT = 3
 
 @dataclass(frozen=True)
 class Segment:
-    """One entry of the segment table: label name, depth in metres, instance or not, crowd or not."""
+    """One entry of the segment table: label name, depth in metres, instance or crowd or neither."""
 
     label: str
     depth: float
@@ -68,7 +68,7 @@ class Camera:
 
 
 class Canvas:
-    """A picture (rows, columns, 3) uint8 RGB and, of the same size, the number of the top segment."""
+    """A picture (rows, columns, 3) uint8 RGB and, of the same size, the top segments' numbers."""
 
     def __init__(self, rows: int, columns: int) -> None:
         self.color = np.zeros((rows, columns, 3), dtype=np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gbw_d2.data.toyworld import street as st
@@ -27,6 +29,7 @@ THINGS = (
 FURNITURE = ("pole", "light", "sign", "tree", "litter")
 # Share of images without any thing, besides the fixed one.
 QUIET_SHARE = 0.03
+CROWDED_CAMERA_HEIGHT = 5.0
 
 
 def sample_camera(look: Look, rows: int, columns: int, rng: np.random.Generator) -> Camera:
@@ -202,18 +205,12 @@ def _collide(a: Item, b: Item) -> bool:
 def crowded_items(camera: Camera, rng: np.random.Generator, columns: int) -> list[Item]:
     """Fills the street with rows of people, more than 255 of them in sight."""
     items = []
-    for z in np.geomspace(46.0, 7.0, 12):
-        half = 0.5 * columns / camera.scale(z)
-        shift = -camera.center / camera.scale(z) + half
-        for x in np.linspace(-half, half, max(int(2 * half / 0.75), 2)):
-            items.append(
-                Item(
-                    "person",
-                    x + shift + rng.uniform(-0.1, 0.1),
-                    z + rng.uniform(-0.2, 0.2),
-                    _side(rng),
-                )
-            )
+    for z in np.geomspace(46.0, 12.0, 14):
+        left = -camera.center / camera.scale(z)
+        right = left + columns / camera.scale(z)
+        for x in np.arange(left, right, 0.75):
+            jitter = rng.uniform(-0.1, 0.1, size=2)
+            items.append(Item("person", x + jitter[0], z + jitter[1], _side(rng)))
     return sorted(items, key=lambda item: -item.z)
 
 
@@ -254,6 +251,9 @@ def draw_scene(
         The canvas, and the camera that the ground's depth follows from.
     """
     camera, street = sample_camera(look, rows, columns, rng), sample_street(look, rng)
+    if things == "crowded":
+        # Seen from above, or the first row would hide the others.
+        camera = replace(camera, height=CROWDED_CAMERA_HEIGHT)
     stage = Stage(Canvas(rows, columns), camera, look, street, rng)
     st.draw_sky(stage)
     st.draw_ground(stage)

@@ -350,7 +350,7 @@ def _plate(kind: int, plane: Upright, y: float, size: float) -> np.ndarray:
 def draw_sign(stage: Stage, item: Item) -> None:
     """Draws a traffic sign: a round, triangular or square plate with a symbol, on a pole."""
     rng, canvas, plane = stage.rng, stage.canvas, stage.upright(item)
-    y, size, shape = rng.uniform(2.3, 3.0), rng.uniform(0.36, 0.55), rng.integers(3)
+    y, size, shape = rng.uniform(2.3, 3.0), rng.uniform(0.36, 0.55), int(rng.integers(3))
     _mast(stage, item, y, 0.12)
     segment = canvas.add(Segment("traffic sign", item.z))
     rim = stage.color(
