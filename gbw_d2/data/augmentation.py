@@ -86,8 +86,8 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if (height, width) == size:
         return labels
     # OpenCV's nearest neighbour is half a pixel off the image's grid; its exact one is 8 bit only.
-    rows = ((np.arange(size[0]) + 0.5) * height / size[0]).astype(np.intp)
-    cols = ((np.arange(size[1]) + 0.5) * width / size[1]).astype(np.intp)
+    rows = (2 * np.arange(size[0]) + 1) * height // (2 * size[0])
+    cols = (2 * np.arange(size[1]) + 1) * width // (2 * size[1])
     return labels[rows].take(cols, axis=1)
 
 

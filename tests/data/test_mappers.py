@@ -205,6 +205,14 @@ def test_resizing_keeps_image_and_labels_aligned() -> None:
     assert resize_labels(labels, (40, 60)) is labels
 
 
+@pytest.mark.parametrize("size", [(24, 28), (80, 124), (56, 92), (8, 4)])
+def test_labels_take_the_nearest_pixel_centre_as_opencv_does(size: tuple[int, int]) -> None:
+    # Multiples of 8 and 4, so that no new centre lies on the border of two old pixels.
+    labels = _rng().integers(0, 256, (40, 60), dtype=np.uint8)
+    expected = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    np.testing.assert_array_equal(resize_labels(labels, size), expected)
+
+
 def test_scaled_sizes() -> None:
     image, labels = _striped()
     settings = AugmentationSettings(resize=(48, 80), scale_range=(0.5, 0.5))
