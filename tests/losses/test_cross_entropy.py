@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from gbw_d2.losses import ClassWeightedCrossEntropy
-from gbw_d2.weighting import SCHEMES, build_scheme
+from gbw_d2.weighting import SCHEMES, build_scheme, class_hindrance, downsample_labels
 from gbw_d2.weighting import pixels as pixels_module
 
 ADAPTIVE = ["gbw", "gbw_norm", "gbw_released"]
@@ -188,7 +188,7 @@ def test_loss_keeps_its_digits_on_confident_pixels():
     logits = torch.zeros(1, 2, 1, 1)
     logits[0, 0] = 30.0
     loss = make_loss("none", 2)(logits, torch.zeros(1, 1, 1, dtype=torch.long))
-    assert loss.item() == pytest.approx(9.3576e-14, rel=1e-4)
+    assert loss.item() == pytest.approx(9.3576e-14, rel=1e-4, abs=0)
 
 
 @pytest.mark.parametrize("name", SCHEMES.names())
@@ -237,6 +237,16 @@ def test_pixel_weights_in_gradient():
         assert shaped.last["source"].counts[1] == 0
         assert shaped.last["source"].weights[1] == 1
         assert not torch.equal(shaped.last["source"].weights, released.last["source"].weights)
+        if name == "gbw":
+            features, low = classifier
+            size = (3, 3)
+            expected, _ = class_hindrance(
+                features,
+                low,
+                downsample_labels(labels, size),
+                pixel_weights=downsample_labels(q, size),
+            )
+            torch.testing.assert_close(shaped.last["source"].hindrance, expected)
         ones = torch.ones_like(q)
         plain, unit = make_loss(name), make_loss(name, pixel_weights_in_gradient=True)
         plain(logits, labels, ones, classifier)
