@@ -11,7 +11,7 @@ from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, StaticScheme
 
 
 class EffectiveNumberScheme(StaticScheme):
-    """Cui et al. 2019, equation 4: w_k proportional to (1 - beta) / (1 - beta^n_k).
+    """Cui et al. 2019, class-balanced weights: w_k proportional to (1 - beta) / (1 - beta^n_k).
 
     Samples are pixels here, so 1 / (1 - beta) should be of the order of a class's pixel count: far
     below it every class saturates and the weights become uniform; far above it they become those
