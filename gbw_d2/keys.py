@@ -6,13 +6,14 @@ IMAGE_ID = "image_id"
 IMAGE = "image"  # (3, H, W) uint8, in INPUT.FORMAT order
 HEIGHT = "height"  # pixels of the file on disk
 WIDTH = "width"
-SEM_SEG = "sem_seg"  # sample: (H, W) int64 class ids, 255 = ignore; inference output: (K, H, W) logits
+# In a sample: (H, W) int64 class ids, 255 = ignore. In an inference output: (K, H, W) logits.
+SEM_SEG = "sem_seg"
 CENTER = "center"  # (H, W) float32 heat map, 0..1
 CENTER_WEIGHTS = "center_weights"  # (H, W) float32: 1 where the centre loss applies, 0 elsewhere
 OFFSET = "offset"  # (2, H, W) float32, (dy, dx) in pixels from the pixel to its instance's centre
 OFFSET_WEIGHTS = "offset_weights"  # (H, W) float32: 1 on non-crowd thing pixels
-INSTANCE_CLASS = "instance_class"  # (H, W) int64 class id of the thing instance that owns the pixel, else 255
-PANOPTIC_SEG = "panoptic_seg"  # inference output: ((H, W) int32 segment ids, list of segments_info)
+INSTANCE_CLASS = "instance_class"  # (H, W) int64 class id of the pixel's thing, 255 elsewhere
+PANOPTIC_SEG = "panoptic_seg"  # inference output: ((H, W) int32 segment ids, segments_info)
 INSTANCES = "instances"  # inference output: detectron2 Instances
 
 # Model outputs in training.

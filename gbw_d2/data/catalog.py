@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.errors import UserError
 from gbw_d2.registry import Registry
 
 Record = dict[str, Any]
@@ -19,7 +20,7 @@ SemanticReader = Callable[[Record], np.ndarray]
 PanopticReader = Callable[[Record], tuple[np.ndarray, SegmentsInfo]]
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A dataset is missing or broken; the message says what was found and what to do."""
 
 

@@ -2,7 +2,7 @@
 
 Three kinds of id appear in this project and are never mixed:
 
-* ``train_id``   0..18, the Cityscapes train ids. Every dataset reader and every evaluator speaks these.
+* ``train_id``   0..18, the Cityscapes train ids; every dataset reader and evaluator speaks these.
 * ``class id``   0..K-1, contiguous inside a :class:`LabelSpace`; what a network predicts.
 * a dataset's own raw ids (``cityscapes_id``, ``synthia_id``), used by that dataset's reader only.
 """
@@ -119,14 +119,14 @@ class LabelSpace:
 
     @cached_property
     def from_train_id(self) -> np.ndarray:
-        """Look-up table (256,) uint8: train id -> class id, ``IGNORE_LABEL`` where there is none."""
+        """Table (256,) uint8: train id -> class id, ``IGNORE_LABEL`` where there is none."""
         table = np.full(256, IGNORE_LABEL, dtype=np.uint8)
         table[list(self.train_ids)] = np.arange(self.num_classes)
         return table
 
     @cached_property
     def to_train_id(self) -> np.ndarray:
-        """Look-up table (256,) uint8: class id -> train id, ``IGNORE_LABEL`` where there is none."""
+        """Table (256,) uint8: class id -> train id, ``IGNORE_LABEL`` where there is none."""
         table = np.full(256, IGNORE_LABEL, dtype=np.uint8)
         table[: self.num_classes] = self.train_ids
         return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loa
 from gbw_d2.data.mappers import SourceMapper, TargetMapper, TestMapper
 from gbw_d2.data.sampling import EpochPermutation, RareClassSampling, Stream
 from gbw_d2.data.statistics import image_class_counts
+from gbw_d2.errors import UserError
 from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.uda.strategy import STRATEGIES
 from gbw_d2.weighting import SCHEMES, StaticScheme, build_scheme
@@ -35,7 +36,7 @@ from detectron2.utils import comm
 
 
 def prepare_datasets(cfg: CfgNode, training: bool) -> None:
-    """Makes what can be made (the toy world), once, and enters our datasets into Detectron2's catalogs.
+    """Makes what can be made (the toy world) and fills Detectron2's catalogs.
 
     Args:
         cfg: the config.
@@ -45,12 +46,8 @@ def prepare_datasets(cfg: CfgNode, training: bool) -> None:
     names = list(cfg.DATASETS.TEST)
     if training:
         names += [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET]
-    if comm.is_main_process():
-        for name in names:
-            spec = get_dataset(name)
-            if spec.prepare is not None:
-                spec.prepare()
-    comm.synchronize()
+    prepare = [p for p in (get_dataset(name).prepare for name in names) if p is not None]
+    _first_process_first(lambda: [p() for p in prepare])
 
 
 def load_records(names: tuple[str, ...], key: str) -> tuple[DatasetSpec, list[Record]]:
@@ -102,12 +99,23 @@ def _source_stream(cfg: CfgNode, spec: DatasetSpec, records: list[Record]) -> St
 
 
 def _class_counts(cfg: CfgNode, spec: DatasetSpec, records: list[Record]) -> np.ndarray:
-    """Labelled pixels (images, K) of each class id; counted once by the first process, then cached."""
+    """Labelled pixels (images, K) by class id; counted by the first process, then cached."""
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
-    if comm.is_main_process():
-        image_class_counts(spec.name, records)
-    comm.synchronize()
+    _first_process_first(lambda: image_class_counts(spec.name, records))
     return image_class_counts(spec.name, records)[:, list(space.train_ids)]
+
+
+def _first_process_first(work: Callable[[], Any]) -> None:
+    """Runs ``work`` in the first process while the others wait; its error stops them all."""
+    error: UserError | None = None
+    if comm.is_main_process():
+        try:
+            work()
+        except UserError as caught:
+            error = caught
+    errors = comm.all_gather(error)
+    if errors[0] is not None:
+        raise errors[0]
 
 
 def build_batches(cfg: CfgNode, start: int) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints that hold tensors and plain Python, are never half-written, and refuse what does not fit."""
+"""Checkpoints of tensors and plain Python, never half-written, that must fit the network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Checkpointer(DetectionCheckpointer):
     strict = False
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes ``name``.pth to a temporary name, then renames it, then points last_checkpoint at it."""
+        """Writes ``name``.pth under a temporary name, renames it, then tags it as the last one."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **kwargs}
@@ -65,8 +65,8 @@ class Checkpointer(DetectionCheckpointer):
             return super().load(path, *args, **kwargs)
         except OSError as error:
             raise CheckpointError(
-                f"weights '{path}' could not be fetched ({error}); download them by other means and "
-                "set MODEL.WEIGHTS to the file, or to '' to train from scratch"
+                f"weights '{path}' could not be fetched ({error}); download them by other means "
+                "and set MODEL.WEIGHTS to the file, or to '' to train from scratch"
             ) from error
 
     def _load_model(self, checkpoint: Any) -> Any:

@@ -69,7 +69,7 @@ def resolve(cfg: CfgNode) -> None:
     if head.NUM_CLASSES not in (0, space.num_classes):
         raise ConfigError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but DATASETS.LABEL_SPACE "
-            f"'{space.name}' has {space.num_classes} classes; leave it at 0 to follow the label space"
+            f"'{space.name}' has {space.num_classes} classes; leave it at 0 to follow that"
         )
     head.NUM_CLASSES = space.num_classes
     fitting = protocols_of(space.train_ids)

@@ -5,6 +5,7 @@ from gbw_d2.losses.entropy import entropy_loss
 from gbw_d2.losses.gbw_cross_entropy import GBWCrossEntropyLoss
 from gbw_d2.losses.instance import center_loss, offset_loss
 from gbw_d2.losses.max_squares import max_squares_loss
+from gbw_d2.losses.plain import plain_cross_entropy
 
 __all__ = [
     "ClassWeightedCrossEntropy",
@@ -14,4 +15,5 @@ __all__ = [
     "entropy_loss",
     "max_squares_loss",
     "offset_loss",
+    "plain_cross_entropy",
 ]

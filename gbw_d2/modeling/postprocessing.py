@@ -1,4 +1,6 @@
-"""From semantic logits, a centre heat map and offsets to a panoptic map (Panoptic-DeepLab, section 3.3).
+"""From semantic logits, a centre heat map and offsets to a panoptic map.
+
+Panoptic-DeepLab (Cheng et al., CVPR 2020), section 3.3.
 
 The rules are Detectron2's; the memory is not: distances are taken for thing pixels only and in
 blocks, so it does not grow with centres x pixels, and maps may be smaller than ``top_k`` pixels.

@@ -24,7 +24,7 @@ class SegmentationModel(Protocol):
         ...
 
     def targets(self, batch: Sequence[dict[str, Any]]) -> Targets:
-        """Moves and stacks the label entries that every sample of the batch has; {} where there are none."""
+        """Moves and stacks the batch's label entries; {} where there are none."""
         ...
 
     def features(self, images: Tensor) -> Features:
@@ -32,7 +32,7 @@ class SegmentationModel(Protocol):
         ...
 
     def outputs(self, features: Features, image_size: tuple[int, int]) -> Outputs:
-        """Runs the heads: dense logits at ``image_size`` (rows, columns), and what the losses need besides."""
+        """Runs the heads: logits at ``image_size`` (rows, columns), and what the losses need."""
         ...
 
     def losses(

@@ -1,4 +1,4 @@
-"""The part that every architecture shares: images in, encoder, semantic head, dense logits, losses."""
+"""What every architecture shares: images in, encoder, semantic head, dense logits, losses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.data.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
+from gbw_d2.losses import plain_cross_entropy
 from gbw_d2.modeling.heads.auxiliary import build_auxiliary_head
 from gbw_d2.modeling.protocol import Features, Losses, Outputs, Targets
-from gbw_d2.modeling.semantic_criterion import SemanticCriterion, plain_cross_entropy
+from gbw_d2.modeling.semantic_criterion import SemanticCriterion
 
 from detectron2.modeling import build_backbone, build_sem_seg_head
 from detectron2.modeling.postprocessing import sem_seg_postprocess
@@ -24,7 +25,7 @@ _PADDING = {keys.SEM_SEG: IGNORE_LABEL, keys.INSTANCE_CLASS: IGNORE_LABEL}
 
 
 def classifier_input_and_logits(head: nn.Module, features: Features) -> tuple[Tensor, Tensor]:
-    """Runs a Detectron2 semantic head and also returns the input of its last layer, ``head.predictor``.
+    """Runs a semantic head of Detectron2 and keeps the input of its last layer, ``predictor``.
 
     Returns:
         features (N, D, h, w) that the classifier reads, and its logits (N, K, h, w).
@@ -192,10 +193,10 @@ class DenseSegmentor(nn.Module):
         return losses
 
     def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
-        """Returns the supervised losses in training, and Detectron2's per-image results in inference.
+        """Returns supervised losses in training, Detectron2's per-image results in inference.
 
         Args:
-            batch: samples with ``image``; ``height`` and ``width`` give the size of the result in pixels.
+            batch: samples with ``image``; ``height`` and ``width`` give a result's size in pixels.
         """
         images = self._normalised(batch)
         size = (images.tensor.shape[-2], images.tensor.shape[-1])
@@ -210,7 +211,7 @@ class DenseSegmentor(nn.Module):
     def result(
         self, outputs: Outputs, image_size: tuple[int, int], sample: dict[str, Any]
     ) -> dict[str, Any]:
-        """Turns one image's outputs (no batch axis) into its result at the size of the file on disk."""
+        """Turns one image's outputs (no batch axis) into its result at the file's size."""
         height, width = result_size(sample, image_size)
         logits = sem_seg_postprocess(outputs[keys.SEMANTIC_LOGITS], image_size, height, width)
         return {keys.SEM_SEG: logits}

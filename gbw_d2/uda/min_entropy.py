@@ -1,4 +1,4 @@
-"""min_entropy: source labels plus low entropy on the target (MinEnt; Vu et al., CVPR 2019, eq. 3-4)."""
+"""min_entropy: source labels plus low entropy on the target (MinEnt; Vu et al., CVPR 2019)."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Strategy:
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields dictionaries of losses; the trainer runs backward on each before it asks for the next.
+        """Yields dictionaries of losses; backward runs on each before the next is asked for.
 
         Args:
             source: labelled samples.

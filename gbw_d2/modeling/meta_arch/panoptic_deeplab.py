@@ -1,4 +1,4 @@
-"""GBWPanopticDeepLab: Detectron2's Panoptic-DeepLab heads (Cheng et al., CVPR 2020) behind our protocol."""
+"""GBWPanopticDeepLab: Detectron2's Panoptic-DeepLab heads (Cheng et al., CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class GBWPanopticDeepLab(DenseSegmentor):
         )
 
     def outputs(self, features: Features, image_size: tuple[int, int]) -> Outputs:
-        """Adds the centre heat map (N, 1, H, W) and offsets (N, 2, H, W), (dy, dx) in input pixels."""
+        """Adds the heat map (N, 1, H, W) and offsets (N, 2, H, W), (dy, dx) in input pixels."""
         outputs = super().outputs(features, image_size)
         if self.ins_embed_head is not None:
             center, offset = self.ins_embed_head.layers(features)
@@ -114,7 +114,7 @@ class GBWPanopticDeepLab(DenseSegmentor):
     def result(
         self, outputs: Outputs, image_size: tuple[int, int], sample: dict[str, Any]
     ) -> dict[str, Any]:
-        """Adds ``panoptic_seg``, and ``instances`` where asked for, at the size of the file on disk."""
+        """Adds ``panoptic_seg``, and ``instances`` where asked for, at the file's size."""
         result = super().result(outputs, image_size, sample)
         if self.ins_embed_head is None:
             return result

@@ -1,0 +1,83 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Returns the repository's root."""
+    return ROOT
+
+
+@pytest.fixture
+def tiny_config() -> Any:
+    """Returns a function: overrides -> resolved config of a toy recipe with narrow heads."""
+    from gbw_d2.config import load_config
+    from gbw_d2.engine.setup import resolve
+
+    def make(*overrides: Any, name: str = "toy/panoptic_gbw") -> Any:
+        small = [
+            *("MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32"),
+            *("MODEL.SEM_SEG_HEAD.HEAD_CHANNELS", "32", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32"),
+        ]
+        cfg = load_config(str(ROOT / f"configs/{name}.yaml"), [*small, *map(str, overrides)])
+        resolve(cfg)
+        return cfg
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy_datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Writes a toy world of a few small images and yields the folder that holds all datasets."""
+    from gbw_d2.data.toyworld import ToyWorldSettings, write_toy_world
+
+    root = tmp_path_factory.mktemp("datasets")
+    settings = ToyWorldSettings(
+        image_size=(64, 128), num_source=6, num_target_train=5, num_target_val=3
+    )
+    write_toy_world(root / "toy", settings, workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(root))
+        yield root
+
+
+@pytest.fixture
+def samples() -> Any:
+    """Returns a function: (count, rows, columns, seed) -> random training samples of 16 classes."""
+
+    def make(count: int = 2, rows: int = 32, columns: int = 64, seed: int = 0) -> list[dict]:
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.rand(*shape, generator=generator)
+
+        labels = [(draw(rows, columns) * 16).long() for _ in range(count)]
+        for label in labels:
+            label[: rows // 4] = 255
+        return [
+            {
+                "file_name": f"{i}.png",
+                "image": (draw(3, rows, columns) * 255).to(torch.uint8),
+                "sem_seg": labels[i],
+                "center": draw(rows, columns),
+                "center_weights": (draw(rows, columns) > 0.3).float(),
+                "offset": draw(2, rows, columns) * 8 - 4,
+                "offset_weights": (draw(rows, columns) > 0.7).float(),
+                "instance_class": labels[i],
+            }
+            for i in range(count)
+        ]
+
+    return make

@@ -1,0 +1,68 @@
+"""Parameter groups: each parameter once, with its own rate and decay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from gbw_d2.engine.build import build_model
+from gbw_d2.engine.optimizer import OPTIMIZERS, build_lr_scheduler, build_optimizer
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_every_parameter_once(tiny_config: Any, name: str) -> None:
+    cfg = tiny_config("SOLVER.OPTIMIZER", name, "SOLVER.HEAD_LR_FACTOR", 10.0)
+    model = build_model(cfg, {})
+    optimizer = build_optimizer(cfg, model)
+    held = [id(p) for g in optimizer.param_groups for p in g["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+    rate = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    backbone = {rate[id(p)] for p in model.backbone.parameters()}
+    heads = {rate[id(p)] for n, p in model.named_parameters() if not n.startswith("backbone")}
+    assert backbone == {cfg.SOLVER.BASE_LR} and heads == {cfg.SOLVER.BASE_LR * 10}
+
+
+def test_norms_do_not_decay(tiny_config: Any) -> None:
+    cfg = tiny_config()
+    model = build_model(cfg, {})
+    decay = {
+        id(p): g["weight_decay"]
+        for g in build_optimizer(cfg, model).param_groups
+        for p in g["params"]
+    }
+    for module in model.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            assert decay[id(module.weight)] == 0.0
+        if isinstance(module, torch.nn.Conv2d):
+            assert decay[id(module.weight)] == 0.01
+
+
+def test_schedule_warms_up_and_ends_at_zero(tiny_config: Any) -> None:
+    cfg = tiny_config("SOLVER.MAX_ITER", 100, "SOLVER.WARMUP_ITERS", 10)
+    optimizer = build_optimizer(cfg, build_model(cfg, {}))
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(1e-6) and max(rates) == rates[10]
+    assert rates[10] == pytest.approx(1e-3 * 0.9**0.9)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_gradient_clipping_by_norm(tiny_config: Any) -> None:
+    cfg = tiny_config(
+        *("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.0, "SOLVER.WEIGHT_DECAY", 0.0),
+        *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
+        *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.5, "SOLVER.BASE_LR", 1.0),
+    )
+    model = build_model(cfg, {})
+    optimizer = build_optimizer(cfg, model)
+    weight = model.sem_seg_head.predictor.weight
+    before = weight.detach().clone()
+    weight.grad = torch.full_like(weight, 3.0)
+    optimizer.step()
+    assert (before - weight).norm().item() == pytest.approx(0.5, rel=1e-3)

@@ -1,0 +1,120 @@
+"""The training loop on hand-made losses, and the hooks beside it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gbw_d2.engine.hooks import ClassWeights, Evaluation
+from gbw_d2.engine.trainer import Trainer
+from gbw_d2.losses import ClassWeightedCrossEntropy
+from gbw_d2.uda import Strategy
+from gbw_d2.weighting import build_scheme
+
+from detectron2.engine import HookBase
+from detectron2.utils.events import get_event_storage
+
+
+class TwoPartStrategy(Strategy):
+    """Pulls a parameter to 3 in two parts, and records when it is asked."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, None)
+        self.steps: list[int] = []
+        self.poison = -1
+
+    def training_losses(self, source: Any, target: Any, iteration: int) -> Iterator[dict]:
+        value = self.model.weight.sum()
+        yield {"loss_a": (value - 3) ** 2 / 2}
+        # The first part's backward has run before the second part is asked for.
+        assert self.model.weight.grad is not None
+        factor = float("nan") if iteration == self.poison else 1.0
+        yield {"loss_b": factor * (self.model.weight.sum() - 3) ** 2 / 2}
+
+    def after_step(self, iteration: int) -> None:
+        self.steps.append(iteration)
+
+
+def make_trainer(period: int = 5) -> tuple[Trainer, TwoPartStrategy]:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    strategy = TwoPartStrategy(model)
+    batches = iter(lambda: ([{"file_name": "a.png"}], None), None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+    return Trainer(model, strategy, batches, optimizer, period, seed=0), strategy
+
+
+def test_gradients_of_all_parts_add_up() -> None:
+    trainer, strategy = make_trainer()
+    trainer.train(0, 1)
+    # Each part's gradient at 0 is -3; one step of 0.25 over their sum gives 1.5.
+    assert trainer.model.weight.item() == pytest.approx(1.5)
+    assert strategy.steps == [0]
+
+
+def test_log_holds_the_mean_of_each_period() -> None:
+    trainer, _ = make_trainer(period=2)
+    seen: list[dict] = []
+
+    class Read(HookBase):
+        def after_step(self) -> None:
+            seen.append({k: v[0] for k, v in get_event_storage().latest().items()})
+
+    trainer.register_hooks([Read()])
+    trainer.train(0, 4)
+    assert "loss_a" not in seen[0]
+    # The error halves in each step: (9 + 9/4) / 2 / 2 for one part, twice that in total.
+    assert seen[1]["loss_a"] == pytest.approx(2.8125)
+    assert seen[1]["total_loss"] == pytest.approx(5.625)
+    assert seen[3]["total_loss"] == pytest.approx(5.625 / 16)
+
+
+def test_non_finite_loss_stops_and_names_the_files() -> None:
+    trainer, strategy = make_trainer()
+    strategy.poison = 2
+    with pytest.raises(FloatingPointError, match=r"iteration 2: losses .*loss_b.*a\.png"):
+        trainer.train(0, 5)
+    assert strategy.steps == [0, 1]
+
+
+def test_evaluation_hook_runs_each_period_and_at_the_end() -> None:
+    trainer, _ = make_trainer()
+    calls: list[int] = []
+
+    def evaluate(done: int) -> dict[str, float]:
+        calls.append(done)
+        return {"mIoU_16": 1.0}
+
+    trainer.register_hooks([Evaluation(2, evaluate)])
+    trainer.train(0, 5)
+    assert calls == [2, 4, 5]
+
+
+def test_class_weights_file(tmp_path: Path) -> None:
+    criterion = ClassWeightedCrossEntropy(build_scheme("gbw_norm", 3))
+    torch.manual_seed(0)
+    criterion(torch.randn(1, 3, 8, 8), torch.randint(0, 2, (1, 8, 8)))
+    path = tmp_path / "class_weights.csv"
+
+    def run(first: int, last: int) -> None:
+        trainer, _ = make_trainer()
+        trainer.register_hooks([ClassWeights({"semantic": criterion}, "abc", 2, path)])
+        trainer.train(first, last)
+
+    run(0, 5)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["iteration"]) for r in rows] == [2] * 3 + [4] * 3 + [5] * 3
+    assert sum(float(r["weight"]) for r in rows[:3]) == pytest.approx(3, abs=1e-4)
+    assert [r["class"] for r in rows[:3]] == ["a", "b", "c"]
+    assert int(rows[0]["pixels"]) + int(rows[1]["pixels"]) == 64 and rows[2]["pixels"] == "0"
+    # A run resumed from iteration 2 writes what came later anew, and no line twice.
+    run(2, 5)
+    with path.open(newline="") as file:
+        assert [int(r["iteration"]) for r in csv.DictReader(file)] == [2] * 3 + [4] * 3 + [5] * 3

@@ -1,0 +1,109 @@
+"""Every YAML loads, and mistakes in a config are told in one message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gbw_d2.config import ConfigError, load_config
+from gbw_d2.engine.build import _WEIGHTING_FIELDS
+from gbw_d2.engine.setup import resolve
+from gbw_d2.registry import UnknownNameError
+from gbw_d2.weighting import WeightingSettings
+
+ROOT = Path(__file__).parents[1]
+LEAVES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if "base" not in p.parts)
+BASES = sorted((ROOT / "configs/base").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_every_leaf_loads_and_resolves(path: Path) -> None:
+    cfg = load_config(str(path))
+    resolve(cfg)
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 16
+    assert (
+        str(path.relative_to(ROOT / "configs").with_suffix("")) == cfg.OUTPUT_DIR[len("output/") :]
+    )
+    assert cfg.DATASETS.TEST and cfg.DATASETS.TRAIN
+
+
+@pytest.mark.parametrize("path", BASES, ids=lambda p: str(p.relative_to(ROOT / "configs/base")))
+def test_every_base_loads(path: Path, tmp_path: Path) -> None:
+    leaf = tmp_path / "leaf.yaml"
+    leaf.write_text(f"_BASE_: [{path}]\nVERSION: 2\n")
+    load_config(str(leaf))
+
+
+def test_toy_twins_differ_from_their_originals_in_scale_only() -> None:
+    for path in (ROOT / "configs/toy").glob("*.yaml"):
+        toy = load_config(str(path))
+        real = load_config(str(ROOT / f"configs/synthia_{path.name}"))
+        for key in ("TRAIN", "TARGET", "TEST"):
+            names = [n.removeprefix("toy_") for n in toy.DATASETS[key]]
+            assert names == list(real.DATASETS[key])
+        assert toy.WEIGHTING == real.WEIGHTING
+        assert toy.UDA == real.UDA
+        assert toy.MODEL.META_ARCHITECTURE == real.MODEL.META_ARCHITECTURE
+
+
+def test_defaults_are_plain() -> None:
+    cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"))
+    assert (cfg.UDA.NAME, cfg.WEIGHTING.NAME) == ("source_only", "none")
+
+
+def test_weighting_keys_are_the_settings() -> None:
+    cfg = load_config(str(LEAVES[0]))
+    assert set(cfg.WEIGHTING) - {"NAME", "HEADS"} == set(_WEIGHTING_FIELDS)
+    assert set(_WEIGHTING_FIELDS.values()) == set(WeightingSettings.__dataclass_fields__)
+
+
+def _load(tmp_path: Path, text: str, *overrides: str) -> None:
+    path = tmp_path / "leaf.yaml"
+    path.write_text(f"_BASE_: {ROOT}/configs/toy/panoptic_gbw.yaml\nVERSION: 2\n{text}\n")
+    resolve(load_config(str(path), overrides))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("WEIGHTING:\n  LAMDA: 1", "unknown config key WEIGHTING.LAMDA; did you mean .*LAMBDA"),
+        ("WEIGHTING:\n  NAME: gwb", "unknown weighting scheme 'gwb'; did you mean 'gbw'"),
+        ("WEIGHTING:\n  HEADS: [rpn]", r"HEADS names rpn \(known: semantic, auxiliary\)"),
+        ("UDA:\n  NAME: source", "unknown adaptation strategy .*known: .*source_only"),
+        ("MODEL:\n  META_ARCHITECTURE: X", "unknown architecture .*GBWPanopticDeepLab"),
+        ("SOLVER:\n  OPTIMIZER: LION", "unknown optimiser .*known: ADAM, ADAMW, SGD"),
+        ("DATASETS:\n  LABEL_SPACE: voc", "unknown label space 'voc'"),
+        ('DATASETS:\n  TRAIN: ("synthia",)', "unknown dataset 'synthia'"),
+        ("MODEL:\n  SEM_SEG_HEAD:\n    NUM_CLASSES: 19", "has 16 classes"),
+        ('EVAL:\n  PROTOCOLS: ("19",)', "can be scored by 16, 16_void"),
+        ("UDA:\n  NAME: min_entropy\nDATASETS:\n  TARGET: ()", "needs target images"),
+    ],
+)
+def test_mistakes_are_explained(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises((ConfigError, UnknownNameError), match=message):
+        _load(tmp_path, text)
+
+
+def test_yaml_cannot_run_code(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="constructor"):
+        _load(tmp_path, f"SEED: !!python/object/apply:os.mkdir ['{tmp_path}/made']")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.MAX_ITER"], "KEY VALUE pairs"),
+        (["SOLVER.MAXITER", "3"], "unknown config key SOLVER.MAXITER; did you mean .*MAX_ITER"),
+        (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
+    ],
+)
+def test_wrong_command_line(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _load(tmp_path, "", *overrides)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config("configs/none.yaml")

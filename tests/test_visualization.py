@@ -1,0 +1,36 @@
+"""Pictures: colours by hand, layout, and files that are never half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gbw_d2.visualization import color_panoptic, color_semantic, panel, write_png
+
+
+def test_semantic_colors() -> None:
+    picture = color_semantic(np.array([[0, 10], [255, 13]], dtype=np.uint8))
+    assert picture.tolist() == [[[128, 64, 128], [70, 130, 180]], [[0, 0, 0], [0, 0, 142]]]
+
+
+def test_panoptic_outlines_things_only() -> None:
+    segments = np.ones((6, 6), dtype=np.int32)
+    segments[:, 3:] = 2
+    stuff = [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 10}]
+    assert not (color_panoptic(segments, stuff) == 255).all(axis=2).any()
+    things = [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 13}]
+    white = (color_panoptic(segments, things) == 255).all(axis=2)
+    assert white[:, 3].all() and white.sum() == 6
+    # A segment that is not listed, and id 0, are void.
+    assert not color_panoptic(np.zeros((2, 2), dtype=int), things).any()
+
+
+def test_panel_and_file(tmp_path: Path) -> None:
+    picture = np.full((20, 40, 3), (250, 0, 0), dtype=np.uint8)
+    grid = panel([[picture, picture], [picture, picture]], ["image", "prediction"])
+    assert grid.shape == (24 + 2 * (192 + 4), 2 * (384 + 4), 3)
+    write_png(tmp_path / "a" / "grid.png", grid)
+    assert np.array_equal(cv2.imread(str(tmp_path / "a" / "grid.png"))[..., ::-1], grid)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["grid.png"]
