@@ -27,7 +27,7 @@ from gbw_d2.data.statistics import image_class_counts
 from gbw_d2.errors import UserError
 from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.uda.strategy import STRATEGIES
-from gbw_d2.weighting import SCHEMES, StaticScheme, build_scheme
+from gbw_d2.weighting import SCHEMES, build_scheme
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -205,7 +205,7 @@ def build_criteria(cfg: CfgNode, training: bool) -> dict[str, ClassWeightedCross
         return {}
     settings = {field: cfg.WEIGHTING[key] for key, field in _WEIGHTING_FIELDS.items()}
     counts = None
-    if issubclass(SCHEMES.get(cfg.WEIGHTING.NAME).scheme, StaticScheme):
+    if SCHEMES.get(cfg.WEIGHTING.NAME).needs_class_counts:
         spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
         counts = torch.from_numpy(_class_counts(cfg, spec, records).sum(axis=0))
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES

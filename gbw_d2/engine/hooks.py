@@ -10,6 +10,7 @@ import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.losses import ClassWeightedCrossEntropy, LastCall
+from gbw_d2.weighting import WeightingScheme
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -87,10 +88,26 @@ class ClassWeights(HookBase):
             return
         rows = []
         for head, criterion in self.criteria.items():
+            self._check(head, criterion.scheme)
             for term, last in criterion.last.items():
                 rows += self._rows(done, head, term, last)
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerows(rows)
+
+    def _check(self, head: str, scheme: WeightingScheme) -> None:
+        """Stops on what a GPU flagged without waiting; on the CPU the scheme has raised already."""
+        if scheme.nonfinite:
+            raise FloatingPointError(
+                f"iteration {self.trainer.iter}: head '{head}' had logits, features or pixel "
+                "weights that are NaN or inf; lower SOLVER.BASE_LR"
+            )
+        if scheme.invalid_labels:
+            raise ValueError(
+                f"head '{head}' had labels that are neither a class nor the ignore value; check "
+                "the dataset with its datasets/prepare_*.py --check"
+            )
+        counters = {f"weights/{head}_{k}": float(v) for k, v in scheme.counters().items()}
+        self.trainer.storage.put_scalars(**counters, smoothing_hint=False)
 
     def _rows(self, done: int, head: str, term: str, last: LastCall) -> list[list[object]]:
         weights = last.weights.float()

@@ -112,10 +112,11 @@ def _motorcycle(stage: Stage, item: Item, plane: Upright) -> None:
 
 def _rider(stage: Stage, item: Item, plane: Upright, lift: float) -> None:
     segment, canvas = _thing(stage, item, "rider"), stage.canvas
-    vest, trousers = stage.color("vest"), stage.color("trousers")
+    vest = stage.color("vest")
+    trousers = 0.6 * vest
     hip, shoulder, hand = (-0.18, 0.9 + lift), (0.1, 1.42 + lift), (0.38, 1.08 + lift)
     knee, foot = (0.2, 0.68 + lift), (0.0, 0.3 + lift)
-    canvas.polygon(plane.bar(hip, knee, 0.2), trousers, segment)
+    canvas.polygon(plane.bar(hip, knee, 0.22), trousers, segment)
     canvas.polygon(plane.bar(knee, foot, 0.17), trousers * 0.85, segment)
     canvas.polygon(plane.bar(hip, shoulder, 0.4), vest, segment)
     canvas.polygon(plane.bar(shoulder, hand, 0.15), vest * 0.8, segment)

@@ -161,7 +161,7 @@ def _place_ridden(
     return Item(
         kind,
         rng.uniform(street.left + 0.8, street.right - 0.8),
-        _depth(look, rng, 1.0, 0.55),
+        _depth(look, rng, 0.9, 0.5),
         _side(rng),
     )
 
