@@ -14,25 +14,32 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
-from gbw_d2.engine.distributed import run
-from gbw_d2.engine.setup import setup
-from gbw_d2.engine.train import evaluate_only, train
 from gbw_d2.errors import UserError
-
-from detectron2.engine import default_argument_parser
+from gbw_d2.preflight import check_data
 
 
 def main(args: Namespace) -> dict[str, float]:
     """Runs one job in one process and returns its metrics."""
+    from gbw_d2.engine.setup import setup
+    from gbw_d2.engine.train import evaluate_only, train
+
     cfg = setup(args)
     job = evaluate_only if args.eval_only else train
     return job(cfg, args.resume)
 
 
+def start() -> None:
+    """Looks for the data, then starts one process or several."""
+    # Before the imports of the engine: they take ten seconds, this takes one.
+    check_data(sys.argv[1:])
+    from gbw_d2.engine.distributed import default_argument_parser, run
+
+    run(main, default_argument_parser(__doc__).parse_args())
+
+
 if __name__ == "__main__":
     try:
-        run(main, default_argument_parser(__doc__).parse_args())
+        start()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

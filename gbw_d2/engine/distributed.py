@@ -11,9 +11,12 @@ import torch.distributed as dist
 from torch import nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.errors import UserError
 
-from detectron2.engine import launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
+
+__all__ = ["average_gradients", "broadcast_parameters", "default_argument_parser", "run"]
 
 # Gradients are sent in buckets of about this many bytes.
 _BUCKET_BYTES = 25 * 2**20
@@ -27,7 +30,7 @@ def run(main: Callable[[Any], Any], args: Any) -> Any:
         args: of Detectron2's argument parser (``num_gpus``, ``num_machines``, ...).
 
     Raises:
-        ValueError: more GPUs are asked for than there are.
+        UserError: more GPUs are asked for than there are.
     """
     if "LOCAL_RANK" in os.environ:
         _join_torchrun()
@@ -36,7 +39,7 @@ def run(main: Callable[[Any], Any], args: Any) -> Any:
         finally:
             dist.destroy_process_group()
     if args.num_gpus * args.num_machines > 1 and torch.cuda.device_count() < args.num_gpus:
-        raise ValueError(
+        raise UserError(
             f"--num-gpus {args.num_gpus}, but {torch.cuda.device_count()} are visible; several "
             "processes on the CPU are started by `torchrun --nproc-per-node 2 train_net.py ...`"
         )

@@ -35,7 +35,8 @@ CLASS_SLOTS = 32
 
 _HINT = (
     "Expected SYNTHIA-RAND-CITYSCAPES with RGB/*.png and GT/LABELS/*.png there; "
-    "datasets/README.md shows where the files go (DETECTRON2_DATASETS moves the root)."
+    "datasets/README.md shows where the files go (DETECTRON2_DATASETS moves the root), and "
+    "`python datasets/prepare_synthia.py --check` looks them over."
 )
 _TRAIN_ID_OF = raw_to_train_id("synthia_id")
 _KNOWN_IDS = np.zeros(1 << 16, dtype=bool)

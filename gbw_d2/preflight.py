@@ -1,0 +1,72 @@
+"""Looks for the data before anything heavy is imported: a missing folder is told in seconds."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from gbw_d2.data.catalog import DATASETS, DatasetError, get_dataset
+
+
+def check_data(arguments: Sequence[str]) -> None:
+    """Lists the files of every dataset that a run will read and that is not made on the way.
+
+    What is wrong with the command line or the config is left to their own readers, which are
+    heavier and say it better.
+
+    Args:
+        arguments: the command line of train_net.py, without the program's name.
+
+    Raises:
+        DatasetError: files are missing; the message says which, where, and what makes them.
+    """
+    datasets = _dataset_keys(list(arguments))
+    keys = ("TEST",) if "--eval-only" in arguments else ("TRAIN", "TARGET", "TEST")
+    for key in keys:
+        for name in _names(datasets.get(key)):
+            if name in DATASETS and get_dataset(name).prepare is None:
+                _load(name)
+
+
+def _load(name: str) -> None:
+    try:
+        get_dataset(name).load()
+    except DatasetError as error:
+        raise DatasetError(
+            f"dataset '{name}': {error}\nTo try everything without any data: "
+            "--config-file configs/toy/panoptic_gbw.yaml makes its own toy world"
+        ) from error
+
+
+def _dataset_keys(arguments: list[str]) -> dict[str, Any]:
+    words = [part for argument in arguments for part in argument.split("=", 1)]
+    pairs = list(pairwise(words))
+    config_file = next((value for word, value in pairs if word == "--config-file"), "")
+    if not Path(config_file).is_file():
+        return {}
+    # Fills DATASETS; the import is light.
+    from gbw_d2.data import datasets  # noqa: F401
+
+    try:
+        config = CfgNode.load_yaml_with_base(config_file, allow_unsafe=False)
+    except (yaml.YAMLError, OSError, AssertionError):
+        return {}
+    found = config.get("DATASETS", {})
+    keys = dict(found) if isinstance(found, Mapping) else {}
+    overrides = {word: value for word, value in pairs if word.startswith("DATASETS.")}
+    return keys | {word.removeprefix("DATASETS."): value for word, value in overrides.items()}
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return []
+    return [n for n in value if isinstance(n, str)] if isinstance(value, (tuple, list)) else []
