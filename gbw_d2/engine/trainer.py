@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.engine.distributed import average_gradients
+from gbw_d2.engine.finite import FiniteCheck, gradient_norm
 from gbw_d2.uda.strategy import Batch, Strategy
 
 from detectron2.engine import TrainerBase
@@ -50,64 +51,65 @@ class Trainer(TrainerBase):
         self.optimizer = optimizer
         self.log_period = log_period
         self.seed = seed
+        self._finite = FiniteCheck()
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._steps = 0
         self._data_seconds = 0.0
 
     def run_step(self) -> None:
         """Does one iteration.
 
         Raises:
-            FloatingPointError: a loss is not finite; the message names it and the files.
+            FloatingPointError: a loss or the gradient is not finite, with the files' names.
+            ValueError: logits or labels that no loss can be computed of, with the files' names.
         """
         start = time.perf_counter()
         source, target = next(self.batches)
         self._data_seconds += time.perf_counter() - start
+        files = [str(s.get(keys.FILE_NAME)) for batch in (source, target) for s in batch or ()]
 
         torch.manual_seed(hash((self.seed, self.iter, comm.get_rank())) % 2**63)
         self.optimizer.zero_grad(set_to_none=True)
-        for losses in self.strategy.training_losses(source, target, self.iter):
-            total = torch.stack(list(losses.values())).sum()
-            # Reading a value is free on the CPU only; on a GPU the log period finds it.
-            if total.device.type == "cpu" and not torch.isfinite(total):
-                self._stop_non_finite(
-                    {k: float(v.detach()) for k, v in losses.items()}, [source, target]
-                )
-            total.backward()
-            self._collect(losses | {"total_loss": total})
+        step: dict[str, Tensor] = {}
+        totals: list[Tensor] = []
+        try:
+            for losses in self.strategy.training_losses(source, target, self.iter):
+                total = torch.stack(list(losses.values())).sum()
+                total.backward()
+                totals.append(total.detach())
+                for name, value in losses.items():
+                    step[name] = step[name] + value.detach() if name in step else value.detach()
+        except ValueError as error:
+            raise ValueError(f"iteration {self.iter}, {', '.join(files)}: {error}") from error
         average_gradients(self.model.parameters())
+        step["total_loss"] = torch.stack(totals).sum()
+        step["gradient_norm"] = gradient_norm(self.model.parameters())
+        self._finite.add(self.iter, step, files)
         self.optimizer.step()
         self.strategy.after_step(self.iter)
-        if (self.iter + 1) % self.log_period == 0 or self.iter + 1 == self.max_iter:
-            self._log([source, target])
+        self._log(step)
 
-    def _collect(self, losses: Mapping[str, Tensor]) -> None:
-        for name, value in losses.items():
-            value = value.detach()
+    def after_train(self) -> None:
+        """Looks at the last steps' values before the hooks close their files."""
+        super().after_train()
+        self._finite.finish()
+
+    def _log(self, step: Mapping[str, Tensor]) -> None:
+        """Adds a step to the means, and writes them out once per period."""
+        for name, value in step.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._counts.update({name: self._counts.get(name, 0) + 1 for name in losses})
-
-    def _log(self, batches: list[Batch | None]) -> None:
+        self._steps += 1
+        if (self.iter + 1) % self.log_period and self.iter + 1 != self.max_iter:
+            return
         names = list(self._sums)
-        # total_loss is yielded in parts; its mean is per iteration, like that of each loss.
-        steps = max(v for k, v in self._counts.items() if k != "total_loss")
-        means = (torch.stack([self._sums[n] for n in names]) / steps).tolist()
-        gathered = comm.gather((dict(zip(names, means, strict=True)), self._data_seconds / steps))
-        bad = {n: v for n, v in zip(names, means, strict=True) if v != v or abs(v) == float("inf")}
-        if bad:
-            self._stop_non_finite(bad, batches)
+        means = (torch.stack([self._sums[n] for n in names]) / self._steps).tolist()
+        mine = dict(zip(names, means, strict=True))
+        gathered = comm.gather((mine, self._data_seconds / self._steps))
         if comm.is_main_process():
             averaged = {n: sum(m[n] for m, _ in gathered) / len(gathered) for n in names}
             self.storage.put_scalars(**averaged)
             self.storage.put_scalar("data_time", max(seconds for _, seconds in gathered))
-        self._sums, self._counts, self._data_seconds = {}, {}, 0.0
-
-    def _stop_non_finite(self, losses: Mapping[str, float], batches: list[Batch | None]) -> None:
-        files = [str(s.get(keys.FILE_NAME)) for batch in batches if batch for s in batch]
-        raise FloatingPointError(
-            f"iteration {self.iter}: losses {dict(losses)} are not finite. Latest files: "
-            f"{', '.join(files)}. Lower SOLVER.BASE_LR or look at these images and labels"
-        )
+        self._sums, self._steps, self._data_seconds = {}, 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the iteration; hooks keep no state of their own."""

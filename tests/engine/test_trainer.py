@@ -78,9 +78,35 @@ def test_log_holds_the_mean_of_each_period() -> None:
 def test_non_finite_loss_stops_and_names_the_files() -> None:
     trainer, strategy = make_trainer()
     strategy.poison = 2
-    with pytest.raises(FloatingPointError, match=r"iteration 2: losses .*loss_b.*a\.png"):
+    message = r"iteration 2: loss_b, total_loss, gradient_norm not finite .*a\.png"
+    with pytest.raises(FloatingPointError, match=message):
         trainer.train(0, 5)
-    assert strategy.steps == [0, 1]
+    # The optimiser has not used the bad gradient.
+    assert strategy.steps == [0, 1] and torch.isfinite(trainer.model.weight).all()
+
+
+def test_non_finite_gradient_stops_even_where_the_loss_is_finite() -> None:
+    trainer, strategy = make_trainer()
+
+    def losses(source: Any, target: Any, iteration: int) -> Iterator[dict]:
+        # The root's gradient at 0 is infinite.
+        yield {"loss_root": (trainer.model.weight.sum() * 0).sqrt()}
+
+    strategy.training_losses = losses
+    with pytest.raises(FloatingPointError, match=r"iteration 0: gradient_norm not finite"):
+        trainer.train(0, 1)
+
+
+def test_errors_of_a_loss_name_the_files() -> None:
+    trainer, strategy = make_trainer()
+
+    def losses(source: Any, target: Any, iteration: int) -> Iterator[dict]:
+        raise ValueError("labels hold 77")
+        yield {}
+
+    strategy.training_losses = losses
+    with pytest.raises(ValueError, match=r"iteration 0, a\.png: labels hold 77"):
+        trainer.train(0, 1)
 
 
 def test_evaluation_hook_runs_each_period_and_at_the_end() -> None:

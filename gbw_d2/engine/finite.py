@@ -1,0 +1,91 @@
+"""Stops a run whose losses or gradients are not finite, without making a GPU wait.
+
+On the CPU a step's values are looked at before the optimiser uses them. On a GPU they are copied
+to the host without waiting and looked at one step later, when they have arrived.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class _Pending:
+    """A step's values on their way to the host."""
+
+    iteration: int
+    names: list[str]
+    values: Tensor
+    files: list[str]
+    arrived: torch.cuda.Event | None
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Returns the Euclidean norm of all gradients together, a tensor without axes."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    return torch.stack(torch._foreach_norm(gradients)).norm()
+
+
+class FiniteCheck:
+    """Remembers each step's losses, gradient norm and files until they have been looked at."""
+
+    def __init__(self) -> None:
+        self._pending: deque[_Pending] = deque()
+
+    def add(self, iteration: int, values: Mapping[str, Tensor], files: list[str]) -> None:
+        """Takes a step's values and looks at those that are on the host.
+
+        Args:
+            iteration: the step.
+            values: name -> tensor without axes, all on one device.
+            files: file names of the step's images.
+
+        Raises:
+            FloatingPointError: a value is NaN or inf; names the step, the values and the files.
+        """
+        stacked = torch.stack([v.detach().float() for v in values.values()])
+        arrived = None
+        if stacked.is_cuda:
+            host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+            stacked = host.copy_(stacked, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._pending.append(_Pending(iteration, list(values), stacked, files, arrived))
+        while self._pending and self._has_arrived(self._pending[0]):
+            self._look_at(self._pending.popleft())
+
+    def finish(self) -> None:
+        """Looks at all that is left, waiting for it.
+
+        Raises:
+            FloatingPointError: as for :meth:`add`.
+        """
+        while self._pending:
+            step = self._pending.popleft()
+            if step.arrived is not None:
+                step.arrived.synchronize()
+            self._look_at(step)
+
+    @staticmethod
+    def _has_arrived(step: _Pending) -> bool:
+        return step.arrived is None or step.arrived.query()
+
+    @staticmethod
+    def _look_at(step: _Pending) -> None:
+        values = dict(zip(step.names, step.values.tolist(), strict=True))
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            raise FloatingPointError(
+                f"iteration {step.iteration}: {', '.join(bad)} not finite ({shown}). Files of the "
+                f"batch: {', '.join(step.files)}. Lower SOLVER.BASE_LR, or look at these images "
+                "and labels"
+            )
