@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 # Raised whenever the same settings would give other bytes.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 DOMAINS: tuple[str, ...] = ("source", "target")
 SPLITS: dict[str, tuple[str, ...]] = {"source": ("train",), "target": ("train", "val")}
