@@ -71,6 +71,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
 def _add_model_keys(cfg: CfgNode) -> None:
     # "auto" = cuda where there is one, else cpu.
     cfg.MODEL.DEVICE = "auto"
+    # True: weights may be any pickle, which can run code; only for files whose source you trust.
+    cfg.MODEL.TRUST_WEIGHTS = False
     # True: no instance branch is built and no PQ is asked for.
     cfg.MODEL.SEMANTIC_ONLY = False
     # 0 = the label space's number; anything else must equal it.

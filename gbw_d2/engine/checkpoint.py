@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
@@ -13,23 +18,65 @@ from gbw_d2.errors import UserError
 
 from detectron2.checkpoint import DetectionCheckpointer
 
+# What arrays of weights are pickled with, by NumPy 1 and 2; nothing of it runs code.
+_NUMPY_CORE = ("numpy.core", "numpy._core")
+_ZOO_GLOBALS = {
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    *((f"{core}.multiarray", "_reconstruct") for core in _NUMPY_CORE),
+    *((f"{core}.numeric", "_frombuffer") for core in _NUMPY_CORE),
+}
+# What pickle and torch raise on bytes that are damaged or of another kind.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_TRUST = "If you trust its source, MODEL.TRUST_WEIGHTS True loads it anyway"
+
 
 class CheckpointError(UserError):
-    """A checkpoint is missing or does not fit the network."""
+    """A checkpoint is missing, cannot be read or written, or does not fit the network."""
+
+
+class _ZooUnpickler(pickle.Unpickler):
+    """Builds dictionaries, text, numbers and NumPy arrays, and refuses to look anything else up."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ZOO_GLOBALS:
+            raise CheckpointError(
+                f"it asks for {module}.{name}, which may run code; files of Detectron2's model zoo "
+                f"hold arrays and text only. {_TRUST}"
+            )
+        return super().find_class(module, name)
 
 
 class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, with atomic writing and errors instead of warnings.
 
-    Args (besides Detectron2's):
+    Attributes:
         strict: True where the file must hold the whole network (resuming, evaluation); False
             where it may hold a part of it (ImageNet weights).
+        trust: True where a file may run the code that it holds.
     """
 
     strict = False
+    trust = False
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes ``name``.pth under a temporary name, renames it, then tags it as the last one."""
+        """Writes ``name``.pth under a temporary name, renames it, then tags it as the last one.
+
+        Raises:
+            CheckpointError: it cannot be written; what was there before is untouched.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **kwargs}
@@ -39,35 +86,84 @@ class Checkpointer(DetectionCheckpointer):
         try:
             torch.save(data, temporary)
             os.replace(temporary, path)
+            self.tag_last_checkpoint(path.name)
+        except (OSError, RuntimeError) as error:
+            # A full disk reaches us as a RuntimeError of torch's archive writer.
+            raise CheckpointError(
+                f"checkpoint '{path}' could not be written ({error}); make room on the disk and "
+                "go on from the one before with --resume"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
-        self.tag_last_checkpoint(path.name)
         self.logger.info("Saved checkpoint %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the newest checkpoint in ``last_checkpoint``, atomically."""
         path = Path(self.save_dir) / "last_checkpoint"
         temporary = path.with_name("last_checkpoint.tmp")
-        temporary.write_text(last_filename_basename)
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(last_filename_basename)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint.
 
         Raises:
-            CheckpointError: no such file, a tensor of another shape, or (strict) a missing one.
+            CheckpointError: no such file, one that cannot be read or that would run code, a tensor
+                of another shape, no tensor of this network, or (strict) a missing one.
         """
-        if path and "://" not in path and not os.path.isfile(path):
-            raise CheckpointError(
-                f"weights '{path}' do not exist; set MODEL.WEIGHTS to a file, or to '' for none"
-            )
-        try:
+        if not path:
             return super().load(path, *args, **kwargs)
+        try:
+            local = self.path_manager.get_local_path(path)
         except OSError as error:
             raise CheckpointError(
                 f"weights '{path}' could not be fetched ({error}); download them by other means "
                 "and set MODEL.WEIGHTS to the file, or to '' to train from scratch"
             ) from error
+        if not os.path.isfile(local):
+            raise CheckpointError(
+                f"weights '{path}' do not exist; set MODEL.WEIGHTS to a file, or to '' for none "
+                "(--resume takes the one that OUTPUT_DIR/last_checkpoint names)"
+            )
+        try:
+            return super().load(local, *args, **kwargs)
+        except CheckpointError as error:
+            raise CheckpointError(f"weights '{path}': {error}") from error
+        except ValueError as error:
+            # Optimiser and weighting schemes compare what they get with what they are.
+            raise CheckpointError(
+                f"weights '{path}' were written by a run with other settings, so --resume cannot "
+                f"go on from them: {error}"
+            ) from error
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            if filename.endswith(".pkl"):
+                self._check_pickle(filename)
+            if filename.endswith((".pkl", ".pyth")):
+                loaded = super()._load_file(filename)
+            else:
+                loaded = torch.load(filename, map_location="cpu", weights_only=not self.trust)
+        except CheckpointError:
+            raise
+        except (*_UNREADABLE, AssertionError) as error:
+            raise CheckpointError(_why_unreadable(error)) from error
+        if isinstance(loaded, Mapping) and "model" not in loaded:
+            loaded = {"model": loaded}
+        _check_content(loaded)
+        return dict(loaded)
+
+    def _check_pickle(self, filename: str) -> None:
+        # Detectron2 unpickles the file itself, afterwards: what passes here is harmless there.
+        if self.trust:
+            return
+        with open(filename, "rb") as file:
+            found = _ZooUnpickler(file, encoding="latin1").load()
+        if not isinstance(found, dict):
+            raise CheckpointError(f"it holds a {type(found).__name__}, expected a dictionary")
 
     def _load_model(self, checkpoint: Any) -> Any:
         incompatible = super()._load_model(checkpoint)
@@ -80,10 +176,37 @@ class Checkpointer(DetectionCheckpointer):
                 "the checkpoint is of another network (DATASETS.LABEL_SPACE or MODEL.* differ):\n"
                 + "\n".join(lines)
             )
-        if self.strict and incompatible.missing_keys:
+        missing, all_keys = incompatible.missing_keys, self.model.state_dict()
+        if missing and (self.strict or len(missing) == len(all_keys)):
             raise CheckpointError(
-                "the checkpoint lacks "
-                f"{len(incompatible.missing_keys)} tensors of this network, the first of them "
-                f"{incompatible.missing_keys[0]}; is it of another architecture?"
+                f"the checkpoint lacks {len(missing)} of the {len(all_keys)} tensors of this "
+                f"network, the first of them {missing[0]}; is it of another architecture?"
             )
         return incompatible
+
+
+def _why_unreadable(error: Exception) -> str:
+    asked = re.search(r"GLOBAL (\S+)", str(error))
+    if asked:
+        return f"it holds more than weights: it asks for {asked[1]}, which may run code. {_TRUST}"
+    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+    return (
+        f"it is damaged, or no file of weights ({reason}). Copy or download it again; to resume, "
+        "write the name of an older checkpoint into OUTPUT_DIR/last_checkpoint"
+    )
+
+
+def _check_content(loaded: Any) -> None:
+    weights = loaded.get("model") if isinstance(loaded, Mapping) else loaded
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(
+            f"it holds a {type(weights).__name__} in place of the weights; expected a dictionary "
+            "of names and tensors, alone or as its entry 'model'"
+        )
+    for name, value in weights.items():
+        numbers = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+        if not isinstance(name, str) or not (numbers or isinstance(value, torch.Tensor)):
+            raise CheckpointError(
+                f"its entry {name!r} is a {type(value).__name__}, expected a tensor; save the "
+                "dictionary of names and tensors, alone or as {'model': ...}"
+            )

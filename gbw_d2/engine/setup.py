@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,30 @@ def setup(args: Any) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     resolve(cfg)
     cfg.freeze()
-    try:
-        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"OUTPUT_DIR '{cfg.OUTPUT_DIR}' cannot be made ({error.strerror}); set it to a folder "
-            "that you may write to"
-        ) from error
+    check_output_dir(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="gbw_d2")
     return cfg
+
+
+def check_output_dir(folder: str) -> None:
+    """Makes the folder of a run where there is none, and tries to write into it.
+
+    Raises:
+        ConfigError: no name, no folder can be made there, or nothing can be written into it.
+    """
+    if not folder:
+        raise ConfigError("OUTPUT_DIR is '', so nothing would be kept; set it to a folder")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        # A folder on a read-only or full disk may exist: only writing tells.
+        with tempfile.TemporaryFile(dir=folder, prefix=".probe") as file:
+            file.write(b"\0")
+    except OSError as error:
+        raise ConfigError(
+            f"OUTPUT_DIR '{folder}' cannot be written to ({error.strerror}); set it to a folder "
+            "that you may write to, on a disk with room"
+        ) from error
 
 
 def resolve(cfg: CfgNode) -> None:

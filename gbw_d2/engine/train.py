@@ -52,7 +52,7 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     model = build_model(cfg, build_criteria(cfg, training=False))
     network = _evaluated_network(cfg, build_strategy(cfg.UDA.NAME, model, cfg.UDA))
     checkpointer = Checkpointer(network, cfg.OUTPUT_DIR)
-    checkpointer.strict = True
+    checkpointer.strict, checkpointer.trust = True, cfg.MODEL.TRUST_WEIGHTS
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise CheckpointError(
             "--eval-only has no weights: give MODEL.WEIGHTS <file>, or --resume for the last "
@@ -90,7 +90,7 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
         **{f"weighting_{head}": c.scheme for head, c in criteria.items()},
     )
     resume = resume and checkpointer.has_checkpoint()
-    checkpointer.strict = resume
+    checkpointer.strict, checkpointer.trust = resume, cfg.MODEL.TRUST_WEIGHTS
     rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     first = rest.get("iteration", -1) + 1 if resume else 0
     broadcast_parameters(model)

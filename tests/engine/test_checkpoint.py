@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import pickle
+import resource
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
 from gbw_d2.weighting import build_scheme
+
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone import build_resnet_backbone
 
 
 def network(classes: int = 3) -> nn.Module:
@@ -28,19 +39,40 @@ def test_round_trip_with_plain_content(tmp_path: Path) -> None:
     assert torch.equal(empty.state_dict()["source.mean"], scheme.state_dict()["source.mean"])
 
 
-def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpointer = Checkpointer(network(), str(tmp_path))
-    checkpointer.save("model", iteration=1)
+@pytest.fixture
+def small_disk() -> Iterator[Any]:
+    """Returns a function that lets no file grow beyond so many bytes, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    def fail(_data: object, path: Path) -> None:
-        path.write_bytes(b"half")
+
+@pytest.mark.parametrize("size", [0, 100, 4000])
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, small_disk: Any, size: int) -> None:
+    checkpointer = Checkpointer(nn.Linear(100, 100), str(tmp_path))
+    checkpointer.save("model_0", iteration=1)
+    small_disk(size)
+    with pytest.raises(CheckpointError, match=r"model_0\.pth' could not be written .*--resume"):
+        checkpointer.save("model_0", iteration=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0.pth"]
+    assert torch.load(tmp_path / "model_0.pth", weights_only=True)["iteration"] == 1
+
+
+def test_a_disk_that_is_full_for_the_tag_keeps_the_old_tag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = Checkpointer(network(), str(tmp_path))
+    checkpointer.save("model_0")
+
+    def fail(path: Path, _text: str) -> None:
+        path.write_bytes(b"mod")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gbw_d2.engine.checkpoint.torch.save", fail)
-    with pytest.raises(OSError, match="No space"):
-        checkpointer.save("model", iteration=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model.pth"]
-    assert torch.load(tmp_path / "model.pth", weights_only=True)["iteration"] == 1
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(CheckpointError, match="No space left"):
+        checkpointer.save("model_1")
+    assert (tmp_path / "last_checkpoint").read_bytes() == b"model_0.pth"
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_other_class_count_raises(tmp_path: Path) -> None:
@@ -54,21 +86,193 @@ def test_missing_part_raises_only_where_strict(tmp_path: Path) -> None:
     checkpointer = Checkpointer(network(), str(tmp_path))
     checkpointer.load(str(tmp_path / "part.pth"))
     checkpointer.strict = True
-    with pytest.raises(CheckpointError, match="lacks 3 tensors"):
+    with pytest.raises(CheckpointError, match="lacks 3 of the 4 tensors"):
         checkpointer.load(str(tmp_path / "part.pth"))
 
 
-def test_missing_file_raises(tmp_path: Path) -> None:
+def test_weights_of_quite_another_network_raise(tmp_path: Path) -> None:
+    torch.save({"conv9.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth': .*lacks 4 of the 4 tensors"):
+        Checkpointer(network(), str(tmp_path)).load(str(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize("path", ["none.pth", "none.pkl", "nowhere://none.pth", "."])
+def test_missing_file_raises(tmp_path: Path, path: str) -> None:
     with pytest.raises(CheckpointError, match=r"do not exist; set MODEL\.WEIGHTS"):
-        Checkpointer(network(), str(tmp_path)).load(str(tmp_path / "none.pth"))
+        Checkpointer(network(), str(tmp_path)).load(path)
 
 
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple:
-            return (Path.touch, (tmp_path / "made",))
+def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpointer = Checkpointer(network(), str(tmp_path))
 
-    torch.save({"model": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(Exception, match=r"[Ww]eights.only|Unsupported"):
-        Checkpointer(network(), str(tmp_path)).load(str(tmp_path / "evil.pth"))
+    def fail(_path: str) -> str:
+        raise URLError("no route")
+
+    monkeypatch.setattr(checkpointer.path_manager, "get_local_path", fail, raising=False)
+    with pytest.raises(CheckpointError, match="could not be fetched .*no route.*other means"):
+        checkpointer.load("https://example.org/weights.pkl")
+
+
+def test_settings_that_changed_before_resuming(tmp_path: Path) -> None:
+    with_memory = build_scheme("gbw", 3, {"momentum": 0.9})
+    with_memory._means["source"], with_memory._seen["source"] = torch.ones(3), torch.ones(3).bool()
+    Checkpointer(network(), str(tmp_path), weighting=with_memory).save("model")
+    plain = Checkpointer(network(), str(tmp_path), weighting=build_scheme("none", 3))
+    with pytest.raises(CheckpointError, match="other settings.*another scheme or momentum"):
+        plain.resume_or_load("", resume=True)
+
+    parameters = list(network().parameters())
+    one = torch.optim.SGD(parameters, 0.1)
+    two = torch.optim.SGD([{"params": parameters[:1]}, {"params": parameters[1:]}], 0.1)
+    Checkpointer(network(), str(tmp_path), optimizer=one).save("model")
+    with pytest.raises(CheckpointError, match="other settings.*parameter groups"):
+        Checkpointer(network(), str(tmp_path), optimizer=two).resume_or_load("", resume=True)
+
+
+class Evil:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.path,))
+
+
+def write_evil(folder: Path, name: str) -> Path:
+    content = {"model": {"x": Evil(folder / "made")}, "__author__": "me"}
+    path = folder / name
+    if path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization="old" not in name)
+    return path
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil_old.pth", "evil.pkl", "evil.pyth"])
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, name: str) -> None:
+    path = write_evil(tmp_path, name)
+    with pytest.raises(CheckpointError, match="may run code.*TRUST_WEIGHTS True") as error:
+        Checkpointer(network(), str(tmp_path)).load(str(path))
+    assert str(path) in str(error.value) and "getattr" in str(error.value)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil_old.pth", "evil.pkl"])
+def test_trusted_weights_may_run_code(tmp_path: Path, name: str) -> None:
+    path = write_evil(tmp_path, name)
+    checkpointer = Checkpointer(network(), str(tmp_path))
+    checkpointer.trust = True
+    # The file loads and does what it wants; that it holds no tensor under "x" is another matter.
+    with pytest.raises(CheckpointError, match="'x' is a NoneType"):
+        checkpointer.load(str(path))
+    assert (tmp_path / "made").exists()
+
+
+def test_a_pickle_cannot_reach_code_by_way_of_an_allowed_module(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pkl"
+    for text in (
+        b"cnumpy.testing._private.utils\nrunstring\n.",
+        b"cnumpy\nndarray.__reduce__\n.",
+        b"cos\nsystem\n(S'touch made'\ntR.",
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"ctorch.storage\n_load_from_bytes\n.",
+    ):
+        path.write_bytes(text)
+        with pytest.raises(CheckpointError, match="may run code"):
+            Checkpointer(network(), str(tmp_path)).load(str(path))
+
+
+class Pretrained(nn.Module):
+    """A ResNet-18 in the place where the networks have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        cfg = get_cfg()
+        cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+        cfg.MODEL.RESNETS.NORM = "BN"
+        self.backbone = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_file_of_the_model_zoo_loads_into_the_backbone(tmp_path: Path, protocol: int) -> None:
+    origin, network = Pretrained(), Pretrained()
+    arrays = {k: v.numpy() for k, v in origin.backbone.state_dict().items()}
+    arrays["stem.fc.weight"] = np.ones((1000, 512), dtype=np.float32)
+    content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-18.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    before = network.state_dict()["backbone.res2.0.conv1.weight"].clone()
+    Checkpointer(network, str(tmp_path)).load(str(tmp_path / "R-18.pkl"))
+    after, expected = network.state_dict(), origin.state_dict()
+    assert not torch.equal(before, after["backbone.res2.0.conv1.weight"])
+    assert all(torch.equal(after[key], expected[key]) for key in expected)
+
+
+def test_a_file_of_python_2(tmp_path: Path) -> None:
+    """Caffe2's files: byte strings for names and numbers, written here opcode by opcode."""
+
+    def text(value: bytes) -> bytes:
+        return b"U" + bytes([len(value)]) + value
+
+    array = np.array([1.5, -2, 3e-9], dtype="<f4")
+    pickled = (
+        b"\x80\x02}" + text(b"blobs") + b"}" + text(b"conv1_b") + b"cnumpy.core.multiarray\n"
+        b"_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R(K\x01K\x03\x85"
+        b"cnumpy\ndtype\n" + text(b"f4") + b"K\x00K\x01\x87R(K\x03" + text(b"<") + b"NNN"
+        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89" + text(array.tobytes()) + b"tbs"
+        b"s."
+    )
+    (tmp_path / "R-18.pkl").write_bytes(pickled)
+    loaded = Checkpointer(network(), str(tmp_path))._load_file(str(tmp_path / "R-18.pkl"))
+    assert loaded["__author__"] == "Caffe2" and loaded["matching_heuristics"] is True
+    np.testing.assert_array_equal(loaded["model"]["conv1_b"], array)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.zeros(3), "it holds a Tensor in place of the weights"),
+        ([1, 2], "it holds a list in place"),
+        ({"model": 3}, "it holds a int in place"),
+        ({"state_dict": {"0.weight": torch.zeros(3)}, "epoch": 3}, "'state_dict' is a dict"),
+        ({"0.weight": "text"}, "'0.weight' is a str, expected a tensor"),
+        ({0: torch.zeros(3)}, "entry 0 is a Tensor"),
+    ],
+)
+def test_content_that_is_no_network(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=message):
+        Checkpointer(network(), str(tmp_path)).load(str(tmp_path / "odd.pth"))
+
+
+@pytest.mark.parametrize(
+    "content", [[1], "text", {"model": {"a": np.array([None])}, "__author__": "x"}, {1: 2}]
+)
+def test_pickled_content_that_is_no_network(tmp_path: Path, content: object) -> None:
+    (tmp_path / "odd.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match=r"odd\.pkl': it"):
+        Checkpointer(network(), str(tmp_path)).load(str(tmp_path / "odd.pkl"))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pyth"])
+def test_damaged_files_are_named(tmp_path: Path, suffix: str) -> None:
+    whole = io.BytesIO()
+    if suffix == ".pkl":
+        weights = {k: v.numpy() for k, v in network().state_dict().items()}
+        pickle.dump({"model": weights, "__author__": "x"}, whole)
+    else:
+        torch.save({"model": network().state_dict()}, whole)
+    data, path = whole.getvalue(), tmp_path / f"broken{suffix}"
+    half = len(data) // 2
+    for damaged in (b"", b"\x80", data[:3], data[:half], data[: half // 2], data[:-1], b"text"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=rf"broken\{suffix}': it is damaged"):
+            Checkpointer(network(), str(tmp_path)).load(str(path))
+
+
+def test_a_folder_that_lost_its_last_checkpoint(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(network(), str(tmp_path))
+    checkpointer.save("model_0")
+    (tmp_path / "model_0.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"model_0\.pth' do not exist.*last_checkpoint"):
+        checkpointer.resume_or_load("", resume=True)
