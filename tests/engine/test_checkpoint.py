@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         raise URLError("no route")
 
     monkeypatch.setattr(checkpointer.path_manager, "get_local_path", fail, raising=False)
-    with pytest.raises(CheckpointError, match="could not be fetched .*no route.*other means"):
+    with pytest.raises(CheckpointError, match=r"could not be fetched .*no route.*other means"):
         checkpointer.load("https://example.org/weights.pkl")
 
 
@@ -118,14 +119,14 @@ def test_settings_that_changed_before_resuming(tmp_path: Path) -> None:
     with_memory._means["source"], with_memory._seen["source"] = torch.ones(3), torch.ones(3).bool()
     Checkpointer(network(), str(tmp_path), weighting=with_memory).save("model")
     plain = Checkpointer(network(), str(tmp_path), weighting=build_scheme("none", 3))
-    with pytest.raises(CheckpointError, match="other settings.*another scheme or momentum"):
+    with pytest.raises(CheckpointError, match=r"other settings.*another scheme or momentum"):
         plain.resume_or_load("", resume=True)
 
     parameters = list(network().parameters())
     one = torch.optim.SGD(parameters, 0.1)
     two = torch.optim.SGD([{"params": parameters[:1]}, {"params": parameters[1:]}], 0.1)
     Checkpointer(network(), str(tmp_path), optimizer=one).save("model")
-    with pytest.raises(CheckpointError, match="other settings.*parameter groups"):
+    with pytest.raises(CheckpointError, match=r"other settings.*parameter groups"):
         Checkpointer(network(), str(tmp_path), optimizer=two).resume_or_load("", resume=True)
 
 
@@ -152,9 +153,10 @@ def write_evil(folder: Path, name: str) -> Path:
 @pytest.mark.parametrize("name", ["evil.pth", "evil_old.pth", "evil.pkl", "evil.pyth"])
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, name: str) -> None:
     path = write_evil(tmp_path, name)
-    with pytest.raises(CheckpointError, match="may run code.*TRUST_WEIGHTS True") as error:
+    with pytest.raises(CheckpointError, match=r"may run code.*TRUST_WEIGHTS True") as error:
         Checkpointer(network(), str(tmp_path)).load(str(path))
-    assert str(path) in str(error.value) and "getattr" in str(error.value)
+    assert str(path) in str(error.value)
+    assert re.search("asks for .*(getattr|Path)", str(error.value))
     assert not (tmp_path / "made").exists()
 
 

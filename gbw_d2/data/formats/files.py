@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from gbw_d2.data.catalog import DatasetError
+from gbw_d2.errors import UserError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -77,7 +78,10 @@ def read_array(path: str | Path, flags: int) -> np.ndarray:
     # A truncated PNG may decode to an image whose lower part is black, so the end is looked at.
     if data.startswith(_PNG_SIGNATURE) and b"IEND" not in data[-16:]:
         raise DatasetError(f"'{path}' is a truncated PNG file; copy or unpack it again")
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    try:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        raise DatasetError(f"'{path}' cannot be decoded ({error.err}); unpack it again") from error
     if array is None:
         raise DatasetError(f"'{path}' is not an image that can be read; copy or unpack it again")
     return array
@@ -95,10 +99,10 @@ def read_image(path: str | Path, image_format: str) -> np.ndarray:
 
     Raises:
         DatasetError: the file cannot be read.
-        ValueError: unknown ``image_format``.
+        UserError: unknown ``image_format``.
     """
     if image_format not in ("RGB", "BGR"):
-        raise ValueError(f"INPUT.FORMAT is '{image_format}', expected 'RGB' or 'BGR'")
+        raise UserError(f"INPUT.FORMAT is '{image_format}', expected 'RGB' or 'BGR'")
     # Labels carry no orientation, so that of the image must not be applied either.
     image = read_array(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if image_format == "RGB" else image
