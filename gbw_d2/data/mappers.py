@@ -18,6 +18,7 @@ from gbw_d2.data.catalog import PanopticReader, Record, SegmentsInfo, SemanticRe
 from gbw_d2.data.formats.files import check_size, read_image
 from gbw_d2.data.label_spaces import IGNORE_LABEL, LabelSpace
 from gbw_d2.data.targets import center_and_offset_targets, segment_attributes
+from gbw_d2.errors import UserError
 
 Sample = dict[str, Any]
 
@@ -48,7 +49,7 @@ class SourceMapper:
         center_sigma: standard deviation of the centre heat map's Gaussians, pixels.
 
     Raises:
-        ValueError: no reader at all: the dataset has no labels.
+        UserError: no reader at all: the dataset has no labels.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class SourceMapper:
         center_sigma: float = 8.0,
     ) -> None:
         if read_semantic is None and read_panoptic is None:
-            raise ValueError("the source has no labels; DATASETS.TRAIN needs a labelled dataset")
+            raise UserError("the source has no labels; DATASETS.TRAIN needs a labelled dataset")
         self.read_semantic = read_semantic
         self.read_panoptic = read_panoptic
         self.label_space = label_space

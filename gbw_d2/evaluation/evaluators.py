@@ -14,6 +14,7 @@ import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.errors import UserError
 from gbw_d2.evaluation.panoptic_quality import VOID, PanopticQuality
 from gbw_d2.evaluation.protocols import PROTOCOLS, Protocol
 from gbw_d2.evaluation.report import PerClass, write_csv
@@ -52,11 +53,15 @@ class _ProtocolEvaluator(DatasetEvaluator):
 
         Raises:
             ValueError: prediction and ground truth do not fit; the message names the file.
+            UserError: the ground truth cannot be read.
         """
         for record, output in zip(inputs, outputs, strict=True):
             name = str(record[FILE_NAME])
             try:
                 scores = self._score_image(record, output)
+            except UserError:
+                # A label that cannot be read names its own file.
+                raise
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             row = {FILE_NAME: name, IMAGE_ID: record.get(IMAGE_ID)}
@@ -78,7 +83,7 @@ class _ProtocolEvaluator(DatasetEvaluator):
         self.per_image = [row for _, rows in gathered for row in rows]
         names = [row[FILE_NAME] for row in self.per_image]
         if not names:
-            raise ValueError(f"{self.task} evaluation saw no image; is the test set empty?")
+            raise UserError(f"{self.task} evaluation saw no image; is the test set empty?")
         if len(set(names)) < len(names):
             twice = next(n for n in names if names.count(n) > 1)
             raise ValueError(f"{twice} was scored more than once; the test sampler repeats images")

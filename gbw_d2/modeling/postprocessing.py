@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.errors import UserError
 
 from detectron2.structures import Boxes, Instances
 
@@ -42,9 +43,9 @@ class PanopticSettings:
 
     def __post_init__(self) -> None:
         if self.nms_kernel < 1 or self.nms_kernel % 2 == 0:
-            raise ValueError(f"nms_kernel is {self.nms_kernel}; expected an odd number of pixels")
+            raise UserError(f"nms_kernel is {self.nms_kernel}; expected an odd number of pixels")
         if self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}; expected 1 or more")
+            raise UserError(f"top_k is {self.top_k}; expected 1 or more")
 
 
 def find_centers(center: Tensor, settings: PanopticSettings) -> tuple[Tensor, Tensor]:

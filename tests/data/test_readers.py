@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from zlib import compress, crc32
 
 import cv2
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 from panopticapi.utils import rgb2id
 
 from gbw_d2.data.catalog import DatasetError, get_dataset
+from gbw_d2.data.formats.files import read_image
 from gbw_d2.data.formats.synthia import LABEL_FILE
 from gbw_d2.registry import UnknownNameError
 
@@ -271,11 +275,113 @@ def test_segments_of_json_and_png_differ(cityscapes_root: Path) -> None:
 def test_a_json_file_with_label_ids_or_of_another_kind(cityscapes_root: Path) -> None:
     spec = get_dataset("cityscapes_panoptic_val")
     _edit_json(cityscapes_root, lambda a: a["segments_info"][0].update(category_id=26))
-    with pytest.raises(DatasetError, match=r"\[26\], expected train ids"):
+    with pytest.raises(DatasetError, match=r"category_id 26 of munster_.*expected train ids"):
         spec.load()
     (cityscapes_root / "gtFine" / "cityscapes_panoptic_val_trainId.json").write_text('{"a": 1')
     with pytest.raises(DatasetError, match="not a COCO panoptic file"):
         spec.load()
+
+
+def _twice(content: dict) -> None:
+    content["annotations"] *= 2
+
+
+def _segment_twice(content: dict) -> None:
+    content["annotations"][0]["segments_info"] *= 2
+
+
+def _image_number(content: dict) -> None:
+    content["annotations"][0]["image_id"] = 3
+
+
+def _no_crowd_flag(content: dict) -> None:
+    del content["annotations"][0]["segments_info"][0]["iscrowd"]
+
+
+def _fractional_id(content: dict) -> None:
+    content["annotations"][0]["segments_info"][0]["id"] = 7.5
+
+
+def _no_segments(content: dict) -> None:
+    content["annotations"][0]["segments_info"] = None
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_twice, "lists an image twice"),
+        (_segment_twice, "munster_000003_000019 lists a segment twice"),
+        (_image_number, "image_id 3 is no text"),
+        (_no_crowd_flag, "KeyError.*iscrowd"),
+        (_fractional_id, "has no whole numbers"),
+        (_no_segments, "not a COCO panoptic file"),
+        (lambda content: content.update(annotations=[3]), "not a COCO panoptic file"),
+        (lambda content: content.update(annotations={"a": 3}), "not a COCO panoptic file"),
+    ],
+)
+def test_a_json_file_with_odd_entries(
+    cityscapes_root: Path, damage: Callable[[dict], None], message: str
+) -> None:
+    path = cityscapes_root / "gtFine" / "cityscapes_panoptic_val_trainId.json"
+    content = json.loads(path.read_text())
+    damage(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=message) as error:
+        get_dataset("cityscapes_panoptic_val").load()
+    assert str(path) in str(error.value) and "prepare_cityscapes" in str(error.value)
+
+
+@pytest.mark.parametrize("data", [b"[]", b"3", b"", b"\xff\xfe{}", b'{"annotations": null}'])
+def test_a_json_file_that_is_none(cityscapes_root: Path, data: bytes) -> None:
+    path = cityscapes_root / "gtFine" / "cityscapes_panoptic_val_trainId.json"
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match="not a COCO panoptic file"):
+        get_dataset("cityscapes_panoptic_val").load()
+
+
+@pytest.mark.parametrize("folder", ["RGB", "GT/LABELS"])
+def test_an_empty_folder(synthia_root: Path, folder: str) -> None:
+    for path in (synthia_root / folder).iterdir():
+        path.unlink()
+    with pytest.raises(DatasetError, match=rf"no file \*\.png in .*{folder}'.*README"):
+        get_dataset("synthia_panoptic_train").load()
+
+
+def test_a_folder_without_cities(cityscapes_root: Path) -> None:
+    shutil.rmtree(cityscapes_root / "leftImg8bit" / "val")
+    (cityscapes_root / "leftImg8bit" / "val").mkdir()
+    with pytest.raises(DatasetError, match="no cities in"):
+        get_dataset("cityscapes_semantic_val").load()
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_a_folder_that_looks_like_a_file(synthia_root: Path, kind: str) -> None:
+    folder = synthia_root / ("RGB" if kind == "images" else "GT/LABELS")
+    (folder / "0000001.png").unlink()
+    (folder / "0000001.png").mkdir()
+    spec = get_dataset("synthia_semantic_train")
+    assert spec.read_semantic is not None
+    with pytest.raises(DatasetError, match=r"cannot read '.*0000001\.png': Is a directory"):
+        spec.read_semantic(spec.load()[1])
+
+
+def test_an_image_that_ends_early(synthia_root: Path) -> None:
+    record = get_dataset("synthia_panoptic_train").load()[0]
+    path = Path(record["file_name"])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DatasetError, match=rf"'{path}' is a truncated PNG file; copy or unpack"):
+        read_image(path, "RGB")
+
+
+def test_a_size_that_opencv_refuses(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunks = (chunk(b"IHDR", header), chunk(b"IDAT", compress(b"")), chunk(b"IEND", b""))
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(DatasetError, match=r"huge\.png' cannot be decoded"):
+        read_image(tmp_path / "huge.png", "RGB")
 
 
 def test_label_ids_instead_of_train_ids(cityscapes_root: Path, write_png: WritePng) -> None:

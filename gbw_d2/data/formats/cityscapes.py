@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -104,25 +105,16 @@ def load_panoptic(root: Path, split: str) -> list[Record]:
     folder = path.with_suffix("")
     if not path.is_file() or not folder.is_dir():
         raise DatasetError(f"no '{path}' with its folder of PNG files. {_PREPARE_HINT}")
-    try:
-        annotations = json.loads(path.read_text())["annotations"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise DatasetError(
-            f"'{path}' is not a COCO panoptic file ({error!r}). Delete it. {_PREPARE_HINT}"
-        ) from error
+    annotations = _read_annotations(path)
     by_image = {annotation["image_id"]: annotation for annotation in annotations}
     records = load_semantic(root, split)
+    if len(by_image) < len(annotations):
+        raise DatasetError(f"'{path}' lists an image twice. Delete it. {_PREPARE_HINT}")
     lonely = sorted({record[keys.IMAGE_ID] for record in records} ^ set(by_image))
     if lonely:
         raise DatasetError(
             f"{len(records)} images of split '{split}' but {len(by_image)} entries in '{path}'; "
             f"without a partner: {few(lonely)}. Delete the JSON file. {_PREPARE_HINT}"
-        )
-    wrong = {s["category_id"] for a in annotations for s in a[SEGMENTS]} - set(TRAIN_IDS_19)
-    if wrong:
-        raise DatasetError(
-            f"'{path}' holds category ids {sorted(wrong)[:5]}, expected train ids 0..18: it was "
-            f"written without train ids. Delete it. {_PREPARE_HINT}"
         )
     missing = sorted({a["file_name"] for a in annotations} - set(os.listdir(folder)))
     if missing:
@@ -134,6 +126,39 @@ def load_panoptic(root: Path, split: str) -> list[Record]:
         record[PANOPTIC_FILE] = str(folder / annotation["file_name"])
         record[SEGMENTS] = annotation[SEGMENTS]
     return records
+
+
+def _read_annotations(path: Path) -> list[dict[str, Any]]:
+    """Reads the entries of a COCO panoptic file and checks all that later code relies on."""
+    try:
+        annotations = json.loads(path.read_text())["annotations"]
+        for annotation in annotations:
+            _check_annotation(annotation)
+    except OSError as error:
+        raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"'{path}' is not a COCO panoptic file with train ids ({error!r}). Delete it. "
+            f"{_PREPARE_HINT}"
+        ) from error
+    return annotations
+
+
+def _check_annotation(annotation: dict[str, Any]) -> None:
+    for key in ("image_id", "file_name"):
+        if not isinstance(annotation[key], str):
+            raise TypeError(f"{key} {annotation[key]!r} is no text")
+    ids = [segment["id"] for segment in annotation[SEGMENTS]]
+    for segment in annotation[SEGMENTS]:
+        if not all(isinstance(segment[k], int) for k in ("id", "category_id", "iscrowd")):
+            raise TypeError(f"segment {segment} of {annotation['image_id']} has no whole numbers")
+        if segment["category_id"] not in TRAIN_IDS_19:
+            raise ValueError(
+                f"category_id {segment['category_id']} of {annotation['image_id']}, expected train "
+                "ids 0..18"
+            )
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{annotation['image_id']} lists a segment twice")
 
 
 def read_semantic(record: Record) -> np.ndarray:
