@@ -29,7 +29,7 @@ def tiny_config() -> Any:
     def make(*overrides: Any, name: str = "toy/panoptic_gbw") -> Any:
         small = [
             *("MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32"),
-            *("MODEL.SEM_SEG_HEAD.HEAD_CHANNELS", "32", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32"),
+            *("MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32"),
         ]
         cfg = load_config(str(ROOT / f"configs/{name}.yaml"), [*small, *map(str, overrides)])
         resolve(cfg)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.data.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
 from gbw_d2.losses import plain_cross_entropy
+from gbw_d2.modeling import backbones  # noqa: F401  (registers them)
 from gbw_d2.modeling.heads.auxiliary import build_auxiliary_head
 from gbw_d2.modeling.protocol import Features, Losses, Outputs, Targets
 from gbw_d2.modeling.semantic_criterion import SemanticCriterion

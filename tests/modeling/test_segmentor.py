@@ -133,15 +133,14 @@ def test_auxiliary_head(tiny_config: Any, samples: Any) -> None:
     losses[keys.LOSS_AUXILIARY].backward()
     assert model.auxiliary_head.predictor.weight.grad.abs().sum() > 0
     assert keys.AUXILIARY_LOGITS not in run(model.eval(), samples())[0]
-    with pytest.raises(ValueError, match="backbone gives res2, res3, res5"):
-        build_model(tiny_config(*keys_on[:3], "res4"), {})
+    with pytest.raises(ValueError, match="backbone gives stem, res2, res3, res4"):
+        build_model(tiny_config(*keys_on[:3], "res5"), {})
 
 
 def test_another_backbone_of_detectron2(tiny_config: Any, samples: Any) -> None:
     cfg = tiny_config(
         *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.SEMANTIC_ONLY", True),
-        *("MODEL.FPN.IN_FEATURES", "['res2', 'res3', 'res5']", "MODEL.FPN.OUT_CHANNELS", 32),
-        *("MODEL.RESNETS.RES5_DILATION", 1, "MODEL.FPN.NORM", "GN"),
+        *("MODEL.RESNETS.DEPTH", 18, "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.FPN.NORM", "GN"),
         *("MODEL.RESNETS.OUT_FEATURES", "['res2', 'res3', 'res4', 'res5']"),
         *("MODEL.FPN.IN_FEATURES", "['res2', 'res3', 'res4', 'res5']"),
         *("MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead"),

@@ -1,0 +1,5 @@
+"""Backbones that Detectron2 lacks; importing one enters it into its BACKBONE_REGISTRY."""
+
+from gbw_d2.modeling.backbones.small_resnet import build_small_resnet_backbone
+
+__all__ = ["build_small_resnet_backbone"]
