@@ -14,20 +14,11 @@ import numpy as np
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.engine.zoo_pickle import read_zoo_pickle
 from gbw_d2.errors import UserError
 
 from detectron2.checkpoint import DetectionCheckpointer
 
-# What arrays of weights are pickled with, by NumPy 1 and 2; nothing of it runs code.
-_NUMPY_CORE = ("numpy.core", "numpy._core")
-_ZOO_GLOBALS = {
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    *((f"{core}.multiarray", "_reconstruct") for core in _NUMPY_CORE),
-    *((f"{core}.numeric", "_frombuffer") for core in _NUMPY_CORE),
-}
 # What pickle and torch raise on bytes that are damaged or of another kind.
 _UNREADABLE = (
     pickle.UnpicklingError,
@@ -36,27 +27,16 @@ _UNREADABLE = (
     EOFError,
     ImportError,
     LookupError,
+    MemoryError,
+    OverflowError,
     RuntimeError,
     TypeError,
     ValueError,
 )
-_TRUST = "If you trust its source, MODEL.TRUST_WEIGHTS True loads it anyway"
 
 
 class CheckpointError(UserError):
     """A checkpoint is missing, cannot be read or written, or does not fit the network."""
-
-
-class _ZooUnpickler(pickle.Unpickler):
-    """Builds dictionaries, text, numbers and NumPy arrays, and refuses to look anything else up."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ZOO_GLOBALS:
-            raise CheckpointError(
-                f"it asks for {module}.{name}, which may run code; files of Detectron2's model zoo "
-                f"hold arrays and text only. {_TRUST}"
-            )
-        return super().find_class(module, name)
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -141,29 +121,18 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
-            if filename.endswith(".pkl"):
-                self._check_pickle(filename)
-            if filename.endswith((".pkl", ".pyth")):
+            if filename.endswith(".pkl") and not self.trust:
+                loaded = read_zoo_pickle(filename)
+            elif filename.endswith((".pkl", ".pyth")):
                 loaded = super()._load_file(filename)
             else:
                 loaded = torch.load(filename, map_location="cpu", weights_only=not self.trust)
-        except CheckpointError:
-            raise
         except (*_UNREADABLE, AssertionError) as error:
             raise CheckpointError(_why_unreadable(error)) from error
         if isinstance(loaded, Mapping) and "model" not in loaded:
             loaded = {"model": loaded}
         _check_content(loaded)
         return dict(loaded)
-
-    def _check_pickle(self, filename: str) -> None:
-        # Detectron2 unpickles the file itself, afterwards: what passes here is harmless there.
-        if self.trust:
-            return
-        with open(filename, "rb") as file:
-            found = _ZooUnpickler(file, encoding="latin1").load()
-        if not isinstance(found, dict):
-            raise CheckpointError(f"it holds a {type(found).__name__}, expected a dictionary")
 
     def _load_model(self, checkpoint: Any) -> Any:
         incompatible = super()._load_model(checkpoint)
@@ -188,7 +157,10 @@ class Checkpointer(DetectionCheckpointer):
 def _why_unreadable(error: Exception) -> str:
     asked = re.search(r"GLOBAL (\S+)", str(error))
     if asked:
-        return f"it holds more than weights: it asks for {asked[1]}, which may run code. {_TRUST}"
+        return (
+            f"it holds more than weights: it asks for {asked[1]}, which may run code. If you trust "
+            "its source, MODEL.TRUST_WEIGHTS True loads it anyway"
+        )
     reason = (str(error) or type(error).__name__).splitlines()[0][:200]
     return (
         f"it is damaged, or no file of weights ({reason}). Copy or download it again; to resume, "

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
+from gbw_d2.engine.zoo_pickle import read_zoo_pickle
 from gbw_d2.weighting import build_scheme
 
 from detectron2.config import get_cfg
@@ -208,6 +209,23 @@ def test_a_file_of_the_model_zoo_loads_into_the_backbone(tmp_path: Path, protoco
     after, expected = network.state_dict(), origin.state_dict()
     assert not torch.equal(before, after["backbone.res2.0.conv1.weight"])
     assert all(torch.equal(after[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", ">f8", "i1", ">i8", "bool"])
+def test_arrays_keep_their_numbers(tmp_path: Path, dtype: str) -> None:
+    arrays = {
+        "flat": np.arange(6).astype(dtype),
+        "fortran": np.asfortranarray(np.arange(6).reshape(2, 3).astype(dtype)),
+        "scalar": np.array(1, dtype=dtype),
+        "empty": np.zeros((0, 3), dtype=dtype),
+    }
+    for protocol in (0, 2, 5):
+        content = {"model": arrays, "__author__": "x"}
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+        found = read_zoo_pickle(tmp_path / "x.pkl")["model"]
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array)
+            assert torch.from_numpy(found[name]).shape == array.shape
 
 
 def test_a_file_of_python_2(tmp_path: Path) -> None:
