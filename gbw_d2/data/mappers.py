@@ -33,7 +33,8 @@ def _read_checked_image(record: Record, image_format: str) -> np.ndarray:
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    # Always a copy: a flipped image one pixel wide counts as contiguous, and torch refuses it.
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
 class SourceMapper:
