@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -109,7 +111,7 @@ class ClassWeights(HookBase):
         counters = {f"weights/{head}_{k}": float(v) for k, v in scheme.counters().items()}
         self.trainer.storage.put_scalars(**counters, smoothing_hint=False)
 
-    def _rows(self, done: int, head: str, term: str, last: LastCall) -> list[list[object]]:
+    def _rows(self, done: int, head: str, term: str, last: LastCall) -> list[list[Any]]:
         weights = last.weights.float()
         measure = last.norms if last.hindrance is None else last.hindrance
         measure = torch.full_like(weights, torch.nan) if measure is None else measure
@@ -124,7 +126,20 @@ class ClassWeights(HookBase):
         self.trainer.storage.put_scalars(
             **{f"{prefix}_min": low, f"{prefix}_max": high, f"{prefix}_entropy": entropy}
         )
-        return [
+        rows: list[list[Any]] = [
             [done, head, term, name, f"{w:.6g}", f"{m:.6g}", int(n)]
             for name, w, m, n in zip(self.class_names, *table.tolist(), strict=True)
         ]
+        self._put_classes(rows)
+        return rows
+
+    def _put_classes(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Hands weight, measure and pixels of each class to TensorBoard and metrics.json."""
+        scalars: dict[str, float] = {}
+        for _, head, term, name, weight, measure, pixels in rows:
+            place = f"{head}_{term}/{name.replace(' ', '_')}"
+            scalars |= {f"class_weights/{place}": float(weight), f"class_pixels/{place}": pixels}
+            # Schemes without a measure have NaN there, which JSON cannot hold.
+            if math.isfinite(float(measure)):
+                scalars[f"class_measure/{place}"] = float(measure)
+        self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)
