@@ -215,7 +215,7 @@ def _draw_curve(
     color = _color(runs, run)
     axes.fill_between(iterations, low, high, color=color, alpha=0.2, linewidth=0)
     # Runs that coincide stay visible: earlier ones are wider and lie below.
-    width = 1.4 + 0.9 * min(2, len(runs) - 1 - runs.index(run))
+    width = 1.3 + 1.5 * min(2, len(runs) - 1 - runs.index(run))
     marker = "o" if len(iterations) < 5 else ""
     axes.plot(iterations, median, style, color=color, linewidth=width, marker=marker, markersize=3)
     return float(low.min()), float(high.max())
