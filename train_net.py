@@ -11,6 +11,7 @@ Any config key may follow as ``KEY VALUE``. Results are written to OUTPUT_DIR.
 
 from __future__ import annotations
 
+import errno
 import sys
 from argparse import Namespace
 
@@ -42,4 +43,12 @@ if __name__ == "__main__":
         start()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            raise
+        print(
+            f"error: {error}: nothing half-written is left behind; make room, then --resume",
+            file=sys.stderr,
+        )
         sys.exit(2)

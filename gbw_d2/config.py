@@ -195,7 +195,8 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
         raise _readable(error, cfg, config_file) from error
     if len(overrides) % 2:
         raise ConfigError(
-            f"command line: {len(overrides)} words after the options, expected KEY VALUE pairs"
+            f"command line: {len(overrides)} words after the options, expected KEY VALUE "
+            "pairs; options such as --eval-only come before them"
         )
     try:
         cfg.merge_from_list(list(overrides))

@@ -99,5 +99,8 @@ def write_png(path: str | Path, picture: np.ndarray) -> None:
     if not good:
         raise OSError(f"OpenCV cannot encode a picture of shape {picture.shape} as PNG")
     temporary = path.with_suffix(".png.tmp")
-    temporary.write_bytes(data.tobytes())
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data.tobytes())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gbw_d2.config import ConfigError, load_config
 from gbw_d2.engine.build import _WEIGHTING_FIELDS
 from gbw_d2.engine.setup import resolve
 from gbw_d2.registry import UnknownNameError
-from gbw_d2.weighting import WeightingSettings
+from gbw_d2.uda import STRATEGIES
+from gbw_d2.weighting import SCHEMES, WeightingSettings
 
 ROOT = Path(__file__).parents[1]
 LEAVES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if "base" not in p.parts)
@@ -33,6 +35,16 @@ def test_every_base_loads(path: Path, tmp_path: Path) -> None:
     leaf = tmp_path / "leaf.yaml"
     leaf.write_text(f"_BASE_: [{path}]\nVERSION: 2\n")
     load_config(str(leaf))
+
+
+def test_every_method_has_a_yaml() -> None:
+    for registry, folder, key in (
+        (SCHEMES, "weighting", "WEIGHTING"),
+        (STRATEGIES, "uda", "UDA"),
+    ):
+        files = (ROOT / "configs/base" / folder).glob("*.yaml")
+        named = {yaml.safe_load(path.read_text())[key]["NAME"] for path in files}
+        assert named == set(registry)
 
 
 def test_toy_twins_differ_from_their_originals_in_scale_only() -> None:
@@ -77,6 +89,11 @@ def _load(tmp_path: Path, text: str, *overrides: str) -> None:
         ('DATASETS:\n  TRAIN: ("synthia",)', "unknown dataset 'synthia'"),
         ("MODEL:\n  SEM_SEG_HEAD:\n    NUM_CLASSES: 19", "has 16 classes"),
         ('EVAL:\n  PROTOCOLS: ("19",)', "can be scored by 16, 16_void"),
+        ("MODEL:\n  DEVICE: gpu", "MODEL.DEVICE 'gpu' cannot be used"),
+        ("MODEL:\n  BACKBONE:\n    NAME: vgg", "unknown backbone .*build_resnet_backbone"),
+        ("MODEL:\n  SEM_SEG_HEAD:\n    NAME: X", "unknown head .*DeepLabV3PlusHead"),
+        ("SOLVER:\n  IMS_PER_BATCH: 0", "IMS_PER_BATCH is 0; expected 1 or more"),
+        ("DATALOADER:\n  NUM_WORKERS: -1", "NUM_WORKERS is -1"),
         ("UDA:\n  NAME: min_entropy\nDATASETS:\n  TARGET: ()", "needs target images"),
     ],
 )

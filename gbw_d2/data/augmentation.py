@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from gbw_d2.data.label_spaces import IGNORE_LABEL
+from gbw_d2.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,17 @@ class AugmentationSettings:
     def __post_init__(self) -> None:
         low, high = self.scale_range
         if not 0 < low <= high:
-            raise ValueError(f"scale range is {self.scale_range}, expected 0 < low <= high")
+            raise UserError(f"scale range is {self.scale_range}, expected 0 < low <= high")
         for name in ("resize", "crop_size"):
             size = getattr(self, name)
             if size is not None and (len(size) != 2 or min(size) < 1):
-                raise ValueError(f"{name} is {size}, expected (rows, columns), both at least 1")
+                raise UserError(f"{name} is {size}, expected (rows, columns), both at least 1")
         for name in ("flip_probability", "cat_max_ratio", "color_jitter"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}, expected a number 0..1")
+                raise UserError(f"{name} is {value}, expected a number 0..1")
         if self.crop_tries < 1:
-            raise ValueError(f"crop_tries is {self.crop_tries}, expected at least 1")
+            raise UserError(f"crop_tries is {self.crop_tries}, expected at least 1")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from gbw_d2.data.augmentation import WantedPixels
 from gbw_d2.data.catalog import Record
 from gbw_d2.data.mappers import Sample
 from gbw_d2.data.sampling import Stream, keyed_rng
+from gbw_d2.errors import UserError
 
 ENOUGH_OPEN_FILES = 8192
 
@@ -36,7 +37,10 @@ class _DrawDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         draw = self.stream(index)
         rng = keyed_rng(self.seed, self.name, "augmentation", index)
-        return self.mapper(self.records[draw.image], rng, draw.wanted)
+        try:
+            return self.mapper(self.records[draw.image], rng, draw.wanted)
+        except UserError as error:
+            return error
 
 
 class _TestDataset(Dataset[Sample]):
@@ -48,7 +52,21 @@ class _TestDataset(Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.mapper(self.records[index])
+        try:
+            return self.mapper(self.records[index])
+        except UserError as error:
+            return error
+
+
+class _Loader(DataLoader[Sample]):
+    """Raises what a worker met; torch would raise it with the worker's traceback as its text."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            for sample in batch:
+                if isinstance(sample, UserError):
+                    raise sample
+            yield batch
 
 
 class _RankBatches(Sampler[list[int]]):
@@ -123,13 +141,13 @@ def build_train_loader(
         ValueError: the batch cannot be shared equally.
     """
     if batch_size < 1 or batch_size % world_size:
-        raise ValueError(
+        raise UserError(
             f"the batch of {batch_size} {name} images cannot be shared by {world_size} processes; "
             f"choose a multiple of {world_size}"
         )
     if num_workers > 0:
         _allow_many_open_files()
-    loader = DataLoader(
+    loader = _Loader(
         _DrawDataset(records, mapper, stream, seed, name),
         batch_sampler=_RankBatches(batch_size, rank, world_size, start),
         num_workers=num_workers,
@@ -169,7 +187,7 @@ def build_test_loader(
 ) -> DataLoader[Sample]:
     """Builds a loader over this process's contiguous share of the images, one per batch."""
     bounds = [len(records) * part // world_size for part in (rank, rank + 1)]
-    return DataLoader(
+    return _Loader(
         _TestDataset(records[bounds[0] : bounds[1]], mapper),
         batch_size=1,
         num_workers=num_workers,

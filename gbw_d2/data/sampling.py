@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from gbw_d2.data.augmentation import WantedPixels
+from gbw_d2.errors import UserError
 
 
 class Draw(NamedTuple):
@@ -42,7 +43,7 @@ class EpochPermutation:
 
     def __init__(self, num_images: int, seed: int, name: str) -> None:
         if num_images < 1:
-            raise ValueError(f"the {name} dataset is empty")
+            raise UserError(f"the {name} dataset is empty")
         self.num_images = num_images
         self.seed = seed
         self.name = name
@@ -68,10 +69,10 @@ def rare_class_probabilities(class_pixels: np.ndarray, temperature: float) -> np
         temperature: T > 0; the smaller, the more the rarest class dominates.
     """
     if temperature <= 0:
-        raise ValueError(f"the temperature of rare class sampling is {temperature}, expected > 0")
+        raise UserError(f"the temperature of rare class sampling is {temperature}, expected > 0")
     occurs = class_pixels > 0
     if not occurs.any():
-        raise ValueError("no labelled pixels: the class statistics of the source are empty")
+        raise UserError("no labelled pixels: the class statistics of the source are empty")
     logits = np.where(occurs, (1 - class_pixels / class_pixels.sum()) / temperature, -np.inf)
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
@@ -110,7 +111,7 @@ class RareClassSampling:
         hidden = [c for c, rows in enumerate(self.candidates) if totals[c] > 0 and not rows.size]
         if hidden:
             best = image_class_pixels[:, hidden].max(axis=0).min()
-            raise ValueError(
+            raise UserError(
                 f"no image shows more than {min_pixels} pixels of class id(s) {hidden}; lower "
                 f"DATASETS.RARE_CLASS_SAMPLING.MIN_PIXELS below {best}"
             )

@@ -76,8 +76,11 @@ def _save_cache(path: Path, counts: np.ndarray) -> None:
     temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(temporary, counts=counts)
-        os.replace(temporary, path)
+        try:
+            np.savez_compressed(temporary, counts=counts)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise DatasetError(
             f"cannot write the class statistics to '{path}' ({error.strerror}); give another "

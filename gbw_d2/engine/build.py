@@ -68,15 +68,18 @@ def load_records(names: tuple[str, ...], key: str) -> tuple[DatasetSpec, list[Re
     return get_dataset(names[0]), records
 
 
-def _optional_size(size: tuple[int, ...]) -> tuple[int, int] | None:
-    return (int(size[0]), int(size[1])) if len(size) == 2 else None
+def _optional_size(cfg: CfgNode, key: str) -> tuple[int, int] | None:
+    size = tuple(cfg.INPUT[key])
+    if len(size) not in (0, 2):
+        raise ConfigError(f"INPUT.{key} is {size}; expected (rows, columns), or () for none")
+    return (int(size[0]), int(size[1])) if size else None
 
 
-def _augmentation(cfg: CfgNode, size: tuple[int, ...]) -> AugmentationSettings:
+def _augmentation(cfg: CfgNode, size_key: str) -> AugmentationSettings:
     return AugmentationSettings(
-        resize=_optional_size(size),
+        resize=_optional_size(cfg, size_key),
         scale_range=tuple(cfg.INPUT.SCALE_RANGE),
-        crop_size=_optional_size(cfg.INPUT.CROP_SIZE),
+        crop_size=_optional_size(cfg, "CROP_SIZE"),
         flip_probability=cfg.INPUT.FLIP_PROBABILITY,
         cat_max_ratio=cfg.INPUT.MAX_CLASS_SHARE,
         color_jitter=cfg.INPUT.COLOR_JITTER,
@@ -145,7 +148,7 @@ def build_batches(cfg: CfgNode, start: int) -> Iterator[Any]:
         spec.read_semantic,
         None if semantic_only else spec.read_panoptic,
         LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE),
-        _augmentation(cfg, cfg.INPUT.SOURCE_SIZE),
+        _augmentation(cfg, "SOURCE_SIZE"),
         cfg.INPUT.FORMAT,
         cfg.INPUT.GAUSSIAN_SIGMA,
     )
@@ -156,7 +159,7 @@ def build_batches(cfg: CfgNode, start: int) -> Iterator[Any]:
     _, target_records = load_records(cfg.DATASETS.TARGET, "DATASETS.TARGET")
     target = build_train_loader(
         target_records,
-        TargetMapper(_augmentation(cfg, cfg.INPUT.TARGET_SIZE), cfg.INPUT.FORMAT),
+        TargetMapper(_augmentation(cfg, "TARGET_SIZE"), cfg.INPUT.FORMAT),
         EpochPermutation(len(target_records), cfg.SEED, "target"),
         name="target",
         **shared,
@@ -168,7 +171,7 @@ def build_test_batches(cfg: CfgNode, records: list[Record]) -> Any:
     """Builds this process's share of a test set, one image per batch."""
     return build_test_loader(
         records,
-        TestMapper(cfg.INPUT.FORMAT, _optional_size(cfg.INPUT.TEST_SIZE)),
+        TestMapper(cfg.INPUT.FORMAT, _optional_size(cfg, "TEST_SIZE")),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing import ProcessExitedException
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.errors import UserError
@@ -18,6 +21,8 @@ from detectron2.utils import comm
 
 __all__ = ["average_gradients", "broadcast_parameters", "default_argument_parser", "run"]
 
+# Exit status after an error that the user can mend.
+USER_ERROR = 2
 # Gradients are sent in buckets of about this many bytes.
 _BUCKET_BYTES = 25 * 2**20
 
@@ -43,14 +48,30 @@ def run(main: Callable[[Any], Any], args: Any) -> Any:
             f"--num-gpus {args.num_gpus}, but {torch.cuda.device_count()} are visible; several "
             "processes on the CPU are started by `torchrun --nproc-per-node 2 train_net.py ...`"
         )
-    return launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    # One process runs here and raises as it is; several report to this one.
+    several = args.num_gpus * args.num_machines > 1
+    try:
+        return launch(
+            partial(_report_user_errors, main) if several else main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessExitedException as error:
+        if error.exit_code != USER_ERROR:
+            raise
+        sys.exit(USER_ERROR)
+
+
+def _report_user_errors(main: Callable[[Any], Any], args: Any) -> Any:
+    """Ends a spawned process with 2 on a user's error; torch would show its traceback."""
+    try:
+        return main(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(USER_ERROR)
 
 
 def _join_torchrun() -> None:

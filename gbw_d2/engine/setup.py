@@ -20,9 +20,10 @@ from gbw_d2.weighting import SCHEMES
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from detectron2.utils.registry import Registry
 
 WEIGHTED_HEADS = ("semantic", "auxiliary")
 
@@ -79,6 +80,7 @@ def resolve(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     _check_names(cfg)
+    _check_numbers(cfg)
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.NUM_CLASSES not in (0, space.num_classes):
@@ -99,6 +101,33 @@ def resolve(cfg: CfgNode) -> None:
         raise ConfigError(f"UDA.NAME '{cfg.UDA.NAME}' needs target images; set DATASETS.TARGET")
 
 
+def _check_in_detectron2(registry: Registry, kind: str, name: str) -> None:
+    # Its meta-architectures have another interface than ours (modeling/protocol.py).
+    known = sorted(n for n, _ in registry if registry is not META_ARCH_REGISTRY or n[:3] == "GBW")
+    if name not in known:
+        raise ConfigError(f"unknown {kind} '{name}' (known: {', '.join(known)})")
+
+
+def _check_numbers(cfg: CfgNode) -> None:
+    for key, value, least in (
+        ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
+        ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
+        ("SOLVER.LOG_PERIOD", cfg.SOLVER.LOG_PERIOD, 1),
+        ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1),
+        ("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{key} is {value}; expected {least} or more")
+    try:
+        # Putting a number there is the one question that covers name, driver and index.
+        torch.zeros(1, device=cfg.MODEL.DEVICE)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"MODEL.DEVICE '{cfg.MODEL.DEVICE}' cannot be used ({reason}); 'auto' always can"
+        ) from error
+
+
 def _check_names(cfg: CfgNode) -> None:
     STRATEGIES.get(cfg.UDA.NAME)
     SCHEMES.get(cfg.WEIGHTING.NAME)
@@ -108,12 +137,15 @@ def _check_names(cfg: CfgNode) -> None:
         PROTOCOLS.get(protocol)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET, *cfg.DATASETS.TEST):
         get_dataset(name)
-    known = sorted(n for n, _ in META_ARCH_REGISTRY if n.startswith("GBW"))
-    if cfg.MODEL.META_ARCHITECTURE not in known:
-        raise ConfigError(
-            f"unknown architecture (MODEL.META_ARCHITECTURE) '{cfg.MODEL.META_ARCHITECTURE}' "
-            f"(known: {', '.join(known)})"
-        )
+    _check_in_detectron2(
+        META_ARCH_REGISTRY, "architecture (MODEL.META_ARCHITECTURE)", cfg.MODEL.META_ARCHITECTURE
+    )
+    _check_in_detectron2(
+        BACKBONE_REGISTRY, "backbone (MODEL.BACKBONE.NAME)", cfg.MODEL.BACKBONE.NAME
+    )
+    _check_in_detectron2(
+        SEM_SEG_HEADS_REGISTRY, "head (MODEL.SEM_SEG_HEAD.NAME)", cfg.MODEL.SEM_SEG_HEAD.NAME
+    )
     heads = [h for h in cfg.WEIGHTING.HEADS if h not in WEIGHTED_HEADS]
     if heads:
         raise ConfigError(

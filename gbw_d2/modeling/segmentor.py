@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.data.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
+from gbw_d2.errors import UserError
 from gbw_d2.losses import plain_cross_entropy
 from gbw_d2.modeling import backbones  # noqa: F401  (registers them)
 from gbw_d2.modeling.heads.auxiliary import build_auxiliary_head
@@ -91,7 +92,7 @@ class DenseSegmentor(nn.Module):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Reads the shared constructor arguments from a config (Detectron2's ``@configurable``)."""
         if cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE != "cross_entropy":
-            raise ValueError(
+            raise UserError(
                 f"MODEL.SEM_SEG_HEAD.LOSS_TYPE is '{cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE}', but "
                 f"{cls.__name__} has one loss, 'cross_entropy', weighted by WEIGHTING.NAME"
             )
@@ -99,7 +100,7 @@ class DenseSegmentor(nn.Module):
         shape = backbone.output_shape()
         head = build_sem_seg_head(cfg, shape)
         if not (hasattr(head, "layers") and hasattr(head, "predictor")):
-            raise ValueError(
+            raise UserError(
                 f"MODEL.SEM_SEG_HEAD.NAME '{cfg.MODEL.SEM_SEG_HEAD.NAME}' has no `layers` and "
                 "`predictor`; use PanopticDeepLabSemSegHead, DeepLabV3PlusHead or SemSegFPNHead"
             )

@@ -48,8 +48,8 @@ def test_schedule_warms_up_and_ends_at_zero(tiny_config: Any) -> None:
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    assert rates[0] == pytest.approx(1e-6) and max(rates) == rates[10]
-    assert rates[10] == pytest.approx(1e-3 * 0.9**0.9)
+    assert rates[0] == pytest.approx(1e-3 * cfg.SOLVER.BASE_LR) and max(rates) == rates[10]
+    assert rates[10] == pytest.approx(cfg.SOLVER.BASE_LR * 0.9**0.9)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.errors import UserError
 
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 
@@ -55,7 +56,7 @@ def build_auxiliary_head(cfg: Any, shape: Mapping[str, ShapeSpec]) -> AuxiliaryH
     if not keys.ENABLED:
         return None
     if keys.IN_FEATURE not in shape:
-        raise ValueError(
+        raise UserError(
             f"MODEL.AUXILIARY_HEAD.IN_FEATURE is '{keys.IN_FEATURE}', but the backbone gives "
             f"{', '.join(shape)}; add it to MODEL.RESNETS.OUT_FEATURES"
         )
