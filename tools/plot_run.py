@@ -31,7 +31,8 @@ RARE_SHARE = 1.0  # per cent of the labelled pixels, as in gbw_d2/evaluation/rep
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 STYLES = ("-", "--", ":", "-.")  # one per loss term
 MIN_SHOWN_WEIGHT = 1 / 16
-MAX_RECALLS = 4  # as many runs fit over a panel
+MAX_RECALLS = 4  # as many runs fit over a panel of weights
+MAX_NUMBERS = 4  # as many bars of a class leave room for their numbers
 BAR_SCORES = ("IoU", "recall", "PQ")
 
 
@@ -166,7 +167,7 @@ def draw_classes(runs: Sequence[Run], protocol: str) -> Figure:
     if rare:
         groups["mean of rare"] = rare
     width = 2.5 + len(groups) * (0.3 + 0.24 * len(shown))
-    figure = Figure(figsize=(max(8, width), 2.4 * len(scores) + 1), layout="constrained")
+    figure = Figure(figsize=(min(max(8, width), 24), 2.4 * len(scores) + 1), layout="constrained")
     grid = figure.subplots(max(1, len(scores)), 1, sharex=True, squeeze=False)[:, 0]
     for score, axes in zip(scores, grid, strict=False):
         axes.set_ylim(0, 108)
@@ -203,8 +204,9 @@ def _draw_bars(axes: Axes, heights: Sequence[float], order: int, runs: int, colo
         x = place + (order - (runs - 1) / 2) * width
         known = math.isfinite(height)
         axes.bar(x, height if known else 0, width * 0.94, color=color)
-        text = f"{height:.0f}" if known else "n/a"
-        axes.text(x, (height if known else 0) + 1, text, ha="center", va="bottom", fontsize=7)
+        if runs <= MAX_NUMBERS or not known:
+            text = f"{height:.0f}" if known else "n/a"
+            axes.text(x, (height if known else 0) + 1, text, ha="center", va="bottom", fontsize=7)
 
 
 def _draw_curve(
