@@ -3,12 +3,24 @@
 from gbw_d2.losses.cross_entropy import ClassWeightedCrossEntropy, LastCall
 from gbw_d2.losses.entropy import entropy_loss
 from gbw_d2.losses.gbw_cross_entropy import GBWCrossEntropyLoss
-from gbw_d2.losses.instance import center_loss, offset_loss
+from gbw_d2.losses.instance import (
+    ClassWeightedCenterLoss,
+    ClassWeightedInstanceLoss,
+    ClassWeightedOffsetLoss,
+    center_loss,
+    offset_loss,
+)
 from gbw_d2.losses.max_squares import max_squares_loss
-from gbw_d2.losses.plain import plain_cross_entropy
+from gbw_d2.losses.plain import plain_cross_entropy, plain_instance_losses
+from gbw_d2.losses.roi import ClassWeightedRoIClassification, ClassWeightedRoIMask
 
 __all__ = [
+    "ClassWeightedCenterLoss",
     "ClassWeightedCrossEntropy",
+    "ClassWeightedInstanceLoss",
+    "ClassWeightedOffsetLoss",
+    "ClassWeightedRoIClassification",
+    "ClassWeightedRoIMask",
     "GBWCrossEntropyLoss",
     "LastCall",
     "center_loss",
@@ -16,4 +28,5 @@ __all__ = [
     "max_squares_loss",
     "offset_loss",
     "plain_cross_entropy",
+    "plain_instance_losses",
 ]

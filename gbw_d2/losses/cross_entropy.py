@@ -85,6 +85,30 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
+def weighted_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    statistics: ClassStatistics,
+    focal_gamma: float,
+    pixel_weights: Tensor | None = None,
+) -> Tensor:
+    """Returns 1 / (N H W) sum_i q_i w_{y_i} CE_i, the statistics' loss sums with a gradient.
+
+    Args:
+        logits: (N, K, H, W).
+        targets: (N, H, W) int64 from ``prepare_labels``.
+        weights: (K,) class weights, constants in the backward pass.
+        statistics: of these logits, targets and pixel weights.
+        focal_gamma: as in ``class_statistics``.
+        pixel_weights: (N, H, W) as in ``class_statistics``.
+    """
+    loss: Tensor = _WeightedCrossEntropy.apply(
+        logits, targets, pixel_weights, weights, statistics.loss_sums, focal_gamma
+    )
+    return loss
+
+
 class ClassWeightedCrossEntropy:
     """Cross-entropy with class weights from a scheme; every scheme, "none" included, uses it.
 
@@ -103,11 +127,13 @@ class ClassWeightedCrossEntropy:
 
     Attributes:
         scheme: the weighting scheme.
+        class_ids: class ids that the weights belong to: all.
         last: ``LastCall`` of each loss term seen so far.
     """
 
     def __init__(self, scheme: WeightingScheme, ignore_index: int = 255) -> None:
         self.scheme = scheme
+        self.class_ids = tuple(range(scheme.num_classes))
         self.ignore_index = ignore_index
         self.last: dict[str, LastCall] = {}
 
@@ -163,10 +189,9 @@ class ClassWeightedCrossEntropy:
         self.last[term] = LastCall(
             weights, statistics.counts, statistics.norms, statistics.hindrance
         )
-        loss: Tensor = _WeightedCrossEntropy.apply(
-            logits, targets, pixel_weights, weights, statistics.loss_sums, scheme.focal_gamma
+        return weighted_cross_entropy(
+            logits, targets, weights, statistics, scheme.focal_gamma, pixel_weights
         )
-        return loss
 
     def _add_hindrance(
         self,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
+from gbw_d2.keys import TERM_SOURCE
+from gbw_d2.losses.cross_entropy import LastCall
 from gbw_d2.weighting.distributed import all_reduce_sum, world_size
+from gbw_d2.weighting.pixels import per_pixel, prepare_labels
+from gbw_d2.weighting.scheme import WeightingScheme
+from gbw_d2.weighting.statistics import element_statistics
 
 
 def center_loss(
@@ -30,9 +37,8 @@ def center_loss(
     Raises:
         ValueError: shapes that do not match.
     """
-    _check(prediction, target.unsqueeze(1), 1, weights, pixel_weights)
-    error = (prediction.squeeze(1) - target).square()
-    return _weighted_mean(error, weights, pixel_weights)
+    _check_center(prediction, target, {"weights": weights, "pixel_weights": pixel_weights})
+    return _weighted_mean(_center_error(prediction, target), weights, pixel_weights)
 
 
 def offset_loss(
@@ -55,8 +61,177 @@ def offset_loss(
     Raises:
         ValueError: shapes that do not match.
     """
-    _check(prediction, target, 2, weights, pixel_weights)
-    return _weighted_mean((prediction - target).abs().sum(1), weights, pixel_weights)
+    _check_offset(prediction, target, {"weights": weights, "pixel_weights": pixel_weights})
+    return _weighted_mean(_offset_error(prediction, target), weights, pixel_weights)
+
+
+class ClassWeightedInstanceLoss:
+    """A loss per pixel, weighted by the class of the thing that owns it (docs/equations.md 5).
+
+    sum_i v_i q_i w_{c(i)} l_i / sum_i v_i: the loss of Detectron2 with one more factor, 1 at pixels
+    that no thing owns. The weights come from a scheme for the things alone and sum to their number;
+    g_c is the norm of the gradient of sum over class c of v_i l_i / (n_c + 1), n_c = sum of v_i,
+    with respect to the prediction at label resolution. Subclasses define l_i.
+
+    In several processes an adaptive scheme sums its statistics over all of them, so every process
+    must make the same calls.
+
+    Args:
+        scheme: built for ``len(class_ids)`` classes; there is no classifier whose hindrance could
+            be measured and no probability for a focal factor.
+        class_ids: class id of each thing, in the order of the weights.
+        num_classes: K, all classes of the label space.
+        ignore_index: instance class of pixels that no thing owns.
+
+    Attributes:
+        scheme: the weighting scheme.
+        class_ids: class ids that the weights belong to.
+        last: ``LastCall`` of each loss term seen so far.
+
+    Raises:
+        ValueError: a scheme that these losses cannot use.
+    """
+
+    def __init__(
+        self,
+        scheme: WeightingScheme,
+        class_ids: Sequence[int],
+        num_classes: int,
+        ignore_index: int = 255,
+    ) -> None:
+        if scheme.num_classes != len(class_ids):
+            raise ValueError(
+                f"scheme '{scheme.name}' was built for {scheme.num_classes} classes; there are "
+                f"{len(class_ids)} things"
+            )
+        check_regression_scheme(scheme)
+        self.scheme = scheme
+        self.class_ids = tuple(class_ids)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.last: dict[str, LastCall] = {}
+        # Class id -> place in class_ids, their number for all that is no thing.
+        self._thing_of = torch.full((num_classes + 1,), len(self.class_ids))
+        self._thing_of[list(self.class_ids)] = torch.arange(len(self.class_ids))
+
+    def _check(self, prediction: Tensor, target: Tensor, maps: Mapping[str, Tensor | None]) -> None:
+        raise NotImplementedError
+
+    def _error(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Returns l_i, (N, H, W)."""
+        raise NotImplementedError
+
+    def _squared_slope(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Returns |dl_i / dprediction|^2, (N, H, W)."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        weights: Tensor,
+        instance_class: Tensor,
+        pixel_weights: Tensor | None = None,
+        term: str = TERM_SOURCE,
+    ) -> Tensor:
+        """Computes the loss.
+
+        Args:
+            prediction: (N, 1 or 2, H, W), at label resolution.
+            target: as ``center_loss`` or ``offset_loss`` wants it.
+            weights: (N, H, W) v_i >= 0, 1 where the loss applies and 0 elsewhere.
+            instance_class: (N, H, W) integer class id of the thing that owns the pixel,
+                ``ignore_index`` elsewhere; a class that is no thing counts as elsewhere.
+            pixel_weights: (N, H, W) q_i >= 0 that are not part of the divisor; None for 1. With
+                the setting ``pixel_weights_in_gradient`` they multiply v_i in g_c and n_c.
+            term: which images the loss comes from; see ``gbw_d2.keys``.
+
+        Returns:
+            A tensor without axes.
+
+        Raises:
+            ValueError: shapes that do not match; on the CPU also an instance class that is neither
+                a class nor the ignore value, and NaN or inf.
+        """
+        maps = {"weights": weights, "pixel_weights": pixel_weights}
+        self._check(prediction, target, {**maps, "instance_class": instance_class})
+        ids, invalid = prepare_labels(instance_class, self.num_classes, self.ignore_index)
+        self._thing_of = self._thing_of.to(ids.device)
+        things = self._thing_of[ids]
+        error = self._error(prediction, target)
+        scaled = weights if pixel_weights is None else weights * pixel_weights
+        scheme = self.scheme
+        statistics = element_statistics(
+            error.detach() * scaled,
+            self._squared_slope(prediction.detach(), target),
+            things,
+            invalid,
+            scheme.num_classes,
+            scaled if scheme.settings.pixel_weights_in_gradient else weights,
+            norms=scheme.needs_statistics,
+        )
+        class_weights = scheme.weights(statistics, term)
+        self.last[term] = LastCall(class_weights, statistics.counts, statistics.norms, None)
+        factor = per_pixel(class_weights, things, outside=1.0)
+        return _weighted_mean(
+            error, weights, factor if pixel_weights is None else factor * pixel_weights
+        )
+
+
+class ClassWeightedCenterLoss(ClassWeightedInstanceLoss):
+    """``center_loss`` with class weights: l_i = e^2 and dl_i/de = 2 e."""
+
+    def _check(self, prediction: Tensor, target: Tensor, maps: Mapping[str, Tensor | None]) -> None:
+        _check_center(prediction, target, maps)
+
+    def _error(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return _center_error(prediction, target)
+
+    def _squared_slope(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return 4 * _center_error(prediction, target)
+
+
+class ClassWeightedOffsetLoss(ClassWeightedInstanceLoss):
+    """``offset_loss`` with class weights: l_i = |e_y| + |e_x|, each slope +-1, 0 where e is 0.
+
+    So g_c = sqrt(2 n_c) / (n_c + 1) wherever no error is 0: it tells the size of a class and not
+    how well its offsets are predicted. ``SharedWeights`` lets the offsets use another head's.
+    """
+
+    def _check(self, prediction: Tensor, target: Tensor, maps: Mapping[str, Tensor | None]) -> None:
+        _check_offset(prediction, target, maps)
+
+    def _error(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return _offset_error(prediction, target)
+
+    def _squared_slope(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction != target).sum(1)
+
+
+def check_regression_scheme(scheme: WeightingScheme) -> None:
+    """Checks that a scheme needs no classifier and no softmax.
+
+    Raises:
+        ValueError: it measures hindrance, or it is the focal loss.
+    """
+    if scheme.needs_classifier:
+        raise ValueError(
+            f"scheme '{scheme.name}' measures hindrance, which this head has no classifier for; "
+            "set the measure to 'norm'"
+        )
+    if scheme.focal_gamma > 0:
+        raise ValueError(
+            f"scheme '{scheme.name}' is not defined for this head: it scales a cross-entropy by "
+            "the probability at the label; take the head out, or use another scheme"
+        )
+
+
+def _center_error(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction.squeeze(1) - target).square()
+
+
+def _offset_error(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction - target).abs().sum(1)
 
 
 def _weighted_mean(error: Tensor, weights: Tensor, pixel_weights: Tensor | None) -> Tensor:
@@ -66,19 +241,22 @@ def _weighted_mean(error: Tensor, weights: Tensor, pixel_weights: Tensor | None)
     return (error * factor).sum() / torch.where(divisor > 0, divisor, torch.ones_like(divisor))
 
 
+def _check_center(prediction: Tensor, target: Tensor, maps: Mapping[str, Tensor | None]) -> None:
+    _check(prediction, target.unsqueeze(1), 1, maps)
+
+
+def _check_offset(prediction: Tensor, target: Tensor, maps: Mapping[str, Tensor | None]) -> None:
+    _check(prediction, target, 2, maps)
+
+
 def _check(
-    prediction: Tensor,
-    target: Tensor,
-    channels: int,
-    weights: Tensor,
-    pixel_weights: Tensor | None,
+    prediction: Tensor, target: Tensor, channels: int, maps: Mapping[str, Tensor | None]
 ) -> None:
     images, _, height, width = prediction.shape
-    expected = {
+    expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
         "prediction": (prediction, (images, channels, height, width)),
         "target": (target, (images, channels, height, width)),
-        "weights": (weights, (images, height, width)),
-        "pixel_weights": (pixel_weights, (images, height, width)),
+        **{name: (tensor, (images, height, width)) for name, tensor in maps.items()},
     }
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tuple(tensor.shape) != shape:

@@ -11,13 +11,20 @@ from gbw_d2.weighting.scheme import (
     build_scheme,
 )
 from gbw_d2.weighting.settings import WeightingSettings
+from gbw_d2.weighting.shared import SharedWeights
 from gbw_d2.weighting.simplex import project_to_box, project_to_simplex, solve_gbw_cvxopt
-from gbw_d2.weighting.statistics import ClassStatistics, class_statistics, logit_gradient_norms
+from gbw_d2.weighting.statistics import (
+    ClassStatistics,
+    class_statistics,
+    element_statistics,
+    logit_gradient_norms,
+)
 
 __all__ = [
     "SCHEMES",
     "ClassStatistics",
     "SchemeEntry",
+    "SharedWeights",
     "StaticScheme",
     "WeightingScheme",
     "WeightingSettings",
@@ -25,6 +32,7 @@ __all__ = [
     "class_hindrance",
     "class_statistics",
     "downsample_labels",
+    "element_statistics",
     "gbw_weights",
     "logit_gradient_norms",
     "project_to_box",

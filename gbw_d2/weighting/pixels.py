@@ -97,14 +97,15 @@ def prepare_labels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple
     return ids.masked_fill(outside | ignored, num_classes), invalid
 
 
-def per_pixel(class_values: Tensor, targets: Tensor) -> Tensor:
-    """Returns the value of each pixel's class, 0 at ignored pixels.
+def per_pixel(class_values: Tensor, targets: Tensor, outside: float = 0.0) -> Tensor:
+    """Returns the value of each pixel's class, ``outside`` at pixels without a class.
 
     Args:
         class_values: (K,).
         targets: int64 from ``prepare_labels``, any shape.
+        outside: value at ignored pixels.
     """
-    return torch.cat([class_values, class_values.new_zeros(1)])[targets]
+    return torch.cat([class_values, class_values.new_full((1,), outside)])[targets]
 
 
 def sum_per_class(values: Tensor, targets: Tensor, num_classes: int) -> Tensor:

@@ -76,8 +76,8 @@ class WeightingScheme:
         flags = statistics.nonfinite, statistics.invalid_labels
         if flags[0].device.type == "cpu" and bool(flags[0]):
             raise ValueError(
-                f"the logits, the classifier's features or the pixel weights of term '{term}' hold "
-                f"NaN or inf, so the weights of scheme '{self.name}' cannot be computed"
+                f"the prediction, the classifier's features or the pixel weights of term '{term}' "
+                f"hold NaN or inf, so the weights of scheme '{self.name}' cannot be computed"
             )
         self.nonfinite = self.nonfinite.to(flags[0].device) | flags[0]
         self.invalid_labels = self.invalid_labels.to(flags[1].device) | flags[1]

@@ -1,4 +1,4 @@
-"""Per-class statistics of logits and labels: counts, squared gradient norms and loss sums."""
+"""Per-class statistics of predictions and labels: counts, squared gradient norms, loss sums."""
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ from gbw_d2.weighting.pixels import (
 class ClassStatistics:
     """What a weighting scheme may know of a batch; all tensors detached, on the logits' device.
 
+    The instance heads count what their loss is a sum of in place of pixels (docs/equations.md 5).
+
     Attributes:
         counts: (K,) float64, pixels of each class, over all processes where the scheme adapts.
         loss_sums: (K,) float64, S_k = sum over pixels of class k of q_i CE_i, this process only.
-        nonfinite: bool, no axes: whether logits or pixel weights held NaN or inf.
+        nonfinite: bool, no axes: whether predictions or pixel weights held NaN or inf.
         invalid_labels: bool, no axes: whether a label was neither a class nor the ignore value.
         squared_norms: (K,) float64 g_k^2 over all processes, or None where nobody asked.
         hindrance: (K,) float32 r_c over all processes, or None where nobody asked.
         hindrance_present: (K,) bool, classes with a pixel at classifier resolution, or None.
+        norms_present: (K,) bool, classes whose norm was observed; None where all are in any batch
+            with a label, as those of logit channels.
     """
 
     counts: Tensor
@@ -42,6 +46,7 @@ class ClassStatistics:
     squared_norms: Tensor | None = None
     hindrance: Tensor | None = None
     hindrance_present: Tensor | None = None
+    norms_present: Tensor | None = None
 
     @property
     def norms(self) -> Tensor | None:
@@ -108,6 +113,45 @@ def class_statistics(
     nonfinite = ~torch.isfinite(denominators + sums.sum() + counts.sum())
     return ClassStatistics(
         counts, sums, nonfinite, invalid_labels, reduce(squared) if norms else None
+    )
+
+
+@torch.no_grad()
+def element_statistics(
+    losses: Tensor,
+    squared_slopes: Tensor,
+    targets: Tensor,
+    invalid_labels: Tensor,
+    num_classes: int,
+    importance: Tensor | None = None,
+    norms: bool = True,
+) -> ClassStatistics:
+    """Gathers the statistics of a loss without logit channels (docs/equations.md 5).
+
+    With l_i the loss of element i, an element being a pixel or a RoI with a prediction of its own,
+    L_c = sum over class c of v_i l_i / (n_c + 1) and n_c = sum of v_i:
+    g_c^2 = sum over class c of v_i^2 |dl_i / dprediction|^2 / (n_c + 1)^2.
+
+    Args:
+        losses: any shape, what each element adds to the loss; for the loss sums and the check.
+        squared_slopes: of the same shape, |dl_i / dprediction|^2.
+        targets: of the same shape, int64, the class 0..num_classes-1, or num_classes for none.
+        invalid_labels: the flag from ``prepare_labels``; handed on.
+        num_classes: number of classes.
+        importance: of the same shape, v_i >= 0, or None for 1.
+        norms: whether the norms are wanted; counts and norms are then over all processes.
+    """
+    weights = torch.ones_like(losses) if importance is None else importance
+    counts = sum_per_class(weights, targets, num_classes)
+    squared = None
+    if norms:
+        counts = all_reduce_sum(counts)
+        squared = sum_per_class(weights.square() * squared_slopes, targets, num_classes)
+        squared = all_reduce_sum(squared) / (counts + 1).square()
+    nonfinite = ~torch.isfinite(losses.sum(dtype=torch.float64) + counts.sum())
+    sums = sum_per_class(losses, targets, num_classes)
+    return ClassStatistics(
+        counts, sums, nonfinite, invalid_labels, squared, norms_present=counts > 0
     )
 
 

@@ -69,6 +69,8 @@ class GradientBasedScheme(WeightingScheme):
             return statistics.hindrance, statistics.hindrance_present
         if statistics.norms is None:
             raise ValueError(f"scheme '{self.name}' needs gradient norms; the statistics lack them")
+        if statistics.norms_present is not None:
+            return statistics.norms, statistics.norms_present
         # An absent class has a norm too, through false positives, in any batch with a label.
         labelled = (statistics.counts.sum() > 0).expand(self.num_classes)
         return statistics.norms, labelled

@@ -1,0 +1,218 @@
+"""Losses of the RoI heads of Mask R-CNN (He et al. 2017) with class weights.
+
+Both equal Detectron2's where every weight is 1. In several processes the divisor is the mean over
+processes of the number of RoIs, so that the mean of the processes' losses equals the loss of one
+process with all the RoIs; every process must make the calls, with no RoI too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gbw_d2.keys import TERM_SOURCE
+from gbw_d2.losses.cross_entropy import LastCall, weighted_cross_entropy
+from gbw_d2.losses.instance import check_regression_scheme
+from gbw_d2.weighting.distributed import all_reduce_sum, world_size
+from gbw_d2.weighting.hindrance import class_hindrance
+from gbw_d2.weighting.pixels import compute_dtype, per_pixel, prepare_labels
+from gbw_d2.weighting.scheme import WeightingScheme
+from gbw_d2.weighting.statistics import ClassStatistics, class_statistics, element_statistics
+
+
+class ClassWeightedRoIClassification:
+    """Softmax cross-entropy of RoIs over K + 1 classes, the background outside the simplex.
+
+    1 / R sum_r w_{y_r} CE_r; the K weights sum to K, the background's is 1 (docs/equations.md 5).
+    The background takes part in the gradients that the weights come from: RoIs of it that are
+    predicted as class k are in g_k, and it may hinder classes.
+
+    Args:
+        scheme: built for the K foreground classes; its counts are RoIs.
+        ignore_index: label of RoIs without a class; they count in R.
+
+    Attributes:
+        scheme: the weighting scheme.
+        class_ids: class ids that the weights belong to, the background left out.
+        last: ``LastCall`` of each loss term seen so far.
+    """
+
+    def __init__(self, scheme: WeightingScheme, ignore_index: int = -1) -> None:
+        self.scheme = scheme
+        self.class_ids = tuple(range(scheme.num_classes))
+        self.ignore_index = ignore_index
+        self.last: dict[str, LastCall] = {}
+
+    def __call__(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        features: Tensor | None = None,
+        term: str = TERM_SOURCE,
+    ) -> Tensor:
+        """Computes the loss.
+
+        Args:
+            logits: (R, K + 1), any floating dtype, the background last; R may be 0.
+            labels: (R,) integer, 0..K-1, K for background, or ``ignore_index``.
+            features: (R, D), the classifier's input, for schemes with ``needs_classifier``.
+            term: which images the loss comes from; see ``gbw_d2.keys``.
+
+        Returns:
+            A tensor without axes; 0 for no RoI.
+
+        Raises:
+            ValueError: shapes that do not match, missing ``features``; on the CPU also unknown
+                labels, and NaN or inf.
+        """
+        scheme, classes = self.scheme, self.scheme.num_classes
+        rois = logits.shape[0]
+        _check_shape("logits", logits, (rois, classes + 1))
+        _check_shape("labels", labels, (rois,))
+        # RoIs become the rows of one image. Statistics of no RoI are those of an ignored one.
+        image = _as_image(logits if rois else logits.new_zeros(1, classes + 1))
+        rows = labels if rois else labels.new_full((1,), self.ignore_index)
+        targets, invalid = prepare_labels(rows.view(1, -1, 1), classes + 1, self.ignore_index)
+        statistics = class_statistics(
+            image.detach(),
+            targets,
+            invalid,
+            norms=scheme.needs_statistics,
+            all_processes=scheme.needs_statistics or scheme.needs_classifier,
+            focal_gamma=scheme.focal_gamma,
+        )
+        if scheme.needs_classifier:
+            self._add_hindrance(statistics, image, targets, features)
+        weights = scheme.weights(_without_background(statistics), term)
+        self.last[term] = LastCall(
+            weights,
+            statistics.counts[:-1],
+            None if statistics.norms is None else statistics.norms[:-1],
+            None if statistics.hindrance is None else statistics.hindrance[:-1],
+        )
+        share = rois / _roi_divisor(rois, logits)
+        if not rois:
+            return logits.sum() * 0
+        everywhere = torch.cat([weights, weights.new_ones(1)])
+        loss = weighted_cross_entropy(image, targets, everywhere, statistics, scheme.focal_gamma)
+        return loss * share
+
+    def _add_hindrance(
+        self,
+        statistics: ClassStatistics,
+        image: Tensor,
+        targets: Tensor,
+        features: Tensor | None,
+    ) -> None:
+        if features is None:
+            raise ValueError(
+                f"weighting scheme '{self.scheme.name}' measures hindrance and needs features, the "
+                "classifier's input; pass them, or set the measure to 'norm'"
+            )
+        inputs = features if features.shape[0] else features.new_zeros(1, features.shape[1])
+        statistics.hindrance, statistics.hindrance_present = class_hindrance(
+            _as_image(inputs), image, targets, ignore_index=self.scheme.num_classes + 1
+        )
+        finite = torch.isfinite(statistics.hindrance).all()
+        statistics.nonfinite = statistics.nonfinite | ~finite
+
+
+class ClassWeightedRoIMask:
+    """Binary cross-entropy of each RoI's mask in its own class's channel, weighted by that class.
+
+    1 / R sum_r w_{c_r} l_r, l_r the mean over the m x m cells. g_c is the norm of the gradient of
+    sum over class c of l_r / (n_c + 1), n_c its RoIs (docs/equations.md 5).
+
+    Args:
+        scheme: built for the K foreground classes; its counts are RoIs. There is no classifier
+            whose hindrance could be measured and no softmax for a focal factor.
+        ignore_index: label of RoIs without a class; their loss is 0 and they count in R.
+
+    Attributes:
+        scheme: the weighting scheme.
+        class_ids: class ids that the weights belong to.
+        last: ``LastCall`` of each loss term seen so far.
+
+    Raises:
+        ValueError: a scheme that this loss cannot use.
+    """
+
+    def __init__(self, scheme: WeightingScheme, ignore_index: int = -1) -> None:
+        check_regression_scheme(scheme)
+        self.scheme = scheme
+        self.class_ids = tuple(range(scheme.num_classes))
+        self.ignore_index = ignore_index
+        self.last: dict[str, LastCall] = {}
+
+    def __call__(
+        self, logits: Tensor, labels: Tensor, masks: Tensor, term: str = TERM_SOURCE
+    ) -> Tensor:
+        """Computes the loss.
+
+        Args:
+            logits: (R, K, m, m), any floating dtype; R may be 0.
+            labels: (R,) integer, 0..K-1 or ``ignore_index``.
+            masks: (R, m, m) bool or 0..1, the truth inside each RoI.
+            term: which images the loss comes from; see ``gbw_d2.keys``.
+
+        Returns:
+            A tensor without axes; 0 for no RoI.
+
+        Raises:
+            ValueError: shapes that do not match; on the CPU also unknown labels, and NaN or inf.
+        """
+        scheme, classes = self.scheme, self.scheme.num_classes
+        rois, height, width = masks.shape
+        _check_shape("logits", logits, (rois, classes, height, width))
+        _check_shape("labels", labels, (rois,))
+        targets, invalid = prepare_labels(labels, classes, self.ignore_index)
+        index = targets.clamp(max=classes - 1).view(-1, 1, 1, 1).expand(-1, 1, height, width)
+        chosen = logits.gather(1, index).squeeze(1).to(compute_dtype(logits))
+        truth = masks.to(chosen.dtype)
+        losses = F.binary_cross_entropy_with_logits(chosen, truth, reduction="none").mean((1, 2))
+        z = chosen.detach()
+        # sigmoid - truth, which would cancel where the prediction is sure and right.
+        slope = (1 - truth) * z.sigmoid() - truth * (-z).sigmoid()
+        statistics = element_statistics(
+            losses.detach(),
+            slope.square().sum((1, 2)) / (height * width) ** 2,
+            targets,
+            invalid,
+            classes,
+            norms=scheme.needs_statistics,
+        )
+        weights = scheme.weights(statistics, term)
+        self.last[term] = LastCall(weights, statistics.counts, statistics.norms, None)
+        return (losses * per_pixel(weights, targets)).sum() / _roi_divisor(rois, logits)
+
+
+def _as_image(rows: Tensor) -> Tensor:
+    """(R, C) -> (1, C, R, 1)."""
+    return rows.t()[None, :, :, None]
+
+
+def _without_background(statistics: ClassStatistics) -> ClassStatistics:
+    def foreground(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[:-1]
+
+    return ClassStatistics(
+        statistics.counts[:-1],
+        statistics.loss_sums[:-1],
+        statistics.nonfinite,
+        statistics.invalid_labels,
+        foreground(statistics.squared_norms),
+        foreground(statistics.hindrance),
+        foreground(statistics.hindrance_present),
+    )
+
+
+def _roi_divisor(rois: int, like: Tensor) -> Tensor:
+    """Returns the mean number of RoIs over the processes, 1 where there is none at all."""
+    mine = torch.full((), float(rois), device=like.device)
+    return (all_reduce_sum(mine) / world_size()).clamp(min=1 / world_size())
+
+
+def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != expected:
+        raise ValueError(f"{name} have shape {tuple(tensor.shape)}; expected {expected}")
