@@ -64,30 +64,6 @@ def test_train_then_eval_only_agree(
     assert results(again)["run"]["iterations"] == 4
 
 
-def test_resume_ends_where_an_uninterrupted_run_does(
-    repository: Path, toy_datasets: Path, tmp_path: Path
-) -> None:
-    def run(folder: str, iterations: int, *more: str) -> dict:
-        out = tmp_path / folder
-        command(
-            repository,
-            *("--config-file", "configs/toy/panoptic_gbw.yaml", *more, *SHORT, *SMALL),
-            *("OUTPUT_DIR", str(out), "SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"),
-            *("SOLVER.MAX_ITER", str(iterations), "WEIGHTING.MOMENTUM", "0.9"),
-        )
-        return torch.load(out / "model_final.pth", weights_only=True)
-
-    whole = run("whole", 4)
-    run("parts", 2)
-    parts = run("parts", 4, "--resume")
-    assert parts["iteration"] == whole["iteration"] == 3
-    assert all(torch.equal(parts["model"][k], v) for k, v in whole["model"].items())
-    assert all(
-        torch.equal(parts["weighting_semantic"][k], v)
-        for k, v in whole["weighting_semantic"].items()
-    )
-
-
 def test_two_processes_equal_one(repository: Path, toy_datasets: Path, tmp_path: Path) -> None:
     def run(folder: str, launcher: tuple[str, ...]) -> dict:
         out = tmp_path / folder
