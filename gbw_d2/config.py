@@ -117,8 +117,11 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     cfg.WEIGHTING = CfgNode()
     # A name of gbw_d2/weighting/schemes.
     cfg.WEIGHTING.NAME = "none"
-    # Heads whose loss is weighted: semantic, auxiliary.
+    # Heads whose loss is weighted: semantic, auxiliary, center, offset. The last two have no
+    # classifier: a scheme that measures hindrance takes their gradients' norm instead.
     cfg.WEIGHTING.HEADS = ["semantic"]
+    # Class weights of the offsets: own | center | semantic. Their own tell class sizes only.
+    cfg.WEIGHTING.OFFSET_WEIGHTS_FROM = "own"
     # From here on: None = the scheme's own default (its file says which).
     # What is measured of a class: norm (released) | hindrance.
     cfg.WEIGHTING.MEASURE = None

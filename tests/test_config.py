@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gbw_d2.config import ConfigError, load_config
-from gbw_d2.engine.build import _WEIGHTING_FIELDS
+from gbw_d2.engine.criteria import WEIGHTING_FIELDS
 from gbw_d2.engine.setup import resolve
 from gbw_d2.registry import UnknownNameError
 from gbw_d2.uda import STRATEGIES
@@ -66,8 +66,8 @@ def test_defaults_are_plain() -> None:
 
 def test_weighting_keys_are_the_settings() -> None:
     cfg = load_config(str(LEAVES[0]))
-    assert set(cfg.WEIGHTING) - {"NAME", "HEADS"} == set(_WEIGHTING_FIELDS)
-    assert set(_WEIGHTING_FIELDS.values()) == set(WeightingSettings.__dataclass_fields__)
+    assert set(cfg.WEIGHTING) - {"NAME", "HEADS", "OFFSET_WEIGHTS_FROM"} == set(WEIGHTING_FIELDS)
+    assert set(WEIGHTING_FIELDS.values()) == set(WeightingSettings.__dataclass_fields__)
 
 
 def _load(tmp_path: Path, text: str, *overrides: str) -> None:
@@ -81,7 +81,19 @@ def _load(tmp_path: Path, text: str, *overrides: str) -> None:
     [
         ("WEIGHTING:\n  LAMDA: 1", "unknown config key WEIGHTING.LAMDA; did you mean .*LAMBDA"),
         ("WEIGHTING:\n  NAME: gwb", "unknown weighting scheme 'gwb'; did you mean 'gbw'"),
-        ("WEIGHTING:\n  HEADS: [rpn]", r"HEADS names rpn \(known: semantic, auxiliary\)"),
+        ("WEIGHTING:\n  HEADS: [mask]", "HEADS names mask; GBWPanopticDeepLab has semantic, "),
+        (
+            "MODEL:\n  META_ARCHITECTURE: GBWSemanticSegmentor\nWEIGHTING:\n  HEADS: [center]",
+            "HEADS names center; GBWSemanticSegmentor has semantic, auxiliary$",
+        ),
+        (
+            "WEIGHTING:\n  OFFSET_WEIGHTS_FROM: mask",
+            "FROM is 'mask'; expected one of own, center, semantic",
+        ),
+        (
+            "WEIGHTING:\n  HEADS: [semantic, offset]\n  OFFSET_WEIGHTS_FROM: center",
+            "HEADS does not name 'center'",
+        ),
         ("UDA:\n  NAME: source", "unknown adaptation strategy .*known: .*source_only"),
         ("MODEL:\n  META_ARCHITECTURE: X", "unknown architecture .*GBWPanopticDeepLab"),
         ("SOLVER:\n  OPTIMIZER: LION", "unknown optimiser .*known: ADAM, ADAMW, SGD"),

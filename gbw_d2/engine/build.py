@@ -24,10 +24,10 @@ from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loa
 from gbw_d2.data.mappers import SourceMapper, TargetMapper, TestMapper
 from gbw_d2.data.sampling import EpochPermutation, RareClassSampling, Stream
 from gbw_d2.data.statistics import image_class_counts
+from gbw_d2.engine.criteria import Criterion, make_criteria
 from gbw_d2.errors import UserError
-from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.uda.strategy import STRATEGIES
-from gbw_d2.weighting import SCHEMES, build_scheme
+from gbw_d2.weighting import SCHEMES
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -178,27 +178,8 @@ def build_test_batches(cfg: CfgNode, records: list[Record]) -> Any:
     )
 
 
-# Config key -> field of gbw_d2.weighting.WeightingSettings.
-_WEIGHTING_FIELDS = {
-    "MEASURE": "measure",
-    "SCALE": "scale",
-    "POWER": "power",
-    "LAMBDA": "lam",
-    "MOMENTUM": "momentum",
-    "BUDGET": "budget",
-    "MIN_PIXELS": "min_pixels",
-    "MIN_WEIGHT": "min_weight",
-    "MAX_WEIGHT": "max_weight",
-    "PIXEL_WEIGHTS_IN_GRADIENT": "pixel_weights_in_gradient",
-    "QP_SOLVER": "qp_solver",
-    "FREQUENCY_POWER": "frequency_power",
-    "BETA": "beta",
-    "GAMMA": "gamma",
-}
-
-
-def build_criteria(cfg: CfgNode, training: bool) -> dict[str, ClassWeightedCrossEntropy]:
-    """Builds the semantic loss of each head that WEIGHTING.HEADS names.
+def build_criteria(cfg: CfgNode, training: bool) -> dict[str, Criterion]:
+    """Builds the loss of each head that WEIGHTING.HEADS names.
 
     Args:
         cfg: the config.
@@ -206,24 +187,14 @@ def build_criteria(cfg: CfgNode, training: bool) -> dict[str, ClassWeightedCross
     """
     if not training:
         return {}
-    settings = {field: cfg.WEIGHTING[key] for key, field in _WEIGHTING_FIELDS.items()}
     counts = None
     if SCHEMES.get(cfg.WEIGHTING.NAME).needs_class_counts:
         spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
         counts = torch.from_numpy(_class_counts(cfg, spec, records).sum(axis=0))
-    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    try:
-        return {
-            head: ClassWeightedCrossEntropy(
-                build_scheme(cfg.WEIGHTING.NAME, num_classes, settings, counts)
-            )
-            for head in cfg.WEIGHTING.HEADS
-        }
-    except ValueError as error:
-        raise ConfigError(f"WEIGHTING: {error}") from error
+    return make_criteria(cfg, counts)
 
 
-def build_model(cfg: CfgNode, criteria: dict[str, ClassWeightedCrossEntropy]) -> nn.Module:
+def build_model(cfg: CfgNode, criteria: dict[str, Criterion]) -> nn.Module:
     """Builds MODEL.META_ARCHITECTURE on MODEL.DEVICE."""
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg, criteria=criteria)
     return model.to(torch.device(cfg.MODEL.DEVICE))

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
-from gbw_d2.losses import ClassWeightedCrossEntropy, LastCall
+from gbw_d2.engine.criteria import Criterion
+from gbw_d2.losses import LastCall
 from gbw_d2.weighting import WeightingScheme
 
 from detectron2.engine import HookBase
@@ -44,7 +45,7 @@ class ClassWeights(HookBase):
     """Writes each head's class weights to class_weights.csv and their spread to the log.
 
     Args:
-        criteria: semantic loss by head name.
+        criteria: class-weighted loss by head name.
         class_names: name of each class id.
         period: iterations between two entries.
         path: the CSV file; appended to, so that a resumed run continues it.
@@ -54,7 +55,7 @@ class ClassWeights(HookBase):
 
     def __init__(
         self,
-        criteria: Mapping[str, ClassWeightedCrossEntropy],
+        criteria: Mapping[str, Criterion],
         class_names: Sequence[str],
         period: int,
         path: Path,
@@ -91,8 +92,9 @@ class ClassWeights(HookBase):
         rows = []
         for head, criterion in self.criteria.items():
             self._check(head, criterion.scheme)
+            names = [self.class_names[i] for i in criterion.class_ids]
             for term, last in criterion.last.items():
-                rows += self._rows(done, head, term, last)
+                rows += self._rows(done, head, term, last, names)
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerows(rows)
 
@@ -100,7 +102,7 @@ class ClassWeights(HookBase):
         """Stops on what a GPU flagged without waiting; on the CPU the scheme has raised already."""
         if scheme.nonfinite:
             raise FloatingPointError(
-                f"iteration {self.trainer.iter}: head '{head}' had logits, features or pixel "
+                f"iteration {self.trainer.iter}: head '{head}' had predictions, features or pixel "
                 "weights that are NaN or inf; lower SOLVER.BASE_LR"
             )
         if scheme.invalid_labels:
@@ -111,7 +113,9 @@ class ClassWeights(HookBase):
         counters = {f"weights/{head}_{k}": float(v) for k, v in scheme.counters().items()}
         self.trainer.storage.put_scalars(**counters, smoothing_hint=False)
 
-    def _rows(self, done: int, head: str, term: str, last: LastCall) -> list[list[Any]]:
+    def _rows(
+        self, done: int, head: str, term: str, last: LastCall, names: Sequence[str]
+    ) -> list[list[Any]]:
         weights = last.weights.float()
         measure = last.norms if last.hindrance is None else last.hindrance
         measure = torch.full_like(weights, torch.nan) if measure is None else measure
@@ -128,7 +132,7 @@ class ClassWeights(HookBase):
         )
         rows: list[list[Any]] = [
             [done, head, term, name, f"{w:.6g}", f"{m:.6g}", int(n)]
-            for name, w, m, n in zip(self.class_names, *table.tolist(), strict=True)
+            for name, w, m, n in zip(names, *table.tolist(), strict=True)
         ]
         self._put_classes(rows)
         return rows

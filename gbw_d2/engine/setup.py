@@ -12,6 +12,7 @@ from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError, load_config
 from gbw_d2.data.catalog import get_dataset
 from gbw_d2.data.label_spaces import LABEL_SPACES
+from gbw_d2.engine.criteria import check_heads
 from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.evaluation.protocols import PROTOCOLS, protocols_of
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
@@ -24,8 +25,6 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.registry import Registry
-
-WEIGHTED_HEADS = ("semantic", "auxiliary")
 
 
 def setup(args: Any) -> CfgNode:
@@ -146,8 +145,4 @@ def _check_names(cfg: CfgNode) -> None:
     _check_in_detectron2(
         SEM_SEG_HEADS_REGISTRY, "head (MODEL.SEM_SEG_HEAD.NAME)", cfg.MODEL.SEM_SEG_HEAD.NAME
     )
-    heads = [h for h in cfg.WEIGHTING.HEADS if h not in WEIGHTED_HEADS]
-    if heads:
-        raise ConfigError(
-            f"WEIGHTING.HEADS names {', '.join(heads)} (known: {', '.join(WEIGHTED_HEADS)})"
-        )
+    check_heads(cfg)

@@ -198,7 +198,7 @@ def _without_background(statistics: ClassStatistics) -> ClassStatistics:
 
     return ClassStatistics(
         statistics.counts[:-1],
-        statistics.loss_sums[:-1],
+        foreground(statistics.loss_sums),
         statistics.nonfinite,
         statistics.invalid_labels,
         foreground(statistics.squared_norms),

@@ -15,6 +15,7 @@ from gbw_d2.errors import UserError
 from gbw_d2.losses import plain_cross_entropy
 from gbw_d2.modeling import backbones  # noqa: F401  (registers them)
 from gbw_d2.modeling.heads.auxiliary import build_auxiliary_head
+from gbw_d2.modeling.instance_criterion import InstanceCriterion
 from gbw_d2.modeling.protocol import Features, Losses, Outputs, Targets
 from gbw_d2.modeling.semantic_criterion import SemanticCriterion
 
@@ -57,9 +58,14 @@ class DenseSegmentor(nn.Module):
         pixel_std: likewise.
         semantic_loss_weight: factor of the semantic loss.
         auxiliary_loss_weight: factor of the auxiliary loss.
-        criteria: semantic criterion by head name ("semantic", "auxiliary"); plain cross-entropy
-            for heads that are not named.
+        criteria: criterion by head name, of ``weighted_heads``; a head that is not named has its
+            plain loss.
+
+    Attributes:
+        weighted_heads: heads whose loss can be weighted by class (``WEIGHTING.HEADS``).
     """
+
+    weighted_heads: tuple[str, ...] = ("semantic", "auxiliary")
 
     def __init__(
         self,
@@ -72,7 +78,7 @@ class DenseSegmentor(nn.Module):
         pixel_std: Sequence[float],
         semantic_loss_weight: float,
         auxiliary_loss_weight: float,
-        criteria: Mapping[str, SemanticCriterion] | None = None,
+        criteria: Mapping[str, SemanticCriterion | InstanceCriterion] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -82,11 +88,14 @@ class DenseSegmentor(nn.Module):
         self.semantic_loss_weight = semantic_loss_weight
         self.auxiliary_loss_weight = auxiliary_loss_weight
         # Not sub-modules: their running state is saved beside the network, not inside it.
-        self.criteria = dict(criteria or {})
-        for head in ("semantic", "auxiliary"):
-            self.criteria.setdefault(head, plain_cross_entropy(label_space.num_classes))
+        self.criteria = {**self.plain_criteria(), **(criteria or {})}
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    def plain_criteria(self) -> dict[str, SemanticCriterion | InstanceCriterion]:
+        """Returns the loss without class weights of each head of ``weighted_heads``."""
+        classes = self.label_space.num_classes
+        return {head: plain_cross_entropy(classes) for head in ("semantic", "auxiliary")}
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class ClassStatistics:
 
     Attributes:
         counts: (K,) float64, pixels of each class, over all processes where the scheme adapts.
-        loss_sums: (K,) float64, S_k = sum over pixels of class k of q_i CE_i, this process only.
+        loss_sums: (K,) float64, S_k = sum over pixels of class k of q_i CE_i, this process only;
+            None for losses that are summed elsewhere.
         nonfinite: bool, no axes: whether predictions or pixel weights held NaN or inf.
         invalid_labels: bool, no axes: whether a label was neither a class nor the ignore value.
         squared_norms: (K,) float64 g_k^2 over all processes, or None where nobody asked.
@@ -40,7 +41,7 @@ class ClassStatistics:
     """
 
     counts: Tensor
-    loss_sums: Tensor
+    loss_sums: Tensor | None
     nonfinite: Tensor
     invalid_labels: Tensor
     squared_norms: Tensor | None = None
@@ -133,7 +134,7 @@ def element_statistics(
     g_c^2 = sum over class c of v_i^2 |dl_i / dprediction|^2 / (n_c + 1)^2.
 
     Args:
-        losses: any shape, what each element adds to the loss; for the loss sums and the check.
+        losses: any shape, what each element adds to the loss; looked at for NaN and inf only.
         squared_slopes: of the same shape, |dl_i / dprediction|^2.
         targets: of the same shape, int64, the class 0..num_classes-1, or num_classes for none.
         invalid_labels: the flag from ``prepare_labels``; handed on.
@@ -149,9 +150,8 @@ def element_statistics(
         squared = sum_per_class(weights.square() * squared_slopes, targets, num_classes)
         squared = all_reduce_sum(squared) / (counts + 1).square()
     nonfinite = ~torch.isfinite(losses.sum(dtype=torch.float64) + counts.sum())
-    sums = sum_per_class(losses, targets, num_classes)
     return ClassStatistics(
-        counts, sums, nonfinite, invalid_labels, squared, norms_present=counts > 0
+        counts, None, nonfinite, invalid_labels, squared, norms_present=counts > 0
     )
 
 

@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
-from gbw_d2.losses import center_loss, offset_loss
+from gbw_d2.losses import plain_instance_losses
+from gbw_d2.modeling.instance_criterion import InstanceCriterion
 from gbw_d2.modeling.postprocessing import PanopticSettings, instances_of, panoptic_from_centers
 from gbw_d2.modeling.protocol import Features, Losses, Outputs, Targets
 from gbw_d2.modeling.segmentor import DenseSegmentor, result_size
+from gbw_d2.modeling.semantic_criterion import SemanticCriterion
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -32,6 +34,8 @@ class GBWPanopticDeepLab(DenseSegmentor):
         predict_instances: also return Detectron2 ``Instances`` in inference.
         kwargs: of :class:`DenseSegmentor`.
     """
+
+    weighted_heads = (*DenseSegmentor.weighted_heads, "center", "offset")
 
     @configurable
     def __init__(
@@ -73,6 +77,14 @@ class GBWPanopticDeepLab(DenseSegmentor):
         }
         return arguments
 
+    def plain_criteria(self) -> dict[str, SemanticCriterion | InstanceCriterion]:
+        """Returns the loss without class weights of each head of ``weighted_heads``."""
+        space = self.label_space
+        return {
+            **super().plain_criteria(),
+            **plain_instance_losses(space.thing_ids, space.num_classes),
+        }
+
     def target_keys(self) -> tuple[str, ...]:
         """Names of the label entries that this architecture has losses for."""
         if self.ins_embed_head is None:
@@ -103,11 +115,20 @@ class GBWPanopticDeepLab(DenseSegmentor):
         """Adds the centre and offset losses where their targets are present."""
         losses = super().losses(outputs, targets, pixel_weights, term)
         if self.ins_embed_head is not None and keys.CENTER in targets:
-            losses[keys.LOSS_CENTER] = self.center_loss_weight * center_loss(
-                outputs[keys.CENTER], targets[keys.CENTER], targets[keys.CENTER_WEIGHTS]
+            # After the semantic loss and in this order: offsets may use the others' weights.
+            losses[keys.LOSS_CENTER] = self.center_loss_weight * self.criteria["center"](
+                outputs[keys.CENTER],
+                targets[keys.CENTER],
+                targets[keys.CENTER_WEIGHTS],
+                targets[keys.INSTANCE_CLASS],
+                term=term,
             )
-            losses[keys.LOSS_OFFSET] = self.offset_loss_weight * offset_loss(
-                outputs[keys.OFFSET], targets[keys.OFFSET], targets[keys.OFFSET_WEIGHTS]
+            losses[keys.LOSS_OFFSET] = self.offset_loss_weight * self.criteria["offset"](
+                outputs[keys.OFFSET],
+                targets[keys.OFFSET],
+                targets[keys.OFFSET_WEIGHTS],
+                targets[keys.INSTANCE_CLASS],
+                term=term,
             )
         return losses
 

@@ -1,0 +1,120 @@
+"""From WEIGHTING's keys to the losses of each head, and a few steps with them."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gbw_d2 import keys
+from gbw_d2.config import ConfigError
+from gbw_d2.engine.build import build_model
+from gbw_d2.engine.criteria import INSTANCE_LOSSES, make_criteria
+from gbw_d2.engine.hooks import ClassWeights
+from gbw_d2.engine.trainer import Trainer
+from gbw_d2.modeling.meta_arch import GBWPanopticDeepLab, GBWSemanticSegmentor
+from gbw_d2.uda import build_strategy
+from gbw_d2.weighting import SCHEMES
+
+ALL_HEADS = ("WEIGHTING.HEADS", "['offset', 'center', 'semantic']")
+THINGS = ["person", "rider", "car", "bus", "motorcycle", "bicycle"]
+COUNTS = torch.arange(1.0, 17.0)
+
+
+def train(cfg: Any, samples: Any, steps: int, folder: Path) -> tuple[dict, list[dict]]:
+    """Trains on random samples; returns the criteria and the rows of class_weights.csv."""
+    criteria = make_criteria(cfg, COUNTS)
+    torch.manual_seed(0)
+    model = build_model(cfg, criteria)
+    strategy = build_strategy("source_only", model, cfg.UDA)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    trainer = Trainer(model, strategy, iter(lambda: (samples(), None), None), optimizer, 1, 0)
+    path = folder / "class_weights.csv"
+    trainer.register_hooks([ClassWeights(criteria, model.label_space.class_names, steps, path)])
+    before = model.ins_embed_head.offset_predictor.weight.detach().clone()
+    trainer.train(0, steps)
+    assert not torch.equal(model.ins_embed_head.offset_predictor.weight, before)
+    with path.open(newline="") as file:
+        return criteria, list(csv.DictReader(file))
+
+
+def test_all_heads_train_and_are_logged(tiny_config: Any, samples: Any, tmp_path: Path) -> None:
+    cfg = tiny_config("WEIGHTING.NAME", "gbw_norm", *ALL_HEADS)
+    criteria, rows = train(cfg, samples, 2, tmp_path)
+    assert list(criteria) == ["semantic", "center", "offset"]
+    for head in INSTANCE_LOSSES:
+        mine = [r for r in rows if r["head"] == head]
+        assert [r["class"] for r in mine] == THINGS
+        assert sum(float(r["weight"]) for r in mine) == pytest.approx(6, abs=1e-4)
+        assert min(float(r["measure"]) for r in mine) > 0
+        # The samples' instance class is their label, weighted by 1 or 0.
+        weights = torch.stack([s[f"{head}_weights"] for s in samples()])
+        labels = torch.stack([s["sem_seg"] for s in samples()])
+        things = torch.tensor([10, 11, 12, 13, 14, 15])
+        expected = [int((weights * (labels == i)).sum()) for i in things]
+        assert [int(r["pixels"]) for r in mine] == expected
+    assert len([r for r in rows if r["head"] == "semantic"]) == 16
+
+
+@pytest.mark.parametrize("lender", ["center", "semantic"])
+def test_offsets_use_the_weights_of_another_head(
+    tiny_config: Any, samples: Any, tmp_path: Path, lender: str
+) -> None:
+    share = ("WEIGHTING.OFFSET_WEIGHTS_FROM", lender)
+    cfg = tiny_config("WEIGHTING.NAME", "gbw_norm", *ALL_HEADS, *share)
+    criteria, _ = train(cfg, samples, 1, tmp_path)
+    lent = criteria[lender].last[keys.TERM_SOURCE].weights[-6:]
+    weights = criteria["offset"].last[keys.TERM_SOURCE].weights
+    torch.testing.assert_close(weights, lent * 6 / lent.sum())
+    assert (weights - 1).abs().max() > 1e-3
+    assert criteria["offset"].last[keys.TERM_SOURCE].norms is None
+
+
+def test_hindrance_becomes_the_norm_and_the_log_says_so(
+    tiny_config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        criteria = make_criteria(tiny_config(*ALL_HEADS), None)
+    assert criteria["semantic"].scheme.needs_classifier
+    for head in INSTANCE_LOSSES:
+        scheme = criteria[head].scheme
+        assert scheme.name == "gbw" and scheme.needs_statistics
+        assert (scheme.settings.scale, scheme.settings.min_weight) == ("relative", 0.5)
+        assert f"Head '{head}' has no classifier" in caplog.text
+
+
+@pytest.mark.parametrize("name", SCHEMES.names())
+def test_every_scheme(tiny_config: Any, name: str) -> None:
+    cfg = tiny_config("WEIGHTING.NAME", name, *ALL_HEADS)
+    if name == "focal":
+        with pytest.raises(ConfigError, match="head 'center': scheme 'focal' is not defined"):
+            make_criteria(cfg, None)
+        return
+    criteria = make_criteria(cfg, COUNTS)
+    assert criteria["center"].scheme.num_classes == 6
+    if SCHEMES.get(name).needs_class_counts:
+        own, whole = (criteria[h].scheme._fixed for h in ("center", "semantic"))
+        torch.testing.assert_close(own, whole[-6:] * 6 / whole[-6:].sum())
+
+
+def test_semantic_only_leaves_the_instance_heads_out(
+    tiny_config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        criteria = make_criteria(tiny_config(*ALL_HEADS, "MODEL.SEMANTIC_ONLY", True), None)
+    assert list(criteria) == ["semantic"]
+    assert "heads center, offset of WEIGHTING.HEADS are left out" in caplog.text
+
+
+def test_panoptic_recipes_weight_the_semantic_head_alone(tiny_config: Any) -> None:
+    assert tiny_config().WEIGHTING.HEADS == ["semantic"]
+
+
+def test_a_model_has_a_loss_for_each_of_its_heads(tiny_config: Any) -> None:
+    model = build_model(tiny_config(), {})
+    assert tuple(model.criteria) == GBWPanopticDeepLab.weighted_heads
+    assert GBWSemanticSegmentor.weighted_heads == ("semantic", "auxiliary")
