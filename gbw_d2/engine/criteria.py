@@ -141,7 +141,7 @@ def _instance_scheme(
         return scheme
     logger.info(
         "Head '%s' has no classifier whose hindrance could be measured: scheme '%s' takes the norm "
-        "of its gradients there (docs/equations.md 5)",
+        "of its gradients there (docs/equations.md 7)",
         head,
         name,
     )

@@ -66,7 +66,7 @@ def offset_loss(
 
 
 class ClassWeightedInstanceLoss:
-    """A loss per pixel, weighted by the class of the thing that owns it (docs/equations.md 5).
+    """A loss per pixel, weighted by the class of the thing that owns it (docs/equations.md 7).
 
     sum_i v_i q_i w_{c(i)} l_i / sum_i v_i: the loss of Detectron2 with one more factor, 1 at pixels
     that no thing owns. The weights come from a scheme for the things alone and sum to their number;

@@ -24,7 +24,7 @@ from gbw_d2.weighting.statistics import ClassStatistics, class_statistics, eleme
 class ClassWeightedRoIClassification:
     """Softmax cross-entropy of RoIs over K + 1 classes, the background outside the simplex.
 
-    1 / R sum_r w_{y_r} CE_r; the K weights sum to K, the background's is 1 (docs/equations.md 5).
+    1 / R sum_r w_{y_r} CE_r; the K weights sum to K, the background's is 1 (docs/equations.md 7).
     The background takes part in the gradients that the weights come from: RoIs of it that are
     predicted as class k are in g_k, and it may hinder classes.
 
@@ -122,7 +122,7 @@ class ClassWeightedRoIMask:
     """Binary cross-entropy of each RoI's mask in its own class's channel, weighted by that class.
 
     1 / R sum_r w_{c_r} l_r, l_r the mean over the m x m cells. g_c is the norm of the gradient of
-    sum over class c of l_r / (n_c + 1), n_c its RoIs (docs/equations.md 5).
+    sum over class c of l_r / (n_c + 1), n_c its RoIs (docs/equations.md 7).
 
     Args:
         scheme: built for the K foreground classes; its counts are RoIs. There is no classifier

@@ -15,7 +15,7 @@ from gbw_d2.weighting.statistics import ClassStatistics
 class SharedWeights(WeightingScheme):
     """The weights of another head's last call of the same term, for a part of its classes.
 
-    They are rescaled to sum to the number of these classes (docs/equations.md 5); all 1 where the
+    They are rescaled to sum to the number of these classes (docs/equations.md 7); all 1 where the
     other head gives every one of them 0. Its floor and cap hold before the rescaling. The other
     head's loss must have been computed first.
 

@@ -25,7 +25,7 @@ from gbw_d2.weighting.pixels import (
 class ClassStatistics:
     """What a weighting scheme may know of a batch; all tensors detached, on the logits' device.
 
-    The instance heads count what their loss is a sum of in place of pixels (docs/equations.md 5).
+    The instance heads count what their loss is a sum of in place of pixels (docs/equations.md 7).
 
     Attributes:
         counts: (K,) float64, pixels of each class, over all processes where the scheme adapts.
@@ -127,7 +127,7 @@ def element_statistics(
     importance: Tensor | None = None,
     norms: bool = True,
 ) -> ClassStatistics:
-    """Gathers the statistics of a loss without logit channels (docs/equations.md 5).
+    """Gathers the statistics of a loss without logit channels (docs/equations.md 7).
 
     With l_i the loss of element i, an element being a pixel or a RoI with a prediction of its own,
     L_c = sum over class c of v_i l_i / (n_c + 1) and n_c = sum of v_i:
