@@ -1,0 +1,46 @@
+"""The benchmark's parts: what it compares is what it says. No timings are asserted."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gbw_d2.losses import ClassWeightedCrossEntropy
+from gbw_d2.weighting import build_scheme
+
+
+@pytest.fixture(scope="module")
+def tool(repository: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark", repository / "tools/benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_released_formula_is_gbw_released(tool: ModuleType) -> None:
+    logits, labels = tool.random_batch((2, 5, 16, 16), torch.device("cpu"))
+    ours = ClassWeightedCrossEntropy(build_scheme("gbw_released", 5))
+    released = tool.released_loss(logits, labels).item()
+    assert released == pytest.approx(ours(logits, labels).item(), rel=1e-5)
+    plain = F.cross_entropy(logits, labels, ignore_index=255, reduction="none").mean()
+    assert released != pytest.approx(plain.item(), rel=1e-7)
+
+
+def test_report_and_file(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool, "SHAPES", ((1, 5, 64, 64),))
+    out = tmp_path / "b.json"
+    assert tool.main(["weighting", "--repetitions", "2", "--device", "cpu", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["results"]["1x5x64x64"]
+    assert list(rows) == ["F.cross_entropy", "none", "gbw_norm", "released formula"]
+    assert rows["F.cross_entropy"]["ratio"] == 1.0
+
+
+def test_peak_memory_sees_an_allocation(tool: ModuleType) -> None:
+    megabytes = tool.peak_extra_mb(lambda: torch.ones(64 * 2**18).sum(), torch.device("cpu"))
+    assert 60 < megabytes < 140

@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""Measures time and peak memory as ratios within one run; writes JSON and prints a table.
+
+    uv run tools/benchmark.py weighting                      # the losses on their own
+    uv run tools/benchmark.py step                           # a whole toy training step
+    uv run tools/benchmark.py weighting --repetitions 21 --out weighting.json
+
+Every repetition runs all candidates, in turning order; a ratio is the median over repetitions of
+candidate / reference within the same repetition. Quiet the machine first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gbw_d2.losses import ClassWeightedCrossEntropy, GBWCrossEntropyLoss
+from gbw_d2.weighting import build_scheme, solve_gbw_cvxopt
+
+SHAPES = ((2, 19, 512, 512), (2, 19, 1024, 1024), (1, 150, 512, 512))
+ROOT = Path(__file__).resolve().parents[1]
+
+Candidate = Callable[[], None]
+
+
+def released_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Computes the released formula (docs/equations.md 1) step by step, as it is written there.
+
+    One-hot labels, autograd for the norms, cvxopt for the programme, then weighted cross-entropy.
+
+    Args:
+        logits: (N, K, H, W).
+        labels: (N, H, W), 255 = ignore.
+
+    Returns:
+        The mean over all pixels of w_y CE.
+    """
+    classes = logits.shape[1]
+    leaf = logits.detach().clone().requires_grad_()
+    valid = labels != 255
+    one_hot = F.one_hot(torch.where(valid, labels, classes), classes + 1)[..., :-1]
+    one_hot = one_hot.permute(0, 3, 1, 2)
+    per_class = -(leaf.log_softmax(dim=1) * one_hot).sum(dim=(0, 2, 3))
+    (per_class / (one_hot.sum(dim=(0, 2, 3)) + 1)).sum().backward()
+    squared_norms = leaf.grad.square().sum(dim=(0, 2, 3))
+    weights = solve_gbw_cvxopt(squared_norms / 2, classes).to(logits)
+    each = F.cross_entropy(logits, labels, weight=weights, ignore_index=255, reduction="none")
+    return each.mean()
+
+
+def random_batch(shape: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Draws logits and labels whose classes are as uneven as those of streets."""
+    n, classes, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.arange(1, classes + 1, dtype=torch.float).pow(-2)
+    coarse = torch.multinomial(shares, n * (height // 8) * (width // 8), True, generator=generator)
+    labels = coarse.view(n, height // 8, width // 8)
+    labels = labels.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2).clone()
+    labels[:, : height // 16] = 255
+    logits = torch.randn(*shape, generator=generator)
+    return logits.to(device), labels.to(device)
+
+
+def loss_candidates(shape: Sequence[int], device: torch.device) -> dict[str, Candidate]:
+    """Forward plus backward of each loss on one tensor; the reference comes first."""
+    logits, labels = random_batch(shape, device)
+    logits.requires_grad_()
+    plain = ClassWeightedCrossEntropy(build_scheme("none", shape[1]))
+    gbw = GBWCrossEntropyLoss(shape[1])
+    losses: dict[str, Callable[[], Tensor]] = {
+        "F.cross_entropy": lambda: F.cross_entropy(logits, labels, ignore_index=255),
+        "none": lambda: plain(logits, labels),
+        "gbw_norm": lambda: gbw(logits, labels),
+        "released formula": lambda: released_loss(logits, labels),
+    }
+
+    def both(loss: Callable[[], Tensor]) -> None:
+        logits.grad = None
+        loss().backward()
+
+    return {name: lambda loss=loss: both(loss) for name, loss in losses.items()}
+
+
+def step_candidates(device: torch.device) -> dict[str, Candidate]:
+    """A training step of the toy panoptic network under each weighting, ``none`` first."""
+    from gbw_d2.config import load_config
+    from gbw_d2.engine.build import build_model
+    from gbw_d2.engine.setup import resolve
+
+    def make(name: str) -> Candidate:
+        config = str(ROOT / "configs/toy/panoptic_source_only.yaml")
+        cfg = load_config(config, ["MODEL.DEVICE", str(device)])
+        resolve(cfg)
+        torch.manual_seed(0)
+        criterion = ClassWeightedCrossEntropy(build_scheme(name, 16))
+        model = build_model(cfg, {"semantic": criterion}).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        batch = _toy_batch(4, 128, 256)
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(model(batch).values())).sum().backward()
+            optimizer.step()
+
+        return step
+
+    return {name: make(name) for name in ("none", "gbw_norm", "gbw")}
+
+
+def _toy_batch(count: int, rows: int, columns: int) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    _, labels = random_batch((count, 16, rows, columns), torch.device("cpu"))
+    return [
+        {
+            "image": (draw(3, rows, columns) * 255).to(torch.uint8),
+            "sem_seg": labels[i],
+            "center": draw(rows, columns),
+            "center_weights": torch.ones(rows, columns),
+            "offset": draw(2, rows, columns),
+            "offset_weights": torch.ones(rows, columns),
+            "instance_class": torch.full((rows, columns), 255),
+        }
+        for i in range(count)
+    ]
+
+
+def measure_seconds(
+    candidates: Mapping[str, Candidate], repetitions: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Times every candidate once per repetition, in an order that turns."""
+    names = list(candidates)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for repetition in range(-1, repetitions):
+        turn = repetition % len(names)
+        for name in names[turn:] + names[:turn]:
+            _wait(device)
+            start = time.perf_counter()
+            candidates[name]()
+            _wait(device)
+            if repetition >= 0:  # the first round warms up
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_extra_mb(candidate: Candidate, device: torch.device) -> float:
+    """Measures how far memory rises above its level before the call, in MB."""
+    candidate()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        candidate()
+        _wait(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    # Linux: 5 sets the process's peak back to its present size.
+    Path("/proc/self/clear_refs").write_text("5")
+    before_kb = _status_kb("VmRSS")
+    candidate()
+    return (_status_kb("VmHWM") - before_kb) / 1024
+
+
+def _status_kb(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def report(
+    candidates: Mapping[str, Candidate], repetitions: int, device: torch.device, memory: bool
+) -> dict[str, dict[str, float]]:
+    """Measures all candidates; ratios are to the first."""
+    seconds = measure_seconds(candidates, repetitions, device)
+    reference = next(iter(candidates))
+    peaks = {n: peak_extra_mb(c, device) for n, c in candidates.items()} if memory else {}
+    rows = {}
+    for name, values in seconds.items():
+        ratios = [v / r for v, r in zip(values, seconds[reference], strict=True)]
+        rows[name] = {"ms": 1000 * statistics.median(values), "ratio": statistics.median(ratios)}
+        if memory:
+            # A page is the least that can be seen: small shapes may rise by none.
+            ratio = peaks[name] / max(peaks[reference], 4 / 1024)
+            rows[name] |= {"peak_mb": peaks[name], "peak_ratio": ratio}
+    return rows
+
+
+def run_weighting(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Benchmarks the losses at every shape."""
+    return {
+        "x".join(map(str, shape)): report(
+            loss_candidates(shape, device), repetitions, device, memory=True
+        )
+        for shape in SHAPES
+    }
+
+
+def run_step(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Benchmarks a whole toy training step."""
+    return {"toy step": report(step_candidates(device), repetitions, device, memory=False)}
+
+
+BENCHMARKS = {"weighting": run_weighting, "step": run_step}
+
+
+def print_rows(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Prints one table."""
+    keys = list(next(iter(rows.values())))
+    print(f"\n{title:20s}" + "".join(f"{key:>12s}" for key in keys))
+    for name, row in rows.items():
+        print(f"  {name:18s}" + "".join(f"{row[key]:12.2f}" for key in keys))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line, measures, prints and writes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("--repetitions", type=int, default=11)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="JSON file; default output/benchmark_<name>.json")
+    args = parser.parse_args(arguments)
+    device = torch.device(args.device)
+    results = BENCHMARKS[args.benchmark](args.repetitions, device)
+    for title, rows in results.items():
+        print_rows(title, rows)
+    on_gpu = device.type == "cuda"
+    machine = {
+        "device": torch.cuda.get_device_name(device) if on_gpu else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "repetitions": args.repetitions,
+    }
+    out = args.out or Path("output") / f"benchmark_{args.benchmark}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
+    temporary.replace(out)
+    print(f"\n{machine}\nwrote {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
