@@ -68,4 +68,35 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     return maybe_add_gradient_clipping(cfg, optimizer)
 
 
-__all__ = ["OPTIMIZERS", "build_lr_scheduler", "build_optimizer", "parameter_groups"]
+class SchedulePosition:
+    """What a checkpoint holds of a schedule: where it is; the config says what it is.
+
+    Detectron2's polynomial schedule would bring back its old length, and a run could not be made
+    longer.
+
+    Args:
+        scheduler: the schedule of a run.
+    """
+
+    def __init__(self, scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
+        self.scheduler = scheduler
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns the number of steps taken."""
+        return {"last_epoch": self.scheduler.last_epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes to the step that ``state_dict`` gave, and sets the learning rates of that step."""
+        self.scheduler.last_epoch = state["last_epoch"]
+        rates = self.scheduler.get_lr()
+        for group, rate in zip(self.scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+__all__ = [
+    "OPTIMIZERS",
+    "SchedulePosition",
+    "build_lr_scheduler",
+    "build_optimizer",
+    "parameter_groups",
+]

@@ -16,7 +16,7 @@ from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
 from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import evaluate, write_results
 from gbw_d2.engine.hooks import ClassWeights, Evaluation
-from gbw_d2.engine.optimizer import build_lr_scheduler, build_optimizer
+from gbw_d2.engine.optimizer import SchedulePosition, build_lr_scheduler, build_optimizer
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.uda import Strategy, build_strategy
 
@@ -86,7 +86,7 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
         model,
         cfg.OUTPUT_DIR,
         optimizer=optimizer,
-        scheduler=scheduler,
+        schedule=SchedulePosition(scheduler),
         **{f"weighting_{head}": c.scheme for head, c in criteria.items()},
     )
     resume = resume and checkpointer.has_checkpoint()

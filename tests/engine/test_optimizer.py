@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from gbw_d2.engine.build import build_model
-from gbw_d2.engine.optimizer import OPTIMIZERS, build_lr_scheduler, build_optimizer
+from gbw_d2.engine.optimizer import (
+    OPTIMIZERS,
+    SchedulePosition,
+    build_lr_scheduler,
+    build_optimizer,
+)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
@@ -66,3 +71,31 @@ def test_gradient_clipping_by_norm(tiny_config: Any) -> None:
     weight.grad = torch.full_like(weight, 3.0)
     optimizer.step()
     assert (before - weight).norm().item() == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["WarmupPolyLR", "WarmupMultiStepLR"])
+def test_a_resumed_schedule_follows_the_config(tiny_config: Any, name: str) -> None:
+    def build(iterations: int) -> tuple[Any, Any]:
+        steps = ("SOLVER.WARMUP_ITERS", 5, "SOLVER.STEPS", "(15,)")
+        cfg = tiny_config(
+            *("SOLVER.MAX_ITER", iterations, "SOLVER.LR_SCHEDULER_NAME", name), *steps
+        )
+        optimizer = build_optimizer(cfg, build_model(cfg, {}))
+        return optimizer, build_lr_scheduler(cfg, optimizer)
+
+    def run(optimizer: Any, scheduler: Any, steps: int) -> float:
+        for _ in range(steps):
+            optimizer.step()
+            scheduler.step()
+        return optimizer.param_groups[0]["lr"]
+
+    short, schedule = build(20)
+    run(short, schedule, 10)
+    state = SchedulePosition(schedule).state_dict()
+    for iterations in (20, 40):
+        whole, resumed = build(iterations), build(iterations)
+        resumed[0].load_state_dict(short.state_dict())
+        SchedulePosition(resumed[1]).load_state_dict(state)
+        expected = run(*whole, 10)
+        assert resumed[0].param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
+        assert run(*resumed, 8) == pytest.approx(run(*whole, 8), rel=1e-9)
