@@ -7,6 +7,7 @@ import pickle
 import re
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -41,20 +42,26 @@ def test_round_trip_with_plain_content(tmp_path: Path) -> None:
     assert torch.equal(empty.state_dict()["source.mean"], scheme.state_dict()["source.mean"])
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Any]:
-    """Returns a function that lets no file grow beyond so many bytes, as a full disk would."""
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """Lets no file grow beyond so many bytes, as a full disk would.
+
+    Not a fixture: pytest writes to its own output before it takes fixtures down.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [0, 100, 4000])
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, small_disk: Any, size: int) -> None:
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, size: int) -> None:
     checkpointer = Checkpointer(nn.Linear(100, 100), str(tmp_path))
     checkpointer.save("model_0", iteration=1)
-    small_disk(size)
-    with pytest.raises(CheckpointError, match=r"model_0\.pth' could not be written .*--resume"):
+    message = r"model_0\.pth' could not be written .*--resume"
+    with pytest.raises(CheckpointError, match=message), small_disk(size):
         checkpointer.save("model_0", iteration=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0.pth"]
     assert torch.load(tmp_path / "model_0.pth", weights_only=True)["iteration"] == 1
