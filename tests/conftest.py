@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,26 @@ import torch
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def _small_disk(size: int) -> Iterator[None]:
+    """Lets no file grow beyond so many bytes, as a full disk would.
+
+    For a `with` inside the test: pytest writes to its own output before it takes fixtures down.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def small_disk() -> Any:
+    """Returns a context manager: bytes -> a disk with room for files of that size only."""
+    return _small_disk
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 import re
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -41,22 +39,8 @@ def test_round_trip_with_plain_content(tmp_path: Path) -> None:
     assert torch.equal(empty.state_dict()["source.mean"], scheme.state_dict()["source.mean"])
 
 
-@contextmanager
-def small_disk(size: int) -> Iterator[None]:
-    """Lets no file grow beyond so many bytes, as a full disk would.
-
-    Not a fixture: pytest writes to its own output before it takes fixtures down.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("size", [0, 100, 4000])
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, size: int) -> None:
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, small_disk: Any, size: int) -> None:
     checkpointer = Checkpointer(nn.Linear(100, 100), str(tmp_path))
     checkpointer.save("model_0", iteration=1)
     message = r"model_0\.pth' could not be written .*--resume"

@@ -6,12 +6,9 @@ import hashlib
 import json
 import os
 import pickle
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +95,6 @@ def test_a_label_that_breaks_during_evaluation(
         evaluator.process([record], [output])
 
 
-@contextmanager
-def small_disk(size: int) -> Iterator[None]:
-    """Lets no file grow beyond so many bytes, as a full disk would.
-
-    Not a fixture: pytest writes to its own output before it takes fixtures down.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def write_results(path: Path, value: int) -> None:
     rows = {"16": {f"class {i}": {"IoU": value} for i in range(20)}}
     write_results_json(path, {"mIoU_16": value}, {}, rows, dict.fromkeys(RUN_KEYS, "x"))
@@ -126,7 +109,7 @@ def write_picture(path: Path, value: int) -> None:
 
 
 @pytest.mark.parametrize("write", [write_results, write_csv, write_picture])
-def test_a_full_disk_leaves_the_old_result(tmp_path: Path, write: Any) -> None:
+def test_a_full_disk_leaves_the_old_result(tmp_path: Path, small_disk: Any, write: Any) -> None:
     path = tmp_path / "result.png"
     write(path, 1)
     before = path.read_bytes()
