@@ -50,6 +50,11 @@ def prepare_datasets(cfg: CfgNode, training: bool) -> None:
     _first_process_first(lambda: [p() for p in prepare])
 
 
+def is_panoptic(cfg: CfgNode) -> bool:
+    """True where the network predicts instances: they are read from labels, and PQ is asked for."""
+    return cfg.MODEL.META_ARCHITECTURE != "GBWSemanticSegmentor" and not cfg.MODEL.SEMANTIC_ONLY
+
+
 def load_records(names: tuple[str, ...], key: str) -> tuple[DatasetSpec, list[Record]]:
     """Lists the images of the dataset that a config key names.
 
@@ -129,8 +134,8 @@ def build_batches(cfg: CfgNode, start: int) -> Iterator[Any]:
         start: iteration of the first batch; what comes does not depend on what came before.
     """
     spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-    semantic_only = cfg.MODEL.SEMANTIC_ONLY or cfg.MODEL.META_ARCHITECTURE == "GBWSemanticSegmentor"
-    if spec.read_panoptic is None and not semantic_only:
+    panoptic = is_panoptic(cfg)
+    if spec.read_panoptic is None and panoptic:
         raise DatasetError(
             f"DATASETS.TRAIN '{spec.name}' has no instances; use a panoptic dataset, or set "
             "MODEL.SEMANTIC_ONLY True"
@@ -146,7 +151,7 @@ def build_batches(cfg: CfgNode, start: int) -> Iterator[Any]:
     }
     mapper = SourceMapper(
         spec.read_semantic,
-        None if semantic_only else spec.read_panoptic,
+        spec.read_panoptic if panoptic else None,
         LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE),
         _augmentation(cfg, "SOURCE_SIZE"),
         cfg.INPUT.FORMAT,

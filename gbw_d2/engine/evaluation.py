@@ -14,7 +14,7 @@ from torch import nn
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.data.catalog import DatasetError, DatasetSpec
 from gbw_d2.data.label_spaces import LABEL_SPACES
-from gbw_d2.engine.build import build_test_batches, load_records
+from gbw_d2.engine.build import build_test_batches, is_panoptic, load_records
 from gbw_d2.engine.pictures import PicturePanel
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 from gbw_d2.evaluation.report import (
@@ -39,11 +39,6 @@ class Scores:
 
     metrics: dict[str, float]
     per_class: PerClass
-
-
-def is_panoptic(cfg: CfgNode) -> bool:
-    """True where the network predicts instances, so that PQ is asked for."""
-    return cfg.MODEL.META_ARCHITECTURE != "GBWSemanticSegmentor" and not cfg.MODEL.SEMANTIC_ONLY
 
 
 def _build_evaluators(cfg: CfgNode, spec: DatasetSpec) -> list[Any]:

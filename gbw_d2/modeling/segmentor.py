@@ -164,13 +164,13 @@ class DenseSegmentor(nn.Module):
         outputs = {
             keys.CLASSIFIER_FEATURES: classifier_features,
             keys.CLASSIFIER_LOGITS: logits,
-            keys.SEMANTIC_LOGITS: _upsampled(logits, image_size),
+            keys.SEMANTIC_LOGITS: upsampled(logits, image_size),
         }
         if self.training and self.auxiliary_head is not None:
             aux_features, aux_logits = classifier_input_and_logits(self.auxiliary_head, features)
             outputs[keys.AUXILIARY_FEATURES] = aux_features
             outputs[keys.AUXILIARY_CLASSIFIER_LOGITS] = aux_logits
-            outputs[keys.AUXILIARY_LOGITS] = _upsampled(aux_logits, image_size)
+            outputs[keys.AUXILIARY_LOGITS] = upsampled(aux_logits, image_size)
         return outputs
 
     def losses(
@@ -233,5 +233,6 @@ def result_size(sample: Mapping[str, Any], image_size: tuple[int, int]) -> tuple
     return sample.get(keys.HEIGHT, image_size[0]), sample.get(keys.WIDTH, image_size[1])
 
 
-def _upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes maps (N, C, h, w) bilinearly to ``size`` (rows, columns)."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
@@ -12,7 +11,7 @@ from gbw_d2.losses import plain_instance_losses
 from gbw_d2.modeling.instance_criterion import InstanceCriterion
 from gbw_d2.modeling.postprocessing import PanopticSettings, instances_of, panoptic_from_centers
 from gbw_d2.modeling.protocol import Features, Losses, Outputs, Targets
-from gbw_d2.modeling.segmentor import DenseSegmentor, result_size
+from gbw_d2.modeling.segmentor import DenseSegmentor, result_size, upsampled
 from gbw_d2.modeling.semantic_criterion import SemanticCriterion
 
 from detectron2.config import configurable
@@ -103,10 +102,10 @@ class GBWPanopticDeepLab(DenseSegmentor):
         outputs = super().outputs(features, image_size)
         if self.ins_embed_head is not None:
             center, offset = self.ins_embed_head.layers(features)
-            outputs[keys.CENTER] = _upsampled(center, image_size)
+            outputs[keys.CENTER] = upsampled(center, image_size)
             # The branch predicts in units of its stride, as Detectron2's does.
             stride = self.ins_embed_head.common_stride
-            outputs[keys.OFFSET] = _upsampled(offset, image_size) * stride
+            outputs[keys.OFFSET] = upsampled(offset, image_size) * stride
         return outputs
 
     def losses(
@@ -159,11 +158,7 @@ class GBWPanopticDeepLab(DenseSegmentor):
         return result
 
 
-def _upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-
-
 def _resized(maps: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
     # The padding of the batch is cut off first: it is no part of the picture.
     cut = maps[:, : image_size[0], : image_size[1]]
-    return cut if image_size == size else _upsampled(cut[None], size)[0]
+    return cut if image_size == size else upsampled(cut[None], size)[0]
