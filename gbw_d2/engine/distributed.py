@@ -40,7 +40,10 @@ def run(main: Callable[[Any], Any], args: Any) -> Any:
     if "LOCAL_RANK" in os.environ:
         _join_torchrun()
         try:
-            return main(args)
+            result = main(args)
+            # Whoever leaves first would tear down connections that the others still read from.
+            dist.barrier()
+            return result
         finally:
             dist.destroy_process_group()
     if args.num_gpus * args.num_machines > 1 and torch.cuda.device_count() < args.num_gpus:

@@ -44,6 +44,8 @@ def _average(rank: int, file: str, folder: str) -> None:
             parameter.grad = torch.full_like(parameter, float(10 * index + rank + 1))
     distributed.average_gradients(parameters)
     torch.save([p.grad for p in parameters], os.path.join(folder, f"{rank}.pt"))
+    # Whoever leaves first would tear the other's connection down in the middle of its last call.
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -215,6 +215,8 @@ TWO_PROCESSES = """
         dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
         with open(f"{folder}/{rank}.json", "w") as file:
             json.dump(evaluate(rank, 2), file)
+        dist.barrier()
+        dist.destroy_process_group()
 """
 
 
