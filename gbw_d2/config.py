@@ -29,6 +29,7 @@ def add_gbw_config(cfg: CfgNode) -> None:
     _add_data_keys(cfg)
     _add_model_keys(cfg)
     _add_training_keys(cfg)
+    _add_strategy_keys(cfg)
     _add_weighting_keys(cfg)
 
 
@@ -98,12 +99,11 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.HEAD_LR_FACTOR = 1.0
     # Iterations between two lines of the log, of metrics.json and of class_weights.csv.
     cfg.SOLVER.LOG_PERIOD = 20
-    # Adaptation strategy: a name of gbw_d2/uda.
-    cfg.UDA = CfgNode()
-    cfg.UDA.NAME = "source_only"
-    cfg.UDA.MIN_ENTROPY = CfgNode()
-    # Weight of the target's mean normalised entropy.
-    cfg.UDA.MIN_ENTROPY.LOSS_WEIGHT = 0.001
+    # Parts into which each process splits its share of a batch; gradients are averaged over them,
+    # so that a batch that needs 8 GPUs fits on one.
+    cfg.SOLVER.GRADIENT_ACCUMULATION = 1
+    # With SOLVER.AMP.ENABLED: bfloat16, or float16 with a loss scaler.
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
     cfg.EVAL = CfgNode()
     # Which network is scored: student, or teacher where the strategy has one.
     cfg.EVAL.WEIGHTS = "student"
@@ -111,6 +111,80 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.EVAL.PROTOCOLS = ()
     # Test images drawn as image | ground truth | prediction at each evaluation; 0 = none.
     cfg.EVAL.PICTURES = 3
+    # Name of a metric ("mIoU_16"): the checkpoint with the best one on the first test set is kept
+    # too, and results.json says that it was chosen on the target's labels. "" = last iteration only.
+    cfg.EVAL.BEST_ON_TARGET_LABELS = ""
+
+
+def _add_strategy_keys(cfg: CfgNode) -> None:
+    cfg.UDA = CfgNode()
+    # Adaptation strategy: a name of gbw_d2/uda.
+    cfg.UDA.NAME = "source_only"
+
+    entropy = cfg.UDA.MIN_ENTROPY = CfgNode()
+    # Weight of the target's mean normalised entropy, and of the auxiliary head's where there is one.
+    entropy.LOSS_WEIGHT = 0.001
+    entropy.AUXILIARY_LOSS_WEIGHT = 0.0002
+
+    squares = cfg.UDA.MAX_SQUARES = CfgNode()
+    # Weight of the target's maximum squares loss.
+    squares.LOSS_WEIGHT = 0.1
+    # Image-wise weighting: exponent 0..1 of a predicted class's share; negative = off.
+    squares.IMAGE_WEIGHTING_RATIO = 0.2
+    # The factor 1/2: auto (as released: without image weighting only) | on | off.
+    squares.HALF = "auto"
+    # The mean runs over the classes too, as released; False = over pixels alone, K times as much.
+    squares.MEAN_OVER_CLASSES = True
+    # The auxiliary head learns the pseudo-labels of both heads' mean (needs MODEL.AUXILIARY_HEAD).
+    squares.MULTI_LEVEL = False
+    # A pixel has such a pseudo-label where a head gives a class more than this probability.
+    squares.THRESHOLD = 0.95
+    # Weight of that loss, as a multiple of LOSS_WEIGHT.
+    squares.AUXILIARY_FACTOR = 0.1
+
+    adversarial = cfg.UDA.ADVERSARIAL = CfgNode()
+    # What the discriminator sees: softmax (AdaptSegNet) | self_information (AdvEnt).
+    adversarial.INPUT = "softmax"
+    # binary_cross_entropy | least_squares.
+    adversarial.LOSS = "binary_cross_entropy"
+    # Weight of the student's adversarial loss, and of the auxiliary head's where there is one.
+    adversarial.LOSS_WEIGHT = 0.001
+    adversarial.AUXILIARY_LOSS_WEIGHT = 0.0002
+    # Channels of the discriminator's first convolution; the following have 2, 4 and 8 times as many.
+    adversarial.CHANNELS = 64
+    # Adam's learning rate, decayed to 0 over the run by (1 - t / T)^DECAY_POWER, and its betas.
+    adversarial.BASE_LR = 0.0001
+    adversarial.BETAS = (0.9, 0.99)
+    adversarial.DECAY_POWER = 0.9
+
+    teaching = cfg.UDA.SELF_TRAINING = CfgNode()
+    # Highest decay of the teacher's running mean: min(1 - 1 / (t + 1), EMA_DECAY) at step t.
+    teaching.EMA_DECAY = 0.999
+    # Average the buffers (statistics of batch norm) too; False = as in the references, none.
+    teaching.EMA_BUFFERS = False
+    # Weight of the loss on mixed images.
+    teaching.LOSS_WEIGHT = 1.0
+    # Pseudo-labels weigh as much as the share of pixels whose confidence reaches this ...
+    teaching.CONFIDENCE_THRESHOLD = 0.968
+    # ... in the whole batch (batch, as in the references) or in their own image (image).
+    teaching.CONFIDENCE_PER = "batch"
+    # Share of a target image's rows at top and bottom whose pseudo-labels have weight 0.
+    teaching.IGNORE_TOP = 0.0
+    teaching.IGNORE_BOTTOM = 0.0
+    # Probability, and strength, of colour jitter on a mixed image.
+    teaching.JITTER_PROBABILITY = 0.8
+    teaching.JITTER_STRENGTH = 0.2
+    # Probability of blur, and the range of its standard deviation, pixels.
+    teaching.BLUR_PROBABILITY = 0.5
+    teaching.BLUR_SIGMA = (0.15, 1.15)
+    # Weight of the distance to the initial encoder's features on source things; 0 = off.
+    teaching.FEATURE_DISTANCE_WEIGHT = 0.0
+    # Feature map that is compared; "" = the encoder's last one.
+    teaching.FEATURE_DISTANCE_MAP = ""
+    # Share of a feature cell that one thing class must cover to be compared.
+    teaching.FEATURE_DISTANCE_SHARE = 0.75
+    # Centres and offsets of the teacher as targets where it is confident (panoptic networks only).
+    teaching.INSTANCE_PSEUDO_LABELS = False
 
 
 def _add_weighting_keys(cfg: CfgNode) -> None:

@@ -3,6 +3,7 @@
 # Records and mapped samples (Detectron2's own names where it has one).
 FILE_NAME = "file_name"
 IMAGE_ID = "image_id"
+DRAW = "draw"  # int, number of a training sample in its stream; keys the strategies' random draws
 IMAGE = "image"  # (3, H, W) uint8, in INPUT.FORMAT order
 HEIGHT = "height"  # pixels of the file on disk
 WIDTH = "width"

@@ -92,6 +92,7 @@ def samples() -> Any:
         return [
             {
                 "file_name": f"{i}.png",
+                "draw": seed * count + i,
                 "image": (draw(3, rows, columns) * 255).to(torch.uint8),
                 "sem_seg": labels[i],
                 "center": draw(rows, columns),

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from gbw_d2 import keys
 from gbw_d2.data.augmentation import WantedPixels
 from gbw_d2.data.catalog import Record
 from gbw_d2.data.mappers import Sample
-from gbw_d2.data.sampling import Stream, keyed_rng
+from gbw_d2.data.sampling import Stream
 from gbw_d2.errors import UserError
+from gbw_d2.keyed_random import keyed_rng
 
 ENOUGH_OPEN_FILES = 8192
 
@@ -38,9 +40,11 @@ class _DrawDataset(Dataset[Sample]):
         draw = self.stream(index)
         rng = keyed_rng(self.seed, self.name, "augmentation", index)
         try:
-            return self.mapper(self.records[draw.image], rng, draw.wanted)
+            sample = self.mapper(self.records[draw.image], rng, draw.wanted)
         except UserError as error:
             return error
+        sample[keys.DRAW] = index
+        return sample
 
 
 class _TestDataset(Dataset[Sample]):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from gbw_d2.data.augmentation import WantedPixels
 from gbw_d2.errors import UserError
+from gbw_d2.keyed_random import keyed_rng
 
 
 class Draw(NamedTuple):
@@ -24,12 +24,6 @@ class Stream(Protocol):
     def __call__(self, index: int) -> Draw:
         """Returns draw number ``index`` (0, 1, 2, ...)."""
         ...
-
-
-def keyed_rng(seed: int, *key: int | str) -> np.random.Generator:
-    """Returns the generator that belongs to a seed and a key; different keys are independent."""
-    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
-    return np.random.default_rng([seed, *words])
 
 
 class EpochPermutation:

@@ -50,7 +50,7 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     start = time.perf_counter()
     prepare_datasets(cfg, training=False)
     model = build_model(cfg, build_criteria(cfg, training=False))
-    network = _evaluated_network(cfg, build_strategy(cfg.UDA.NAME, model, cfg.UDA))
+    network = _evaluated_network(cfg, build_strategy(cfg.UDA.NAME, model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER))
     checkpointer = Checkpointer(network, cfg.OUTPUT_DIR)
     checkpointer.strict, checkpointer.trust = True, cfg.MODEL.TRUST_WEIGHTS
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
@@ -78,7 +78,7 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
     prepare_datasets(cfg, training=True)
     criteria = build_criteria(cfg, training=True)
     model = build_model(cfg, criteria)
-    strategy = build_strategy(cfg.UDA.NAME, model, cfg.UDA)
+    strategy = build_strategy(cfg.UDA.NAME, model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER)
     network = _evaluated_network(cfg, strategy)
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)

@@ -7,10 +7,20 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from gbw_d2.data.label_spaces import LabelSpace
+
 Features = dict[str, Tensor]
 Outputs = dict[str, Tensor]
 Targets = dict[str, Tensor]
 Losses = dict[str, Tensor]
+
+
+class FrozenEncoder(Protocol):
+    """An encoder by itself."""
+
+    def __call__(self, images: Tensor) -> Features:
+        """Maps (N, 3, H, W) to feature maps by name."""
+        ...
 
 
 class SegmentationModel(Protocol):
@@ -19,8 +29,23 @@ class SegmentationModel(Protocol):
     Sizes: N images, K classes, H x W input pixels. Entries are named in ``gbw_d2/keys.py``.
     """
 
+    # The classes that are predicted.
+    label_space: LabelSpace
+
+    def logit_names(self) -> tuple[str, ...]:
+        """Returns the ``outputs`` entries that hold semantic logits in training, the main first."""
+        ...
+
     def images(self, batch: Sequence[dict[str, Any]]) -> Tensor:
         """Moves, normalises and stacks a batch's images into (N, 3, H, W)."""
+        ...
+
+    def normalised(self, pictures: Tensor) -> Tensor:
+        """Turns pictures (N, 3, H, W), RGB in 0..1, into the network's input."""
+        ...
+
+    def pictures(self, images: Tensor) -> Tensor:
+        """Turns the network's input (N, 3, H, W) back into pictures, RGB in 0..1."""
         ...
 
     def targets(self, batch: Sequence[dict[str, Any]]) -> Targets:
@@ -43,9 +68,18 @@ class SegmentationModel(Protocol):
         Args:
             outputs: of :meth:`outputs`.
             targets: label entries; a loss exists if and only if its target does.
-            pixel_weights: (N, H, W) in 0..1, pseudo-label confidence; None = 1 everywhere.
+            pixel_weights: (N, H, W) in 0..1, pseudo-label confidence for the semantic losses; None
+                = 1 everywhere. Instance targets bring weights of their own.
             term: which images these are (``keys.TERM_*``); weighting keeps its state per term.
         """
+        ...
+
+    def frozen_copy(self) -> SegmentationModel:
+        """Returns a copy of the whole network that never gets gradients, in evaluation mode."""
+        ...
+
+    def frozen_encoder(self) -> FrozenEncoder:
+        """Returns a copy of the encoder that never gets gradients, in evaluation mode."""
         ...
 
     def __call__(self, batch: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ class DenseSegmentor(nn.Module):
         pixel_std: likewise.
         semantic_loss_weight: factor of the semantic loss.
         auxiliary_loss_weight: factor of the auxiliary loss.
+        image_format: order of the images' channels, RGB or BGR.
         criteria: criterion by head name, of ``weighted_heads``; a head that is not named has its
             plain loss.
 
@@ -78,6 +80,7 @@ class DenseSegmentor(nn.Module):
         pixel_std: Sequence[float],
         semantic_loss_weight: float,
         auxiliary_loss_weight: float,
+        image_format: str = "RGB",
         criteria: Mapping[str, SemanticCriterion | InstanceCriterion] | None = None,
     ) -> None:
         super().__init__()
@@ -87,6 +90,7 @@ class DenseSegmentor(nn.Module):
         self.label_space = label_space
         self.semantic_loss_weight = semantic_loss_weight
         self.auxiliary_loss_weight = auxiliary_loss_weight
+        self.image_format = image_format
         # Not sub-modules: their running state is saved beside the network, not inside it.
         self.criteria = {**self.plain_criteria(), **(criteria or {})}
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
@@ -122,6 +126,7 @@ class DenseSegmentor(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "semantic_loss_weight": cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT,
             "auxiliary_loss_weight": cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT,
+            "image_format": cfg.INPUT.FORMAT,
         }
 
     @property
@@ -145,6 +150,36 @@ class DenseSegmentor(nn.Module):
     def images(self, batch: Sequence[dict[str, Any]]) -> Tensor:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
         return self._normalised(batch).tensor
+
+    def normalised(self, pictures: Tensor) -> Tensor:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        channels = pictures.flip(1) if self.image_format == "BGR" else pictures
+        return (channels * 255 - self.pixel_mean) / self.pixel_std
+
+    def pictures(self, images: Tensor) -> Tensor:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        channels = (images * self.pixel_std + self.pixel_mean) / 255
+        return channels.flip(1) if self.image_format == "BGR" else channels
+
+    def logit_names(self) -> tuple[str, ...]:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        if self.auxiliary_head is None:
+            return (keys.SEMANTIC_LOGITS,)
+        return (keys.SEMANTIC_LOGITS, keys.AUXILIARY_LOGITS)
+
+    def frozen_copy(self) -> DenseSegmentor:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        # Criteria hold the last call's tensors and the running means; a copy has no use for them.
+        criteria, self.criteria = self.criteria, {}
+        try:
+            copied = copy.deepcopy(self)
+        finally:
+            self.criteria = criteria
+        return copied.requires_grad_(False).eval()
+
+    def frozen_encoder(self) -> nn.Module:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        return copy.deepcopy(self.backbone).requires_grad_(False).eval()
 
     def targets(self, batch: Sequence[dict[str, Any]]) -> Targets:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""

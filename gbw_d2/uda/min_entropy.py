@@ -6,16 +6,17 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from gbw_d2 import keys
 from gbw_d2.losses import entropy_loss
 from gbw_d2.uda.strategy import STRATEGIES, Batch, Strategy
 
 
 @STRATEGIES.register("min_entropy")
 class MinEntropy(Strategy):
-    """Adds the target's mean normalised entropy, times ``UDA.MIN_ENTROPY.LOSS_WEIGHT``.
+    """Adds the target's mean normalised entropy, for each semantic head with a weight of its own.
 
-    Class weighting acts on the labelled term; the entropy is not weighted, as in the reference.
+    Vu et al., ADVENT, CVPR 2019, section 3.2, MinEnt; docs/equations.md 9. The auxiliary head's
+    term is there where the network has that head. Class weighting acts on the labelled terms; the
+    entropy is not weighted, as in the reference.
     """
 
     needs_target = True
@@ -25,9 +26,11 @@ class MinEntropy(Strategy):
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the supervised losses, then the target's entropy."""
         assert target is not None
-        yield self.supervised_losses(source)
-        images = self.model.images(target)
-        size = (images.shape[-2], images.shape[-1])
-        outputs = self.model.outputs(self.model.features(images), size)
-        loss = entropy_loss(outputs[keys.SEMANTIC_LOGITS])
-        yield {"loss_entropy": self.settings.LOSS_WEIGHT * loss}
+        losses, _ = self.source_pass(source)
+        yield losses
+        outputs = self.dense_outputs(self.model.images(target))
+        weights = (self.settings.LOSS_WEIGHT, self.settings.AUXILIARY_LOSS_WEIGHT)
+        yield {
+            f"loss_entropy_{name.removesuffix('_logits')}": weight * entropy_loss(outputs[name])
+            for name, weight in zip(self.model.logit_names(), weights, strict=False)
+        }

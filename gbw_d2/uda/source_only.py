@@ -20,4 +20,5 @@ class SourceOnly(Strategy):
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the supervised losses of the source batch."""
-        yield self.supervised_losses(source)
+        losses, _ = self.source_pass(source)
+        yield losses

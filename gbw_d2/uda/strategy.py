@@ -2,18 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from gbw_d2 import keys
-from gbw_d2.modeling.protocol import Losses, SegmentationModel
+from gbw_d2.keyed_random import keyed_rng
+from gbw_d2.modeling.protocol import Losses, Outputs, SegmentationModel
 from gbw_d2.registry import Registry
 
 Batch = Sequence[dict[str, Any]]
 
 STRATEGIES: Registry[type[Strategy]] = Registry("adaptation strategy (UDA.NAME)")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run with data, a schedule and an optimiser state of its own.
+
+    Args:
+        name: of the stage, for logs and files.
+        first: its first iteration, counted over the whole run.
+        last: the iteration after its last one.
+        lr_factor: factor of all learning rates of the student in this stage.
+    """
+
+    name: str
+    first: int
+    last: int
+    lr_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a strategy may use when it prepares a stage.
+
+    Args:
+        fresh: True where none of the stage's iterations has been done, False on a resumed one.
+        folder: OUTPUT_DIR, for files that must outlive the process.
+    """
+
+    fresh: bool
+    folder: Path
+
+
+@dataclass(frozen=True)
+class ExtraOptimizer:
+    """An optimiser beside the student's, for instance a discriminator's.
+
+    Args:
+        module: whose parameters it steps; one of the strategy's ``modules``.
+        optimizer: over these parameters.
+        lr_factor: iteration of the run -> factor of its learning rates.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    lr_factor: Callable[[int], float]
 
 
 class Strategy:
@@ -22,14 +72,30 @@ class Strategy:
     Args:
         model: the student; seen through :class:`SegmentationModel` only.
         settings: the strategy's own config node, ``UDA.<NAME>``, or None where it has none.
+        seed: the run's seed, for :meth:`generators`.
+        max_iter: iterations of the whole run, SOLVER.MAX_ITER.
     """
 
     # True: the trainer draws target images and stops where DATASETS.TARGET is empty.
     needs_target = False
 
-    def __init__(self, model: SegmentationModel, settings: Any) -> None:
+    def __init__(
+        self, model: SegmentationModel, settings: Any, seed: int = 0, max_iter: int = 1
+    ) -> None:
         self.model = model
         self.settings = settings
+        self.seed = seed
+        self.max_iter = max_iter
+
+    def stages(self) -> Sequence[Stage]:
+        """Returns the run's stages in order; together they cover iterations 0 .. max_iter - 1."""
+        return [Stage("training", 0, self.max_iter)]
+
+    def prepare(self, stage: Stage, context: Context) -> None:
+        """Does what must be done before a stage's iterations, also where it is resumed.
+
+        The student holds its initial weights, those of the checkpoint, or those of the stage before.
+        """
 
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
@@ -44,25 +110,57 @@ class Strategy:
         raise NotImplementedError
 
     def after_step(self, iteration: int) -> None:
-        """Runs after the optimiser's step, for instance to update a teacher."""
+        """Runs after the optimisers' steps, for instance to update a teacher."""
 
     def networks(self) -> dict[str, nn.Module]:
         """Names the networks that may be scored (``EVAL.WEIGHTS``); "student" is always there."""
         assert isinstance(self.model, nn.Module)
         return {"student": self.model}
 
-    def supervised_losses(self, source: Batch) -> Losses:
-        """Returns the losses of a labelled batch: the part that all strategies share."""
-        images = self.model.images(source)
+    def modules(self) -> dict[str, nn.Module]:
+        """Names the networks beside the student whose weights are kept in checkpoints."""
+        return {}
+
+    def optimizers(self) -> dict[str, ExtraOptimizer]:
+        """Names the optimisers beside the student's; their state is kept in checkpoints."""
+        return {}
+
+    def source_pass(self, source: Batch) -> tuple[Losses, Outputs]:
+        """Runs the student on a labelled batch: the part that all strategies share.
+
+        Returns:
+            the supervised losses, and the outputs that they come from.
+        """
+        outputs = self.dense_outputs(self.model.images(source))
+        losses = self.model.losses(outputs, self.model.targets(source), None, keys.TERM_SOURCE)
+        return losses, outputs
+
+    def dense_outputs(self, images: Tensor) -> Outputs:
+        """Runs the student on images (N, 3, H, W); outputs are at their size."""
         size = (images.shape[-2], images.shape[-1])
-        outputs = self.model.outputs(self.model.features(images), size)
-        return self.model.losses(outputs, self.model.targets(source), None, keys.TERM_SOURCE)
+        return self.model.outputs(self.model.features(images), size)
+
+    def generators(self, purpose: str, batch: Batch) -> list[np.random.Generator]:
+        """Returns one generator per sample, keyed by (seed, purpose, draw of the sample).
+
+        Draws then do not depend on how many processes share a batch.
+        """
+        return [keyed_rng(self.seed, purpose, sample[keys.DRAW]) for sample in batch]
 
 
-def build_strategy(name: str, model: SegmentationModel, uda_keys: Any) -> Strategy:
+def build_strategy(
+    name: str, model: SegmentationModel, uda_keys: Any, seed: int = 0, max_iter: int = 1
+) -> Strategy:
     """Builds the strategy ``UDA.NAME`` with the node ``UDA.<NAME>`` of the config.
+
+    Args:
+        name: of the strategy.
+        model: the student.
+        uda_keys: the config's node ``UDA``.
+        seed: the run's seed.
+        max_iter: iterations of the whole run.
 
     Raises:
         UnknownNameError: no such strategy; the message lists the known ones.
     """
-    return STRATEGIES.get(name)(model, uda_keys.get(name.upper()))
+    return STRATEGIES.get(name)(model, uda_keys.get(name.upper()), seed, max_iter)
