@@ -112,7 +112,7 @@ def _add_training_keys(cfg: CfgNode) -> None:
     # Test images drawn as image | ground truth | prediction at each evaluation; 0 = none.
     cfg.EVAL.PICTURES = 3
     # Name of a metric ("mIoU_16"): the checkpoint with the best one on the first test set is kept
-    # too, and results.json says that it was chosen on the target's labels. "" = last iteration only.
+    # too, and results.json names it as chosen on the target's labels. "" = last iteration only.
     cfg.EVAL.BEST_ON_TARGET_LABELS = ""
 
 
@@ -122,7 +122,7 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     cfg.UDA.NAME = "source_only"
 
     entropy = cfg.UDA.MIN_ENTROPY = CfgNode()
-    # Weight of the target's mean normalised entropy, and of the auxiliary head's where there is one.
+    # Weight of the target's mean normalised entropy, and of the auxiliary head's where it has one.
     entropy.LOSS_WEIGHT = 0.001
     entropy.AUXILIARY_LOSS_WEIGHT = 0.0002
 
@@ -150,7 +150,7 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     # Weight of the student's adversarial loss, and of the auxiliary head's where there is one.
     adversarial.LOSS_WEIGHT = 0.001
     adversarial.AUXILIARY_LOSS_WEIGHT = 0.0002
-    # Channels of the discriminator's first convolution; the following have 2, 4 and 8 times as many.
+    # Channels of the discriminator's first convolution; the next have 2, 4 and 8 times as many.
     adversarial.CHANNELS = 64
     # Adam's learning rate, decayed to 0 over the run by (1 - t / T)^DECAY_POWER, and its betas.
     adversarial.BASE_LR = 0.0001
@@ -160,7 +160,7 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     teaching = cfg.UDA.SELF_TRAINING = CfgNode()
     # Highest decay of the teacher's running mean: min(1 - 1 / (t + 1), EMA_DECAY) at step t.
     teaching.EMA_DECAY = 0.999
-    # Average the buffers (statistics of batch norm) too; False = as in the references, none.
+    # Average the buffers (statistics of batch norm) too; False = the teacher takes the student's.
     teaching.EMA_BUFFERS = False
     # Weight of the loss on mixed images.
     teaching.LOSS_WEIGHT = 1.0
@@ -177,11 +177,16 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     # Probability of blur, and the range of its standard deviation, pixels.
     teaching.BLUR_PROBABILITY = 0.5
     teaching.BLUR_SIGMA = (0.15, 1.15)
-    # Weight of the distance to the initial encoder's features on source things; 0 = off.
+    # Weight of the distance to the initial encoder's features on the source; 0 = off.
     teaching.FEATURE_DISTANCE_WEIGHT = 0.0
     # Feature map that is compared; "" = the encoder's last one.
     teaching.FEATURE_DISTANCE_MAP = ""
-    # Share of a feature cell that one thing class must cover to be compared.
+    # Classes that are compared, those of DAFormer; names that the network lacks are passed over.
+    teaching.FEATURE_DISTANCE_CLASSES = (
+        *("traffic light", "traffic sign", "person", "rider", "car"),
+        *("truck", "bus", "train", "motorcycle", "bicycle"),
+    )
+    # Share of a feature cell that one of these must cover to be compared.
     teaching.FEATURE_DISTANCE_SHARE = 0.75
     # Centres and offsets of the teacher as targets where it is confident (panoptic networks only).
     teaching.INSTANCE_PSEUDO_LABELS = False

@@ -26,7 +26,7 @@ ALLOWED = {
     "modeling": (*LEAVES, "gbw_d2.modeling", "gbw_d2.losses"),
     "uda": (
         *(*LEAVES, "gbw_d2.uda", "gbw_d2.losses", "gbw_d2.modeling.protocol"),
-        "gbw_d2.weighting.distributed",
+        *("gbw_d2.weighting.distributed", "gbw_d2.weighting.pixels"),
     ),
 }
 # Folders whose files are entries of a registry and do not know each other.

@@ -25,6 +25,7 @@ from gbw_d2.data.mappers import SourceMapper, TargetMapper, TestMapper
 from gbw_d2.data.sampling import EpochPermutation, RareClassSampling, Stream
 from gbw_d2.data.statistics import image_class_counts
 from gbw_d2.engine.criteria import Criterion, make_criteria
+from gbw_d2.engine.precision import DTYPES, Precision
 from gbw_d2.errors import UserError
 from gbw_d2.uda.strategy import STRATEGIES
 from gbw_d2.weighting import SCHEMES
@@ -203,3 +204,10 @@ def build_model(cfg: CfgNode, criteria: dict[str, Criterion]) -> nn.Module:
     """Builds MODEL.META_ARCHITECTURE on MODEL.DEVICE."""
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg, criteria=criteria)
     return model.to(torch.device(cfg.MODEL.DEVICE))
+
+
+def build_precision(cfg: CfgNode) -> Precision:
+    """Builds what SOLVER.AMP asks for."""
+    amp = cfg.SOLVER.AMP
+    device_type = torch.device(cfg.MODEL.DEVICE).type
+    return Precision(device_type, DTYPES.get(amp.DTYPE) if amp.ENABLED else None)

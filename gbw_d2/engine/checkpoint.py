@@ -43,16 +43,21 @@ class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, with atomic writing and errors instead of warnings.
 
     Attributes:
-        strict: True where the file must hold the whole network (resuming, evaluation); False
-            where it may hold a part of it (ImageNet weights).
+        strict: True where the file must hold the whole network and all that is checkpointed beside
+            it (resuming, evaluation); False where it may hold a part of it (ImageNet weights).
         trust: True where a file may run the code that it holds.
     """
 
     strict = False
     trust = False
 
-    def save(self, name: str, **kwargs: Any) -> None:
+    def save(self, name: str, last: bool = True, **kwargs: Any) -> None:
         """Writes ``name``.pth under a temporary name, renames it, then tags it as the last one.
+
+        Args:
+            name: without a suffix.
+            last: whether ``--resume`` goes on from it.
+            kwargs: further entries.
 
         Raises:
             CheckpointError: it cannot be written; what was there before is untouched.
@@ -66,7 +71,8 @@ class Checkpointer(DetectionCheckpointer):
         try:
             torch.save(data, temporary)
             os.replace(temporary, path)
-            self.tag_last_checkpoint(path.name)
+            if last:
+                self.tag_last_checkpoint(path.name)
         except (OSError, RuntimeError) as error:
             # A full disk reaches us as a RuntimeError of torch's archive writer.
             raise CheckpointError(
@@ -135,6 +141,12 @@ class Checkpointer(DetectionCheckpointer):
         return dict(loaded)
 
     def _load_model(self, checkpoint: Any) -> Any:
+        absent = [key for key in self.checkpointables if key not in checkpoint]
+        if self.strict and absent:
+            raise CheckpointError(
+                f"the checkpoint lacks {', '.join(absent)}, so it was written by a run with "
+                "another strategy or weighting (UDA.NAME, WEIGHTING.*)"
+            )
         incompatible = super()._load_model(checkpoint)
         if incompatible.incorrect_shapes:
             lines = [

@@ -91,7 +91,11 @@ def evaluate(cfg: CfgNode, model: nn.Module, pictures: Path | None = None) -> di
 
 
 def write_results(
-    cfg: CfgNode, results: Mapping[str, Scores], iterations: int, wall_seconds: float
+    cfg: CfgNode,
+    results: Mapping[str, Scores],
+    iterations: int,
+    wall_seconds: float,
+    best_on_target_labels: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes results.json and per_class.csv to OUTPUT_DIR; on the first process only.
 
@@ -100,11 +104,15 @@ def write_results(
         results: of :func:`evaluate`.
         iterations: training iterations behind the network.
         wall_seconds: since the start of the program.
+        best_on_target_labels: of :class:`gbw_d2.engine.selection.BestOnTargetLabels`, if asked for.
     """
     if not comm.is_main_process() or not results:
         return
     first = next(iter(results.values()))
     run = run_info(yaml.safe_load(cfg.dump()), cfg.SEED, iterations, wall_seconds, cfg.MODEL.DEVICE)
+    run |= {"weights": cfg.EVAL.WEIGHTS, "selection": "last iteration"}
+    if best_on_target_labels:
+        run["best_on_target_labels"] = dict(best_on_target_labels)
     folder = Path(cfg.OUTPUT_DIR)
     write_results_json(
         folder / "results.json",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -68,35 +68,41 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     return maybe_add_gradient_clipping(cfg, optimizer)
 
 
-class SchedulePosition:
-    """What a checkpoint holds of a schedule: where it is; the config says what it is.
+def schedule_from(
+    cfg: Any,
+    optimizer: torch.optim.Optimizer,
+    rates: Sequence[float],
+    iterations: int,
+    position: int,
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Builds the schedule of SOLVER at a position, and sets the learning rates of that position.
 
-    Detectron2's polynomial schedule would bring back its old length, and a run could not be made
-    longer.
+    A schedule is a function of the config and the position alone, so no checkpoint holds it, and a
+    run can be made longer when it is resumed.
 
     Args:
-        scheduler: the schedule of a run.
+        cfg: the config.
+        optimizer: what it is the schedule of.
+        rates: each group's learning rate before the schedule.
+        iterations: length of the schedule, in place of SOLVER.MAX_ITER.
+        position: steps already taken, 0 .. ``iterations``.
     """
-
-    def __init__(self, scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
-        self.scheduler = scheduler
-
-    def state_dict(self) -> dict[str, int]:
-        """Returns the number of steps taken."""
-        return {"last_epoch": self.scheduler.last_epoch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to the step that ``state_dict`` gave, and sets the learning rates of that step."""
-        self.scheduler.last_epoch = state["last_epoch"]
-        rates = self.scheduler.get_lr()
-        for group, rate in zip(self.scheduler.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.MAX_ITER = iterations
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = group["initial_lr"] = rate
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    scheduler.last_epoch = position
+    for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+        group["lr"] = rate
+    return scheduler
 
 
 __all__ = [
     "OPTIMIZERS",
-    "SchedulePosition",
     "build_lr_scheduler",
     "build_optimizer",
     "parameter_groups",
+    "schedule_from",
 ]

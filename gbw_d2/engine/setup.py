@@ -14,6 +14,7 @@ from gbw_d2.data.catalog import get_dataset
 from gbw_d2.data.label_spaces import LABEL_SPACES
 from gbw_d2.engine.criteria import check_heads
 from gbw_d2.engine.optimizer import OPTIMIZERS
+from gbw_d2.engine.precision import DTYPES
 from gbw_d2.evaluation.protocols import PROTOCOLS, protocols_of
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
 from gbw_d2.uda import STRATEGIES
@@ -111,6 +112,7 @@ def _check_numbers(cfg: CfgNode) -> None:
     for key, value, least in (
         ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
         ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
+        ("SOLVER.GRADIENT_ACCUMULATION", cfg.SOLVER.GRADIENT_ACCUMULATION, 1),
         ("SOLVER.LOG_PERIOD", cfg.SOLVER.LOG_PERIOD, 1),
         ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1),
         ("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, 0),
@@ -131,6 +133,7 @@ def _check_names(cfg: CfgNode) -> None:
     STRATEGIES.get(cfg.UDA.NAME)
     SCHEMES.get(cfg.WEIGHTING.NAME)
     OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)
+    DTYPES.get(cfg.SOLVER.AMP.DTYPE)
     LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
     for protocol in cfg.EVAL.PROTOCOLS:
         PROTOCOLS.get(protocol)

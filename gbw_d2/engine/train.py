@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
-from gbw_d2.engine.build import build_batches, build_criteria, build_model, prepare_datasets
+from gbw_d2.engine.build import (
+    build_batches,
+    build_criteria,
+    build_model,
+    build_precision,
+    prepare_datasets,
+)
 from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
+from gbw_d2.engine.criteria import Criterion
 from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import evaluate, write_results
 from gbw_d2.engine.hooks import ClassWeights, Evaluation
-from gbw_d2.engine.optimizer import SchedulePosition, build_lr_scheduler, build_optimizer
+from gbw_d2.engine.optimizer import build_optimizer, schedule_from
+from gbw_d2.engine.precision import Precision
+from gbw_d2.engine.selection import BestOnTargetLabels
 from gbw_d2.engine.trainer import Trainer
-from gbw_d2.uda import Strategy, build_strategy
+from gbw_d2.uda import Context, ExtraOptimizer, Stage, Strategy, build_strategy
 
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
@@ -26,6 +37,21 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Run:
+    """What the stages of a run share."""
+
+    cfg: CfgNode
+    model: nn.Module
+    strategy: Strategy
+    criteria: dict[str, Criterion]
+    optimizer: torch.optim.Optimizer
+    rates: list[float]
+    extra: dict[str, ExtraOptimizer]
+    precision: Precision
+    checkpointer: Checkpointer
 
 
 def _evaluated_network(cfg: CfgNode, strategy: Strategy) -> nn.Module:
@@ -50,15 +76,20 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     start = time.perf_counter()
     prepare_datasets(cfg, training=False)
     model = build_model(cfg, build_criteria(cfg, training=False))
-    network = _evaluated_network(cfg, build_strategy(cfg.UDA.NAME, model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER))
-    checkpointer = Checkpointer(network, cfg.OUTPUT_DIR)
+    strategy = build_strategy(cfg.UDA.NAME, model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER)
+    network = _evaluated_network(cfg, strategy)
+    beside = {name: m for name, m in strategy.modules().items() if m is network}
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, **beside)
     checkpointer.strict, checkpointer.trust = True, cfg.MODEL.TRUST_WEIGHTS
-    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+    path = cfg.MODEL.WEIGHTS
+    if resume and checkpointer.has_checkpoint():
+        path = checkpointer.get_checkpoint_file()
+    if not path:
         raise CheckpointError(
             "--eval-only has no weights: give MODEL.WEIGHTS <file>, or --resume for the last "
             f"checkpoint of OUTPUT_DIR '{cfg.OUTPUT_DIR}'"
         )
-    rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    rest = checkpointer.load(path)
     results = evaluate(cfg, network, Path(cfg.OUTPUT_DIR) / "pictures" / "evaluation.png")
     write_results(cfg, results, rest.get("iteration", -1) + 1, time.perf_counter() - start)
     return next(iter(results.values())).metrics if results else {}
@@ -76,63 +107,105 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
     """
     start = time.perf_counter()
     prepare_datasets(cfg, training=True)
+    run = _build_run(cfg)
+    network = _evaluated_network(cfg, run.strategy)
+    done = _load(run, resume)
+    best = BestOnTargetLabels(
+        cfg.EVAL.BEST_ON_TARGET_LABELS, run.checkpointer, Path(cfg.OUTPUT_DIR), done
+    )
+    final: dict[str, float] = {}
+
+    def evaluate_after(iterations: int) -> dict[str, float]:
+        picture = Path(cfg.OUTPUT_DIR) / "pictures" / f"iteration_{iterations:07d}.png"
+        results = evaluate(cfg, network, picture)
+        final.clear()
+        final.update(next(iter(results.values())).metrics if results else {})
+        best.add(final, iterations)
+        if iterations >= cfg.SOLVER.MAX_ITER:
+            seconds = time.perf_counter() - start
+            write_results(cfg, results, iterations, seconds, best.record)
+        return final
+
+    if done >= cfg.SOLVER.MAX_ITER:
+        logger.info("Training is complete at iteration %d; evaluating", done)
+        return evaluate_after(done)
+    for stage in run.strategy.stages():
+        if done < stage.last:
+            _train_stage(run, stage, max(done, stage.first), evaluate_after)
+    return final
+
+
+def _build_run(cfg: CfgNode) -> _Run:
     criteria = build_criteria(cfg, training=True)
     model = build_model(cfg, criteria)
     strategy = build_strategy(cfg.UDA.NAME, model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER)
-    network = _evaluated_network(cfg, strategy)
     optimizer = build_optimizer(cfg, model)
-    scheduler = build_lr_scheduler(cfg, optimizer)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    extra = strategy.optimizers()
+    precision = build_precision(cfg)
     checkpointer = Checkpointer(
         model,
         cfg.OUTPUT_DIR,
         optimizer=optimizer,
-        schedule=SchedulePosition(scheduler),
+        precision=precision,
+        **strategy.modules(),
+        **{f"optimizer_{name}": each.optimizer for name, each in extra.items()},
         **{f"weighting_{head}": c.scheme for head, c in criteria.items()},
     )
-    resume = resume and checkpointer.has_checkpoint()
-    checkpointer.strict, checkpointer.trust = resume, cfg.MODEL.TRUST_WEIGHTS
-    rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    first = rest.get("iteration", -1) + 1 if resume else 0
-    broadcast_parameters(model)
+    checkpointer.trust = cfg.MODEL.TRUST_WEIGHTS
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.1f M parameters", cfg.MODEL.META_ARCHITECTURE, parameters / 1e6)
+    return _Run(cfg, model, strategy, criteria, optimizer, rates, extra, precision, checkpointer)
 
-    final: dict[str, float] = {}
 
-    def evaluate_after(done: int) -> dict[str, float]:
-        picture = Path(cfg.OUTPUT_DIR) / "pictures" / f"iteration_{done:07d}.png"
-        results = evaluate(cfg, network, picture)
-        if done >= cfg.SOLVER.MAX_ITER:
-            write_results(cfg, results, done, time.perf_counter() - start)
-        final.clear()
-        final.update(next(iter(results.values())).metrics if results else {})
-        return final
+def _load(run: _Run, resume: bool) -> int:
+    """Loads the last checkpoint or the initial weights; returns the iterations behind them."""
+    resume = resume and run.checkpointer.has_checkpoint()
+    run.checkpointer.strict = resume
+    rest = run.checkpointer.resume_or_load(run.cfg.MODEL.WEIGHTS, resume=resume)
+    for module in (run.model, *run.strategy.modules().values()):
+        broadcast_parameters(module)
+    return rest.get("iteration", -1) + 1 if resume else 0
 
-    if first >= cfg.SOLVER.MAX_ITER:
-        logger.info("Training is complete at iteration %d; evaluating", first)
-        return evaluate_after(first)
+
+def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> None:
+    """Trains one stage from iteration ``first`` on."""
+    cfg, folder = run.cfg, Path(run.cfg.OUTPUT_DIR)
+    run.strategy.prepare(stage, Context(first == stage.first, folder))
+    if first == stage.first:
+        run.optimizer.state.clear()
+    rates = [rate * stage.lr_factor for rate in run.rates]
+    length, position = stage.last - stage.first, first - stage.first
+    scheduler = schedule_from(cfg, run.optimizer, rates, length, position)
     trainer = Trainer(
-        model, strategy, build_batches(cfg, first), optimizer, cfg.SOLVER.LOG_PERIOD, cfg.SEED
+        run.model,
+        run.strategy,
+        build_batches(cfg, first),
+        run.optimizer,
+        cfg.SOLVER.LOG_PERIOD,
+        cfg.SEED,
+        cfg.SOLVER.GRADIENT_ACCUMULATION,
+        run.precision,
+        list(run.extra.values()),
     )
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
-            hooks.LRScheduler(optimizer, scheduler),
+            hooks.LRScheduler(run.optimizer, scheduler),
             _when_main(
-                lambda: hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+                lambda: hooks.PeriodicCheckpointer(run.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
             ),
             ClassWeights(
-                criteria,
-                model.label_space.class_names,
+                run.criteria,
+                run.model.label_space.class_names,
                 cfg.SOLVER.LOG_PERIOD,
-                Path(cfg.OUTPUT_DIR) / "class_weights.csv",
+                folder / "class_weights.csv",
             ),
             Evaluation(cfg.TEST.EVAL_PERIOD, evaluate_after),
             _when_main(lambda: hooks.PeriodicWriter(_writers(cfg), cfg.SOLVER.LOG_PERIOD)),
         ]
     )
-    trainer.train(first, cfg.SOLVER.MAX_ITER)
-    return final
+    trainer.train(first, stage.last)
 
 
 def _when_main(make: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.engine.distributed import average_gradients
 from gbw_d2.engine.finite import FiniteCheck, gradient_norm
-from gbw_d2.uda.strategy import Batch, Strategy
+from gbw_d2.engine.precision import Precision
+from gbw_d2.errors import UserError
+from gbw_d2.uda.strategy import Batch, ExtraOptimizer, Strategy
 
 from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 
 
 class Trainer(TrainerBase):
-    """Runs a strategy's losses backward one after the other, then steps the optimiser once.
+    """Runs a strategy's losses backward one after the other, then steps the optimisers once.
 
     Losses stay on the device; they are averaged over ``log_period`` iterations and copied to the
     host once per period, so that a step does not wait for the device.
@@ -32,6 +34,10 @@ class Trainer(TrainerBase):
         log_period: iterations between two entries of the log.
         seed: keys the network's own random draws (dropout) together with the iteration, so that a
             resumed run draws what an uninterrupted one does.
+        accumulation: parts into which a batch is split; their gradients are averaged, so that a
+            step is that of as many processes with a part each.
+        precision: float32 or a half precision.
+        extra: the strategy's own optimisers.
     """
 
     def __init__(
@@ -42,6 +48,9 @@ class Trainer(TrainerBase):
         optimizer: torch.optim.Optimizer,
         log_period: int,
         seed: int,
+        accumulation: int = 1,
+        precision: Precision | None = None,
+        extra: Sequence[ExtraOptimizer] = (),
     ) -> None:
         super().__init__()
         model.train()
@@ -51,6 +60,12 @@ class Trainer(TrainerBase):
         self.optimizer = optimizer
         self.log_period = log_period
         self.seed = seed
+        self.accumulation = accumulation
+        self.precision = precision or Precision("cpu")
+        self.extra = extra
+        for each in extra:
+            for group in each.optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
         self._finite = FiniteCheck()
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
@@ -68,24 +83,21 @@ class Trainer(TrainerBase):
         self._data_seconds += time.perf_counter() - start
         files = [str(s.get(keys.FILE_NAME)) for batch in (source, target) for s in batch or ()]
 
-        torch.manual_seed(hash((self.seed, self.iter, comm.get_rank())) % 2**63)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._zero_gradients()
         step: dict[str, Tensor] = {}
-        totals: list[Tensor] = []
         try:
-            for losses in self.strategy.training_losses(source, target, self.iter):
-                total = torch.stack(list(losses.values())).sum()
-                total.backward()
-                totals.append(total.detach())
-                for name, value in losses.items():
-                    step[name] = step[name] + value.detach() if name in step else value.detach()
+            for part in range(self.accumulation):
+                self._seed_part(part)
+                self._backward(self._share(source, part), self._share(target, part), step)
         except ValueError as error:
             raise ValueError(f"iteration {self.iter}, {', '.join(files)}: {error}") from error
-        average_gradients(self.model.parameters())
-        step["total_loss"] = torch.stack(totals).sum()
-        step["gradient_norm"] = gradient_norm(self.model.parameters())
-        self._finite.add(self.iter, step, files)
-        self.optimizer.step()
+        step["total_loss"] = torch.stack(list(step.values())).sum()
+        norm = self._reduced_gradient_norm()
+        # The scaler leaves a step out whose gradient overflowed; without one that is an error.
+        must_be_finite = step if self.precision.may_overflow else {**step, "gradient_norm": norm}
+        self._finite.add(self.iter, must_be_finite, files)
+        step["gradient_norm"] = norm
+        self._step_optimizers()
         self.strategy.after_step(self.iter)
         self._log(step)
 
@@ -93,6 +105,62 @@ class Trainer(TrainerBase):
         """Looks at the last steps' values before the hooks close their files."""
         super().after_train()
         self._finite.finish()
+
+    def _seed_part(self, part: int) -> None:
+        # The same number for part 2 of one process as for the first part of process 2.
+        number = comm.get_rank() * self.accumulation + part
+        torch.manual_seed(hash((self.seed, self.iter, number)) % 2**63)
+
+    def _share(self, batch: Batch | None, part: int) -> Any:
+        if batch is None or self.accumulation == 1:
+            return batch
+        if len(batch) % self.accumulation:
+            raise UserError(
+                f"SOLVER.GRADIENT_ACCUMULATION is {self.accumulation}, which does not divide the "
+                f"{len(batch)} images that each process has of a batch; change it or "
+                "SOLVER.IMS_PER_BATCH"
+            )
+        share = len(batch) // self.accumulation
+        return batch[part * share : (part + 1) * share]
+
+    def _backward(self, source: Batch, target: Batch | None, step: dict[str, Tensor]) -> None:
+        """Adds the gradients of one part of the batch, and its losses to those of the step."""
+        yielded = self.strategy.training_losses(source, target, self.iter)
+        while True:
+            # The strategy's forward passes run inside next(); backward belongs outside autocast.
+            with self.precision.autocast():
+                losses = next(yielded, None)
+            if losses is None:
+                return
+            total = torch.stack(list(losses.values())).sum() / self.accumulation
+            self.precision.scaler.scale(total).backward()
+            for name, value in losses.items():
+                mean = value.detach() / self.accumulation
+                step[name] = step[name] + mean if name in step else mean
+
+    def _zero_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        for each in self.extra:
+            each.optimizer.zero_grad(set_to_none=True)
+
+    def _reduced_gradient_norm(self) -> Tensor:
+        """Averages all gradients over the processes, and returns the norm of the student's."""
+        average_gradients(self.model.parameters())
+        for each in self.extra:
+            average_gradients(each.module.parameters())
+        if self.precision.may_overflow:
+            for optimizer in (self.optimizer, *(e.optimizer for e in self.extra)):
+                self.precision.scaler.unscale_(optimizer)
+        return gradient_norm(self.model.parameters())
+
+    def _step_optimizers(self) -> None:
+        scaler = self.precision.scaler
+        scaler.step(self.optimizer)
+        for each in self.extra:
+            for group in each.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * each.lr_factor(self.iter)
+            scaler.step(each.optimizer)
+        scaler.update()
 
     def _log(self, step: Mapping[str, Tensor]) -> None:
         """Adds a step to the means, and writes them out once per period."""

@@ -1,6 +1,25 @@
 """Adaptation strategies, one file each; importing one enters it into ``STRATEGIES``."""
 
-from gbw_d2.uda import min_entropy, source_only
-from gbw_d2.uda.strategy import STRATEGIES, Strategy, build_strategy
+from gbw_d2.uda import adversarial, max_squares, min_entropy, self_training, source_only
+from gbw_d2.uda.strategy import (
+    STRATEGIES,
+    Context,
+    ExtraOptimizer,
+    Stage,
+    Strategy,
+    build_strategy,
+)
 
-__all__ = ["STRATEGIES", "Strategy", "build_strategy", "min_entropy", "source_only"]
+__all__ = [
+    "STRATEGIES",
+    "Context",
+    "ExtraOptimizer",
+    "Stage",
+    "Strategy",
+    "adversarial",
+    "build_strategy",
+    "max_squares",
+    "min_entropy",
+    "self_training",
+    "source_only",
+]

@@ -10,9 +10,9 @@ import torch
 from gbw_d2.engine.build import build_model
 from gbw_d2.engine.optimizer import (
     OPTIMIZERS,
-    SchedulePosition,
     build_lr_scheduler,
     build_optimizer,
+    schedule_from,
 )
 
 
@@ -74,28 +74,37 @@ def test_gradient_clipping_by_norm(tiny_config: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["WarmupPolyLR", "WarmupMultiStepLR"])
-def test_a_resumed_schedule_follows_the_config(tiny_config: Any, name: str) -> None:
-    def build(iterations: int) -> tuple[Any, Any]:
-        steps = ("SOLVER.WARMUP_ITERS", 5, "SOLVER.STEPS", "(15,)")
-        cfg = tiny_config(
-            *("SOLVER.MAX_ITER", iterations, "SOLVER.LR_SCHEDULER_NAME", name), *steps
-        )
-        optimizer = build_optimizer(cfg, build_model(cfg, {}))
-        return optimizer, build_lr_scheduler(cfg, optimizer)
+def test_a_schedule_is_a_function_of_its_position(tiny_config: Any, name: str) -> None:
+    steps = ("SOLVER.WARMUP_ITERS", 5, "SOLVER.STEPS", "(15,)", "SOLVER.LR_SCHEDULER_NAME", name)
+    cfg = tiny_config(*steps)
+    model = build_model(cfg, {})
 
-    def run(optimizer: Any, scheduler: Any, steps: int) -> float:
-        for _ in range(steps):
+    def rates_at(positions: range, length: int) -> list[float]:
+        optimizer = build_optimizer(cfg, model)
+        base = [2 * group["lr"] for group in optimizer.param_groups]
+        scheduler = schedule_from(cfg, optimizer, base, length, positions.start)
+        seen = []
+        for _ in positions:
+            seen.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
             scheduler.step()
-        return optimizer.param_groups[0]["lr"]
+        return seen
 
-    short, schedule = build(20)
-    run(short, schedule, 10)
-    state = SchedulePosition(schedule).state_dict()
-    for iterations in (20, 40):
-        whole, resumed = build(iterations), build(iterations)
-        resumed[0].load_state_dict(short.state_dict())
-        SchedulePosition(resumed[1]).load_state_dict(state)
-        expected = run(*whole, 10)
-        assert resumed[0].param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
-        assert run(*resumed, 8) == pytest.approx(run(*whole, 8), rel=1e-9)
+    for length in (20, 40):
+        whole = rates_at(range(20), length)
+        assert rates_at(range(10, 20), length) == pytest.approx(whole[10:], rel=1e-9)
+        # The peak is the base rate that was given, less what the decay has taken by then.
+        assert 0.7 * 2 * cfg.SOLVER.BASE_LR < max(whole) <= 2 * cfg.SOLVER.BASE_LR
+
+
+def test_warm_up_and_linear_decay_of_daformer(tiny_config: Any) -> None:
+    cfg = tiny_config(
+        *("SOLVER.BASE_LR", 6e-5, "SOLVER.WARMUP_ITERS", 1500, "SOLVER.WARMUP_FACTOR", 1e-6),
+        *("SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.POLY_LR_POWER", 1.0),
+    )
+    optimizer = build_optimizer(cfg, build_model(cfg, {}))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    # DAFormer: 6e-11 at step 0, 6e-5 (1 - 1500 / 40000) where the warm-up ends.
+    for position, expected in ((0, 6e-11), (1500, 5.775e-5)):
+        schedule_from(cfg, optimizer, rates, 40000, position)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,50 @@
+"""Half precision: autocast, and the loss scaler that float16 needs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from gbw_d2.registry import Registry
+
+# None: everything in float32.
+DTYPES: Registry[torch.dtype] = Registry("half precision (SOLVER.AMP.DTYPE)")
+DTYPES.register("bfloat16")(torch.bfloat16)
+DTYPES.register("float16")(torch.float16)
+
+
+class Precision:
+    """How a training step computes.
+
+    float16 has too small a range for gradients: losses are multiplied by a scale that falls when a
+    gradient overflows and that step is left out. bfloat16 has the range of float32 and needs none.
+
+    Args:
+        device_type: "cpu" or "cuda".
+        dtype: of the matrix products and convolutions, or None for float32.
+    """
+
+    def __init__(self, device_type: str, dtype: torch.dtype | None = None) -> None:
+        self.device_type = device_type
+        self.dtype = dtype
+        self.scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
+
+    @property
+    def may_overflow(self) -> bool:
+        """True where a gradient of inf is expected now and then, and dealt with."""
+        return self.scaler.is_enabled()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Returns the context that the forward pass runs in."""
+        return torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the scaler's state, {} where there is none."""
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what ``state_dict`` gave; a run may change its precision when it is resumed."""
+        if state and self.may_overflow:
+            self.scaler.load_state_dict(state)
