@@ -1,0 +1,1 @@
+"""Pieces that strategies share: functions on tensors that know no strategy and no model."""
