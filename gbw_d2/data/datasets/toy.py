@@ -1,20 +1,33 @@
-"""The toy world's twins of SYNTHIA and Cityscapes: made on first use, read by the same code."""
+"""The toy world's twins of the real datasets: made on first use, read by the same code."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from gbw_d2.data.catalog import DatasetError, datasets_root
 from gbw_d2.data.formats.cityscapes import register_cityscapes
+from gbw_d2.data.formats.gta5 import register_gta5
 from gbw_d2.data.formats.synthia import register_synthia
 
 
 def toy_root() -> Path:
     """Returns the toy world's folder."""
     return datasets_root() / "toy"
+
+
+def layout_root(layout: str) -> Path:
+    """Returns the folder of a further toy dataset."""
+    return datasets_root() / f"toy_{layout}"
+
+
+def _write(root: Path, *layout: str) -> None:
+    command = [sys.executable, "-m", "gbw_d2.data.toyworld", str(root), *layout]
+    if subprocess.run(command).returncode != 0:
+        raise DatasetError(f"no toy world could be written to {root}; the reason stands above")
 
 
 def prepare_toy() -> None:
@@ -24,22 +37,41 @@ def prepare_toy() -> None:
         DatasetError: the world there is of another version, or none can be written.
     """
     # Imported here: listing the datasets should not cost the drawing code's load time.
+    from gbw_d2.data.toyworld.folder import MARKER
     from gbw_d2.data.toyworld.settings import FORMAT_VERSION
-    from gbw_d2.data.toyworld.writer import MARKER
 
     root = toy_root()
-    marker = root / MARKER
-    if not marker.is_file():
-        done = subprocess.run([sys.executable, "-m", "gbw_d2.data.toyworld", str(root)])
-        if done.returncode != 0:
-            raise DatasetError(f"no toy world could be written to {root}; the reason stands above")
-    found = json.loads(marker.read_text())["format_version"]
-    if found != FORMAT_VERSION:
+    if not (root / MARKER).is_file():
+        _write(root)
+    _check_version(root / MARKER, "format_version", FORMAT_VERSION)
+
+
+def prepare_layout(layout: str) -> None:
+    """Writes a further toy dataset where there is none; a finished one is used as it is.
+
+    Raises:
+        DatasetError: the one there is of another version, or none can be written.
+    """
+    from gbw_d2.data.toyworld.folder import MARKER
+    from gbw_d2.data.toyworld.layouts import LAYOUTS
+    from gbw_d2.data.toyworld.settings import FORMAT_VERSION
+
+    root = layout_root(layout)
+    if not (root / MARKER).is_file():
+        _write(root, layout)
+    _check_version(root / MARKER, "format_version", FORMAT_VERSION)
+    _check_version(root / MARKER, "layout_version", LAYOUTS.get(layout).version)
+
+
+def _check_version(marker: Path, key: str, wanted: int) -> None:
+    found = json.loads(marker.read_text()).get(key)
+    if found != wanted:
         raise DatasetError(
-            f"{root} holds a toy world of version {found}, this program makes version "
-            f"{FORMAT_VERSION} and their numbers differ: delete the folder, it is made anew"
+            f"{marker.parent} holds a toy world of version {found}, this program makes version "
+            f"{wanted} and their numbers differ: delete the folder, it is made anew"
         )
 
 
 register_synthia("toy_synthia", lambda: toy_root() / "synthia", prepare_toy)
 register_cityscapes("toy_cityscapes", lambda: toy_root() / "cityscapes", prepare_toy)
+register_gta5("toy_gta5", partial(layout_root, "gta5"), partial(prepare_layout, "gta5"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Sequence
@@ -9,9 +10,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from gbw_d2.data.catalog import DatasetError
+from gbw_d2 import keys
+from gbw_d2.data.catalog import DatasetError, Record
 from gbw_d2.errors import UserError
+
+# A record's label file. Class statistics follow every file that is named in a record.
+LABEL_FILE = "label_file_name"
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -33,6 +39,43 @@ def list_names(folder: Path, suffix: str, hint: str) -> list[str]:
     if not names:
         raise DatasetError(f"no file *{suffix} in '{folder}'. {hint}")
     return names
+
+
+def load_pairs(image_folder: Path, label_folder: Path, hint: str) -> list[Record]:
+    """Lists PNG images whose labels have the same names in another folder, sorted by name.
+
+    Args:
+        image_folder: holds the images.
+        label_folder: holds the labels.
+        hint: what to do when there are none; the end of the error message.
+
+    Returns:
+        Records with ``file_name``, ``image_id``, ``height``, ``width`` and :data:`LABEL_FILE`.
+
+    Raises:
+        DatasetError: a folder is missing or empty, or images and labels do not pair up.
+    """
+    names = list_names(image_folder, ".png", hint)
+    labels = list_names(label_folder, ".png", hint)
+    lonely = sorted(set(names) ^ set(labels))
+    if lonely:
+        raise DatasetError(
+            f"{len(names)} images in '{image_folder}' but {len(labels)} labels in "
+            f"'{label_folder}'; without a partner: {few(lonely)}. Unpack the archive again."
+        )
+    records = []
+    for name in names:
+        height, width = png_size(image_folder / name)
+        records.append(
+            {
+                keys.FILE_NAME: str(image_folder / name),
+                keys.IMAGE_ID: name.removesuffix(".png"),
+                keys.HEIGHT: height,
+                keys.WIDTH: width,
+                LABEL_FILE: str(label_folder / name),
+            }
+        )
+    return records
 
 
 def few(names: Sequence[str], limit: int = 3) -> str:
@@ -58,6 +101,17 @@ def png_size(path: str | Path) -> tuple[int, int]:
     return height, width
 
 
+def _read_whole(path: str | Path) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
+    # A truncated PNG may decode to an image whose lower part is black, so the end is looked at.
+    if data.startswith(_PNG_SIGNATURE) and b"IEND" not in data[-16:]:
+        raise DatasetError(f"'{path}' is a truncated PNG file; copy or unpack it again")
+    return data
+
+
 def read_array(path: str | Path, flags: int) -> np.ndarray:
     """Reads an image file with OpenCV.
 
@@ -71,13 +125,7 @@ def read_array(path: str | Path, flags: int) -> np.ndarray:
     Raises:
         DatasetError: the file cannot be opened, is truncated or is not an image.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
-    # A truncated PNG may decode to an image whose lower part is black, so the end is looked at.
-    if data.startswith(_PNG_SIGNATURE) and b"IEND" not in data[-16:]:
-        raise DatasetError(f"'{path}' is a truncated PNG file; copy or unpack it again")
+    data = _read_whole(path)
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
@@ -85,6 +133,35 @@ def read_array(path: str | Path, flags: int) -> np.ndarray:
     if array is None:
         raise DatasetError(f"'{path}' is not an image that can be read; copy or unpack it again")
     return array
+
+
+def read_indices(path: str | Path) -> np.ndarray:
+    """Reads the values of a label file with one channel: palette indices, or grey levels as such.
+
+    OpenCV gives a palette's colours and not its indices, so Pillow reads these files.
+
+    Args:
+        path: a PNG file with a palette or grey levels of up to 8 bits.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        DatasetError: the file cannot be read, or it holds colours.
+    """
+    try:
+        with Image.open(io.BytesIO(_read_whole(path))) as image:
+            if image.mode not in ("P", "L"):
+                raise DatasetError(
+                    f"'{path}' is of Pillow's mode {image.mode}, expected 8 bits with a palette or "
+                    "in grey: a label holds one number per pixel, not colours"
+                )
+            return np.array(image)
+    # A damaged PNG chunk makes Pillow raise SyntaxError.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"'{path}' cannot be decoded ({error}); unpack it again") from error
 
 
 def read_image(path: str | Path, image_format: str) -> np.ndarray:

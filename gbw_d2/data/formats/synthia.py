@@ -20,7 +20,7 @@ from gbw_d2.data.catalog import (
     SegmentsInfo,
     register_dataset,
 )
-from gbw_d2.data.formats.files import check_size, few, list_names, png_size, read_array
+from gbw_d2.data.formats.files import LABEL_FILE, check_size, few, load_pairs, read_array
 from gbw_d2.data.label_spaces import (
     CLASSES,
     IGNORE_LABEL,
@@ -28,7 +28,6 @@ from gbw_d2.data.label_spaces import (
     raw_to_train_id,
 )
 
-LABEL_FILE = "label_file_name"
 # A segment id holds instance and class. The class comes last: instance ids are mostly small, and
 # so are then the segment ids and every table that is indexed by them.
 CLASS_SLOTS = 32
@@ -57,28 +56,7 @@ def load_synthia(root: Path) -> list[Record]:
     Raises:
         DatasetError: a folder is missing, or images and labels do not pair up.
     """
-    image_folder, label_folder = root / "RGB", root / "GT" / "LABELS"
-    names = list_names(image_folder, ".png", _HINT)
-    labels = list_names(label_folder, ".png", _HINT)
-    lonely = sorted(set(names) ^ set(labels))
-    if lonely:
-        raise DatasetError(
-            f"{len(names)} images in '{image_folder}' but {len(labels)} labels in "
-            f"'{label_folder}'; without a partner: {few(lonely)}. Unpack the archive again."
-        )
-    records = []
-    for name in names:
-        height, width = png_size(image_folder / name)
-        records.append(
-            {
-                keys.FILE_NAME: str(image_folder / name),
-                keys.IMAGE_ID: name.removesuffix(".png"),
-                keys.HEIGHT: height,
-                keys.WIDTH: width,
-                LABEL_FILE: str(label_folder / name),
-            }
-        )
-    return records
+    return load_pairs(root / "RGB", root / "GT" / "LABELS", _HINT)
 
 
 def read_raw_label(record: Record) -> tuple[np.ndarray, np.ndarray]:

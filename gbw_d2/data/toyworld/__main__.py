@@ -1,17 +1,22 @@
-"""Writes the default toy world: ``python -m gbw_d2.data.toyworld FOLDER``.
+"""Writes a default toy dataset: ``python -m gbw_d2.data.toyworld FOLDER [LAYOUT]``.
 
-Training calls this in a process of its own, since worker processes import the main program anew,
-and train_net.py takes ten seconds to import. ``datasets/prepare_toy.py`` is for people.
+Without a layout it is the toy world itself, the twins of SYNTHIA and Cityscapes. Training calls
+this in a process of its own, since worker processes import the main program anew, and train_net.py
+takes ten seconds to import. ``datasets/prepare_toy.py`` is for people.
 """
 
 import sys
 from pathlib import Path
 
-from gbw_d2.data.catalog import DatasetError
+from gbw_d2.data.toyworld.layouts import LAYOUTS, write_layout
 from gbw_d2.data.toyworld.writer import ensure_toy_world
+from gbw_d2.errors import UserError
 
 if __name__ == "__main__":
     try:
-        ensure_toy_world(Path(sys.argv[1]))
-    except DatasetError as error:
+        if len(sys.argv) > 2:
+            write_layout(Path(sys.argv[1]), LAYOUTS.get(sys.argv[2]))
+        else:
+            ensure_toy_world(Path(sys.argv[1]))
+    except UserError as error:
         sys.exit(str(error))

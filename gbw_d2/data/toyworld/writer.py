@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from gbw_d2.data.catalog import DatasetError
+from gbw_d2.data.toyworld.folder import (
+    MARKER,
+    Job,
+    claim,
+    finish,
+    png_bytes,
+    run_jobs,
+    write_file,
+)
 from gbw_d2.data.toyworld.render import ToySample, render
 from gbw_d2.data.toyworld.settings import SPLITS, ToyWorldSettings
 
 SUBFOLDERS = {"source": "synthia", "target": "cityscapes"}
-MARKER = "toyworld.json"
-PROGRESS_MARKER = "toyworld.in_progress.json"
 CITIES = {"train": ("toyburg", "toyfurt"), "val": ("toystadt",)}
-# Below this many images, starting other processes costs more than it saves.
-_PARALLEL_FROM = 24
-
-Job = tuple[str, str, int]
 
 
 def sample_files(root: Path, domain: str, split: str, index: int) -> dict[str, Path]:
@@ -89,19 +88,10 @@ def _pictures(domain: str, sample: ToySample) -> dict[str, np.ndarray]:
     }
 
 
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
 def _write_sample(root: Path, settings: ToyWorldSettings, job: Job) -> None:
     files = sample_files(root, *job)
     for role, picture in _pictures(job[0], render(settings, *job)).items():
-        done, data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 3])
-        if not done:
-            raise DatasetError(f"OpenCV could not encode {files[role]}")
-        _write(files[role], data.tobytes())
+        write_file(files[role], png_bytes(picture))
 
 
 def _write_panoptic(root: Path, split: str) -> None:
@@ -146,64 +136,6 @@ def _missing(root: Path, settings: ToyWorldSettings) -> list[Job]:
     ]
 
 
-def _read_marker(path: Path) -> dict[str, object]:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise DatasetError(
-            f"{path} is not JSON ({error}); it marks a toy world: delete the folder {path.parent} "
-            "or choose another"
-        ) from error
-
-
-def _claim(root: Path, settings: ToyWorldSettings) -> bool:
-    """Makes sure that the folder is ours and of these settings.
-
-    Returns:
-        True when the world in it was finished.
-
-    Raises:
-        DatasetError: the folder holds something else, or a world of other settings.
-    """
-    wanted = settings.as_json()
-    for name in (MARKER, PROGRESS_MARKER):
-        if not (root / name).is_file():
-            continue
-        found = _read_marker(root / name)
-        keys = [k for k in {**wanted, **found} if wanted.get(k) != found.get(k)]
-        if keys:
-            differences = ", ".join(f"{k} is {found.get(k)}, not {wanted.get(k)}" for k in keys)
-            raise DatasetError(
-                f"{root} holds a toy world of other settings: {differences}. Choose another "
-                "folder, or delete this one"
-            )
-        return name == MARKER
-    if root.exists() and any(root.iterdir()):
-        raise DatasetError(
-            f"{root} is not empty and no toy world ({MARKER} is not there); nothing was written. "
-            "Choose another folder, or empty this one"
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    _write(root / PROGRESS_MARKER, (json.dumps(wanted, indent=2) + "\n").encode())
-    return False
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(0)
-
-
-def _run(work: Callable[[Job], None], jobs: list[Job], workers: int) -> None:
-    bar = partial(tqdm, total=len(jobs), desc="toy world", unit="image", disable=not jobs)
-    if workers <= 1 or len(jobs) < _PARALLEL_FROM:
-        for job in bar(jobs):
-            work(job)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        for _ in bar(pool.map(work, jobs, chunksize=4)):
-            pass
-
-
 def write_toy_world(root: Path, settings: ToyWorldSettings, workers: int | None = None) -> None:
     """Writes a toy world, or what is missing of it; a finished one is looked through file by file.
 
@@ -216,17 +148,16 @@ def write_toy_world(root: Path, settings: ToyWorldSettings, workers: int | None 
         DatasetError: the folder holds something else, or a world of other settings.
     """
     root = Path(root)
-    _claim(root, settings)
+    claim(root, settings.as_json())
     missing = _missing(root, settings)
     for job in missing:
         for path in sample_files(root, *job).values():
             path.parent.mkdir(parents=True, exist_ok=True)
-    _run(partial(_write_sample, root, settings), missing, workers or os.cpu_count() or 1)
+    run_jobs(partial(_write_sample, root, settings), missing, workers)
     for split in SPLITS["target"]:
         if not _panoptic_is_complete(root, settings, split):
             _write_panoptic(root, split)
-    _write(root / MARKER, (json.dumps(settings.as_json(), indent=2) + "\n").encode())
-    (root / PROGRESS_MARKER).unlink(missing_ok=True)
+    finish(root, settings.as_json())
 
 
 def ensure_toy_world(root: Path, settings: ToyWorldSettings | None = None) -> None:
@@ -240,7 +171,7 @@ def ensure_toy_world(root: Path, settings: ToyWorldSettings | None = None) -> No
         DatasetError: the folder holds something else, or a world of other settings.
     """
     settings = settings or ToyWorldSettings()
-    if not _claim(Path(root), settings):
+    if not claim(Path(root), settings.as_json()):
         write_toy_world(root, settings)
 
 
@@ -258,7 +189,7 @@ def check_toy_world(root: Path, settings: ToyWorldSettings | None = None) -> Non
     remedy = "run `python datasets/prepare_toy.py` with the same options"
     if not (root / MARKER).is_file():
         raise DatasetError(f"{root} holds no finished toy world ({MARKER} is not there); {remedy}")
-    _claim(root, settings)
+    claim(root, settings.as_json())
     incomplete = [s for s in SPLITS["target"] if not _panoptic_is_complete(root, settings, s)]
     missing = _missing(root, settings)
     if missing or incomplete:

@@ -1,0 +1,78 @@
+"""GTA5 ("Playing for Data") as it is downloaded: ``images/*.png`` and ``labels/*.png``.
+
+A label is a PNG with a palette whose indices are Cityscapes' label ids. There are no instances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gbw_d2 import keys
+from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, register_dataset
+from gbw_d2.data.formats.files import LABEL_FILE, load_pairs
+from gbw_d2.data.formats.label_ids import read_label_ids
+
+# Some labels of the release are a few pixels larger or smaller than their images. The references
+# bring both to one size and so stretch such a label; more than this is no such exception.
+MAX_SIZE_DIFFERENCE = 0.05
+
+_HINT = (
+    "Expected GTA5 with images/*.png and labels/*.png there; datasets/README.md shows where the "
+    "files go (DETECTRON2_DATASETS moves the root), and `python datasets/prepare_gta5.py --check` "
+    "looks them over."
+)
+
+
+def load_gta5(root: Path) -> list[Record]:
+    """Lists the images of a GTA5 folder, sorted by name.
+
+    Args:
+        root: the folder with ``images`` and ``labels``.
+
+    Raises:
+        DatasetError: a folder is missing, or images and labels do not pair up.
+    """
+    return load_pairs(root / "images", root / "labels", _HINT)
+
+
+def read_semantic(record: Record) -> np.ndarray:
+    """Reads the semantic label: (H, W) uint8 train ids, 255 = ignore, at the size of the image.
+
+    Raises:
+        DatasetError: unreadable, colours instead of indices, ids that Cityscapes does not have, or
+            a size that is more than 5 % off that of the image.
+    """
+    path = record[LABEL_FILE]
+    label = read_label_ids(path, "GTA5's own labels have a palette: unpack them again.")
+    size = (record[keys.HEIGHT], record[keys.WIDTH])
+    if label.shape == size:
+        return label
+    off = max(abs(a - b) / b for a, b in zip(label.shape, size, strict=True))
+    if off > MAX_SIZE_DIFFERENCE:
+        raise DatasetError(
+            f"'{path}' has {label.shape[0]}x{label.shape[1]} pixels (rows x columns) but its image "
+            f"has {size[0]}x{size[1]}; GTA5's own exceptions are within "
+            f"{100 * MAX_SIZE_DIFFERENCE:.0f} %. Unpack both again."
+        )
+    return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def register_gta5(
+    prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
+) -> None:
+    """Registers ``{prefix}_semantic_train``: all images, since the release has no split lists.
+
+    Args:
+        prefix: ``"gta5"`` or the name of a twin in the same layout.
+        root: gives the dataset's folder; called when the dataset is loaded, not before.
+        prepare: makes the files where they can be made.
+    """
+
+    def load() -> list[Record]:
+        return load_gta5(root())
+
+    register_dataset(DatasetSpec(f"{prefix}_semantic_train", load, read_semantic, None, prepare))
