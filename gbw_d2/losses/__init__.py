@@ -1,5 +1,10 @@
 """Losses on plain torch; class weights and pixel weights come in as arguments."""
 
+from gbw_d2.losses.adversarial import (
+    ADVERSARIAL_LOSSES,
+    adversarial_cross_entropy,
+    adversarial_least_squares,
+)
 from gbw_d2.losses.cross_entropy import ClassWeightedCrossEntropy, LastCall
 from gbw_d2.losses.entropy import entropy_loss
 from gbw_d2.losses.gbw_cross_entropy import GBWCrossEntropyLoss
@@ -15,6 +20,7 @@ from gbw_d2.losses.plain import plain_cross_entropy, plain_instance_losses
 from gbw_d2.losses.roi import ClassWeightedRoIClassification, ClassWeightedRoIMask
 
 __all__ = [
+    "ADVERSARIAL_LOSSES",
     "ClassWeightedCenterLoss",
     "ClassWeightedCrossEntropy",
     "ClassWeightedInstanceLoss",
@@ -23,6 +29,8 @@ __all__ = [
     "ClassWeightedRoIMask",
     "GBWCrossEntropyLoss",
     "LastCall",
+    "adversarial_cross_entropy",
+    "adversarial_least_squares",
     "center_loss",
     "entropy_loss",
     "max_squares_loss",

@@ -5,8 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Whether the factor 1/2 is there; None = as released, without image weighting only.
+HALF_CHOICES: dict[str, bool | None] = {"auto": None, "on": True, "off": False}
 
-def max_squares_loss(logits: Tensor, image_weighting_ratio: float | None = None) -> Tensor:
+
+def max_squares_loss(
+    logits: Tensor,
+    image_weighting_ratio: float | None = None,
+    half: str = "auto",
+    mean_over_classes: bool = True,
+) -> Tensor:
     """Computes the maximum squares loss (Chen et al. 2019), with image-wise weights on request.
 
     Without a ratio: -1/2 mean over batch, classes and pixels of p^2. With ratio a, as released:
@@ -17,27 +25,49 @@ def max_squares_loss(logits: Tensor, image_weighting_ratio: float | None = None)
     Args:
         logits: (B, K, H, W), any floating dtype.
         image_weighting_ratio: a in 0..1, or None; weights are per image and carry no gradient.
+        half: the factor 1/2: "auto" (as released: without a ratio only), "on" or "off".
+        mean_over_classes: the factor 1 / K, as released; False leaves it out.
 
     Returns:
         A tensor without axes, <= 0.
 
     Raises:
-        ValueError: logits without four axes, or a ratio outside 0..1.
+        ValueError: logits without four axes, a ratio outside 0..1, or another word for ``half``.
     """
     if logits.ndim != 4:
         raise ValueError(f"logits have shape {tuple(logits.shape)}; expected (B, K, H, W)")
+    check_max_squares_settings(image_weighting_ratio, half)
     wide = logits if logits.dtype == torch.float64 else logits.float()
     squares = wide.softmax(1).square()
-    if image_weighting_ratio is None:
-        return -squares.mean() / 2
-    ratio = image_weighting_ratio
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"image_weighting_ratio is {ratio}; expected 0..1 (the paper uses 0.2)")
     batch, classes, height, width = logits.shape
-    predicted = logits.detach().argmax(1).flatten(1)
-    counts = wide.new_zeros(batch, classes).scatter_add_(
-        1, predicted, wide.new_ones(()).expand_as(predicted)
-    )
-    weights = 1 / (counts.pow(ratio) * (height * width) ** (1 - ratio)).clamp(min=1)
-    pixel_weights = weights.gather(1, predicted)
-    return -(pixel_weights * squares.sum(1).flatten(1)).sum() / (batch * classes)
+    if image_weighting_ratio is None:
+        total = squares.sum() / (height * width)
+    else:
+        predicted = logits.detach().argmax(1).flatten(1)
+        weights = _image_weights(predicted, classes, image_weighting_ratio)
+        total = (weights.to(wide.dtype) * squares.sum(1).flatten(1)).sum()
+    choice = HALF_CHOICES[half]
+    with_half = image_weighting_ratio is None if choice is None else choice
+    factor = (0.5 if with_half else 1.0) / (batch * (classes if mean_over_classes else 1))
+    return -factor * total
+
+
+def check_max_squares_settings(image_weighting_ratio: float | None, half: str) -> None:
+    """Raises ValueError for what :func:`max_squares_loss` cannot use."""
+    if image_weighting_ratio is not None and not 0 <= image_weighting_ratio <= 1:
+        raise ValueError(
+            f"image_weighting_ratio is {image_weighting_ratio}; expected 0..1 (the paper uses 0.2)"
+        )
+    if half not in HALF_CHOICES:
+        raise ValueError(f"half is {half!r}; expected one of {', '.join(HALF_CHOICES)}")
+
+
+def _image_weights(predicted: Tensor, classes: int, ratio: float) -> Tensor:
+    """Returns w_n (B, N) float64 of predicted classes (B, N)."""
+    batch, pixels = predicted.shape
+    ones = torch.ones_like(predicted)
+    # Integer sums are exact, and the same in every run on a GPU.
+    counts = torch.zeros(batch, classes, dtype=torch.int64, device=predicted.device)
+    counts.scatter_add_(1, predicted, ones)
+    weights = 1 / (counts.double().pow(ratio) * pixels ** (1 - ratio)).clamp(min=1)
+    return weights.gather(1, predicted)
