@@ -51,6 +51,8 @@ def test_sizes_need_not_divide() -> None:
     fine = thing_cells(labels, (2, 4), [1], 2)
     assert fine.shape == (1, 2, 4)
     assert fine.int().tolist() == [[[1, 1, 1, 0], [0, 0, 0, 0]]]
+    # The cell without a pixel belongs to no class, the first one included.
+    assert thing_cells(labels, (2, 4), [0, 1], 2).int().tolist() == [[[1, 1, 1, 0]] * 2]
 
 
 def test_distance_by_hand() -> None:
@@ -95,13 +97,17 @@ def test_equal_features_have_a_finite_gradient() -> None:
     assert torch.equal(student.grad, torch.zeros_like(student))
 
 
-def test_the_mean_over_processes_is_that_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_the_mean_over_processes_is_that_of_one(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     torch.manual_seed(0)
     student, reference = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 2, 2)
-    cells = torch.tensor([[[True, True], [True, False]], [[False, False], [False, True]]])
+    cells = (torch.arange(8).view(2, 2, 2) * 3 % 8 < count).roll(1, 0)
+    assert cells.sum() == count
     whole = feature_distance(student, reference, cells)
     monkeypatch.setattr(module, "world_size", lambda: 2)
-    monkeypatch.setattr(module, "all_reduce_sum", lambda values: torch.tensor(4.0))
+    monkeypatch.setattr(module, "all_reduce_sum", lambda values: torch.tensor(float(count)))
     parts = [
         feature_distance(student[i : i + 1], reference[i : i + 1], cells[i : i + 1])
         for i in range(2)
