@@ -1,0 +1,173 @@
+"""Self-training: teacher, mixed images, pseudo-label weights, feature distance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gbw_d2 import keys
+from gbw_d2.engine.build import build_model
+from gbw_d2.errors import UserError
+from gbw_d2.uda import Context, build_strategy
+from gbw_d2.uda.parts import class_mix
+
+
+@pytest.fixture
+def make(tiny_config: Any) -> Any:
+    """Returns a function: overrides of UDA.SELF_TRAINING -> prepared strategy."""
+
+    def build(architecture: str = "panoptic", fresh: bool = True, **settings: Any) -> Any:
+        # Nothing is augmented, so that the mixed images are known.
+        plain = {"JITTER_PROBABILITY": 0.0, "BLUR_PROBABILITY": 0.0, **settings}
+        overrides = [x for k, v in plain.items() for x in (f"UDA.SELF_TRAINING.{k}", v)]
+        cfg = tiny_config(*overrides, name=f"toy/{architecture}_gbw")
+        torch.manual_seed(0)
+        model = build_model(cfg, {}).train()
+        strategy = build_strategy("self_training", model, cfg.UDA, seed=3, max_iter=10)
+        strategy.prepare(strategy.stages()[0], Context(fresh, Path()))
+        return strategy
+
+    return build
+
+
+def mixed_losses(strategy: Any, source: Any, target: Any) -> dict[str, torch.Tensor]:
+    yielded = list(strategy.training_losses(source, target, 0))
+    assert len(yielded) == 2
+    return yielded[1]
+
+
+def test_teacher_starts_as_the_student_and_follows_it(make: Any) -> None:
+    strategy = make(EMA_DECAY=0.9)
+    student = dict(strategy.model.named_parameters())
+    teacher = dict(strategy.networks()["teacher"].named_parameters())
+    assert all(torch.equal(student[k], teacher[k]) for k in student)
+    with torch.no_grad():
+        for parameter in student.values():
+            parameter += 1
+    start = {k: v.clone() for k, v in teacher.items()}
+    strategy.after_step(0)  # decay min(1 - 1/2, 0.9)
+    for key, value in teacher.items():
+        torch.testing.assert_close(value, start[key] + 0.5)
+    strategy.after_step(99)  # decay 0.9
+    for key, value in teacher.items():
+        torch.testing.assert_close(value, start[key] + 0.55)
+
+
+def test_a_resumed_teacher_is_left_alone(make: Any) -> None:
+    strategy = make()
+    with torch.no_grad():
+        for parameter in strategy.model.parameters():
+            parameter += 1
+    strategy.prepare(strategy.stages()[0], Context(False, Path()))
+    student = strategy.model.sem_seg_head.predictor.weight
+    teacher = strategy.networks()["teacher"].sem_seg_head.predictor.weight
+    torch.testing.assert_close(student, teacher + 1)
+
+
+def test_mixed_loss_is_that_of_the_mixed_image(make: Any, samples: Any) -> None:
+    # Threshold 0: every pixel is confident, all weights are 1.
+    strategy = make("semantic", CONFIDENCE_THRESHOLD=0.0, LOSS_WEIGHT=2.0)
+    model, source, target = strategy.model, samples(), samples(seed=1)
+    (loss,) = mixed_losses(strategy, source, target).values()
+
+    labels = model.targets(source)[keys.SEM_SEG]
+    scores = class_mix.class_scores(strategy.generators("class mix", source), 16)
+    mask = class_mix.mix_mask(labels, class_mix.drawn_classes(labels, scores))
+    assert 0.2 < mask.float().mean() < 0.8
+    taught = model.outputs(model.features(model.images(target)), (32, 64))
+    pseudo = taught[keys.SEMANTIC_LOGITS].argmax(1)
+    images = torch.where(mask[:, None], model.images(source), model.images(target))
+    outputs = model.outputs(model.features(images), (32, 64))
+    expected = model.losses(outputs, {keys.SEM_SEG: torch.where(mask, labels, pseudo)}, None, "x")
+    torch.testing.assert_close(loss, 2 * expected[keys.LOSS_SEMANTIC], rtol=1e-4, atol=1e-5)
+
+
+def test_pseudo_labels_nobody_is_sure_of_weigh_nothing(make: Any, samples: Any) -> None:
+    strategy = make("semantic", CONFIDENCE_THRESHOLD=1.1)
+    sure = make("semantic", CONFIDENCE_THRESHOLD=0.0)
+    args = (samples(), samples(seed=1))
+    # What is left is the loss of the pasted source pixels.
+    assert 0 < mixed_losses(strategy, *args)["mixed_loss_semantic"].item()
+    less, more = (mixed_losses(s, *args)["mixed_loss_semantic"] for s in (strategy, sure))
+    assert less < 0.9 * more
+    # Margins over all rows but two do nearly the same.
+    margins = make("semantic", CONFIDENCE_THRESHOLD=0.0, IGNORE_TOP=0.5, IGNORE_BOTTOM=0.4375)
+    between = mixed_losses(margins, *args)["mixed_loss_semantic"]
+    assert less < between < less + 0.1 * (more - less) + 1e-6
+
+
+def test_augmentation_changes_the_mixed_image_only(make: Any, samples: Any) -> None:
+    args = (samples(), samples(seed=1))
+    plain, strong = make("semantic"), make("semantic", JITTER_PROBABILITY=1.0)
+    source, mixed = zip(*(s.training_losses(*args, 0) for s in (plain, strong)), strict=True)
+    assert source[0]["loss_semantic"] == source[1]["loss_semantic"]
+    assert mixed[0]["mixed_loss_semantic"] != mixed[1]["mixed_loss_semantic"]
+
+
+def test_instance_pseudo_labels(make: Any, samples: Any) -> None:
+    args = (samples(), samples(seed=1))
+    assert set(mixed_losses(make(), *args)) == {"mixed_loss_semantic"}
+    on = make(INSTANCE_PSEUDO_LABELS=True, CONFIDENCE_THRESHOLD=0.0)
+    losses = mixed_losses(on, *args)
+    assert set(losses) == {"mixed_loss_semantic", "mixed_loss_center", "mixed_loss_offset"}
+    # Where the teacher is not sure, its centres and offsets have no weight: only the source's count.
+    taught = {
+        keys.CENTER: torch.tensor([[[[2.0, -1.0]]]]),
+        keys.OFFSET: torch.tensor([[[[3.0, 4.0]], [[5.0, 6.0]]]]),
+    }
+    person, road = 10, 0
+    targets = on._instance_targets(
+        taught,
+        torch.tensor([[[person, road]]]),
+        torch.tensor([[[0.5, 0.5]]]),
+        torch.tensor([[[1.0, 0.0]]]),  # the second pixel is in a margin
+    )
+    assert targets[keys.CENTER].tolist() == [[[1, 0]]]
+    assert targets[keys.CENTER_WEIGHTS].tolist() == [[[1, 0]]]
+    assert targets[keys.OFFSET_WEIGHTS].tolist() == [[[1, 0]]]
+    assert targets[keys.INSTANCE_CLASS].tolist() == [[[person, 255]]]
+    on.settings.CONFIDENCE_THRESHOLD = 0.9
+    unsure = on._instance_targets(
+        taught,
+        torch.tensor([[[person, road]]]),
+        torch.full((1, 1, 2), 0.5),
+        torch.ones(1, 1, 2),
+    )
+    assert not unsure[keys.CENTER_WEIGHTS].any() and not unsure[keys.OFFSET_WEIGHTS].any()
+
+
+def test_feature_distance_is_zero_at_first_and_pulls_the_encoder_back(
+    make: Any, samples: Any
+) -> None:
+    strategy = make(FEATURE_DISTANCE_WEIGHT=0.5, FEATURE_DISTANCE_MAP="res2")
+    source = samples()
+    for sample in source:
+        sample[keys.SEM_SEG].fill_(10)  # person
+    first = next(strategy.training_losses(source, samples(seed=1), 0))
+    assert first["loss_feature_distance"] == 0
+    with torch.no_grad():
+        for parameter in strategy.model.backbone.parameters():
+            parameter += 0.1
+    loss = next(strategy.training_losses(source, samples(seed=1), 0))["loss_feature_distance"]
+    assert loss > 0
+    loss.backward()
+    assert strategy.model.backbone.stem.conv1.weight.grad is not None
+    assert all(p.grad is None for p in strategy.model.sem_seg_head.parameters())
+    # Nothing but road: no cell is compared.
+    for sample in source:
+        sample[keys.SEM_SEG].fill_(0)
+    loss = next(strategy.training_losses(source, samples(seed=1), 0))["loss_feature_distance"]
+    assert loss == 0 and "initial_encoder" in strategy.modules()
+
+
+def test_errors_name_the_key(make: Any, samples: Any) -> None:
+    with pytest.raises(UserError, match=r"CONFIDENCE_PER is 'pixel'; expected batch or image"):
+        make(CONFIDENCE_PER="pixel")
+    with pytest.raises(UserError, match=r"INPUT\.CROP_SIZE"):
+        mixed_losses(make(), samples(), samples(columns=96, seed=1))
+    strategy = make(FEATURE_DISTANCE_WEIGHT=1.0, FEATURE_DISTANCE_MAP="res9")
+    with pytest.raises(UserError, match="FEATURE_DISTANCE_MAP is 'res9'; the encoder gives stem"):
+        next(strategy.training_losses(samples(), samples(seed=1), 0))
