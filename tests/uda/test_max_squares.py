@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gbw_d2 import keys
 from gbw_d2.engine.build import build_model
@@ -77,6 +78,17 @@ def test_a_batch_is_the_mean_of_its_images() -> None:
     labels[2] = 255
     each = [kept_cross_entropy(logits[i : i + 1], labels[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(kept_cross_entropy(logits, labels), torch.stack(each).mean())
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_nothing_waits_for_the_device() -> None:
+    # Fake CUDA tensors have no values that a host could look at.
+    with FakeTensorMode():
+        main, auxiliary = (torch.rand(2, 19, 32, 64, device="cuda") for _ in range(2))
+        labels = multi_level_labels(main, auxiliary, 0.9)
+        losses = [kept_cross_entropy(auxiliary, labels)]
+        losses += [max_squares_loss(main, ratio) for ratio in (None, 0.2)]
+        assert all(loss.device.type == "cuda" for loss in losses)
 
 
 @pytest.mark.parametrize(("key", "ratio"), [(0.2, 0.2), (0.0, 0.0), (-1.0, None)])

@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gbw_d2.losses import ADVERSARIAL_LOSSES
 from gbw_d2.uda.parts.discriminator import (
     DISCRIMINATOR_INPUTS,
     Discriminator,
@@ -100,3 +102,17 @@ def test_seeded_initialisation() -> None:
     first = make(1)
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(first, make(1)) and not torch.equal(first, make(2))
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_nothing_waits_for_the_device() -> None:
+    # Fake CUDA tensors have no values that a host could look at.
+    with FakeTensorMode():
+        logits = torch.rand(2, 19, 32, 64, device="cuda")
+        with torch.device("cuda"):
+            net = Discriminator(19, 8)
+        for make in map(DISCRIMINATOR_INPUTS.get, DISCRIMINATOR_INPUTS.names()):
+            with frozen([net]):
+                scores = net(make(logits))
+            for loss in map(ADVERSARIAL_LOSSES.get, ADVERSARIAL_LOSSES.names()):
+                assert loss(scores, 1.0).device.type == "cuda"
