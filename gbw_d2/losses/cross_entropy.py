@@ -12,15 +12,16 @@ from torch.autograd.function import once_differentiable
 from gbw_d2.keys import TERM_SOURCE
 from gbw_d2.weighting.hindrance import class_hindrance, downsample_labels
 from gbw_d2.weighting.pixels import (
+    PixelSoftmax,
     check_logits,
     check_pixel_weights,
     compute_dtype,
     focal_slope,
+    label_index,
     per_pixel,
     prepare_labels,
     residual,
     row_chunks,
-    split_softmax,
 )
 from gbw_d2.weighting.scheme import WeightingScheme
 from gbw_d2.weighting.statistics import ClassStatistics, class_statistics
@@ -44,10 +45,10 @@ class LastCall:
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
-    """sum_k w_k S_k / pixels, with the softmax computed anew in the backward pass.
+    """sum_k w_k S_k / pixels, with the exponentials computed anew in the backward pass.
 
-    Nothing but the inputs is kept. A stored log-sum-exp would not do: next to logits of 1e4 its
-    float32 rounding is an error of 1e-3 in every probability.
+    Top logit, others' sum and denominator are kept apart. Their log-sum-exp alone would not do:
+    next to logits of 1e4 its float32 rounding is an error of 1e-3 in every probability.
     """
 
     @staticmethod
@@ -59,8 +60,9 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         weights: Tensor,
         loss_sums: Tensor,
         focal_gamma: float,
+        *pixels: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(logits, targets, pixel_weights, weights)
+        ctx.save_for_backward(logits, targets, pixel_weights, weights, *pixels)
         ctx.focal_gamma = focal_gamma
         loss = (weights.double() * loss_sums).sum() / targets.numel()
         return loss.to(compute_dtype(logits))
@@ -68,21 +70,24 @@ class _WeightedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        logits, targets, pixel_weights, weights = ctx.saved_tensors
-        dtype = compute_dtype(logits)
+        logits, targets, pixel_weights, weights, *kept = ctx.saved_tensors
+        pixels, dtype = PixelSoftmax(*kept), compute_dtype(logits)
         scale = weights.to(dtype) * (grad_output.to(dtype) / targets.numel())
+        factor = per_pixel(scale, targets)
+        if pixel_weights is not None:
+            factor = factor * pixel_weights.to(dtype)
+        factor = factor.unsqueeze(1)
+        if ctx.focal_gamma > 0:
+            factor = factor * focal_slope(pixels, ctx.focal_gamma)
+        index = label_index(targets, logits.shape[1])
         gradient = torch.empty_like(logits)
         for rows in row_chunks(logits):
-            labels = targets[:, rows]
-            parts = split_softmax(logits[:, :, rows].to(dtype), labels)
-            factor = per_pixel(scale, labels)
-            if pixel_weights is not None:
-                factor = factor * pixel_weights[:, rows].to(dtype)
-            factor = factor.unsqueeze(1)
-            if ctx.focal_gamma > 0:
-                factor = factor * focal_slope(parts, ctx.focal_gamma)
-            gradient[:, :, rows] = residual(parts, labels).mul_(factor).to(gradient.dtype)
-        return gradient, None, None, None, None, None
+            parts = pixels.rows(rows)
+            exponentials = (logits[:, :, rows].to(dtype) - parts.top).exp_()
+            gradient[:, :, rows] = residual(
+                exponentials, parts, index[:, :, rows], factor[:, :, rows]
+            )
+        return gradient, *[None] * (5 + len(kept))
 
 
 def weighted_cross_entropy(
@@ -103,8 +108,15 @@ def weighted_cross_entropy(
         focal_gamma: as in ``class_statistics``.
         pixel_weights: (N, H, W) as in ``class_statistics``.
     """
+    assert statistics.pixels is not None
     loss: Tensor = _WeightedCrossEntropy.apply(
-        logits, targets, pixel_weights, weights, statistics.loss_sums, focal_gamma
+        logits,
+        targets,
+        pixel_weights,
+        weights,
+        statistics.loss_sums,
+        focal_gamma,
+        *statistics.pixels,
     )
     return loss
 

@@ -12,6 +12,7 @@ from gbw_d2.weighting.pixels import (
     check_logits,
     check_pixel_weights,
     compute_dtype,
+    label_index,
     prepare_labels,
     residual,
     split_softmax,
@@ -135,7 +136,8 @@ def _hindrance(
     features: Tensor, logits: Tensor, targets: Tensor, pixel_weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     classes, dtype = logits.shape[1], compute_dtype(logits)
-    gradient = residual(split_softmax(logits.to(dtype), targets), targets)
+    index = label_index(targets, classes)
+    gradient = residual(*split_softmax(logits.to(dtype), index), index)
     weights = torch.ones_like(targets, dtype=dtype) if pixel_weights is None else pixel_weights
     counts = sum_per_class(weights, targets, classes)
     gradient = gradient * weights.to(dtype).unsqueeze(1)

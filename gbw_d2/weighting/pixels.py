@@ -9,23 +9,35 @@ import torch
 from torch import Tensor
 
 # Elements of one chunk of logits: about a cache on the CPU; on a GPU large enough to fill it.
-CHUNK_ELEMENTS_CPU = 2**20
+CHUNK_ELEMENTS_CPU = 2**19
 CHUNK_ELEMENTS_GPU = 2**25
 
 
-class Softmax(NamedTuple):
-    """A chunk's softmax, split so that 1 - p at the label keeps its relative precision.
+class PixelSoftmax(NamedTuple):
+    """What the softmax is made of at each pixel, split so that 1 - p at the label keeps its digits.
 
-    exponentials: (N, K, h, w) exp(z - max z), with 0 at the label.
-    others: (N, 1, h, w) their sum over K: what the softmax gives to the wrong classes, times total.
-    total: (N, 1, h, w) the softmax's denominator, label included.
-    cross_entropy: (N, 1, h, w) -log p at the label.
+    All of shape (N, 1, h, w).
+
+    top: max over K of the logits z.
+    others: sum of exp(z - top) over all classes but the label.
+    total: the softmax's denominator, label included.
+    cross_entropy: -log p at the label.
     """
 
-    exponentials: Tensor
+    top: Tensor
     others: Tensor
     total: Tensor
     cross_entropy: Tensor
+
+    @classmethod
+    def empty(cls, logits: Tensor) -> PixelSoftmax:
+        """Allocates one for all pixels of (N, K, H, W) logits."""
+        like = logits[:, :1]
+        return cls(*(torch.empty_like(like, dtype=compute_dtype(logits)) for _ in cls._fields))
+
+    def rows(self, rows: slice) -> PixelSoftmax:
+        """Returns the view of some rows."""
+        return PixelSoftmax(*(each[:, :, rows] for each in self))
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> None:
@@ -105,7 +117,8 @@ def per_pixel(class_values: Tensor, targets: Tensor, outside: float = 0.0) -> Te
         targets: int64 from ``prepare_labels``, any shape.
         outside: value at ignored pixels.
     """
-    return torch.cat([class_values, class_values.new_full((1,), outside)])[targets]
+    table = torch.cat([class_values, class_values.new_full((1,), outside)])
+    return table.index_select(0, targets.reshape(-1)).view(targets.shape)
 
 
 def sum_per_class(values: Tensor, targets: Tensor, num_classes: int) -> Tensor:
@@ -118,7 +131,7 @@ def sum_per_class(values: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     """
     # float64: a running float32 sum over a million pixels loses three digits.
     sums = torch.zeros(num_classes + 1, dtype=torch.float64, device=values.device)
-    return sums.index_add_(0, targets.reshape(-1), values.reshape(-1).double())[:-1]
+    return sums.scatter_add_(0, targets.reshape(-1), values.reshape(-1).double())[:-1]
 
 
 def row_chunks(logits: Tensor) -> Iterator[slice]:
@@ -139,47 +152,68 @@ def compute_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def split_softmax(logits: Tensor, targets: Tensor) -> Softmax:
-    """Computes the softmax of a chunk in pieces; at ignored pixels the last class plays the label.
+def label_index(targets: Tensor, num_classes: int) -> Tensor:
+    """Returns the channel of each pixel's label, (N, 1, H, W); the last one at ignored pixels.
+
+    Args:
+        targets: (N, H, W) int64 from ``prepare_labels``.
+        num_classes: K.
+    """
+    return targets.clamp(max=num_classes - 1).unsqueeze(1)
+
+
+def split_softmax(logits: Tensor, index: Tensor) -> tuple[Tensor, PixelSoftmax]:
+    """Computes the softmax of a chunk in pieces.
 
     Args:
         logits: (N, K, h, w) float32 or float64; not changed.
-        targets: (N, h, w) int64 from ``prepare_labels``.
+        index: (N, 1, h, w) from ``label_index``.
+
+    Returns:
+        exp(z - max z) with 0 at the label, (N, K, h, w), and the rest.
     """
-    index = targets.clamp(max=logits.shape[1] - 1).unsqueeze(1)
     top = logits.amax(1, keepdim=True)
-    exponentials = (logits - top).exp_()
-    at_label = exponentials.gather(1, index)
-    exponentials.scatter_(1, index, 0.0)
+    exponentials = other_exponentials(logits, top, index)
     others = exponentials.sum(1, keepdim=True)
+    below = logits.gather(1, index).sub_(top)
+    at_label = below.exp()
     # log1p: where the label has the top logit this is log(1 + others), exact for tiny others.
-    cross_entropy = (top - logits.gather(1, index)) + torch.log1p(others + (at_label - 1))
-    return Softmax(exponentials, others, others + at_label, cross_entropy)
+    cross_entropy = torch.log1p(others + (at_label - 1)).sub_(below)
+    return exponentials, PixelSoftmax(top, others, at_label.add_(others), cross_entropy)
 
 
-def residual(parts: Softmax, targets: Tensor) -> Tensor:
-    """Returns softmax - one-hot, (N, K, h, w), the gradient of the cross-entropy; reuses ``parts``.
+def other_exponentials(logits: Tensor, top: Tensor, index: Tensor) -> Tensor:
+    """Returns exp(z - top) with 0 at the label; arguments as in ``split_softmax``."""
+    return (logits - top).exp_().scatter_(1, index, 0.0)
+
+
+def residual(
+    exponentials: Tensor, pixel: PixelSoftmax, index: Tensor, factor: Tensor | None = None
+) -> Tensor:
+    """Returns factor (softmax - one-hot), the gradient of the cross-entropy, in ``exponentials``.
 
     The entry at the label is -(sum of the others), not p - 1, which cancels on confident pixels.
 
     Args:
-        parts: from ``split_softmax``; its exponentials are overwritten.
-        targets: (N, h, w) the labels given to ``split_softmax``.
+        exponentials: (N, K, h, w), exp(z - top), anything finite at the label; overwritten.
+        pixel: from ``split_softmax``.
+        index: (N, 1, h, w) from ``label_index``.
+        factor: (N, 1, h, w), or None for 1.
     """
-    index = targets.clamp(max=parts.exponentials.shape[1] - 1).unsqueeze(1)
-    return parts.exponentials.div_(parts.total).scatter_(1, index, -(parts.others / parts.total))
+    scale = pixel.total.reciprocal() if factor is None else factor / pixel.total
+    return exponentials.mul_(scale).scatter_(1, index, scale.mul_(pixel.others).neg_())
 
 
-def focal_factor(parts: Softmax, gamma: float) -> Tensor:
+def focal_factor(pixel: PixelSoftmax, gamma: float) -> Tensor:
     """Returns (1 - p_y)^gamma, (N, 1, h, w): Lin et al. 2017, equation 4."""
-    return (parts.others / parts.total).pow(gamma)
+    return (pixel.others / pixel.total).pow(gamma)
 
 
-def focal_slope(parts: Softmax, gamma: float) -> Tensor:
+def focal_slope(pixel: PixelSoftmax, gamma: float) -> Tensor:
     """Returns f with d/dz [(1 - p_y)^gamma CE] = f (softmax - one-hot), (N, 1, h, w).
 
     f = (1 - p)^gamma (1 + gamma p CE / (1 - p)), where CE / (1 - p) -> 1 as p -> 1.
     """
-    wrong = parts.others / parts.total
-    ratio = torch.where(wrong > 0, parts.cross_entropy / wrong, torch.ones_like(wrong))
+    wrong = pixel.others / pixel.total
+    ratio = torch.where(wrong > 0, pixel.cross_entropy / wrong, torch.ones_like(wrong))
     return wrong.pow(gamma) * (1 + gamma * (1 - wrong) * ratio)

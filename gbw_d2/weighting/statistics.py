@@ -9,9 +9,11 @@ from torch import Tensor
 
 from gbw_d2.weighting.distributed import all_reduce_sum
 from gbw_d2.weighting.pixels import (
+    PixelSoftmax,
     check_logits,
     compute_dtype,
     focal_factor,
+    label_index,
     per_pixel,
     prepare_labels,
     residual,
@@ -38,6 +40,8 @@ class ClassStatistics:
         hindrance_present: (K,) bool, classes with a pixel at classifier resolution, or None.
         norms_present: (K,) bool, classes whose norm was observed; None where all are in any batch
             with a label, as those of logit channels.
+        pixels: the softmax's parts at every pixel, for the backward pass; None where the loss is
+            not a cross-entropy.
     """
 
     counts: Tensor
@@ -48,6 +52,7 @@ class ClassStatistics:
     hindrance: Tensor | None = None
     hindrance_present: Tensor | None = None
     norms_present: Tensor | None = None
+    pixels: PixelSoftmax | None = None
 
     @property
     def norms(self) -> Tensor | None:
@@ -86,34 +91,35 @@ def class_statistics(
     dtype = compute_dtype(logits)
     shaping = pixel_weights if pixel_weights_in_gradient else None
     reduce = all_reduce_sum if all_processes else torch.Tensor.clone
-    ones = torch.ones((), device=logits.device).expand(targets.shape)
+    ones = torch.ones((), dtype=torch.float64, device=logits.device).expand(targets.shape)
     counts = reduce(sum_per_class(ones if shaping is None else shaping, targets, classes))
-    scale = (1 / (counts + 1)).to(dtype)
+    factor = per_pixel((1 / (counts + 1)).to(dtype), targets)
+    if shaping is not None:
+        factor = factor * shaping.to(dtype)
+    factor = factor.unsqueeze(1)
 
+    index = label_index(targets, classes)
+    pixels = PixelSoftmax.empty(logits)
     squared = torch.zeros(classes, dtype=torch.float64, device=logits.device)
-    sums = torch.zeros_like(squared)
-    denominators = torch.zeros((), dtype=torch.float64, device=logits.device)
     for rows in row_chunks(logits):
-        chunk, labels = logits[:, :, rows].to(dtype), targets[:, rows]
-        parts = split_softmax(chunk, labels)
-        losses = parts.cross_entropy
-        if focal_gamma > 0:
-            losses = losses * focal_factor(parts, focal_gamma)
-        losses = losses.squeeze(1)
-        if pixel_weights is not None:
-            losses = losses * pixel_weights[:, rows]
-        sums += sum_per_class(losses, labels, classes)
-        denominators += parts.total.sum()
+        exponentials, parts = split_softmax(logits[:, :, rows].to(dtype), index[:, :, rows])
+        for whole, part in zip(pixels.rows(rows), parts, strict=True):
+            whole.copy_(part)
         if norms:
-            factor = per_pixel(scale, labels)
-            if shaping is not None:
-                factor = factor * shaping[:, rows].to(dtype)
-            gradient = residual(parts, labels).mul_(factor.unsqueeze(1))
+            gradient = residual(exponentials, parts, index[:, :, rows], factor[:, :, rows])
             squared += gradient.square_().sum((0, 2, 3))
+
+    losses = pixels.cross_entropy
+    if focal_gamma > 0:
+        losses = losses * focal_factor(pixels, focal_gamma)
+    losses = losses.squeeze(1)
+    if pixel_weights is not None:
+        losses = losses * pixel_weights
+    sums = sum_per_class(losses, targets, classes)
     # The softmax's denominators are finite for every input but NaN, +inf and all -inf.
-    nonfinite = ~torch.isfinite(denominators + sums.sum() + counts.sum())
+    nonfinite = ~torch.isfinite(pixels.total.sum(dtype=torch.float64) + sums.sum() + counts.sum())
     return ClassStatistics(
-        counts, sums, nonfinite, invalid_labels, reduce(squared) if norms else None
+        counts, sums, nonfinite, invalid_labels, reduce(squared) if norms else None, pixels=pixels
     )
 
 
