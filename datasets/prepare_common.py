@@ -17,7 +17,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import DatasetError, Record, SemanticReader, datasets_root
+from gbw_d2.data.catalog import Record, SemanticReader, datasets_root
 from gbw_d2.data.formats.files import check_size, read_image
 from gbw_d2.data.label_spaces import CLASSES
 from gbw_d2.data.statistics import image_class_counts
@@ -27,7 +27,7 @@ Work = Callable[[argparse.Namespace], Sequence[str]]
 
 def run_script(
     description: str | None,
-    folder: str,
+    folder: str | None,
     holds: str,
     make: Work,
     check: Work,
@@ -37,7 +37,8 @@ def run_script(
 
     Args:
         description: the script's docstring, shown by ``--help``.
-        folder: name of the dataset's folder below the datasets' root.
+        folder: name of the dataset's folder below the datasets' root; None = there is none, and no
+            option ``--root``.
         holds: what lies in that folder, for ``--help``.
         make: makes what is missing and checks it; gets the arguments, returns problems in words.
         check: the same for ``--check``; it writes nothing.
@@ -49,16 +50,18 @@ def run_script(
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--root", type=Path, default=datasets_root() / folder, help=f"folder with {holds}"
-    )
+    if folder is not None:
+        parser.add_argument(
+            "--root", type=Path, default=datasets_root() / folder, help=f"folder with {holds}"
+        )
     parser.add_argument("--check", action="store_true", help="only check; write nothing")
     parser.add_argument("--workers", type=int, help="as many as processors by default")
     add_options(parser)
     args = parser.parse_args()
     try:
         problems = (check if args.check else make)(args)
-    except DatasetError as error:
+    # ValueError: settings of the toy world that make no sense.
+    except ValueError as error:
         problems = [f"not usable: {error}"]
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -109,9 +112,14 @@ def check_sample(
     print(f"read {len(chosen)} of {len(records)} {what}: all good")
 
 
-def count_classes(dataset_name: str, records: list[Record], root: Path) -> None:
-    """Counts the classes of all labels, which also checks every label, and prints a table."""
-    folder = root.parent / ".class_statistics"
+def count_classes(dataset_name: str, records: list[Record], folder: Path) -> None:
+    """Counts the classes of all labels, which also checks every label, and prints a table.
+
+    Args:
+        dataset_name: a labelled dataset.
+        records: its records.
+        folder: where the counts are kept.
+    """
     counts = image_class_counts(dataset_name, records, folder)
     share = counts.sum(axis=0) / counts.sum()
     print(f"{'class':14} {'share of pixels':>15} {'images':>7}")
@@ -151,7 +159,7 @@ def run_source_script(
         return records
 
     def make(args: argparse.Namespace) -> Sequence[str]:
-        count_classes(dataset_name, listed(args), args.root)
+        count_classes(dataset_name, listed(args), args.root.parent / ".class_statistics")
         return ()
 
     def check(args: argparse.Namespace) -> Sequence[str]:

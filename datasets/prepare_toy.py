@@ -3,24 +3,24 @@
     python datasets/prepare_toy.py                     # 1300 images, half a minute on two cores
     python datasets/prepare_toy.py --check             # is it there and whole?
     python datasets/prepare_toy.py --preview toy.png   # a contact sheet and nothing else
+    python datasets/prepare_toy.py --layout gta5       # the toy twin of another dataset
 
 An interrupted run goes on where it stopped. The default folder is `$DETECTRON2_DATASETS/toy`, or
-`datasets/toy`.
+`datasets/toy`; a further layout lies beside it, in `toy_<layout>`. Exit code 2: it is not whole.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from prepare_common import run_script
 
-# The script also runs from a checkout that is not installed.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from gbw_d2.data.catalog import DatasetError, datasets_root
+from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.label_spaces import CLASSES
 from gbw_d2.data.toyworld import (
     DOMAINS,
@@ -29,6 +29,7 @@ from gbw_d2.data.toyworld import (
     render,
     write_toy_world,
 )
+from gbw_d2.data.toyworld.layouts import LAYOUTS, check_layout, write_layout
 
 
 def contact_sheet(settings: ToyWorldSettings, domain: str, indices: list[int]) -> np.ndarray:
@@ -49,49 +50,55 @@ def write_preview(path: Path, settings: ToyWorldSettings) -> None:
         )
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root", type=Path, default=datasets_root() / "toy", help="folder to write"
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds this script's options."""
     parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     parser.add_argument(
         "--images",
         type=int,
         help="images of the source and of the target's training split (600 each)",
     )
-    parser.add_argument("--workers", type=int, help="processes; as many as processors by default")
     parser.add_argument(
-        "--check", action="store_true", help="only look whether it is there and whole"
+        "--layout", choices=LAYOUTS.names(), help="write this layout's own images and nothing else"
     )
     parser.add_argument("--preview", type=Path, help="only write a contact sheet to this PNG file")
-    return parser.parse_args()
 
 
-def main() -> int:
-    """Runs the command; returns its exit code."""
-    args = parse_arguments()
+def settings_of(args: argparse.Namespace) -> ToyWorldSettings:
+    """Returns the world that the arguments ask for."""
     counts = (
         {} if args.images is None else {"num_source": args.images, "num_target_train": args.images}
     )
-    try:
-        settings = ToyWorldSettings(seed=args.seed, **counts)
-        if args.preview:
-            write_preview(args.preview, settings)
-        elif args.check:
-            check_toy_world(args.root, settings)
-            print(f"{args.root}: complete")
-        else:
-            write_toy_world(args.root, settings, args.workers)
-            print(f"{args.root}: complete")
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return ToyWorldSettings(seed=args.seed, **counts)
+
+
+def make(args: argparse.Namespace) -> Sequence[str]:
+    """Writes what the arguments ask for."""
+    if args.preview:
+        write_preview(args.preview, settings_of(args))
+        return ()
+    if args.layout:
+        write_layout(layout_root(args), LAYOUTS.get(args.layout), args.workers)
+    else:
+        write_toy_world(args.root, settings_of(args), args.workers)
+    return check(args)
+
+
+def check(args: argparse.Namespace) -> Sequence[str]:
+    """Looks whether it is there and whole."""
+    root = layout_root(args)
+    if args.layout:
+        check_layout(root, LAYOUTS.get(args.layout))
+    else:
+        check_toy_world(root, settings_of(args))
+    print(f"{root}: complete")
+    return ()
+
+
+def layout_root(args: argparse.Namespace) -> Path:
+    """Returns the folder that the arguments mean."""
+    return args.root.with_name(f"{args.root.name}_{args.layout}") if args.layout else args.root
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(__doc__, "toy", "the toy world", make, check, add_options))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class DatasetSpec:
             ``id``, ``category_id`` (train id), ``iscrowd``); None where no instances are read.
         prepare: makes the files where they can be made (the toy world); called by one process
             before ``load``.
+        label_key: whatever else than reader and files decides what the labels are; counted classes
+            are counted anew when it changes.
     """
 
     name: str
@@ -46,6 +49,7 @@ class DatasetSpec:
     read_semantic: SemanticReader | None = None
     read_panoptic: PanopticReader | None = None
     prepare: Callable[[], None] | None = None
+    label_key: str = ""
 
     @property
     def is_labelled(self) -> bool:
@@ -64,17 +68,31 @@ def register_dataset(spec: DatasetSpec) -> DatasetSpec:
 def get_dataset(name: str) -> DatasetSpec:
     """Returns the dataset called ``name``, with all of ours registered.
 
+    Args:
+        name: a registered name, or ``file.yaml:split``, a split of the data that a file describes
+            (:mod:`gbw_d2.data.formats.own`); it is registered on the way.
+
     Raises:
         UnknownNameError: no such dataset; the message lists the known ones.
+        DatasetError: the file cannot be read or has no such split.
     """
-    from gbw_d2.data import datasets  # noqa: F401  (importing it registers; it imports this file)
+    # Importing them registers; they import this file.
+    from gbw_d2.data import datasets  # noqa: F401
+    from gbw_d2.data.formats.own import describes_own_data, own_dataset
 
-    return DATASETS.get(name)
+    if not describes_own_data(name):
+        return DATASETS.get(name)
+    spec = own_dataset(name)
+    return spec if name in DATASETS else register_dataset(spec)
 
 
 def datasets_root() -> Path:
     """Returns the folder that holds all datasets: ``$DETECTRON2_DATASETS``, or ``./datasets``."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def _load(name: str) -> list[Record]:
+    return get_dataset(name).load()
 
 
 def register_with_detectron2() -> None:
@@ -87,8 +105,7 @@ def register_with_detectron2() -> None:
     for name in DATASETS:
         if name in DatasetCatalog.list():
             continue
-        spec = DATASETS.get(name)
-        DatasetCatalog.register(name, spec.load)
+        DatasetCatalog.register(name, partial(_load, name))
         MetadataCatalog.get(name).set(
             ignore_label=IGNORE_LABEL,
             stuff_classes=[c.name for c in CLASSES],

@@ -26,10 +26,9 @@ VERSION = 1
 
 def _digest(spec: DatasetSpec, records: list[Record]) -> str:
     """The reader, and names and sizes of all files; a folder that is moved keeps its digest."""
-    reader = spec.read_semantic
-    digest = hashlib.sha256(
-        f"{VERSION} {getattr(reader, '__module__', '')} {len(records)}\n".encode()
-    )
+    reader = getattr(spec.read_semantic, "func", spec.read_semantic)  # of a partial
+    head = f"{VERSION} {getattr(reader, '__module__', '')} {spec.label_key} {len(records)}\n"
+    digest = hashlib.sha256(head.encode())
     for record in records:
         files = sorted(key for key in record if key.endswith(keys.FILE_NAME))
         for path in (record[key] for key in files):

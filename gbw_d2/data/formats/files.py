@@ -112,6 +112,23 @@ def _read_whole(path: str | Path) -> bytes:
     return data
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Reads (height, width) in pixels from the head of an image file of any kind.
+
+    Raises:
+        DatasetError: the file cannot be opened or is no image.
+    """
+    if str(path).lower().endswith(".png"):
+        return png_size(path)
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DatasetError(
+            f"'{path}' is not an image that can be read ({error}); copy or unpack it again"
+        ) from error
+
+
 def read_array(path: str | Path, flags: int) -> np.ndarray:
     """Reads an image file with OpenCV.
 

@@ -21,16 +21,8 @@ from gbw_d2.data.catalog import (
     register_dataset,
 )
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, few, load_pairs, read_array
-from gbw_d2.data.label_spaces import (
-    CLASSES,
-    IGNORE_LABEL,
-    SYNTHIA_VOID_IDS,
-    raw_to_train_id,
-)
-
-# A segment id holds instance and class. The class comes last: instance ids are mostly small, and
-# so are then the segment ids and every table that is indexed by them.
-CLASS_SLOTS = 32
+from gbw_d2.data.formats.segments import join_segments
+from gbw_d2.data.label_spaces import CLASSES, SYNTHIA_VOID_IDS, raw_to_train_id
 
 _HINT = (
     "Expected SYNTHIA-RAND-CITYSCAPES with RGB/*.png and GT/LABELS/*.png there; "
@@ -40,8 +32,6 @@ _HINT = (
 _TRAIN_ID_OF = raw_to_train_id("synthia_id")
 _KNOWN_IDS = np.zeros(1 << 16, dtype=bool)
 _KNOWN_IDS[[*(c.synthia_id for c in CLASSES), *SYNTHIA_VOID_IDS]] = True
-_IS_THING = np.zeros(256, dtype=bool)
-_IS_THING[[c.train_id for c in CLASSES if c.is_thing]] = True
 
 
 def load_synthia(root: Path) -> list[Record]:
@@ -100,36 +90,9 @@ def read_semantic(record: Record) -> np.ndarray:
 
 
 def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
-    """Reads the panoptic label.
-
-    The segment id is ``instance * 32 + train_id + 1``, with instance 0 for stuff, so it is the
-    same in every run, above 0 and below 2 ** 24. Thing pixels without an instance id carry no
-    identity and form one crowd segment per class.
-
-    Returns:
-        Segment ids (H, W) int32, 0 = void, and their ``segments_info`` (``id``, ``category_id`` =
-        train id, ``iscrowd``, ``area`` in pixels).
-    """
+    """Reads the panoptic label; see :func:`gbw_d2.data.formats.segments.join_segments`."""
     classes, instances = read_raw_label(record)
-    train_ids = _TRAIN_ID_OF[classes]
-    segments = np.where(_IS_THING[train_ids], instances, 0).astype(np.int32) * CLASS_SLOTS
-    segments += train_ids.astype(np.int32) + 1
-    segments[train_ids == IGNORE_LABEL] = 0
-    areas = np.bincount(segments.ravel())
-    info = []
-    for segment in np.flatnonzero(areas).tolist():
-        if segment == 0:
-            continue
-        instance, train_id = segment // CLASS_SLOTS, segment % CLASS_SLOTS - 1
-        info.append(
-            {
-                "id": segment,
-                "category_id": train_id,
-                "iscrowd": int(CLASSES[train_id].is_thing and instance == 0),
-                "area": int(areas[segment]),
-            }
-        )
-    return segments, info
+    return join_segments(_TRAIN_ID_OF[classes], instances)
 
 
 def register_synthia(
