@@ -54,6 +54,50 @@ def color_panoptic(segment_map: np.ndarray, segments_info: Sequence[dict[str, An
     return picture
 
 
+def overlay(image: np.ndarray, colors: np.ndarray, opacity: float) -> np.ndarray:
+    """Lays colours over an image; where they are black (ignore, void) the image is left as it is.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        colors: (H, W, 3) uint8 RGB, of :func:`color_semantic` or :func:`color_panoptic`.
+        opacity: 0 (image only) .. 1 (colours only).
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    mixed = cv2.addWeighted(colors, opacity, image, 1 - opacity, 0)
+    return np.where(colors.any(axis=2, keepdims=True), mixed, image)
+
+
+def with_legend(
+    picture: np.ndarray, entries: Sequence[tuple[str, tuple[int, int, int]]]
+) -> np.ndarray:
+    """Puts rows of coloured squares with names under a picture.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        entries: name and RGB colour of each square.
+
+    Returns:
+        (H + h, W, 3) uint8 RGB; h depends on W and the names alone.
+    """
+    size = max(0.4, picture.shape[1] / 2400)
+    line = round(40 * size)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    widths = [cv2.getTextSize(name, font, size, 1)[0][0] for name, _ in entries]
+    cell = max(widths, default=0) + 5 * line // 2
+    columns = max(1, picture.shape[1] // cell)
+    rows = -(-len(entries) // columns)
+    strip = np.full((rows * line, picture.shape[1], 3), 255, dtype=np.uint8)
+    for index, (name, color) in enumerate(entries):
+        top, left = index // columns * line, index % columns * cell
+        gap = line // 6
+        strip[top + gap : top + line - gap, left + gap : left + line - gap] = color
+        place = (left + line + gap, top + line - line // 3)
+        cv2.putText(strip, name, place, font, size, (0, 0, 0), max(1, round(size)), cv2.LINE_AA)
+    return np.vstack([picture, strip])
+
+
 def panel(
     rows: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],
@@ -88,14 +132,18 @@ def panel(
 
 
 def write_png(path: str | Path, picture: np.ndarray) -> None:
-    """Writes an RGB picture, under a temporary name first.
+    """Writes a picture, under a temporary name first.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        picture: (H, W, 3) RGB, or (H, W) ids; uint8.
 
     Raises:
         OSError: the file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    good, data = cv2.imencode(".png", picture[..., ::-1])
+    good, data = cv2.imencode(".png", picture if picture.ndim == 2 else picture[..., ::-1])
     if not good:
         raise OSError(f"OpenCV cannot encode a picture of shape {picture.shape} as PNG")
     temporary = path.with_suffix(".png.tmp")

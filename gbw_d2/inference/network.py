@@ -1,0 +1,110 @@
+"""A trained network from a config and a checkpoint, without any dataset, and its dense outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
+from gbw_d2.engine.build import build_criteria, build_model
+from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
+from gbw_d2.engine.setup import resolve
+from gbw_d2.errors import UserError
+
+from detectron2.config import CfgNode
+
+# What a network predicts for each pixel; the last two are there for panoptic networks only.
+DENSE_OUTPUTS = (keys.SEMANTIC_LOGITS, keys.CENTER, keys.OFFSET)
+
+
+def resolve_for(cfg: CfgNode, device: str) -> None:
+    """Checks a config whose network will run on ``device``, in place, and freezes it.
+
+    Args:
+        cfg: of :func:`gbw_d2.config.load_config`; also the config.yaml of a run elsewhere.
+        device: ``"auto"`` (cuda where there is one), ``"cpu"``, ``"cuda:1"`` and so on.
+
+    Raises:
+        UserError: the config does not fit, or the device cannot be used.
+    """
+    cfg.MODEL.DEVICE = device
+    resolve(cfg)
+    cfg.freeze()
+
+
+def load_network(cfg: CfgNode, weights: str) -> nn.Module:
+    """Builds the network of a config and loads its weights, for inference.
+
+    Args:
+        cfg: a resolved config; MODEL.WEIGHTS is not looked at.
+        weights: a checkpoint, or the OUTPUT_DIR of a run for its last one.
+
+    Raises:
+        CheckpointError: there is none, or it is of another network.
+    """
+    model = build_model(cfg, build_criteria(cfg, training=False))
+    folder = weights if Path(weights).is_dir() else ""
+    checkpointer = Checkpointer(model, folder, save_to_disk=False)
+    if folder and not checkpointer.has_checkpoint():
+        raise CheckpointError(
+            f"folder '{weights}' names no last checkpoint; give the OUTPUT_DIR of a run or a file"
+        )
+    if not weights:
+        raise CheckpointError("no weights: give the file of a trained network, or its OUTPUT_DIR")
+    checkpointer.strict, checkpointer.trust = True, cfg.MODEL.TRUST_WEIGHTS
+    checkpointer.load(checkpointer.get_checkpoint_file() if folder else weights)
+    return model.eval()
+
+
+def dense_outputs(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """Runs a network on one image and keeps what it says of each pixel.
+
+    Args:
+        model: one with the methods of :class:`gbw_d2.modeling.protocol.SegmentationModel`.
+        image: (3, H, W) uint8, in INPUT.FORMAT order.
+
+    Returns:
+        Those of ``DENSE_OUTPUTS`` that there are, float32: (K, H, W), (1, H, W), (2, H, W).
+
+    Raises:
+        UserError: it has no semantic logits.
+    """
+    images = model.images([{keys.IMAGE: image}])
+    outputs = model.outputs(model.features(images), tuple(images.shape[-2:]))
+    if keys.SEMANTIC_LOGITS not in outputs:
+        raise UserError(f"{type(model).__name__} has no semantic logits to average over views")
+    # The padding to the network's stride is no part of the picture.
+    return {
+        key: outputs[key][0, :, : image.shape[1], : image.shape[2]].to(torch.float32)
+        for key in DENSE_OUTPUTS
+        if key in outputs
+    }
+
+
+class DenseNetwork(nn.Module):
+    """A network as one function of tensors: images in, a tuple of dense outputs out.
+
+    Args:
+        model: a network; it is put into evaluation mode.
+
+    Attributes:
+        output_names: of what it returns, in that order: those of ``DENSE_OUTPUTS`` there are.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+        with torch.no_grad():
+            # Only running it tells: an architecture need not know the names.
+            outputs = dense_outputs(model, torch.zeros(3, 64, 64, dtype=torch.uint8))
+        self.output_names = list(outputs)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps (N, 3, H, W) float32, 0..255, to (N, C, H, W) of each output."""
+        normalised = (images - self.model.pixel_mean) / self.model.pixel_std
+        size = (images.shape[-2], images.shape[-1])
+        outputs = self.model.outputs(self.model.features(normalised), size)
+        return tuple(outputs[name] for name in self.output_names)

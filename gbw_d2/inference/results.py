@@ -1,0 +1,175 @@
+"""What a prediction leaves on disk: overlays, id PNG files and one JSON in COCO panoptic format."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from gbw_d2 import keys
+from gbw_d2.data.label_spaces import CLASSES, LabelSpace
+from gbw_d2.errors import UserError
+from gbw_d2.visualization import color_panoptic, color_semantic, overlay, with_legend, write_png
+
+
+class ResultWriter:
+    """Writes predictions below a folder; each file is complete or not there.
+
+    ``semantic/NAME.png`` holds train ids (8 bit). For a panoptic network ``panoptic/NAME.png``
+    holds segment ids as R + 256 G + 65536 B, 0 = void, and ``panoptic.json`` their classes; for a
+    semantic one ``semantic.json`` lists the classes of each image.
+
+    Args:
+        folder: where the files go.
+        label_space: classes of the network.
+        opacity: of the colours over the image, 0..1.
+    """
+
+    def __init__(self, folder: Path, label_space: LabelSpace, opacity: float = 0.6) -> None:
+        if not 0 <= opacity <= 1:
+            raise UserError(f"opacity is {opacity}; expected 0 to 1")
+        self.folder = folder
+        self.label_space = label_space
+        self.opacity = opacity
+        self.images: list[dict[str, Any]] = []
+        self.annotations: dict[str, list[dict[str, Any]]] = {}
+
+    def add(
+        self, name: str, image: np.ndarray, result: Mapping[str, Any], origin: Mapping[str, Any]
+    ) -> np.ndarray:
+        """Writes the id maps of an image and keeps its segments for :meth:`write_json`.
+
+        Args:
+            name: of the files, without suffix, below the folder of their kind.
+            image: (H, W, 3) uint8 RGB.
+            result: of :func:`gbw_d2.inference.predict.predict`.
+            origin: goes into the JSON's entry of the image: ``file_name``, ``frame``.
+
+        Returns:
+            The overlay with its legend, uint8 RGB; it is not written.
+        """
+        table = self.label_space.to_train_id
+        train_ids = table[result[keys.SEM_SEG].argmax(dim=0).cpu().numpy()]
+        write_png(self.folder / "semantic" / f"{name}.png", train_ids)
+        ids, segments, colorize = train_ids, _classes_of(train_ids), _color_classes
+        kind = "semantic"
+        if keys.PANOPTIC_SEG in result:
+            kind, colorize = "panoptic", color_panoptic
+            segment_map, found = result[keys.PANOPTIC_SEG]
+            ids = segment_map.cpu().numpy()
+            segments = [{**s, "category_id": int(table[s["category_id"]])} for s in found]
+            coded = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2)
+            write_png(self.folder / "panoptic" / f"{name}.png", coded.astype(np.uint8))
+        number = len(self.images) + 1
+        height, width = train_ids.shape
+        self.images.append({"id": number, "height": height, "width": width, **origin})
+        self.annotations.setdefault(kind, []).append(
+            {"image_id": number, "file_name": f"{name}.png", "segments_info": segments}
+        )
+        factor = enlargement(width)
+        drawn = colorize(ids.repeat(factor, axis=0).repeat(factor, axis=1), segments)
+        large = cv2.resize(image, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
+        picture = overlay(large, drawn, self.opacity)
+        return with_legend(picture, [(c.name, c.color) for c in self.label_space.classes])
+
+    def write_overlay(self, name: str, picture: np.ndarray) -> Path:
+        """Writes ``overlays/NAME.png``."""
+        path = self.folder / "overlays" / f"{name}.png"
+        write_png(path, picture)
+        return path
+
+    def overlay_video(self, name: str, fps: float) -> VideoWriter:
+        """Returns the writer of ``overlays/NAME.mp4``, a context manager."""
+        return VideoWriter(self.folder / "overlays" / f"{name}.mp4", fps)
+
+    def write_json(self) -> list[Path]:
+        """Writes panoptic.json or semantic.json over all images that were added."""
+        categories = [
+            {"id": c.train_id, "name": c.name, "isthing": int(c.is_thing), "color": list(c.color)}
+            for c in self.label_space.classes
+        ]
+        written = []
+        for kind, entries in self.annotations.items():
+            path = self.folder / f"{kind}.json"
+            content = {"images": self.images, "annotations": entries, "categories": categories}
+            temporary = path.with_suffix(".json.tmp")
+            try:
+                temporary.write_text(json.dumps(content), encoding="ascii")
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            written.append(path)
+        return written
+
+
+class VideoWriter:
+    """Writes ``NAME.mp4``, under another name until it is complete.
+
+    Use as a context manager: a file that was left with an error is removed, its frames are not
+    lost (their id maps are files of their own).
+
+    Args:
+        path: the file.
+        fps: frames per second.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path = path
+        self.fps = fps
+        self._temporary = path.with_suffix(".part.mp4")
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def __enter__(self) -> VideoWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def add(self, picture: np.ndarray) -> None:
+        """Appends a frame (H, W, 3) uint8 RGB; all have one size.
+
+        Raises:
+            UserError: OpenCV cannot write videos here.
+        """
+        # Codecs want even sides.
+        picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+        if self._writer is None:
+            self._size = (picture.shape[1], picture.shape[0])
+            code = cv2.VideoWriter_fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self._temporary), code, self.fps, self._size)
+            if not self._writer.isOpened():
+                raise UserError(f"OpenCV cannot write the video '{self.path}' (no mp4v encoder)")
+        if self._size != (picture.shape[1], picture.shape[0]):
+            picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
+        self._writer.write(np.ascontiguousarray(picture[..., ::-1]))
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        if kind is None:
+            os.replace(self._temporary, self.path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _classes_of(train_ids: np.ndarray) -> list[dict[str, Any]]:
+    areas = np.bincount(train_ids.ravel(), minlength=256)
+    return [
+        {"id": c.train_id, "category_id": c.train_id, "area": int(areas[c.train_id])}
+        for c in CLASSES
+        if areas[c.train_id]
+    ]
+
+
+def _color_classes(train_ids: np.ndarray, _segments: list[dict[str, Any]]) -> np.ndarray:
+    return color_semantic(train_ids)
+
+
+def enlargement(width: int, least: int = 640) -> int:
+    """Returns the whole factor by which a narrow picture is drawn larger, to be seen by people."""
+    return max(1, round(least / width))
