@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 
 VOID = 0
-# Two ids are packed into one int64.
-_ID_BITS = 31
-_MAX_ID = 2**_ID_BITS - 1
+_MAX_ID = 2**31 - 1
+# Ids below this are looked up in a table; those of three-byte PNG files are.
+_TABLE_IDS = 1 << 24
+# Up to so many pairs of segments are counted in a table.
+_TABLE_PAIRS = 1 << 22
+# IoUs are summed in units of 2^-40: integers add up to the same sum in any order.
+_IOU_UNIT = 1 << 40
+# In place of a position in a list of segments.
+_VOID_POSITION = -1
+_UNLISTED = -2
 
 Segments = Sequence[Mapping[str, Any]]
 
@@ -59,11 +66,14 @@ class PanopticQuality:
 
     def reset(self) -> None:
         """Forgets all images."""
-        self._state = np.zeros((self.category_ids.size, 4), dtype=np.float64)
+        self._state = np.zeros((self.category_ids.size, 4), dtype=np.int64)
 
     @property
     def state(self) -> np.ndarray:
-        """All that was counted, (categories, 4) float64: sum of IoU, TP, FP, FN; states add up."""
+        """All that was counted, (categories, 4) int64: sum of IoU in 2^-40, TP, FP, FN.
+
+        States add up exactly, in any order and over any number of processes.
+        """
         return self._state.copy()
 
     def merge(self, state: np.ndarray) -> None:
@@ -98,16 +108,21 @@ class PanopticQuality:
                 twice, a predicted segment in the map but not in the list or the other way round,
                 or a predicted category that is not ours.
         """
-        gt_ids, pred_ids, counts = _count_pairs(gt_map, pred_map)
+        gt_map, pred_map = _as_id_map(gt_map, "ground truth"), _as_id_map(pred_map, "predicted")
+        if gt_map.shape != pred_map.shape:
+            raise ValueError(
+                f"the predicted map has shape {pred_map.shape}, the ground truth {gt_map.shape}; "
+                "predict at the size of the ground truth"
+            )
         gt = self._segment_table(gt_segments, "ground truth")
         pred = self._segment_table(pred_segments, "predicted")
-        gt_index = _locate(gt.ids, gt_ids)
-        pred_index = _locate(pred.ids, pred_ids)
-        _check_prediction(pred, pred_segments, pred_ids, pred_index)
-
+        gt_index, pred_index, counts = _count_pairs(gt_map, gt.ids, pred_map, pred.ids)
         gt_area = _sum_at(gt_index, counts, gt.ids.size)
         pred_area = _sum_at(pred_index, counts, pred.ids.size)
-        void_area = _sum_at(np.where(gt_ids == VOID, pred_index, -1), counts, pred.ids.size)
+        void_area = _sum_at(
+            np.where(gt_index == _VOID_POSITION, pred_index, -1), counts, pred.ids.size
+        )
+        _check_prediction(pred, pred_segments, pred_area, pred_map, pred_index)
 
         pairs = np.flatnonzero((gt_index >= 0) & (pred_index >= 0))
         g, p, overlap = gt_index[pairs], pred_index[pairs], counts[pairs]
@@ -129,15 +144,17 @@ class PanopticQuality:
 
         n = self.category_ids.size
         hit = gt.category[g[match]]
+        iou_sum = np.zeros(n, dtype=np.int64)
+        np.add.at(iou_sum, hit, np.rint(iou[match] * _IOU_UNIT).astype(np.int64))
         image = np.stack(
             [
-                np.bincount(hit, weights=iou[match], minlength=n),
+                iou_sum,
                 np.bincount(hit, minlength=n),
                 np.bincount(pred.category[wrong], minlength=n),
                 np.bincount(gt.category[missed], minlength=n),
             ],
             axis=1,
-        ).astype(np.float64)
+        )
         self._state += image
         return image
 
@@ -168,7 +185,8 @@ class PanopticQuality:
                     f"no category {unknown.tolist()} (known: {self.category_ids.tolist()})"
                 )
             wanted = np.isin(self.category_ids, asked)
-        iou, tp, fp, fn = (self._state if state is None else state).T
+        iou, tp, fp, fn = (self._state if state is None else state).T.astype(np.float64)
+        iou = iou / _IOU_UNIT
         weight = tp + 0.5 * fp + 0.5 * fn
         seen = weight > 0
         scores = 100 * np.stack(
@@ -203,6 +221,10 @@ class PanopticQuality:
         crowd = np.array([bool(s.get("iscrowd", 0)) for s in segments], dtype=bool)
         if np.any(ids == VOID):
             raise ValueError(f"a {kind} segment has id {VOID}, which is void; give it another id")
+        if np.any((ids < 0) | (ids > _MAX_ID)):
+            raise ValueError(
+                f"{kind} segments have ids from {ids.min()} to {ids.max()}; expected 1 to {_MAX_ID}"
+            )
         values, counts = np.unique(ids, return_counts=True)
         if np.any(counts > 1):
             raise ValueError(f"{kind} segment ids {values[counts > 1].tolist()} are listed twice")
@@ -210,14 +232,18 @@ class PanopticQuality:
 
 
 def _check_prediction(
-    pred: _SegmentTable, segments: Segments, pred_ids: np.ndarray, pred_index: np.ndarray
+    pred: _SegmentTable,
+    segments: Segments,
+    pred_area: np.ndarray,
+    pred_map: np.ndarray,
+    pred_index: np.ndarray,
 ) -> None:
-    unlisted = np.unique(pred_ids[(pred_index < 0) & (pred_ids != VOID)])
-    if unlisted.size:
+    if np.any(pred_index == _UNLISTED):
+        unlisted = np.setdiff1d(pred_map, [VOID, *pred.ids])
         raise ValueError(
             f"predicted segments {unlisted.tolist()} are in the map but not in segments_info"
         )
-    empty = pred.ids[~np.isin(pred.ids, pred_ids)]
+    empty = pred.ids[pred_area == 0]
     if empty.size:
         raise ValueError(
             f"predicted segments {empty.tolist()} are in segments_info but not in the map"
@@ -236,25 +262,70 @@ def _as_id_map(array: np.ndarray, kind: str) -> np.ndarray:
         raise ValueError(
             f"the {kind} map must be (H, W) of integers, got shape {array.shape} of {array.dtype}"
         )
-    if array.size and (array.min() < 0 or array.max() > _MAX_ID):
+    return array
+
+
+def _checked(values: np.ndarray, kind: str) -> np.ndarray:
+    if values.size and (values.min() < 0 or values.max() > _MAX_ID):
         raise ValueError(
-            f"the {kind} map holds ids from {array.min()} to {array.max()}; expected 0 to {_MAX_ID}"
+            f"the {kind} map holds ids from {values.min()} to {values.max()}; expected 0 to "
+            f"{_MAX_ID}"
         )
-    return array.astype(np.int64)
+    return values
 
 
 def _count_pairs(
-    gt_map: np.ndarray, pred_map: np.ndarray
+    gt_map: np.ndarray, gt_ids: np.ndarray, pred_map: np.ndarray, pred_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns ground truth id, predicted id and pixel count of each pair of ids that meets."""
-    gt, pred = _as_id_map(gt_map, "ground truth"), _as_id_map(pred_map, "predicted")
-    if gt.shape != pred.shape:
-        raise ValueError(
-            f"the predicted map has shape {pred.shape}, the ground truth {gt.shape}; "
-            "predict at the size of the ground truth"
-        )
-    values, counts = np.unique(gt << _ID_BITS | pred, return_counts=True)
-    return values >> _ID_BITS, values & _MAX_ID, counts
+    """Counts the pixels of each pair of segments that meets.
+
+    Runs of pixels with one pair are counted as one: there are few of them, and few more where the
+    maps are speckled.
+
+    Returns:
+        Position in ``gt_ids``, position in ``pred_ids`` and number of pixels of each pair; a
+        position is -1 for void and -2 for what is not listed.
+    """
+    gt, pred = gt_map.reshape(-1), pred_map.reshape(-1)
+    starts = np.ones(gt.size, dtype=bool)
+    np.not_equal(gt[1:], gt[:-1], out=starts[1:])
+    starts[1:] |= pred[1:] != pred[:-1]
+    first = np.flatnonzero(starts)
+    length = np.diff(first, append=gt.size)
+    width = pred_ids.size + 2
+    # Every id begins a run, so the runs show the range of the map.
+    pair = _codes(gt_ids, _checked(gt.take(first), "ground truth"), width)
+    pair += _codes(pred_ids, _checked(pred.take(first), "predicted"), 1)
+    if (gt_ids.size + 2) * width <= _TABLE_PAIRS:
+        counts = np.bincount(pair, weights=length)
+        pair = np.flatnonzero(counts)
+        counts = counts[pair]
+    else:
+        pair, inverse = np.unique(pair, return_inverse=True)
+        counts = np.bincount(inverse, weights=length)
+    return pair // width - 2, pair % width - 2, counts
+
+
+def _codes(ids: np.ndarray, values: np.ndarray, factor: int) -> np.ndarray:
+    """Returns 2 + the position in ``ids`` of each value, 1 for void, 0 if not there; times factor.
+
+    Args:
+        ids: (S,) ids of the listed segments.
+        values: ids as they are in a map.
+        factor: what all codes are multiplied by.
+    """
+    largest = int(ids.max(initial=0))
+    if largest >= _TABLE_IDS:
+        codes = _locate(ids, values.astype(np.int64)) + 2
+        codes[codes == 1] = 0
+        codes[values == VOID] = 1
+        return codes * factor
+    # Zeros are given out by the system untouched: only the pages of ids that occur cost anything.
+    table = np.zeros(largest + 2, dtype=np.int64)
+    table[ids] = (np.arange(ids.size) + 2) * factor
+    table[VOID] = factor
+    # What is larger takes the last entry, which stays 0.
+    return table.take(values, mode="clip")
 
 
 def _locate(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
