@@ -7,7 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gbw_d2.visualization import color_panoptic, color_semantic, panel, write_png
+from gbw_d2.visualization import (
+    color_panoptic,
+    color_semantic,
+    overlay,
+    panel,
+    with_legend,
+    write_png,
+)
 
 
 def test_semantic_colors() -> None:
@@ -34,3 +41,26 @@ def test_panel_and_file(tmp_path: Path) -> None:
     write_png(tmp_path / "a" / "grid.png", grid)
     assert np.array_equal(cv2.imread(str(tmp_path / "a" / "grid.png"))[..., ::-1], grid)
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["grid.png"]
+
+
+def test_overlay_leaves_void_as_it_is() -> None:
+    image = np.full((1, 2, 3), 100, dtype=np.uint8)
+    colors = np.array([[[0, 0, 0], [200, 0, 50]]], dtype=np.uint8)
+    assert overlay(image, colors, 0.75).tolist() == [[[100, 100, 100], [175, 25, 62]]]
+    assert overlay(image, colors, 1.0)[0, 1].tolist() == [200, 0, 50]
+
+
+def test_legend_shows_every_color_below_the_picture() -> None:
+    entries = [(f"class {i}", (10 * i + 5, 200, 7)) for i in range(16)]
+    for width in (30, 200, 900, 4000):
+        picture = np.zeros((20, width, 3), dtype=np.uint8)
+        drawn = with_legend(picture, entries)
+        assert drawn.shape[1] == width and not drawn[:20].any()
+        strip = drawn[20:].reshape(-1, 3)
+        assert all((strip == color).all(axis=1).any() for _, color in entries)
+
+
+def test_ids_are_written_as_they_are(tmp_path: Path) -> None:
+    ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    write_png(tmp_path / "ids.png", ids)
+    assert np.array_equal(cv2.imread(str(tmp_path / "ids.png"), cv2.IMREAD_UNCHANGED), ids)

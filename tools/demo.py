@@ -6,7 +6,7 @@
     uv run tools/demo.py ... --input drive.mp4 --window 512 1024 --flip --scales 0.75 1 1.25
 
 Writes overlays/, semantic/ (train ids), for panoptic networks panoptic/ and panoptic.json (COCO
-panoptic format), and for semantic ones semantic.json. Any config key may follow as KEY VALUE.
+panoptic format), and for semantic ones semantic.json. Config keys: --opts KEY VALUE ..., last.
 Exit code 0: all was read. 1: some inputs could not be read; they are named. 2: nothing could run.
 """
 
@@ -45,7 +45,13 @@ def parser() -> argparse.ArgumentParser:
     add("--flip", action="store_true", help="average with the mirrored image")
     add("--scales", type=float, nargs="+", default=[1.0], help="average over these sizes")
     add("--opacity", type=float, default=0.6, help="of the colours over the image, 0..1")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
+    add(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys, last",
+    )
     return made
 
 

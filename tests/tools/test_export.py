@@ -1,0 +1,144 @@
+"""tools/export.py: what is exported gives the network's outputs, or is not written."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from gbw_d2 import keys
+from gbw_d2.engine.build import build_model
+from gbw_d2.inference.network import dense_outputs
+
+SMALL = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32")
+
+
+@pytest.fixture(scope="module")
+def tool(repository: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("export", repository / "tools/export.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def network(tiny_config: Any, tmp_path: Path) -> torch.nn.Module:
+    """A network with random weights, saved as net.pth."""
+    torch.manual_seed(0)
+    model = build_model(tiny_config(), {}).eval()
+    torch.save({"model": model.state_dict()}, tmp_path / "net.pth")
+    return model
+
+
+@pytest.fixture
+def export(tool: ModuleType, repository: Path, tmp_path: Path, network: Any) -> Callable[..., int]:
+    """Returns a function: output name, arguments -> exit code."""
+
+    def call(name: str, *arguments: str) -> int:
+        config = str(repository / "configs/toy/panoptic_gbw.yaml")
+        fixed = ["--config-file", config, "--weights", str(tmp_path / "net.pth")]
+        fixed += ["--output", str(tmp_path / name), "--size", "32", "48"]
+        return tool.main([*fixed, *arguments, "--opts", *SMALL])
+
+    return call
+
+
+def test_torch_export(
+    export: Callable[..., int], network: torch.nn.Module, tmp_path: Path, capsys: Any
+) -> None:
+    assert export("sub/net.pt2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == ["semantic_logits", "center", "offset"]
+    assert all("largest difference" in line for line in lines[:3])
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["net.pt2"]
+    # The normalisation is inside: the images of the file are those of the network.
+    image = torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = dense_outputs(network, image)
+    found = torch.export.load(tmp_path / "sub/net.pt2").module()(image[None].float())
+    assert list(expected) == [keys.SEMANTIC_LOGITS, keys.CENTER, keys.OFFSET]
+    for ours, theirs in zip(expected.values(), found, strict=True):
+        torch.testing.assert_close(theirs[0], ours, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_torch_export_of_any_size(
+    export: Callable[..., int], network: torch.nn.Module, tmp_path: Path
+) -> None:
+    assert export("net.pt2", "--dynamic") == 0
+    image = torch.randint(0, 256, (3, 51, 37), dtype=torch.uint8)
+    found = torch.export.load(tmp_path / "net.pt2").module()(image[None].float())
+    with torch.no_grad():
+        expected = dense_outputs(network, image)
+    for ours, theirs in zip(expected.values(), found, strict=True):
+        torch.testing.assert_close(theirs[0], ours, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [(), ("--dynamic",)])
+def test_onnx(
+    export: Callable[..., int], network: torch.nn.Module, tmp_path: Path, arguments: tuple
+) -> None:
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason="uv run --group export pytest -m slow")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="uv run --group export pytest -m slow")
+    assert export("net.onnx", *arguments) == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
+    image = torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8)
+    found = session.run(None, {"images": image[None].float().numpy()})
+    assert [o.name for o in session.get_outputs()] == ["semantic_logits", "center", "offset"]
+    with torch.no_grad():
+        expected = dense_outputs(network, image)
+    for ours, theirs in zip(expected.values(), found, strict=True):
+        torch.testing.assert_close(torch.from_numpy(theirs[0]), ours, atol=1e-3, rtol=1e-3)
+
+
+def test_a_difference_is_found_and_nothing_written(
+    tool: ModuleType, export: Callable[..., int], tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    def wrong(network: Any, example: Any, shapes: Any, path: Path) -> Callable[[Any], Any]:
+        path.write_bytes(b"not the network")
+        return lambda images: [output + 0.5 for output in network(images)]
+
+    monkeypatch.setitem(tool.FORMATS, ".pt2", ((), wrong))
+    assert export("net.pt2") == 1
+    captured = capsys.readouterr()
+    assert "center: largest difference 0.5" in captured.out and "not written" in captured.err
+    assert not list(tmp_path.glob("*.pt2"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_nan_is_a_difference(
+    tool: ModuleType, export: Callable[..., int], monkeypatch: Any, value: float
+) -> None:
+    def wrong(network: Any, example: Any, shapes: Any, path: Path) -> Callable[[Any], Any]:
+        path.touch()
+        return lambda images: [output + value for output in network(images)]
+
+    monkeypatch.setitem(tool.FORMATS, ".pt2", ((), wrong))
+    assert export("net.pt2") == 1
+
+
+def test_differences_by_hand(tool: ModuleType) -> None:
+    network = SimpleNamespace(output_names=["a"])
+    double = type("Double", (SimpleNamespace,), {"__call__": lambda self, x: (2 * x,)})
+    network = double(output_names=["a"])
+    inputs = [torch.tensor([1.0, -3.0]), torch.tensor([2.0, 0.5])]
+    found = tool.differences(network, lambda x: [2 * x + 0.1 * x.abs()], inputs)
+    assert found["a"] == pytest.approx((0.3, 6.0), abs=1e-6)
+
+
+def test_missing_packages_are_told(
+    tool: ModuleType, export: Callable[..., int], capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(tool, "find_spec", lambda name: None)
+    assert export("net.onnx") == 2
+    message = capsys.readouterr().err
+    assert "onnxruntime" in message and "--group export" in message
+    assert export("net.onx") == 2
+    assert ".onnx" in capsys.readouterr().err

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Exports a trained network to torch.export (.pt2) or ONNX and compares it with the original.
+
+    uv run tools/export.py --config-file configs/toy/panoptic_gbw.yaml \\
+        --weights output/toy/panoptic_gbw --output network.pt2
+    uv run --group export tools/export.py ... --output network.onnx --size 512 1024 --dynamic
+
+Input: images (N, 3, H, W), float32, 0..255, channels in INPUT.FORMAT order; the normalisation is
+part of the file. Outputs: semantic_logits, and center and offset where there are instances, all at
+H x W. The merging to a panoptic map is not exported: gbw_d2/modeling/postprocessing.py does it.
+A file is there only when its outputs equal the network's. Exit code 1: they do not. 2: no export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gbw_d2.errors import UserError
+
+Runner = Callable[[Any], Sequence[Any]]  # images -> outputs in the order of the network's
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--config-file", required=True, help="config of the network; a run's config.yaml will do")
+    add("--weights", required=True, help="checkpoint file, or the OUTPUT_DIR of a run")
+    add("--output", required=True, type=Path, help="NAME.pt2 or NAME.onnx")
+    size = "of the images, pixels; default: INPUT.TEST_SIZE, else INPUT.CROP_SIZE"
+    add("--size", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help=size)
+    add("--dynamic", action="store_true", help="leave number and size of the images open")
+    add("--tolerance", type=float, default=1e-3, help="largest difference / largest output allowed")
+    add(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys, last",
+    )
+    return made
+
+
+def need_packages(packages: Sequence[str]) -> None:
+    """Raises :class:`UserError` where one of the packages is not installed."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"ONNX needs {', '.join(missing)}; run `uv run --group export tools/export.py ...`, or "
+            f"`pip install {' '.join(missing)}`. A .pt2 file needs nothing more"
+        )
+
+
+def export_pt2(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
+    """Writes a .pt2 file and returns what runs it."""
+    import torch
+
+    torch.export.save(torch.export.export(network, (example,), dynamic_shapes=shapes), path)
+    return torch.export.load(path).module()
+
+
+def export_onnx(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
+    """Writes an .onnx file and returns what runs it, in ONNX Runtime on the CPU."""
+    import onnxruntime
+    import torch
+
+    torch.onnx.export(
+        network,
+        (example,),
+        path,
+        input_names=["images"],
+        output_names=network.output_names,
+        dynamo=True,
+        dynamic_shapes=shapes,
+        external_data=False,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+
+    def run(images: Any) -> list[Any]:
+        return [torch.from_numpy(a) for a in session.run(None, {"images": images.numpy()})]
+
+    return run
+
+
+# Suffix -> what it needs beside torch, and what writes it.
+FORMATS: dict[str, tuple[Sequence[str], Callable[..., Runner]]] = {
+    ".pt2": ((), export_pt2),
+    ".onnx": (("onnx", "onnxscript", "onnxruntime"), export_onnx),
+}
+
+
+def differences(network: Any, run: Runner, inputs: Sequence[Any]) -> dict[str, tuple[float, float]]:
+    """Compares two networks on images.
+
+    Returns:
+        output name -> largest absolute difference, and largest absolute value, over all inputs.
+    """
+    import torch
+
+    found = dict.fromkeys(network.output_names, (0.0, 0.0))
+    for images in inputs:
+        for name, ours, theirs in zip(found, network(images), run(images), strict=True):
+            if ours.shape != theirs.shape:
+                raise UserError(f"{name}: shape {tuple(theirs.shape)}, not {tuple(ours.shape)}")
+            apart, most = found[name]
+            # torch's maximum keeps a NaN, Python's max() may drop it.
+            found[name] = (
+                torch.maximum((ours - theirs).abs().max(), torch.tensor(apart)).item(),
+                torch.maximum(ours.abs().max(), torch.tensor(most)).item(),
+            )
+    return found
+
+
+def export(args: argparse.Namespace) -> bool:
+    """Exports and compares; returns whether the outputs are equal within the tolerance.
+
+    Raises:
+        UserError: the file's suffix, the config, the weights or the size will not do.
+    """
+    if args.output.suffix not in FORMATS:
+        raise UserError(f"--output is '{args.output}'; expected NAME{' or NAME'.join(FORMATS)}")
+    packages, write = FORMATS[args.output.suffix]
+    need_packages(packages)
+    import torch
+
+    from gbw_d2.config import load_config
+    from gbw_d2.inference.network import DenseNetwork, load_network, resolve_for
+
+    cfg = load_config(args.config_file, args.opts)
+    resolve_for(cfg, "cpu")
+    network = DenseNetwork(load_network(cfg, args.weights))
+    rows, columns = args.size or tuple(cfg.INPUT.TEST_SIZE) or tuple(cfg.INPUT.CROP_SIZE)
+    draw = torch.Generator().manual_seed(0)
+    # An example of one image would fix the number of images at one.
+    sizes = [(2 if args.dynamic else 1, 3, rows, columns)] * 2
+    sizes += [(1, 3, rows // 2 + 16, columns + 16)] if args.dynamic else []
+    inputs = [torch.rand(*size, generator=draw) * 255 for size in sizes]
+    free = torch.export.Dim.DYNAMIC
+    shapes = ({0: free, 2: free, 3: free},) if args.dynamic else None
+    temporary = args.output.with_suffix(f".part{args.output.suffix}")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with torch.no_grad():
+            run = write(network, inputs[0], shapes, temporary)
+            found = differences(network, run, inputs)
+        equal = all(apart <= args.tolerance * max(most, 1e-6) for apart, most in found.values())
+        if equal:
+            os.replace(temporary, args.output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for name, (apart, most) in found.items():
+        print(f"{name}: largest difference {apart:.3g}, largest value {most:.3g}")
+    return equal
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line and exports."""
+    args = parser().parse_args(arguments)
+    try:
+        equal = export(args)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not equal:
+        print(
+            f"error: '{args.output}' is not written: its outputs differ from the network's by more "
+            f"than {args.tolerance:g} of the largest value (--tolerance)",
+            file=sys.stderr,
+        )
+        return 1
+    print(args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
