@@ -12,6 +12,7 @@ from gbw_d2.weighting.pixels import (
     check_logits,
     check_pixel_weights,
     compute_dtype,
+    count_per_class,
     label_index,
     prepare_labels,
     residual,
@@ -41,40 +42,48 @@ def downsample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return labels.index_select(1, rows).index_select(2, columns)
 
 
-def _grouped_products(gradient: Tensor, features: Tensor, targets: Tensor, classes: int) -> Tensor:
+def _grouped_products(gradient: Tensor, features: Tensor, targets: Tensor) -> Tensor:
     """Returns (K, K, D): for each class c the sum over its pixels of G_i F_i^T, in one product.
 
     Pixels are written class by class into blocks of one class each. Their number is bounded by
     M / BLOCK + K whatever the labels are, so the shapes are known without asking the device.
 
     Args:
-        gradient: (M, K) G.
-        features: (M, D) F.
-        targets: (M,) int64 from ``prepare_labels``.
-        classes: K.
+        gradient: (N, K, h, w) G.
+        features: (N, D, h, w) F, of any dtype.
+        targets: (N, h, w) int64 from ``prepare_labels``; M = N h w.
     """
-    pixels, device = targets.shape[0], targets.device
+    classes, pixels, device = gradient.shape[1], targets.numel(), targets.device
     groups = classes + 1
-    ones = torch.ones_like(targets)
-    sizes = torch.zeros(groups, dtype=torch.long, device=device).index_add_(0, targets, ones)
+    ids = targets.reshape(-1)
+    ones = torch.ones((), dtype=torch.long, device=device).expand(pixels)
+    sizes = torch.zeros(groups, dtype=torch.long, device=device).scatter_add_(0, ids, ones)
     blocks_per_group = (sizes + BLOCK - 1) // BLOCK
     last_block = blocks_per_group.cumsum(0)
     first_slot = (last_block - blocks_per_group) * BLOCK
-    order = targets.argsort(stable=True)
-    sorted_targets = targets[order]
-    rank = torch.arange(pixels, device=device) - (sizes.cumsum(0) - sizes)[sorted_targets]
-    slot = first_slot[sorted_targets] + rank
+    # int32, because the sort of int64 takes twice as long.
+    sorted_ids, order = ids.int().sort(stable=True)
+    shift = first_slot - (sizes.cumsum(0) - sizes)
+    slot = torch.arange(pixels, device=device) + shift.index_select(0, sorted_ids)
 
     blocks = (pixels + BLOCK - 1) // BLOCK + groups
+    # Empty slots point at a last row of zeros.
     source = torch.full((blocks * BLOCK,), pixels, device=device).scatter_(0, slot, order)
-    empty = (source == pixels).unsqueeze(1)
-    source = source.clamp(max=pixels - 1)
-    left = gradient[source].masked_fill_(empty, 0).view(blocks, BLOCK, -1)
-    right = features[source].to(gradient.dtype).view(blocks, BLOCK, -1)
+    left = _rows(gradient, gradient.dtype).index_select(0, source).view(blocks, BLOCK, -1)
+    right = _rows(features, gradient.dtype).index_select(0, source).view(blocks, BLOCK, -1)
     products = torch.bmm(left.transpose(1, 2), right)
     owner = torch.searchsorted(last_block, torch.arange(blocks, device=device), right=True)
     sums = products.new_zeros(groups + 1, *products.shape[1:])
     return sums.index_add_(0, owner, products)[:classes]
+
+
+def _rows(maps: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns (M + 1, C) of (N, C, h, w): one row per pixel, and a last one of zeros."""
+    images, channels, height, width = maps.shape
+    rows = maps.new_empty((images * height * width + 1, channels), dtype=dtype)
+    rows[-1] = 0
+    rows[:-1].view(images, height, width, channels).copy_(maps.permute(0, 2, 3, 1))
+    return rows
 
 
 @torch.no_grad()
@@ -138,15 +147,12 @@ def _hindrance(
     classes, dtype = logits.shape[1], compute_dtype(logits)
     index = label_index(targets, classes)
     gradient = residual(*split_softmax(logits.to(dtype), index), index)
-    weights = torch.ones_like(targets, dtype=dtype) if pixel_weights is None else pixel_weights
-    counts = sum_per_class(weights, targets, classes)
-    gradient = gradient * weights.to(dtype).unsqueeze(1)
-    products = _grouped_products(
-        gradient.permute(0, 2, 3, 1).reshape(-1, classes),
-        features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]),
-        targets.reshape(-1),
-        classes,
-    ).flatten(1)
+    if pixel_weights is None:
+        counts = count_per_class(targets, classes)
+    else:
+        counts = sum_per_class(pixel_weights, targets, classes)
+        gradient = gradient.mul_(pixel_weights.to(dtype).unsqueeze(1))
+    products = _grouped_products(gradient, features, targets).flatten(1)
     products, counts = all_reduce_sum(products), all_reduce_sum(counts)
 
     means = products / counts.to(dtype).clamp(min=torch.finfo(dtype).tiny).unsqueeze(1)

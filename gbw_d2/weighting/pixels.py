@@ -134,6 +134,12 @@ def sum_per_class(values: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     return sums.scatter_add_(0, targets.reshape(-1), values.reshape(-1).double())[:-1]
 
 
+def count_per_class(targets: Tensor, num_classes: int) -> Tensor:
+    """Returns (K,) float64 numbers of pixels; arguments as in ``sum_per_class``."""
+    one = torch.ones((), dtype=torch.float64, device=targets.device)
+    return sum_per_class(one.expand(targets.shape), targets, num_classes)
+
+
 def row_chunks(logits: Tensor) -> Iterator[slice]:
     """Yields slices of rows (axis 2) that together cover the logits, each a bounded piece of work.
 
@@ -188,7 +194,10 @@ def other_exponentials(logits: Tensor, top: Tensor, index: Tensor) -> Tensor:
 
 
 def residual(
-    exponentials: Tensor, pixel: PixelSoftmax, index: Tensor, factor: Tensor | None = None
+    exponentials: Tensor,
+    pixel: PixelSoftmax,
+    index: Tensor,
+    factor: Tensor | None = None,
 ) -> Tensor:
     """Returns factor (softmax - one-hot), the gradient of the cross-entropy, in ``exponentials``.
 

@@ -12,6 +12,7 @@ from gbw_d2.weighting.pixels import (
     PixelSoftmax,
     check_logits,
     compute_dtype,
+    count_per_class,
     focal_factor,
     label_index,
     per_pixel,
@@ -91,8 +92,10 @@ def class_statistics(
     dtype = compute_dtype(logits)
     shaping = pixel_weights if pixel_weights_in_gradient else None
     reduce = all_reduce_sum if all_processes else torch.Tensor.clone
-    ones = torch.ones((), dtype=torch.float64, device=logits.device).expand(targets.shape)
-    counts = reduce(sum_per_class(ones if shaping is None else shaping, targets, classes))
+    if shaping is None:
+        counts = reduce(count_per_class(targets, classes))
+    else:
+        counts = reduce(sum_per_class(shaping, targets, classes))
     factor = per_pixel((1 / (counts + 1)).to(dtype), targets)
     if shaping is not None:
         factor = factor * shaping.to(dtype)
