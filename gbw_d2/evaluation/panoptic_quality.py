@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ _MAX_ID = 2**31 - 1
 _TABLE_IDS = 1 << 24
 # Up to so many pairs of segments are counted in a table.
 _TABLE_PAIRS = 1 << 22
+# Pixels looked at together: what is made of them stays in the processor's cache.
+_BLOCK = 1 << 17
 # IoUs are summed in units of 2^-40: integers add up to the same sum in any order.
 _IOU_UNIT = 1 << 40
 # In place of a position in a list of segments.
@@ -286,46 +288,59 @@ def _count_pairs(
         Position in ``gt_ids``, position in ``pred_ids`` and number of pixels of each pair; a
         position is -1 for void and -2 for what is not listed.
     """
-    gt, pred = gt_map.reshape(-1), pred_map.reshape(-1)
-    starts = np.ones(gt.size, dtype=bool)
-    np.not_equal(gt[1:], gt[:-1], out=starts[1:])
-    starts[1:] |= pred[1:] != pred[:-1]
-    first = np.flatnonzero(starts)
-    length = np.diff(first, append=gt.size)
     width = pred_ids.size + 2
-    # Every id begins a run, so the runs show the range of the map.
-    pair = _codes(gt_ids, _checked(gt.take(first), "ground truth"), width)
-    pair += _codes(pred_ids, _checked(pred.take(first), "predicted"), 1)
-    if (gt_ids.size + 2) * width <= _TABLE_PAIRS:
-        counts = np.bincount(pair, weights=length)
-        pair = np.flatnonzero(counts)
-        counts = counts[pair]
+    gt_code, pred_code = _coder(gt_ids, width), _coder(pred_ids, 1)
+    runs = (
+        (gt_code(gt) + pred_code(pred), length)
+        for gt, pred, length in _runs(gt_map.reshape(-1), pred_map.reshape(-1))
+    )
+    size = (gt_ids.size + 2) * width
+    if size <= _TABLE_PAIRS:
+        counts = np.zeros(size)
+        for pair, length in runs:
+            counts += np.bincount(pair, weights=length, minlength=size)
+        pairs = np.flatnonzero(counts)
+        counts = counts[pairs]
     else:
-        pair, inverse = np.unique(pair, return_inverse=True)
-        counts = np.bincount(inverse, weights=length)
-    return pair // width - 2, pair % width - 2, counts
+        listed = np.concatenate([np.stack(run) for run in runs], axis=1)
+        pairs, inverse = np.unique(listed[0], return_inverse=True)
+        counts = np.bincount(inverse, weights=listed[1])
+    return pairs // width - 2, pairs % width - 2, counts
 
 
-def _codes(ids: np.ndarray, values: np.ndarray, factor: int) -> np.ndarray:
-    """Returns 2 + the position in ``ids`` of each value, 1 for void, 0 if not there; times factor.
+def _runs(gt: np.ndarray, pred: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields the two ids and the length of each run of pixels with one pair, block by block."""
+    for start in range(0, max(gt.size, 1), _BLOCK):
+        part, other = gt[start : start + _BLOCK], pred[start : start + _BLOCK]
+        begins = np.ones(part.size, dtype=bool)
+        np.not_equal(part[1:], part[:-1], out=begins[1:])
+        begins[1:] |= other[1:] != other[:-1]
+        first = np.flatnonzero(begins)
+        # Every id begins a run, so the runs show the range of the maps.
+        yield (
+            _checked(part.take(first), "ground truth"),
+            _checked(other.take(first), "predicted"),
+            np.diff(first, append=part.size),
+        )
 
-    Args:
-        ids: (S,) ids of the listed segments.
-        values: ids as they are in a map.
-        factor: what all codes are multiplied by.
+
+def _coder(ids: np.ndarray, factor: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from ids in a map to codes.
+
+    The code is 2 + the position in ``ids``, 1 for void, 0 for what is not listed; times ``factor``.
     """
     largest = int(ids.max(initial=0))
+    codes = (np.arange(ids.size) + 2) * factor
     if largest >= _TABLE_IDS:
-        codes = _locate(ids, values.astype(np.int64)) + 2
-        codes[codes == 1] = 0
-        codes[values == VOID] = 1
-        return codes * factor
+        known, codes = np.append(ids, VOID), np.append(codes, [factor, 0])
+        # Position -1, "not there", takes the last code.
+        return lambda values: codes[_locate(known, values.astype(np.int64))]
     # Zeros are given out by the system untouched: only the pages of ids that occur cost anything.
     table = np.zeros(largest + 2, dtype=np.int64)
-    table[ids] = (np.arange(ids.size) + 2) * factor
+    table[ids] = codes
     table[VOID] = factor
     # What is larger takes the last entry, which stays 0.
-    return table.take(values, mode="clip")
+    return lambda values: table.take(values, mode="clip")
 
 
 def _locate(ids: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -129,8 +129,9 @@ def test_equal_to_the_official_scripts(module: Any, images: list[Sample]) -> Non
 @settings(max_examples=40, deadline=None)
 @given(samples())
 def test_every_way_of_counting_is_the_same(image: Sample) -> None:
-    # Small ids and few pairs take the tables; these take the searches.
-    with mock.patch.object(ours, "_TABLE_IDS", 1), mock.patch.object(ours, "_TABLE_PAIRS", 0):
+    # Small ids, few pairs and few pixels take the tables in one block; these do not.
+    limits = {"_TABLE_IDS": 1, "_TABLE_PAIRS": 0, "_BLOCK": 50}
+    with mock.patch.multiple(ours, **limits):
         searched = score([image]).state
     np.testing.assert_array_equal(score([image]).state, searched)
     pred, _, gt, _ = image
