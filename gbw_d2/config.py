@@ -99,6 +99,9 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.HEAD_LR_FACTOR = 1.0
     # Iterations between two lines of the log, of metrics.json and of class_weights.csv.
     cfg.SOLVER.LOG_PERIOD = 20
+    # Length of the learning-rate schedule, iterations; 0 = as long as the run. Longer than it: the
+    # run stops before the rate has come to its end, as several references do.
+    cfg.SOLVER.LR_ITERS = 0
     # Parts into which each process splits its share of a batch; gradients are averaged over them,
     # so that a batch that needs 8 GPUs fits on one.
     cfg.SOLVER.GRADIENT_ACCUMULATION = 1
@@ -131,7 +134,7 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     squares.LOSS_WEIGHT = 0.1
     # Image-wise weighting: exponent 0..1 of a predicted class's share; negative = off.
     squares.IMAGE_WEIGHTING_RATIO = 0.2
-    # The factor 1/2: auto (as released: without image weighting only) | on | off.
+    # The factor 1/2: auto (as released: without image weighting only) | always | never.
     squares.HALF = "auto"
     # The mean runs over the classes too, as released; False = over pixels alone, K times as much.
     squares.MEAN_OVER_CLASSES = True

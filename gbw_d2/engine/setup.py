@@ -109,6 +109,11 @@ def _check_in_detectron2(registry: Registry, kind: str, name: str) -> None:
 
 
 def _check_numbers(cfg: CfgNode) -> None:
+    if cfg.SOLVER.LR_ITERS and cfg.SOLVER.LR_ITERS < cfg.SOLVER.MAX_ITER:
+        raise ConfigError(
+            f"SOLVER.LR_ITERS is {cfg.SOLVER.LR_ITERS}, less than SOLVER.MAX_ITER "
+            f"{cfg.SOLVER.MAX_ITER}; the schedule must last as long as the run, 0 makes it so"
+        )
     for key, value, least in (
         ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
         ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),

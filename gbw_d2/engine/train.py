@@ -175,8 +175,8 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
     if first == stage.first:
         run.optimizer.state.clear()
     rates = [rate * stage.lr_factor for rate in run.rates]
-    length, position = stage.last - stage.first, first - stage.first
-    scheduler = schedule_from(cfg, run.optimizer, rates, length, position)
+    length = cfg.SOLVER.LR_ITERS or stage.last - stage.first
+    scheduler = schedule_from(cfg, run.optimizer, rates, length, first - stage.first)
     trainer = Trainer(
         run.model,
         run.strategy,

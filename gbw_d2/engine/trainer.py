@@ -89,6 +89,8 @@ class Trainer(TrainerBase):
             for part in range(self.accumulation):
                 self._seed_part(part)
                 self._backward(self._share(source, part), self._share(target, part), step)
+        except UserError:
+            raise
         except ValueError as error:
             raise ValueError(f"iteration {self.iter}, {', '.join(files)}: {error}") from error
         step["total_loss"] = torch.stack(list(step.values())).sum()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # Whether the factor 1/2 is there; None = as released, without image weighting only.
-HALF_CHOICES: dict[str, bool | None] = {"auto": None, "on": True, "off": False}
+HALF_CHOICES: dict[str, bool | None] = {"auto": None, "always": True, "never": False}
 
 
 def max_squares_loss(
@@ -25,7 +25,7 @@ def max_squares_loss(
     Args:
         logits: (B, K, H, W), any floating dtype.
         image_weighting_ratio: a in 0..1, or None; weights are per image and carry no gradient.
-        half: the factor 1/2: "auto" (as released: without a ratio only), "on" or "off".
+        half: the factor 1/2: "auto" (as released: without a ratio only), "always" or "never".
         mean_over_classes: the factor 1 / K, as released; False leaves it out.
 
     Returns:

@@ -115,7 +115,8 @@ class DenseSegmentor(nn.Module):
         if not (hasattr(head, "layers") and hasattr(head, "predictor")):
             raise UserError(
                 f"MODEL.SEM_SEG_HEAD.NAME '{cfg.MODEL.SEM_SEG_HEAD.NAME}' has no `layers` and "
-                "`predictor`; use PanopticDeepLabSemSegHead, DeepLabV3PlusHead or SemSegFPNHead"
+                "`predictor`; use PanopticDeepLabSemSegHead, DeepLabV3PlusHead, DeepLabV2Head or "
+                "SemSegFPNHead"
             )
         return {
             "backbone": backbone,

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from gbw_d2.engine.hooks import ClassWeights, Evaluation
+from gbw_d2.engine.precision import Precision
 from gbw_d2.engine.trainer import Trainer
+from gbw_d2.errors import UserError
 from gbw_d2.losses import ClassWeightedCrossEntropy
-from gbw_d2.uda import Strategy
+from gbw_d2.uda import ExtraOptimizer, Strategy
 from gbw_d2.weighting import build_scheme
 
 from detectron2.engine import HookBase
@@ -56,6 +58,103 @@ def test_gradients_of_all_parts_add_up() -> None:
     # Each part's gradient at 0 is -3; one step of 0.25 over their sum gives 1.5.
     assert trainer.model.weight.item() == pytest.approx(1.5)
     assert strategy.steps == [0]
+
+
+class PerImage(Strategy):
+    """The mean over images of a loss of each: a step must not depend on how they are parted."""
+
+    def training_losses(self, source: Any, target: Any, iteration: int) -> Iterator[dict]:
+        values = torch.tensor([sample["value"] for sample in source])
+        yield {"loss": (self.model.weight.sum() * values).mean()}
+
+
+def train_in_parts(accumulation: int, precision: Precision | None = None) -> Trainer:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    batch = [{"file_name": f"{i}.png", "value": float(v)} for i, v in enumerate((1, 2, 3, 6))]
+    batches = iter(lambda: (batch, None), None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = Trainer(
+        *(model, PerImage(model, None), batches, optimizer, 1, 0, accumulation), precision
+    )
+    trainer.train(0, 1)
+    return trainer
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_parts_of_a_batch_add_up_to_its_step(accumulation: int) -> None:
+    trainer = train_in_parts(accumulation)
+    # The gradient is the mean value, 3.
+    assert trainer.model.weight.item() == pytest.approx(1 - 0.1 * 3)
+    logged = {k: v[0] for k, v in trainer.storage.latest().items()}
+    assert logged["loss"] == logged["total_loss"] == pytest.approx(3)
+    assert logged["gradient_norm"] == pytest.approx(3)
+
+
+def test_parts_that_do_not_divide_the_batch() -> None:
+    with pytest.raises(UserError, match=r"ACCUMULATION is 3, which does not divide the 4 images"):
+        train_in_parts(3)
+
+
+def test_an_overflow_of_float16_skips_the_step_and_lowers_the_scale() -> None:
+    precision = Precision("cpu", torch.float16)
+    scale = precision.scaler.get_scale()
+    trainer = train_in_parts(1, precision)
+    assert trainer.model.weight.item() == pytest.approx(1 - 0.1 * 3)
+
+    def losses(source: Any, target: Any, iteration: int) -> Iterator[dict]:
+        # The loss is finite; times the scale, its gradient is not.
+        yield {"loss": trainer.model.weight.sum() * 1e36}
+
+    trainer.strategy.training_losses = losses
+    before = trainer.model.weight.item()
+    trainer.train(0, 1)
+    assert trainer.model.weight.item() == before
+    assert precision.scaler.get_scale() == scale / 2
+    other = Precision("cpu", torch.float16)
+    other.load_state_dict(precision.state_dict())
+    assert other.scaler.get_scale() == scale / 2
+
+
+def test_half_precision_reaches_the_strategy_and_not_the_loss_sum() -> None:
+    model = nn.Linear(4, 4)
+    seen: list[torch.dtype] = []
+
+    class Product(Strategy):
+        def training_losses(self, source: Any, target: Any, iteration: int) -> Iterator[dict]:
+            product = self.model(torch.ones(1, 4))
+            seen.append(product.dtype)
+            yield {"loss": product.float().sum()}
+            seen.append(self.model(torch.ones(1, 4)).dtype)
+            yield {"loss": self.model(torch.ones(1, 4)).float().sum()}
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = iter(lambda: ([{}], None), None)
+    precision = Precision("cpu", torch.bfloat16)
+    Trainer(*(model, Product(model, None), batches, optimizer, 1, 0), precision=precision).train(
+        0, 1
+    )
+    assert seen == [torch.bfloat16] * 2
+    assert model.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def test_extra_optimisers_follow_their_own_schedule() -> None:
+    trainer, _ = make_trainer()
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    extra = ExtraOptimizer(module, optimizer, lambda iteration: 0.5**iteration)
+    student = trainer.model
+
+    class Both(Strategy):
+        def training_losses(self, source: Any, target: Any, iteration: int) -> Iterator[dict]:
+            yield {"loss": (student.weight - module.weight).sum()}
+
+    batches = iter(lambda: ([{}], None), None)
+    main = torch.optim.SGD(student.parameters(), lr=0.0)
+    Trainer(student, Both(student, None), batches, main, 1, 0, extra=[extra]).train(0, 3)
+    # The gradient is -1 in each step: 1 + 1/2 + 1/4.
+    assert module.weight.item() == pytest.approx(1.75)
 
 
 def test_log_holds_the_mean_of_each_period() -> None:

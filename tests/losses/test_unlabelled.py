@@ -64,7 +64,7 @@ def test_image_weights_by_hand():
 
 @pytest.mark.parametrize(
     ("ratio", "half", "factor"),
-    [(None, "on", 1), (None, "off", 2), (0.2, "on", 0.5), (0.2, "off", 1)],
+    [(None, "always", 1), (None, "never", 2), (0.2, "always", 0.5), (0.2, "never", 1)],
 )
 def test_the_factors_by_key(ratio, half, factor):
     logits = make_logits()
@@ -133,5 +133,5 @@ def test_errors():
         max_squares_loss(torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r"0\.\.1"):
         max_squares_loss(torch.zeros(1, 2, 2, 2), -0.2)
-    with pytest.raises(ValueError, match="auto, on, off"):
+    with pytest.raises(ValueError, match="auto, always, never"):
         max_squares_loss(torch.zeros(1, 2, 2, 2), half="yes")

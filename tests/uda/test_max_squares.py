@@ -135,7 +135,7 @@ def test_the_guidance_teaches_the_auxiliary_head_alone(tiny_config: Any, samples
     ("key", "value", "message"),
     [
         ("MULTI_LEVEL", True, "MODEL.AUXILIARY_HEAD.ENABLED True"),
-        ("HALF", "yes", "UDA.MAX_SQUARES: half is 'yes'; expected one of auto, on, off"),
+        ("HALF", "yes", "UDA.MAX_SQUARES: half is 'yes'; expected one of auto, always, never"),
         ("IMAGE_WEIGHTING_RATIO", 2.0, r"UDA.MAX_SQUARES: .* is 2.0; expected 0\.\.1"),
     ],
 )

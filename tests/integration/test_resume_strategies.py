@@ -1,0 +1,78 @@
+"""Four iterations equal two, a kill, and two more: for every strategy, with all that it keeps."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gbw_d2.uda import STRATEGIES
+
+pytestmark = pytest.mark.slow
+
+# Dies as soon as the first checkpoint is written.
+DIE_AFTER_A_CHECKPOINT = """
+import os, runpy, signal, sys
+sys.argv = sys.argv[1:]
+from gbw_d2.engine.checkpoint import Checkpointer
+save = Checkpointer.save
+def save_and_die(self, *args, **kwargs):
+    save(self, *args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+Checkpointer.save = save_and_die
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def command(name: str, out: Path, *more: str) -> list[str]:
+    return [
+        *("train_net.py", "--config-file", "configs/toy/panoptic_source_only.yaml", *more),
+        *("UDA.NAME", name, "OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", "4"),
+        *("SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.LOG_PERIOD", "1", "TEST.EVAL_PERIOD", "0"),
+        *("INPUT.CROP_SIZE", "(64, 128)", "SOLVER.IMS_PER_BATCH", "2", "WEIGHTING.NAME", "gbw"),
+        *("WEIGHTING.MOMENTUM", "0.9", "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT", "0.2"),
+        *("MODEL.AUXILIARY_HEAD.ENABLED", "True", "MODEL.AUXILIARY_HEAD.CHANNELS", "32"),
+        *("SOLVER.WARMUP_ITERS", "1", "DATALOADER.NUM_WORKERS", "0", "EVAL.PICTURES", "0"),
+    ]
+
+
+def run(repository: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=repository, capture_output=True, text=True, timeout=600
+    )
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), f"{path}: {a.keys() ^ b.keys()}"
+        return [d for key in a for d in differences(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        return [d for i in range(len(a)) for d in differences(a[i], b[i], f"{path}/{i}")]
+    equal = torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    return [] if equal else [path]
+
+
+@pytest.mark.parametrize("name", STRATEGIES.names())
+def test_resume_equals_an_uninterrupted_run(
+    repository: Path, toy_datasets: Path, tmp_path: Path, name: str
+) -> None:
+    whole = run(repository, command(name, tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stdout[-2000:] + whole.stderr[-2000:]
+    parts = tmp_path / "parts"
+    killed = run(repository, ["-c", DIE_AFTER_A_CHECKPOINT, *command(name, parts)])
+    assert killed.returncode == -signal.SIGKILL, killed.stdout[-2000:] + killed.stderr[-2000:]
+    assert not (parts / "model_final.pth").exists()
+    resumed = run(repository, command(name, parts, "--resume"))
+    assert resumed.returncode == 0, resumed.stdout[-2000:] + resumed.stderr[-2000:]
+    a, b = (
+        torch.load(folder / "model_final.pth", weights_only=True)
+        for folder in (tmp_path / "whole", parts)
+    )
+    assert a["iteration"] == 3
+    assert differences(a, b) == []
