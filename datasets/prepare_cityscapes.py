@@ -24,19 +24,17 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
 import cv2
+from prepare_common import problems_of, run_script, warn_of_count
 from tqdm import tqdm
 
-# The script also runs from a checkout that is not installed.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from gbw_d2 import keys
-from gbw_d2.data.catalog import DatasetError, datasets_root
+from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.formats.cityscapes import (
     TRAIN_ID_SUFFIX,
     load_images,
@@ -59,8 +57,7 @@ def label_stems(root: Path, split: str) -> list[Path]:
         DatasetError: images or downloaded label files are missing.
     """
     records = load_images(root, split)
-    if len(records) != NUM_IMAGES[split]:
-        print(f"warning: {len(records)} images in {split}, Cityscapes has {NUM_IMAGES[split]}")
+    warn_of_count(len(records), NUM_IMAGES[split], f"split '{split}' of Cityscapes")
     folder = root / "gtFine" / split
     stems = [folder / Path(r[keys.FILE_NAME]).parent.name / r[keys.IMAGE_ID] for r in records]
     wanted = {f"{stem}{suffix}" for stem in stems for suffix in (LABEL_SUFFIX, INSTANCE_SUFFIX)}
@@ -138,15 +135,6 @@ def finish(futures: list[Future], description: str, unit: str) -> list:
     return [future.result() for future in futures]
 
 
-def problems_of(look: Callable[[Path, str], list], root: Path, split: str) -> list[str]:
-    """Returns what a look at a split finds wrong; empty when all is well."""
-    try:
-        look(root, split)
-    except DatasetError as error:
-        return [str(error)]
-    return []
-
-
 def prepare_split(root: Path, split: str, pool: Executor) -> None:
     """Makes all that is missing in a split."""
     stems = label_stems(root, split)
@@ -171,41 +159,26 @@ def check_split(root: Path, split: str) -> list[str]:
     return [f"{split}: {text}" for text in dict.fromkeys(problems)]
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root",
-        type=Path,
-        default=datasets_root() / "cityscapes",
-        help="folder with leftImg8bit and gtFine",
-    )
-    parser.add_argument("--splits", nargs="+", choices=list(NUM_IMAGES), default=list(NUM_IMAGES))
-    parser.add_argument("--workers", type=int, help="processes; as many as processors by default")
-    parser.add_argument("--check", action="store_true", help="only list what is missing")
-    return parser.parse_args()
-
-
-def main() -> int:
-    """Runs the command; returns its exit code."""
-    args = parse_arguments()
-    try:
-        if not args.check:
-            with ProcessPoolExecutor(args.workers) as pool:
-                for split in args.splits:
-                    prepare_split(args.root, split, pool)
-    except DatasetError as error:
-        print(f"not usable: {error}", file=sys.stderr)
-        return 2
+def check(args: argparse.Namespace) -> Sequence[str]:
+    """Looks over each split."""
     problems = [problem for split in args.splits for problem in check_split(args.root, split)]
-    for problem in problems:
-        print(problem, file=sys.stderr)
     if not problems:
         print(f"{args.root}: {' and '.join(args.splits)} complete")
-    return 2 if problems else 0
+    return problems
+
+
+def make(args: argparse.Namespace) -> Sequence[str]:
+    """Makes what is missing, then looks."""
+    with ProcessPoolExecutor(args.workers) as pool:
+        for split in args.splits:
+            prepare_split(args.root, split, pool)
+    return check(args)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds this script's options."""
+    parser.add_argument("--splits", nargs="+", choices=list(NUM_IMAGES), default=list(NUM_IMAGES))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(__doc__, "cityscapes", "leftImg8bit and gtFine", make, check, add_options))

@@ -17,7 +17,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import Record, SemanticReader, datasets_root
+from gbw_d2.data.catalog import (
+    DatasetError,
+    Record,
+    SemanticReader,
+    datasets_root,
+    get_dataset,
+)
 from gbw_d2.data.formats.files import check_size, read_image
 from gbw_d2.data.label_spaces import CLASSES
 from gbw_d2.data.statistics import image_class_counts
@@ -110,6 +116,35 @@ def check_sample(
         list(tqdm(pool.map(read, chosen), total=len(chosen), desc="checking", unit="image"))
     what = "images" if read_label is None else "images and labels"
     print(f"read {len(chosen)} of {len(records)} {what}: all good")
+
+
+def problems_of(look: Callable[..., object], *arguments: object) -> list[str]:
+    """Returns what a look at some files finds wrong; empty when all is well."""
+    try:
+        look(*arguments)
+    except DatasetError as error:
+        return [str(error)]
+    return []
+
+
+def check_dataset(
+    dataset_name: str, records: list[Record], args: argparse.Namespace, num_images: int
+) -> None:
+    """Checks the number of images of a dataset and reads some with their labels.
+
+    Args:
+        dataset_name: a registered dataset.
+        records: its records.
+        args: the script's arguments (``--sample``, ``--workers``).
+        num_images: of the whole release.
+
+    Raises:
+        DatasetError: a file cannot be used.
+    """
+    print(f"{dataset_name}: {len(records)} images")
+    warn_of_count(len(records), num_images)
+    spec = get_dataset(dataset_name)
+    check_sample(records, spec.read_panoptic or spec.read_semantic, args.sample, args.workers)
 
 
 def count_classes(dataset_name: str, records: list[Record], folder: Path) -> None:

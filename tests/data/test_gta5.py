@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from gbw_d2.data.catalog import DatasetError, get_dataset
-from gbw_d2.data.toyworld.layouts import GTA5_ODD_INDEX, LAYOUTS, Layout, write_layout
+from gbw_d2.data.toyworld.layouts import LAYOUTS, Layout, write_layout
+from gbw_d2.data.toyworld.layouts.gta5 import GTA5_ODD_INDEX
 from gbw_d2.data.toyworld.render import render
 
 ROOT = Path(__file__).resolve().parents[2]

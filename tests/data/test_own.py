@@ -17,7 +17,8 @@ from PIL import Image
 
 from gbw_d2.data.catalog import DatasetError, DatasetSpec, get_dataset
 from gbw_d2.data.statistics import image_class_counts
-from gbw_d2.data.toyworld.layouts import LAYOUTS, OWN_DESCRIPTION, write_layout
+from gbw_d2.data.toyworld.layouts import LAYOUTS, write_layout
+from gbw_d2.data.toyworld.layouts.own import OWN_DESCRIPTION
 from gbw_d2.data.toyworld.render import render
 from gbw_d2.registry import UnknownNameError
 

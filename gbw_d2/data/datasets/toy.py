@@ -10,8 +10,11 @@ from pathlib import Path
 
 from gbw_d2.data.catalog import DatasetError, datasets_root
 from gbw_d2.data.formats.cityscapes import register_cityscapes
+from gbw_d2.data.formats.crosscity import register_crosscity
+from gbw_d2.data.formats.foggy import BETAS, foggy_images
 from gbw_d2.data.formats.gta5 import register_gta5
 from gbw_d2.data.formats.synthia import register_synthia
+from gbw_d2.data.formats.vistas import register_vistas
 
 
 def toy_root() -> Path:
@@ -74,4 +77,16 @@ def _check_version(marker: Path, key: str, wanted: int) -> None:
 
 register_synthia("toy_synthia", lambda: toy_root() / "synthia", prepare_toy)
 register_cityscapes("toy_cityscapes", lambda: toy_root() / "cityscapes", prepare_toy)
-register_gta5("toy_gta5", partial(layout_root, "gta5"), partial(prepare_layout, "gta5"))
+for _register, _name, _layout in (
+    (register_gta5, "toy_gta5", "gta5"),
+    (register_crosscity, "toy_crosscity", "crosscity"),
+    (register_vistas, "toy_vistas", "mapillary_vistas"),
+):
+    _register(_name, partial(layout_root, _layout), partial(prepare_layout, _layout))
+for _beta in BETAS:
+    register_cityscapes(
+        f"toy_foggy_cityscapes_{_beta}",
+        partial(layout_root, "foggy_cityscapes"),
+        partial(prepare_layout, "foggy_cityscapes"),
+        foggy_images(_beta),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from gbw_d2.data.catalog import (
     SegmentsInfo,
     register_dataset,
 )
-from gbw_d2.data.formats.files import check_size, few, list_names, png_size, read_array
+from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
 from gbw_d2.data.label_spaces import IGNORE_LABEL, TRAIN_IDS_19
 
 SEMANTIC_FILE = "sem_seg_file_name"
@@ -33,6 +34,25 @@ _IMAGE_HINT = (
     "Expected Cityscapes' leftImg8bit and gtFine there; datasets/README.md shows where the files "
     "go (DETECTRON2_DATASETS moves the root)."
 )
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Where one version of the images lies; the labels are the same for all.
+
+    Args:
+        folder: beside ``gtFine``.
+        suffix: what follows the image's id in a file's name.
+        hint: what to do when there are none.
+    """
+
+    folder: str = "leftImg8bit"
+    suffix: str = IMAGE_SUFFIX
+    hint: str = _IMAGE_HINT
+
+
+CLEAR = ImageFiles()
+
 _PREPARE_HINT = "Run `python datasets/prepare_cityscapes.py`, which makes the missing files."
 
 
@@ -41,43 +61,36 @@ def panoptic_json(root: Path, split: str) -> Path:
     return root / "gtFine" / f"cityscapes_panoptic_{split}_trainId.json"
 
 
-def load_images(root: Path, split: str) -> list[Record]:
+def load_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Record]:
     """Lists the images of a split and nothing else, sorted by city and name.
 
     Args:
         root: the folder with ``leftImg8bit`` and ``gtFine``.
         split: ``"train"`` or ``"val"``.
+        images: which version of the images.
 
     Raises:
         DatasetError: no such folder, or no images in it.
     """
-    folder = root / "leftImg8bit" / split
+    folder = root / images.folder / split
     if not folder.is_dir():
-        raise DatasetError(f"no folder '{folder}'. {_IMAGE_HINT}")
+        raise DatasetError(f"no folder '{folder}'. {images.hint}")
     records = []
     for city in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for name in list_names(city, IMAGE_SUFFIX, _IMAGE_HINT):
-            height, width = png_size(city / name)
-            records.append(
-                {
-                    keys.FILE_NAME: str(city / name),
-                    keys.IMAGE_ID: name.removesuffix(IMAGE_SUFFIX),
-                    keys.HEIGHT: height,
-                    keys.WIDTH: width,
-                }
-            )
+        for name in list_names(city, images.suffix, images.hint):
+            records.append(image_record(city / name, name.removesuffix(images.suffix)))
     if not records:
-        raise DatasetError(f"no cities in '{folder}'. {_IMAGE_HINT}")
+        raise DatasetError(f"no cities in '{folder}'. {images.hint}")
     return records
 
 
-def load_semantic(root: Path, split: str) -> list[Record]:
+def load_semantic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Record]:
     """Lists the images of a split with their semantic label files.
 
     Raises:
         DatasetError: images or label files are missing.
     """
-    records = load_images(root, split)
+    records = load_images(root, split, images)
     folder = root / "gtFine" / split
     present = {str(path) for path in folder.glob(f"*/*{TRAIN_ID_SUFFIX}")}
     missing = []
@@ -95,7 +108,7 @@ def load_semantic(root: Path, split: str) -> list[Record]:
     return records
 
 
-def load_panoptic(root: Path, split: str) -> list[Record]:
+def load_panoptic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Record]:
     """Lists the images of a split with semantic and panoptic label files and ``segments_info``.
 
     Raises:
@@ -107,7 +120,7 @@ def load_panoptic(root: Path, split: str) -> list[Record]:
         raise DatasetError(f"no '{path}' with its folder of PNG files. {_PREPARE_HINT}")
     annotations = _read_annotations(path)
     by_image = {annotation["image_id"]: annotation for annotation in annotations}
-    records = load_semantic(root, split)
+    records = load_semantic(root, split, images)
     if len(by_image) < len(annotations):
         raise DatasetError(f"'{path}' lists an image twice. Delete it. {_PREPARE_HINT}")
     lonely = sorted({record[keys.IMAGE_ID] for record in records} ^ set(by_image))
@@ -212,7 +225,10 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
 
 
 def register_cityscapes(
-    prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
+    prefix: str,
+    root: Callable[[], Path],
+    prepare: Callable[[], None] | None = None,
+    images: ImageFiles = CLEAR,
 ) -> None:
     """Registers the unlabelled target, the labelled training set (oracle) and the test set.
 
@@ -223,32 +239,17 @@ def register_cityscapes(
         prefix: ``"cityscapes"`` or the name of a twin in the same layout.
         root: gives the dataset's folder; called when the dataset is loaded, not before.
         prepare: makes the files where they can be made.
+        images: which version of the images.
     """
 
-    def load(lister: Callable[[Path, str], list[Record]], split: str) -> list[Record]:
-        return lister(root(), split)
+    def load(lister: Callable[..., list[Record]], split: str) -> list[Record]:
+        return lister(root(), split, images)
 
-    register_dataset(
-        DatasetSpec(
-            f"{prefix}_unlabelled_train", partial(load, load_images, "train"), prepare=prepare
-        )
-    )
+    def register(kind: str, split: str, lister: Callable[..., list[Record]], *readers: Any) -> None:
+        name = f"{prefix}_{kind}_{split}"
+        register_dataset(DatasetSpec(name, partial(load, lister, split), *readers, prepare=prepare))
+
+    register("unlabelled", "train", load_images)
     for split in ("train", "val"):
-        register_dataset(
-            DatasetSpec(
-                f"{prefix}_panoptic_{split}",
-                partial(load, load_panoptic, split),
-                read_semantic,
-                read_panoptic,
-                prepare,
-            )
-        )
-        register_dataset(
-            DatasetSpec(
-                f"{prefix}_semantic_{split}",
-                partial(load, load_semantic, split),
-                read_semantic,
-                None,
-                prepare,
-            )
-        )
+        register("panoptic", split, load_panoptic, read_semantic, read_panoptic)
+        register("semantic", split, load_semantic, read_semantic)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,19 +64,38 @@ def load_pairs(image_folder: Path, label_folder: Path, hint: str) -> list[Record
             f"{len(names)} images in '{image_folder}' but {len(labels)} labels in "
             f"'{label_folder}'; without a partner: {few(lonely)}. Unpack the archive again."
         )
-    records = []
-    for name in names:
-        height, width = png_size(image_folder / name)
-        records.append(
-            {
-                keys.FILE_NAME: str(image_folder / name),
-                keys.IMAGE_ID: name.removesuffix(".png"),
-                keys.HEIGHT: height,
-                keys.WIDTH: width,
-                LABEL_FILE: str(label_folder / name),
-            }
+    return [
+        {
+            **image_record(image_folder / name, name.removesuffix(".png")),
+            LABEL_FILE: str(label_folder / name),
+        }
+        for name in names
+    ]
+
+
+def image_record(path: Path, image_id: str) -> Record:
+    """Makes the record of an image without labels; only the head of the file is read.
+
+    Raises:
+        DatasetError: the file cannot be opened or is no image.
+    """
+    height, width = image_size(path)
+    return {
+        keys.FILE_NAME: str(path),
+        keys.IMAGE_ID: image_id,
+        keys.HEIGHT: height,
+        keys.WIDTH: width,
+    }
+
+
+def check_unique(folder: Path, records: list[Record]) -> None:
+    """Raises :class:`DatasetError` where images of one folder share an id."""
+    counts = Counter(record[keys.IMAGE_ID] for record in records)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise DatasetError(
+            f"several images in '{folder}' have one name: {few(twice)}. Delete all but one of each."
         )
-    return records
 
 
 def few(names: Sequence[str], limit: int = 3) -> str:

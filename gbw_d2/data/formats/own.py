@@ -15,7 +15,6 @@ path is relative to the datasets' root. docs/your_own_data.md walks through an e
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,8 +30,9 @@ from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, SegmentsInfo,
 from gbw_d2.data.formats.files import (
     LABEL_FILE,
     check_size,
+    check_unique,
     few,
-    image_size,
+    image_record,
     read_array,
     read_indices,
 )
@@ -189,15 +189,13 @@ def load_split(data: OwnData, name: str) -> list[Record]:
     for path in found:
         relative = path.relative_to(split.images).as_posix()
         stem = relative.removesuffix(split.image_suffix or path.suffix)
-        height, width = image_size(path)
-        record: Record = {keys.FILE_NAME: str(path), keys.IMAGE_ID: stem}
-        record |= {keys.HEIGHT: height, keys.WIDTH: width}
+        record = image_record(path, stem)
         if split.labels is not None:
             record[LABEL_FILE] = str(split.labels / f"{stem}{split.label_suffix}")
         if split.instances is not None:
             record[INSTANCE_FILE] = str(split.instances / f"{stem}{split.instance_suffix}")
         records.append(record)
-    _check_unique(split.images, [record[keys.IMAGE_ID] for record in records])
+    check_unique(split.images, records)
     for key in (LABEL_FILE, INSTANCE_FILE):
         missing = [r[key] for r in records if key in r and not Path(r[key]).is_file()]
         if missing:
@@ -219,12 +217,6 @@ def _find_images(split: OwnSplit) -> list[Path]:
     if split.image_suffix:
         return sorted(path for path in paths if path.name.endswith(split.image_suffix))
     return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _check_unique(folder: Path, image_ids: list[str]) -> None:
-    twice = sorted(name for name, count in Counter(image_ids).items() if count > 1)
-    if twice:
-        raise DatasetError(f"several images in '{folder}' have one name: {few(twice)}")
 
 
 def read_semantic(train_id_of: np.ndarray, path: Path, record: Record) -> np.ndarray:

@@ -35,6 +35,7 @@ class ToySample:
         raw_map: (H, W) uint8 raw ids of the domain's own data set, SYNTHIA's or Cityscapes'.
         instance_map: (H, W) int32, 0 = none; 1..N, unique within the image across classes.
         crowd_map: (H, W) bool, True on thing pixels of a crowd region (instance 0).
+        depth: (H, W) float32, metres from the camera.
     """
 
     image: np.ndarray
@@ -42,6 +43,7 @@ class ToySample:
     raw_map: np.ndarray
     instance_map: np.ndarray
     crowd_map: np.ndarray
+    depth: np.ndarray
 
 
 def _things_in(split: str, index: int) -> str:
@@ -100,4 +102,4 @@ def render(settings: ToyWorldSettings, domain: str, split: str, index: int) -> T
     image = add_sensor(add_light(image, depth, look, rng), look, rng)
     border = raw_map == RAW_IDS["out of roi"][1] if domain == "target" else np.zeros_like(crowd_map)
     image[border] = 0
-    return ToySample(image, class_map, raw_map, instance_map, crowd_map)
+    return ToySample(image, class_map, raw_map, instance_map, crowd_map, depth)

@@ -76,16 +76,19 @@ def cityscapes_instance_ids(sample: ToySample) -> np.ndarray:
     return np.where(sample.instance_map > 0, table[sample.instance_map], labels)
 
 
-def _pictures(domain: str, sample: ToySample) -> dict[str, np.ndarray]:
-    image = cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR)
-    if domain == "source":
-        return {"labels": synthia_label(sample), "image": image}
+def cityscapes_labels(sample: ToySample) -> dict[str, np.ndarray]:
+    """Returns Cityscapes' label pictures by role."""
     return {
         "labelIds": sample.raw_map,
         "instanceIds": cityscapes_instance_ids(sample),
         "labelTrainIds": sample.class_map,
-        "image": image,
     }
+
+
+def _pictures(domain: str, sample: ToySample) -> dict[str, np.ndarray]:
+    source = domain == "source"
+    labels = {"labels": synthia_label(sample)} if source else cityscapes_labels(sample)
+    return {**labels, "image": cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR)}
 
 
 def _write_sample(root: Path, settings: ToyWorldSettings, job: Job) -> None:
@@ -94,12 +97,17 @@ def _write_sample(root: Path, settings: ToyWorldSettings, job: Job) -> None:
         write_file(files[role], png_bytes(picture))
 
 
-def _write_panoptic(root: Path, split: str) -> None:
-    """Makes Cityscapes' panoptic PNGs and JSON with the official function."""
+def write_panoptic(labels: Path, split: str) -> None:
+    """Makes Cityscapes' panoptic PNGs and JSON with the official function.
+
+    Args:
+        labels: the folder ``gtFine``.
+        split: "train" or "val".
+    """
     from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
-    labels, name = root / SUBFOLDERS["target"] / "gtFine", f"cityscapes_panoptic_{split}_trainId"
-    draft = root / f"{name}.part"
+    name = f"cityscapes_panoptic_{split}_trainId"
+    draft = labels / f"{name}.part"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -156,7 +164,7 @@ def write_toy_world(root: Path, settings: ToyWorldSettings, workers: int | None 
     run_jobs(partial(_write_sample, root, settings), missing, workers)
     for split in SPLITS["target"]:
         if not _panoptic_is_complete(root, settings, split):
-            _write_panoptic(root, split)
+            write_panoptic(root / SUBFOLDERS["target"] / "gtFine", split)
     finish(root, settings.as_json())
 
 

@@ -1,7 +1,4 @@
-"""The toy world in further official layouts, each in a folder of its own and made only when used.
-
-They share the renderer with the toy SYNTHIA and Cityscapes and do not touch their files.
-"""
+"""What a further layout of the toy world is, and how one is written to disk."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from gbw_d2.data.catalog import DatasetError
-from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.data.label_spaces import CLASSES
 from gbw_d2.data.toyworld.folder import (
     MARKER,
     Job,
@@ -28,7 +25,7 @@ from gbw_d2.data.toyworld.folder import (
     write_file,
 )
 from gbw_d2.data.toyworld.render import ToySample, render
-from gbw_d2.data.toyworld.settings import DomainGap, ToyWorldSettings
+from gbw_d2.data.toyworld.settings import ToyWorldSettings
 from gbw_d2.registry import Registry
 
 # Cityscapes' label id -> colour, for palettes.
@@ -48,8 +45,8 @@ class Layout:
         splits: the (domain, split) pairs of the renderer that it holds.
         encode: sample, job -> path below the root -> content, the files of one image.
         paths: job -> those paths, without rendering.
-        complete: path -> content of the files that belong to no single image; gets the root when
-            all images are there.
+        complete: writes the files that belong to no single image; gets the root when all images
+            are there.
     """
 
     name: str
@@ -58,7 +55,7 @@ class Layout:
     splits: tuple[tuple[str, str], ...]
     encode: Callable[[ToySample, Job], Files]
     paths: Callable[[Job], list[str]]
-    complete: Callable[[Path], Files] = lambda root: {}
+    complete: Callable[[Path], None] = lambda root: None
 
     def jobs(self) -> list[Job]:
         """Lists one job per image."""
@@ -94,8 +91,7 @@ def write_layout(root: Path, layout: Layout, workers: int | None = None) -> None
     for folder in {(root / path).parent for job in missing for path in layout.paths(job)}:
         folder.mkdir(parents=True, exist_ok=True)
     run_jobs(partial(_write_image, root, layout.name, layout.settings), missing, workers)
-    for path, content in layout.complete(root).items():
-        write_file(root / path, content)
+    layout.complete(root)
     finish(root, layout.marker())
 
 
@@ -116,12 +112,25 @@ def _missing(root: Path, layout: Layout) -> list[Job]:
 
 
 def _write_image(root: Path, name: str, settings: ToyWorldSettings, job: Job) -> None:
+    # Imported here: a process of its own has to fill the registry, and this imports this file.
+    from gbw_d2.data.toyworld import layouts  # noqa: F401
+
     for path, content in LAYOUTS.get(name).encode(render(settings, *job), job).items():
         write_file(root / path, content)
 
 
-def _image_bytes(sample: ToySample) -> bytes:
+def image_bytes(sample: ToySample) -> bytes:
+    """Encodes a sample's image as PNG."""
     return png_bytes(cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR))
+
+
+def jpeg_bytes(sample: ToySample) -> bytes:
+    """Encodes a sample's image as JPEG."""
+    image = cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    if not done:
+        raise DatasetError("OpenCV could not encode a JPEG file")
+    return data.tobytes()
 
 
 def palette_png(indices: np.ndarray) -> bytes:
@@ -134,102 +143,3 @@ def palette_png(indices: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "png")
     return buffer.getvalue()
-
-
-# The source's look with terrain, trucks and trains, and scenes of its own.
-_GTA5_SETTINGS = ToyWorldSettings(
-    seed=1, num_target_train=300, gap=DomainGap(0.0, 0.0, 0.0, 1.0, 0.0)
-)
-# As in GTA5, where some labels have other sizes than their images.
-GTA5_ODD_INDEX = 2
-
-
-def _gta5_paths(job: Job) -> list[str]:
-    return [f"{folder}/{job[2] + 1:05d}.png" for folder in ("labels", "images")]
-
-
-def _encode_gta5(sample: ToySample, job: Job) -> Files:
-    label = sample.raw_map
-    if job[2] == GTA5_ODD_INDEX:
-        rows, columns = label.shape
-        size = (columns, rows + max(rows // 64, 1))
-        label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return dict(zip(_gta5_paths(job), (palette_png(label), _image_bytes(sample)), strict=True))
-
-
-LAYOUTS.register("gta5")(
-    Layout("gta5", 1, _GTA5_SETTINGS, (("target", "train"),), _encode_gta5, _gta5_paths)
-)
-
-
-_OWN_SETTINGS = ToyWorldSettings(
-    seed=2, num_source=60, num_target_train=60, num_target_val=20, gap=DomainGap()
-)
-_OWN_FOLDERS = {("source", "train"): "synthetic", ("target", "train"): "real_unlabelled"}
-_OWN_LABELLED = (("source", "train"), ("target", "val"))
-OWN_DESCRIPTION = """\
-classes:
-  road: 1
-  sidewalk: 2
-  building: 3
-  wall: 4
-  fence: 5
-  pole: 6
-  traffic light: 7
-  traffic sign: 8
-  vegetation: 9
-  terrain: 10
-  sky: 11
-  person: 12
-  rider: 13
-  car: 14
-  truck: 15
-  bus: 16
-  train: 17
-  motorcycle: 18
-  bicycle: 19
-  void: [0, 20]
-splits:
-  source:
-    images: synthetic/images
-    labels: synthetic/labels
-    instances: synthetic/instances
-    label_suffix: _label.png
-  target:
-    images: real_unlabelled/images
-  val:
-    images: real_labelled/images
-    labels: real_labelled/labels
-    instances: real_labelled/instances
-    label_suffix: _label.png
-"""
-
-
-def _own_paths(job: Job) -> list[str]:
-    folder, name = _OWN_FOLDERS.get(job[:2], "real_labelled"), f"frame_{job[2]:04d}"
-    labels = [f"labels/{name}_label.png", f"instances/{name}.png"]
-    parts = [*(labels if job[:2] in _OWN_LABELLED else []), f"images/{name}.jpg"]
-    return [f"{folder}/{part}" for part in parts]
-
-
-def _encode_own(sample: ToySample, job: Job) -> Files:
-    label = np.where(sample.class_map == IGNORE_LABEL, 0, sample.class_map + 1).astype(np.uint8)
-    image = cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR)
-    contents = [cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()]
-    if job[:2] in _OWN_LABELLED:
-        instances = sample.instance_map.astype(np.uint16)
-        contents = [png_bytes(label), png_bytes(instances), *contents]
-    return dict(zip(_own_paths(job), contents, strict=True))
-
-
-LAYOUTS.register("own")(
-    Layout(
-        "own",
-        1,
-        _OWN_SETTINGS,
-        (*_OWN_FOLDERS, ("target", "val")),
-        _encode_own,
-        _own_paths,
-        lambda root: {"data.yaml": OWN_DESCRIPTION.encode()},
-    )
-)

@@ -1,0 +1,55 @@
+"""Checks Cross-City (NTHU): Rome, Rio, Tokyo and Taipei; its files are used as downloaded.
+
+    python datasets/prepare_crosscity.py                     # reads 100 images of each split
+    python datasets/prepare_crosscity.py --sample 0          # ... reads all of them
+    python datasets/prepare_crosscity.py --cities Rome Rio
+
+It writes nothing, with and without --check. The default folder is `$DETECTRON2_DATASETS/crosscity`,
+or `datasets/crosscity`. Exit code 2: something is missing or cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from prepare_common import add_sample_option, check_dataset, problems_of, run_script
+
+from gbw_d2 import keys
+from gbw_d2.data.formats.crosscity import (
+    CITIES,
+    load_crosscity_images,
+    load_crosscity_labelled,
+)
+
+
+def check_city(args: argparse.Namespace, city: str) -> None:
+    """Looks over a city's training and test images.
+
+    Raises:
+        DatasetError: something is missing or cannot be used.
+    """
+    train = load_crosscity_images(args.root, city, "Train")
+    check_dataset(f"crosscity_{city.lower()}_unlabelled_train", train, args, 3200)
+    test = load_crosscity_labelled(args.root, city)
+    check_dataset(f"crosscity_{city.lower()}_semantic_val", test, args, 100)
+    both = {r[keys.IMAGE_ID] for r in train} & {r[keys.IMAGE_ID] for r in test}
+    if both:
+        # In the lists of published runs too: Rome 17, Rio 24, Tokyo 34, Taipei 89.
+        print(f"{city}: {len(both)} test images are training images too, without labels there")
+
+
+def check(args: argparse.Namespace) -> Sequence[str]:
+    """Looks over each city."""
+    return [problem for city in args.cities for problem in problems_of(check_city, args, city)]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds this script's options."""
+    parser.add_argument("--cities", nargs="+", choices=CITIES, default=list(CITIES))
+    add_sample_option(parser)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(__doc__, "crosscity", "the four cities", check, check, add_options))

@@ -1,0 +1,104 @@
+"""Cross-City (NTHU) as it is downloaded: ``<City>/Images/{Train,Test}``, ``<City>/Labels/Test``.
+
+Labels are PNG files ``<image>_eval.png`` of Cityscapes' label ids, for the test images only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from gbw_d2 import keys
+from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, register_dataset
+from gbw_d2.data.formats.files import LABEL_FILE, check_size, check_unique, few, image_record
+from gbw_d2.data.formats.label_ids import read_label_ids
+from gbw_d2.data.label_spaces import IGNORE_LABEL, TRAIN_IDS_13, TRAIN_IDS_19
+
+CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
+_SUFFIXES = (".jpg", ".png")
+_HINT = (
+    "Expected Cross-City with <City>/Images/{Train,Test} and <City>/Labels/Test there; "
+    "datasets/README.md shows where the files go (DETECTRON2_DATASETS moves the root), and "
+    "`python datasets/prepare_crosscity.py --check` looks them over."
+)
+# The benchmark has 13 classes; whatever else its files may hold is ignored, as in the references.
+_ONLY_13 = np.full(256, IGNORE_LABEL, dtype=np.uint8)
+_ONLY_13[list(TRAIN_IDS_19)] = [t if t in TRAIN_IDS_13 else IGNORE_LABEL for t in TRAIN_IDS_19]
+
+
+def load_crosscity_images(root: Path, city: str, folder: str) -> list[Record]:
+    """Lists the images of a city and nothing else, sorted by name.
+
+    Args:
+        root: the folder with the cities.
+        city: one of :data:`CITIES`.
+        folder: ``"Train"`` or ``"Test"``.
+
+    Raises:
+        DatasetError: no such folder, no images in it, or one in two formats.
+    """
+    path = root / city / "Images" / folder
+    if not path.is_dir():
+        raise DatasetError(f"no folder '{path}'. {_HINT}")
+    names = sorted(e.name for e in os.scandir(path) if e.name.endswith(_SUFFIXES))
+    if not names:
+        raise DatasetError(f"no images (*{', *'.join(_SUFFIXES)}) in '{path}'. {_HINT}")
+    records = [image_record(path / name, Path(name).stem) for name in names]
+    check_unique(path, records)
+    return records
+
+
+def load_crosscity_labelled(root: Path, city: str) -> list[Record]:
+    """Lists the test images of a city with their labels.
+
+    Raises:
+        DatasetError: images or labels are missing.
+    """
+    records = load_crosscity_images(root, city, "Test")
+    folder = root / city / "Labels" / "Test"
+    for record in records:
+        record[LABEL_FILE] = str(folder / f"{record[keys.IMAGE_ID]}_eval.png")
+    missing = [r[LABEL_FILE] for r in records if not Path(r[LABEL_FILE]).is_file()]
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of {len(records)} labels are missing: {few(missing)}. {_HINT}"
+        )
+    return records
+
+
+def read_semantic(record: Record) -> np.ndarray:
+    """Reads the semantic label: (H, W) uint8, the train ids of the 13 classes, 255 = ignore.
+
+    Raises:
+        DatasetError: unreadable, not one channel, another size than its image, or unknown ids.
+    """
+    path = record[LABEL_FILE]
+    label = read_label_ids(path, "Cross-City's labels are the files *_eval.png.")
+    check_size(label, record[keys.HEIGHT], record[keys.WIDTH], path)
+    return _ONLY_13[label]
+
+
+def register_crosscity(
+    prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
+) -> None:
+    """Registers ``{prefix}_{city}_unlabelled_train`` and ``{prefix}_{city}_semantic_val``.
+
+    Args:
+        prefix: ``"crosscity"`` or the name of a twin in the same layout.
+        root: gives the dataset's folder; called when the dataset is loaded, not before.
+        prepare: makes the files where they can be made.
+    """
+
+    def load(lister: Callable[..., list[Record]], *arguments: str) -> list[Record]:
+        return lister(root(), *arguments)
+
+    for city in CITIES:
+        train = partial(load, load_crosscity_images, city, "Train")
+        test = partial(load, load_crosscity_labelled, city)
+        name = f"{prefix}_{city.lower()}"
+        register_dataset(DatasetSpec(f"{name}_unlabelled_train", train, prepare=prepare))
+        register_dataset(DatasetSpec(f"{name}_semantic_val", test, read_semantic, prepare=prepare))

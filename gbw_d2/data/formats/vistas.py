@@ -1,0 +1,216 @@
+"""Mapillary Vistas 1.2, mapped to Cityscapes' classes: images and the panoptic annotation of 2018.
+
+``{training,validation}/images/*.jpg`` and ``panoptic/panoptic_2018.json`` with its PNG files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from gbw_d2 import keys
+from gbw_d2.data.catalog import (
+    DatasetError,
+    DatasetSpec,
+    Record,
+    SegmentsInfo,
+    register_dataset,
+)
+from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
+from gbw_d2.data.formats.segments import join_segments
+from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
+
+PANOPTIC_FILE = "pan_seg_file_name"
+SEGMENTS = "segments_info"
+FOLDERS = {"train": "training", "val": "validation"}
+NUM_CATEGORIES = 66
+
+# Category id of panoptic_2018.json (from 1 on) -> class; all others are void. The table of CVRN and
+# EDAPS, which count from 0 on.
+CATEGORIES: dict[str, tuple[int, ...]] = {
+    "road": (8, 9, 11, 14, 15, 24, 25),
+    "sidewalk": (3, 10, 12, 16),
+    "building": (18,),
+    "wall": (7,),
+    "fence": (4,),
+    "pole": (46, 48),
+    "traffic light": (49,),
+    "traffic sign": (50, 51),
+    "vegetation": (31,),
+    "terrain": (30,),
+    "sky": (28,),
+    "person": (20,),
+    "rider": (21, 22, 23),
+    "car": (56,),
+    "truck": (62,),
+    "bus": (55,),
+    "train": (59,),
+    "motorcycle": (58,),
+    "bicycle": (53,),
+}
+_TRAIN_ID_OF = np.full(NUM_CATEGORIES + 1, IGNORE_LABEL, dtype=np.uint8)
+for _class in CLASSES:
+    _TRAIN_ID_OF[list(CATEGORIES[_class.name])] = _class.train_id
+
+_HINT = (
+    "Expected Mapillary Vistas 1.2 with training and validation there; datasets/README.md shows "
+    "where the files go (DETECTRON2_DATASETS moves the root), and "
+    "`python datasets/prepare_mapillary_vistas.py --check` looks them over."
+)
+
+
+def load_images(root: Path, split: str) -> list[Record]:
+    """Lists the images of a split and nothing else, sorted by name.
+
+    Args:
+        root: the folder with ``training`` and ``validation``.
+        split: ``"train"`` or ``"val"``.
+
+    Raises:
+        DatasetError: no such folder, or no images in it.
+    """
+    folder = root / FOLDERS[split] / "images"
+    names = list_names(folder, ".jpg", _HINT)
+    return [image_record(folder / name, name.removesuffix(".jpg")) for name in names]
+
+
+def panoptic_json(root: Path, split: str) -> Path:
+    """Returns the annotation file: version 2.0's download has it in a folder ``v1.2``."""
+    folders = [root / FOLDERS[split] / part for part in ("panoptic", "v1.2/panoptic")]
+    paths = [folder / "panoptic_2018.json" for folder in folders]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def load_labelled(root: Path, split: str) -> list[Record]:
+    """Lists the images of a split with their panoptic label files and ``segments_info``.
+
+    Raises:
+        DatasetError: files are missing, images and JSON entries do not pair up, or the categories
+            are not those of 2018.
+    """
+    records = load_images(root, split)
+    path = panoptic_json(root, split)
+    by_image = _read_annotations(path)
+    lonely = sorted({record[keys.IMAGE_ID] for record in records} ^ set(by_image))
+    if lonely:
+        raise DatasetError(
+            f"{len(records)} images of split '{split}' but {len(by_image)} entries in '{path}'; "
+            f"without a partner: {few(lonely)}. Unpack the archive again."
+        )
+    present = set(list_names(path.parent, ".png", _HINT))
+    missing = sorted({entry["file_name"] for entry in by_image.values()} - present)
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} PNG files are missing in '{path.parent}': {few(missing)}. Unpack the "
+            "archive again."
+        )
+    for record in records:
+        entry = by_image[record[keys.IMAGE_ID]]
+        record[PANOPTIC_FILE] = str(path.parent / entry["file_name"])
+        record[SEGMENTS] = entry[SEGMENTS]
+    return records
+
+
+def _read_annotations(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text())
+        highest = max(category["id"] for category in content["categories"])
+        entries = {entry["image_id"]: entry for entry in content["annotations"]}
+        if highest <= NUM_CATEGORIES:
+            for entry in entries.values():
+                for segment in entry[SEGMENTS]:
+                    _check_segment(segment)
+    except OSError as error:
+        raise DatasetError(f"cannot read '{path}': {error.strerror}. {_HINT}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"'{path}' is not Vistas' panoptic annotation ({error!r}). Unpack the archive again."
+        ) from error
+    if highest > NUM_CATEGORIES:
+        raise DatasetError(
+            f"'{path}' has categories up to {highest}, expected 1..{NUM_CATEGORIES}: these are the "
+            "classes of version 2.0; use the annotation of version 1.2"
+        )
+    return entries
+
+
+def _check_segment(segment: dict[str, Any]) -> None:
+    if not all(isinstance(segment[key], int) for key in ("id", "category_id", "iscrowd")):
+        raise TypeError(f"segment {segment} has no whole numbers")
+    if not (0 < segment["id"] < 2**24 and 0 < segment["category_id"] <= NUM_CATEGORIES):
+        raise ValueError(
+            f"segment {segment}, expected an id 1 .. 2 ** 24 - 1 and a category 1..{NUM_CATEGORIES}"
+        )
+
+
+def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
+    """Reads the panoptic label.
+
+    Vistas' parts of a stuff class become one segment, as panoptic scores demand; see
+    :func:`gbw_d2.data.formats.segments.join_segments`.
+
+    Raises:
+        DatasetError: unreadable, not colour, another size than its image, or a segment that the
+            JSON file does not list.
+    """
+    path = record[PANOPTIC_FILE]
+    png = read_array(path, cv2.IMREAD_UNCHANGED)
+    if png.ndim != 3 or png.shape[2] != 3 or png.dtype != np.uint8:
+        raise DatasetError(f"'{path}' is not an 8-bit RGB PNG file; unpack the archive again")
+    check_size(png, record[keys.HEIGHT], record[keys.WIDTH], path)
+    channels = png.astype(np.int32)  # the order is BGR
+    ids = channels[:, :, 2] + 256 * channels[:, :, 1] + 65536 * channels[:, :, 0]
+    segments = record[SEGMENTS]
+    # One entry per possible id: only those that occur are ever touched, so it costs no memory.
+    position = np.zeros(1 << 24, dtype=np.uint16)
+    position[[segment["id"] for segment in segments]] = np.arange(1, len(segments) + 1)
+    numbers = position[ids]
+    if ((numbers == 0) & (ids != 0)).any():
+        wrong = np.unique(ids[(numbers == 0) & (ids != 0)])
+        raise DatasetError(
+            f"'{path}' holds segment(s) {few([str(i) for i in wrong])} that the JSON file does not "
+            "list; unpack the archive again"
+        )
+    categories = [0, *(s["category_id"] for s in segments)]
+    crowds = np.array([True, *(bool(s["iscrowd"]) for s in segments)])
+    instances = np.where(crowds, 0, np.arange(len(segments) + 1))
+    return join_segments(_TRAIN_ID_OF[categories][numbers], instances[numbers])
+
+
+def read_semantic(record: Record) -> np.ndarray:
+    """Reads the semantic label: (H, W) uint8 train ids, 255 = ignore."""
+    segments, info = read_panoptic(record)
+    table = np.full(int(segments.max()) + 1, IGNORE_LABEL, dtype=np.uint8)
+    for segment in info:
+        table[segment["id"]] = segment["category_id"]
+    return table[segments]
+
+
+def register_vistas(
+    prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
+) -> None:
+    """Registers the same five datasets as Cityscapes has, under ``prefix``.
+
+    Args:
+        prefix: ``"vistas"`` or the name of a twin in the same layout.
+        root: gives the dataset's folder; called when the dataset is loaded, not before.
+        prepare: makes the files where they can be made.
+    """
+
+    def load(lister: Callable[[Path, str], list[Record]], split: str) -> list[Record]:
+        return lister(root(), split)
+
+    def register(kind: str, split: str, lister: Callable[..., list[Record]], *readers: Any) -> None:
+        name = f"{prefix}_{kind}_{split}"
+        register_dataset(DatasetSpec(name, partial(load, lister, split), *readers, prepare=prepare))
+
+    register("unlabelled", "train", load_images)
+    for split in FOLDERS:
+        register("panoptic", split, load_labelled, read_semantic, read_panoptic)
+        register("semantic", split, load_labelled, read_semantic)
