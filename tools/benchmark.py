@@ -25,11 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gbw_d2.keys import TERM_SOURCE
 from gbw_d2.losses import ClassWeightedCrossEntropy, GBWCrossEntropyLoss
 from gbw_d2.weighting import build_scheme, solve_gbw_cvxopt
 
 SHAPES = ((2, 19, 512, 512), (2, 19, 1024, 1024), (1, 150, 512, 512))
 ROOT = Path(__file__).resolve().parents[1]
+
+WEIGHTINGS = ("none", "gbw_norm", "gbw")
+TOY_CLASSES = 16
 
 Candidate = Callable[[], None]
 
@@ -85,28 +89,25 @@ def loss_candidates(shape: Sequence[int], device: torch.device) -> dict[str, Can
         "released formula": lambda: released_loss(logits, labels),
     }
 
-    def both(loss: Callable[[], Tensor]) -> None:
-        logits.grad = None
-        loss().backward()
+    return {name: _both_ways(loss, logits) for name, loss in losses.items()}
 
-    return {name: lambda loss=loss: both(loss) for name, loss in losses.items()}
+
+def _both_ways(loss: Callable[[], Tensor], logits: Tensor) -> Candidate:
+    def both() -> None:
+        loss().backward()
+        # Freed here, so that the peak of the next call counts its gradient.
+        logits.grad = None
+
+    return both
 
 
 def step_candidates(device: torch.device) -> dict[str, Candidate]:
     """A training step of the toy panoptic network under each weighting, ``none`` first."""
-    from gbw_d2.config import load_config
-    from gbw_d2.engine.build import build_model
-    from gbw_d2.engine.setup import resolve
 
     def make(name: str) -> Candidate:
-        config = str(ROOT / "configs/toy/panoptic_source_only.yaml")
-        cfg = load_config(config, ["MODEL.DEVICE", str(device)])
-        resolve(cfg)
-        torch.manual_seed(0)
-        criterion = ClassWeightedCrossEntropy(build_scheme(name, 16))
-        model = build_model(cfg, {"semantic": criterion}).train()
+        criterion = ClassWeightedCrossEntropy(build_scheme(name, TOY_CLASSES))
+        model, batch = _toy_model(criterion, device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-        batch = _toy_batch(4, 128, 256)
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
@@ -115,7 +116,55 @@ def step_candidates(device: torch.device) -> dict[str, Candidate]:
 
         return step
 
-    return {name: make(name) for name in ("none", "gbw_norm", "gbw")}
+    return {name: make(name) for name in WEIGHTINGS}
+
+
+def step_loss_candidates(device: torch.device) -> dict[str, Candidate]:
+    """Forward plus backward of that step's semantic loss by itself, ``none`` first.
+
+    What two of them differ by is what weighting adds to a step. Whole steps vary by more.
+    """
+    recording = _Recording(build_scheme("gbw", TOY_CLASSES))
+    model, batch = _toy_model(recording, device)
+    model(batch)
+    found, *rest = recording.arguments
+    logits = found.clone().requires_grad_()
+
+    def make(name: str) -> Candidate:
+        criterion = ClassWeightedCrossEntropy(build_scheme(name, TOY_CLASSES))
+        return _both_ways(lambda: criterion(logits, *rest), logits)
+
+    return {name: make(name) for name in WEIGHTINGS}
+
+
+class _Recording(ClassWeightedCrossEntropy):
+    """The loss, keeping the arguments of its last call."""
+
+    def __call__(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        pixel_weights: Tensor | None = None,
+        classifier: tuple[Tensor, Tensor] | None = None,
+        term: str = TERM_SOURCE,
+    ) -> Tensor:
+        low = None if classifier is None else tuple(each.detach() for each in classifier)
+        self.arguments = (logits.detach(), labels, pixel_weights, low)
+        return super().__call__(logits, labels, pixel_weights, classifier, term)
+
+
+def _toy_model(
+    criterion: ClassWeightedCrossEntropy, device: torch.device
+) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
+    from gbw_d2.config import load_config
+    from gbw_d2.engine.build import build_model
+    from gbw_d2.engine.setup import resolve
+
+    config = str(ROOT / "configs/toy/panoptic_source_only.yaml")
+    cfg = load_config(config, ["MODEL.DEVICE", str(device)])
+    resolve(cfg)
+    torch.manual_seed(0)
+    return build_model(cfg, {"semantic": criterion}).train(), _toy_batch(4, 128, 256)
 
 
 def _toy_batch(count: int, rows: int, columns: int) -> list[dict[str, Any]]:
@@ -212,8 +261,13 @@ def run_weighting(repetitions: int, device: torch.device) -> dict[str, Any]:
 
 
 def run_step(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Benchmarks a whole toy training step."""
-    return {"toy step": report(step_candidates(device), repetitions, device, memory=False)}
+    """Benchmarks a whole toy training step; ``share``: percent of it that weighting adds."""
+    steps = report(step_candidates(device), repetitions, device, memory=False)
+    losses = report(step_loss_candidates(device), repetitions, device, memory=False)
+    whole, base = steps["none"]["ms"], losses["none"]["ms"]
+    for row in losses.values():
+        row["share"] = 100 * (row["ms"] - base) / whole
+    return {"toy step": steps, "its semantic loss": losses}
 
 
 BENCHMARKS = {"weighting": run_weighting, "step": run_step}

@@ -11,6 +11,7 @@ from gbw_d2.weighting.distributed import all_reduce_sum
 from gbw_d2.weighting.pixels import (
     check_logits,
     check_pixel_weights,
+    chunk_elements,
     compute_dtype,
     count_per_class,
     label_index,
@@ -69,12 +70,16 @@ def _grouped_products(gradient: Tensor, features: Tensor, targets: Tensor) -> Te
     blocks = (pixels + BLOCK - 1) // BLOCK + groups
     # Empty slots point at a last row of zeros.
     source = torch.full((blocks * BLOCK,), pixels, device=device).scatter_(0, slot, order)
-    left = _rows(gradient, gradient.dtype).index_select(0, source).view(blocks, BLOCK, -1)
-    right = _rows(features, gradient.dtype).index_select(0, source).view(blocks, BLOCK, -1)
-    products = torch.bmm(left.transpose(1, 2), right)
     owner = torch.searchsorted(last_block, torch.arange(blocks, device=device), right=True)
-    sums = products.new_zeros(groups + 1, *products.shape[1:])
-    return sums.index_add_(0, owner, products)[:classes]
+    left, right = _rows(gradient, gradient.dtype), _rows(features, gradient.dtype)
+    sums = gradient.new_zeros(groups + 1, classes, features.shape[1])
+    step = max(1, chunk_elements(gradient) // (BLOCK * (classes + features.shape[1])))
+    # Some blocks at a time: the copies of all of them together are slow to allocate.
+    for slots, owners in zip(source.split(step * BLOCK), owner.split(step), strict=True):
+        one = left.index_select(0, slots).view(-1, BLOCK, classes)
+        other = right.index_select(0, slots).view(-1, BLOCK, features.shape[1])
+        sums.index_add_(0, owners, torch.bmm(one.transpose(1, 2), other))
+    return sums[:classes]
 
 
 def _rows(maps: Tensor, dtype: torch.dtype) -> Tensor:

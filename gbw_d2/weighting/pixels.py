@@ -140,15 +140,19 @@ def count_per_class(targets: Tensor, num_classes: int) -> Tensor:
     return sum_per_class(one.expand(targets.shape), targets, num_classes)
 
 
+def chunk_elements(logits: Tensor) -> int:
+    """Returns how many elements of logits are worked on at a time, on their device."""
+    return CHUNK_ELEMENTS_CPU if logits.device.type == "cpu" else CHUNK_ELEMENTS_GPU
+
+
 def row_chunks(logits: Tensor) -> Iterator[slice]:
     """Yields slices of rows (axis 2) that together cover the logits, each a bounded piece of work.
 
     Args:
         logits: (N, K, H, W).
     """
-    limit = CHUNK_ELEMENTS_CPU if logits.device.type == "cpu" else CHUNK_ELEMENTS_GPU
     images, classes, height, width = logits.shape
-    rows = max(1, limit // (images * classes * width))
+    rows = max(1, chunk_elements(logits) // (images * classes * width))
     for start in range(0, height, rows):
         yield slice(start, min(start + rows, height))
 

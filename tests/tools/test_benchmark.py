@@ -44,3 +44,23 @@ def test_report_and_file(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.M
 def test_peak_memory_sees_an_allocation(tool: ModuleType) -> None:
     megabytes = tool.peak_extra_mb(lambda: torch.ones(64 * 2**18).sum(), torch.device("cpu"))
     assert 60 < megabytes < 140
+
+
+def test_share_of_a_step_is_of_the_losses_that_it_computes(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("detectron2")
+    batch = tool._toy_batch(1, 64, 64)
+    monkeypatch.setattr(tool, "_toy_batch", lambda *_: batch)
+    tables = tool.run_step(1, torch.device("cpu"))
+    steps, losses = tables["toy step"], tables["its semantic loss"]
+    assert list(steps) == list(losses) == ["none", "gbw_norm", "gbw"]
+    assert losses["none"]["share"] == 0
+    expected = 100 * (losses["gbw"]["ms"] - losses["none"]["ms"]) / steps["none"]["ms"]
+    assert losses["gbw"]["share"] == pytest.approx(expected)
+
+
+def test_peak_of_cross_entropy_counts_its_gradient(tool: ModuleType) -> None:
+    # Saved log-softmax, gradient of the loss's input and gradient of the logits: 3 x 32 MB.
+    candidates = tool.loss_candidates((1, 32, 512, 512), torch.device("cpu"))
+    assert tool.peak_extra_mb(candidates["F.cross_entropy"], torch.device("cpu")) > 80

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from gbw_d2.weighting import class_hindrance, downsample_labels
+from gbw_d2.weighting import pixels as pixels_module
 
 
 def hindrance_by_autograd(features, weight, bias, labels, pixel_weights=None):
@@ -64,6 +65,15 @@ def test_more_pixels_than_one_block():
     logits, expected, _ = hindrance_by_autograd(features, weight, bias, labels)
     ratio, _ = class_hindrance(features.double(), logits, labels)
     torch.testing.assert_close(ratio.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_pieces_of_the_grouped_product_do_not_matter(monkeypatch):
+    features, weight, bias, labels = make_batch(shape=(1, 40, 50))
+    logits, _, _ = hindrance_by_autograd(features, weight, bias, labels)
+    whole, _ = class_hindrance(features.double(), logits, labels)
+    monkeypatch.setattr(pixels_module, "CHUNK_ELEMENTS_CPU", 1)
+    one_block_each, _ = class_hindrance(features.double(), logits, labels)
+    torch.testing.assert_close(one_block_each, whole)
 
 
 def test_pixel_weights():
