@@ -34,18 +34,20 @@ def color_panoptic(segment_map: np.ndarray, segments_info: Sequence[dict[str, An
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    ids, index = np.unique(segment_map, return_inverse=True)
+    known = sorted((s["id"], s["category_id"]) for s in segments_info)
+    # The first row is void; np.unique over the map would sort all of its pixels.
+    ids = np.array([0, *(i for i, _ in known)], dtype=np.int64)
     colors = np.zeros((len(ids), 3), dtype=np.uint8)
     things = np.zeros(len(ids), dtype=bool)
-    category = {s["id"]: s["category_id"] for s in segments_info}
-    for row, segment_id in enumerate(ids.tolist()):
-        train_id = category.get(segment_id, IGNORE_LABEL)
+    for row, (segment_id, train_id) in enumerate(known, start=1):
         if train_id == IGNORE_LABEL:
             continue
         shade = 0.75 + 0.5 * ((segment_id * 0.618) % 1) if CLASSES[train_id].is_thing else 1.0
         colors[row] = np.clip(np.array(CLASSES[train_id].color) * shade, 0, 255)
         things[row] = CLASSES[train_id].is_thing
-    index = index.reshape(segment_map.shape)
+    index = np.searchsorted(ids[1:], segment_map) + 1
+    index[index == len(ids)] = 0
+    index[ids[index] != segment_map] = 0
     picture = colors[index]
     edge = np.zeros(segment_map.shape, dtype=bool)
     edge[:, 1:] |= segment_map[:, 1:] != segment_map[:, :-1]

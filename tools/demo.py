@@ -92,6 +92,7 @@ def show_video(source: Source, run: Predictor, writer: ResultWriter) -> None:
         for number, image in enumerate(frames, start=1):
             origin = {"file_name": str(source.path), "frame": number}
             overlays.add(writer.add(f"{source.name}/{number:06d}", image, run(image), origin))
+    video.check_complete()
 
 
 def show(sources: Sequence[Source], run: Predictor, writer: ResultWriter) -> list[str]:
@@ -125,6 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; what was done until then is written", file=sys.stderr)
+        return 130
     if problems:
         print(f"{len(problems)} input(s) could not be read:", file=sys.stderr)
         print("\n".join(f"  {problem}" for problem in problems), file=sys.stderr)

@@ -121,6 +121,7 @@ class Video:
 
     Attributes:
         announced: frames that the file says it has; an estimate, 0 = unknown.
+        count: frames read so far.
         fps: frames per second; 25 where the file does not say.
 
     Raises:
@@ -129,6 +130,7 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.count = 0
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise InputError(f"cannot read '{path}': it is not a video that OpenCV can open")
@@ -137,21 +139,20 @@ class Video:
         self.fps = fps if 0 < fps < 1000 else 25.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yields frames (H, W, 3) uint8 RGB.
-
-        Raises:
-            InputError: after the last one, where there was none or the file ends early.
-        """
-        count = 0
+        """Yields frames (H, W, 3) uint8 RGB, once."""
         try:
-            while True:
-                good, frame = self._capture.read()
-                if not good:
-                    break
-                count += 1
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            while (read := self._capture.read())[0]:
+                self.count += 1
+                yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
         finally:
             self._capture.release()
+
+    def check_complete(self) -> None:
+        """Says, after the last frame, whether the file held what it announced.
+
+        Raises:
+            InputError: there was no frame, or the file ends early.
+        """
         # The announced number is an estimate, right to a second or so.
-        if count == 0 or count + self.fps < self.announced:
-            raise InputError(f"'{self.path}' ends after {count} of {self.announced} frames")
+        if self.count == 0 or self.count + self.fps < self.announced:
+            raise InputError(f"'{self.path}' ends after {self.count} of {self.announced} frames")

@@ -110,8 +110,7 @@ class ResultWriter:
 class VideoWriter:
     """Writes ``NAME.mp4``, under another name until it is complete.
 
-    Use as a context manager: a file that was left with an error is removed, its frames are not
-    lost (their id maps are files of their own).
+    Use as a context manager: with an error nothing is left of it.
 
     Args:
         path: the file.

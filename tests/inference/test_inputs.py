@@ -91,6 +91,7 @@ def test_video_frames(make_video: Callable[..., Path]) -> None:
     assert video.announced == 7 and video.fps == 5
     reds = [float(frame[..., 0].mean()) for frame in video]
     assert reds == pytest.approx([0, 20, 40, 60, 80, 100, 120], abs=4)
+    video.check_complete()
 
 
 def test_unreadable_videos_are_told(make_video: Callable[..., Path], tmp_path: Path) -> None:
@@ -99,5 +100,6 @@ def test_unreadable_videos_are_told(make_video: Callable[..., Path], tmp_path: P
         Video(tmp_path / "text.mp4")
     video = Video(make_video(3))
     video.announced = 30
+    assert len(list(video)) == 3
     with pytest.raises(InputError, match="3 of 30"):
-        list(video)
+        video.check_complete()

@@ -120,3 +120,36 @@ def test_what_cannot_run_is_one_message(
     assert demo("--input", str(photos / "a.png"), *change) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: ") and words in message
+
+
+def test_a_stopped_run_describes_what_is_there(
+    tool: ModuleType, demo: Callable[..., int], photos: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    read = tool.read_photo
+
+    def stop_at_b(path: Path) -> np.ndarray:
+        if path.name == "b.jpg":
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(tool, "read_photo", stop_at_b)
+    assert demo("--input", str(photos)) == 130
+    content = json.loads((tmp_path / "out/panoptic.json").read_text())
+    assert [a["file_name"] for a in content["annotations"]] == ["a.png"]
+
+
+def test_a_video_that_ends_early_is_shown_and_told(
+    demo: Callable[..., int], photos: Path, tmp_path: Path, capsys: Any
+) -> None:
+    path = photos / "clip.mkv"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 1, (64, 32))
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        writer.write(draw.integers(0, 256, (32, 64, 3), dtype=np.uint8))
+    writer.release()
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert demo("--input", str(path)) == 1
+    assert "of 20 frames" in capsys.readouterr().err
+    assert list((tmp_path / "out/semantic/clip").glob("*.png"))
+    assert (tmp_path / "out/overlays/clip.mp4").stat().st_size > 0
