@@ -44,6 +44,7 @@ from gbw_d2.data.formats.cityscapes import (
 )
 from gbw_d2.data.formats.files import few, read_array
 from gbw_d2.data.label_spaces import raw_to_train_id
+from gbw_d2.data.locking import exclusive
 
 NUM_IMAGES = {"train": 2975, "val": 500}
 LABEL_SUFFIX = "_gtFine_labelIds.png"
@@ -169,8 +170,9 @@ def check(args: argparse.Namespace) -> Sequence[str]:
 
 def make(args: argparse.Namespace) -> Sequence[str]:
     """Makes what is missing, then looks."""
-    with ProcessPoolExecutor(args.workers) as pool:
-        for split in args.splits:
+    for split in args.splits:
+        label_stems(args.root, split)  # a folder that is not there must not be made by the lock
+        with exclusive(panoptic_json(args.root, split)), ProcessPoolExecutor(args.workers) as pool:
             prepare_split(args.root, split, pool)
     return check(args)
 

@@ -20,7 +20,9 @@ from gbw_d2.data.catalog import (
     get_dataset,
 )
 from gbw_d2.data.label_spaces import IGNORE_LABEL, TRAIN_IDS_19, LabelSpace
+from gbw_d2.data.locking import exclusive
 
+# Stands in the files' names; raised whenever the same labels would give other counts.
 VERSION = 1
 
 
@@ -74,7 +76,6 @@ def _load_cache(path: Path) -> np.ndarray | None:
 def _save_cache(path: Path, counts: np.ndarray) -> None:
     temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp.npz")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             np.savez_compressed(temporary, counts=counts)
             os.replace(temporary, path)
@@ -93,6 +94,8 @@ def image_class_counts(
     cache_folder: Path | None = None,
 ) -> np.ndarray:
     """Counts the labelled pixels of every image by train id, or reads them from the cache.
+
+    Where several processes or runs need the counts at once, one counts and the others wait.
 
     Args:
         dataset_name: a labelled dataset.
@@ -113,9 +116,13 @@ def image_class_counts(
     folder = cache_folder or datasets_root() / ".class_statistics"
     path = folder / f"v{VERSION}-{_digest(spec, records)[:24]}.npz"
     counts = _load_cache(path)
-    if counts is None:
-        counts = _count(spec, records)
-        _save_cache(path, counts)
+    if counts is not None:
+        return counts
+    with exclusive(path):
+        counts = _load_cache(path)
+        if counts is None:
+            counts = _count(spec, records)
+            _save_cache(path, counts)
     return counts
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +17,7 @@ from gbw_d2.data import statistics
 from gbw_d2.data.catalog import DatasetError, get_dataset
 from gbw_d2.data.formats.synthia import LABEL_FILE
 from gbw_d2.data.label_spaces import LABEL_SPACES
+from gbw_d2.data.locking import exclusive
 from gbw_d2.data.statistics import class_counts, image_class_counts
 
 NAME = "synthia_semantic_train"
@@ -83,7 +89,7 @@ def test_no_labelled_pixel_is_an_error(
         write_png(Path(record[LABEL_FILE]), np.zeros((24, 40, 3), dtype=np.uint16))
     with pytest.raises(DatasetError, match="no labelled pixel"):
         image_class_counts(NAME)
-    assert not (synthia_root.parent / ".class_statistics").exists()
+    assert not list((synthia_root.parent / ".class_statistics").iterdir())
 
 
 def test_a_dataset_without_labels_cannot_be_counted(cityscapes_root: Path) -> None:
@@ -105,3 +111,77 @@ def test_a_folder_that_cannot_be_written(synthia_root: Path, tmp_path: Path) -> 
         image_class_counts(NAME, cache_folder=tmp_path / "file" / "cache")
     image_class_counts(NAME, cache_folder=tmp_path / "cache")
     assert len(list((tmp_path / "cache").glob("*.npz"))) == 1
+
+
+COUNT_SLOWLY = """
+import sys, time
+from pathlib import Path
+from gbw_d2.data import statistics
+
+def count(spec, records, original=statistics._count):
+    with open(sys.argv[1], "a") as log:
+        log.write("counted\\n")
+    time.sleep(1.0)
+    return original(spec, records)
+
+statistics._count = count
+print(statistics.image_class_counts("synthia_semantic_train").sum())
+"""
+
+
+def test_one_process_counts_and_the_others_wait(synthia_root: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", COUNT_SLOWLY, str(log)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = {process.communicate(timeout=60)[0] for process in running}
+    assert all(process.returncode == 0 for process in running)
+    assert log.read_text() == "counted\n"
+    assert outputs == {f"{image_class_counts(NAME).sum()}\n"}
+    assert len(list((synthia_root.parent / ".class_statistics").iterdir())) == 1
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from gbw_d2.data.locking import exclusive
+
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        descriptor = os.open(tmp_path / ".file.lock", os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+        holder.kill()
+        holder.wait()
+        with exclusive(path):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_free_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), exclusive(tmp_path / "file"):
+        raise KeyError
+    with exclusive(tmp_path / "file"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("gbw_d2.data.locking.fcntl.flock", refuse)
+    with exclusive(tmp_path / "file"):
+        pass
+    assert "cannot be locked (No locks available)" in caplog.text

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from gbw_d2.data.catalog import DatasetError
+from gbw_d2.data.locking import exclusive
 from gbw_d2.data.toyworld.folder import (
     MARKER,
     Job,
@@ -156,7 +157,13 @@ def write_toy_world(root: Path, settings: ToyWorldSettings, workers: int | None 
         DatasetError: the folder holds something else, or a world of other settings.
     """
     root = Path(root)
-    claim(root, settings.as_json())
+    with exclusive(root):
+        claim(root, settings.as_json())
+        _write_missing(root, settings, workers)
+        finish(root, settings.as_json())
+
+
+def _write_missing(root: Path, settings: ToyWorldSettings, workers: int | None) -> None:
     missing = _missing(root, settings)
     for job in missing:
         for path in sample_files(root, *job).values():
@@ -165,7 +172,6 @@ def write_toy_world(root: Path, settings: ToyWorldSettings, workers: int | None 
     for split in SPLITS["target"]:
         if not _panoptic_is_complete(root, settings, split):
             write_panoptic(root / SUBFOLDERS["target"] / "gtFine", split)
-    finish(root, settings.as_json())
 
 
 def ensure_toy_world(root: Path, settings: ToyWorldSettings | None = None) -> None:
@@ -178,8 +184,8 @@ def ensure_toy_world(root: Path, settings: ToyWorldSettings | None = None) -> No
     Raises:
         DatasetError: the folder holds something else, or a world of other settings.
     """
-    settings = settings or ToyWorldSettings()
-    if not claim(Path(root), settings.as_json()):
+    root, settings = Path(root), settings or ToyWorldSettings()
+    if not ((root / MARKER).is_file() and claim(root, settings.as_json())):
         write_toy_world(root, settings)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.label_spaces import CLASSES
+from gbw_d2.data.locking import exclusive
 from gbw_d2.data.toyworld.folder import (
     MARKER,
     Job,
@@ -85,14 +86,15 @@ def write_layout(root: Path, layout: Layout, workers: int | None = None) -> None
         DatasetError: the folder holds something else.
     """
     root = Path(root)
-    if claim(root, layout.marker()):
-        return
-    missing = _missing(root, layout)
-    for folder in {(root / path).parent for job in missing for path in layout.paths(job)}:
-        folder.mkdir(parents=True, exist_ok=True)
-    run_jobs(partial(_write_image, root, layout.name, layout.settings), missing, workers)
-    layout.complete(root)
-    finish(root, layout.marker())
+    with exclusive(root):
+        if claim(root, layout.marker()):
+            return
+        missing = _missing(root, layout)
+        for folder in {(root / path).parent for job in missing for path in layout.paths(job)}:
+            folder.mkdir(parents=True, exist_ok=True)
+        run_jobs(partial(_write_image, root, layout.name, layout.settings), missing, workers)
+        layout.complete(root)
+        finish(root, layout.marker())
 
 
 def check_layout(root: Path, layout: Layout) -> None:
