@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add("--config-file", required=True, help="config of the network; a run's config.yaml will do")
     add("--weights", required=True, help="checkpoint file, or the OUTPUT_DIR of a run")
     add("--input", required=True, nargs="+", help="images, videos, folders, patterns in quotes")
+    add("--weights-of", choices=("student", "teacher"), default="student", help="which network")
     add("--output", required=True, type=Path, help="folder of the results")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--window", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="sliding window, pixels")
@@ -67,7 +68,7 @@ def build_predictor(args: argparse.Namespace) -> tuple[Predictor, LabelSpace]:
     views = Views(tuple(args.scales), args.flip, window, args.overlap)
     cfg = load_config(args.config_file, args.opts)
     resolve_for(cfg, args.device)
-    model = load_network(cfg, args.weights)
+    model = load_network(cfg, args.weights, args.weights_of)
 
     def run(image: np.ndarray) -> dict[str, Any]:
         shown = image if cfg.INPUT.FORMAT == "RGB" else image[..., ::-1]

@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--config-file", required=True, help="config of the network; a run's config.yaml will do")
     add("--weights", required=True, help="checkpoint file, or the OUTPUT_DIR of a run")
+    add("--weights-of", choices=("student", "teacher"), default="student", help="which network")
     add("--output", required=True, type=Path, help="NAME.pt2 or NAME.onnx")
     size = "of the images, pixels; default: INPUT.TEST_SIZE, else INPUT.CROP_SIZE"
     add("--size", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help=size)
@@ -137,7 +138,7 @@ def export(args: argparse.Namespace) -> bool:
 
     cfg = load_config(args.config_file, args.opts)
     resolve_for(cfg, "cpu")
-    network = DenseNetwork(load_network(cfg, args.weights))
+    network = DenseNetwork(load_network(cfg, args.weights, args.weights_of))
     rows, columns = args.size or tuple(cfg.INPUT.TEST_SIZE) or tuple(cfg.INPUT.CROP_SIZE)
     draw = torch.Generator().manual_seed(0)
     # An example of one image would fix the number of images at one.

@@ -34,19 +34,21 @@ def resolve_for(cfg: CfgNode, device: str) -> None:
     cfg.freeze()
 
 
-def load_network(cfg: CfgNode, weights: str) -> nn.Module:
+def load_network(cfg: CfgNode, weights: str, which: str = "student") -> nn.Module:
     """Builds the network of a config and loads its weights, for inference.
 
     Args:
         cfg: a resolved config; MODEL.WEIGHTS is not looked at.
         weights: a checkpoint, or the OUTPUT_DIR of a run for its last one.
+        which: ``"student"``, or ``"teacher"`` where the checkpoint has one beside it.
 
     Raises:
         CheckpointError: there is none, or it is of another network.
     """
     model = build_model(cfg, build_criteria(cfg, training=False))
     folder = weights if Path(weights).is_dir() else ""
-    checkpointer = Checkpointer(model, folder, save_to_disk=False)
+    beside = {} if which == "student" else {which: model.frozen_copy()}
+    checkpointer = Checkpointer(model, folder, save_to_disk=False, **beside)
     if folder and not checkpointer.has_checkpoint():
         raise CheckpointError(
             f"folder '{weights}' names no last checkpoint; give the OUTPUT_DIR of a run or a file"
@@ -55,7 +57,7 @@ def load_network(cfg: CfgNode, weights: str) -> nn.Module:
         raise CheckpointError("no weights: give the file of a trained network, or its OUTPUT_DIR")
     checkpointer.strict, checkpointer.trust = True, cfg.MODEL.TRUST_WEIGHTS
     checkpointer.load(checkpointer.get_checkpoint_file() if folder else weights)
-    return model.eval()
+    return beside.get(which, model).eval()
 
 
 def dense_outputs(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
