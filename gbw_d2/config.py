@@ -194,6 +194,46 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     # Centres and offsets of the teacher as targets where it is confident (panoptic networks only).
     teaching.INSTANCE_PSEUDO_LABELS = False
 
+    cbst = cfg.UDA.CBST = CfgNode()
+    # class_balanced (CBST): a portion of each predicted class | global (ST): of all pixels.
+    cbst.POLICY = "class_balanced"
+    # Share of the run that trains on the source alone; 0 where MODEL.WEIGHTS has done that.
+    cbst.WARM_UP = 0.5
+    # Rounds of labelling and training that share the rest evenly.
+    cbst.ROUNDS = 3
+    # Learning rate of the first round as a multiple of BASE_LR, and the factor from round to round.
+    cbst.LR_FACTOR = 0.2
+    cbst.LR_DECAY = 0.7071
+    # Portion of the pixels that is labelled in the first round, its growth per round, its limit.
+    cbst.PORTION_START = 0.2
+    cbst.PORTION_STEP = 0.05
+    cbst.PORTION_MAX = 0.5
+    # The same for the portion of the source images that is drawn (nested subsets).
+    cbst.SOURCE_PORTION_START = 1.0
+    cbst.SOURCE_PORTION_STEP = 0.0
+    cbst.SOURCE_PORTION_MAX = 1.0
+    # Portion of the target images that is labelled and drawn, by class-balanced confidence.
+    cbst.TARGET_PORTION = 1.0
+    # Pixels of a predicted class that are kept at the least, however small the portion.
+    cbst.MIN_PIXELS_PER_CLASS = 1
+    # Weight of the loss on pseudo-labels.
+    cbst.LOSS_WEIGHT = 1.0
+    # For labelling, multiply probabilities by how often the source has the class at that place.
+    cbst.SPATIAL_PRIOR = False
+    # Side of the prior's Gaussian kernel as a share of the rows; 70 of GTA5's 1052.
+    cbst.PRIOR_KERNEL = 0.0665
+    # Probability of a crop to be drawn for a rare class; 0 = off, as it must be for ST.
+    cbst.MINING_PROBABILITY = 0.8
+    # Rare classes: those predicted at less than this share of the pixels; else the rarest so many.
+    cbst.MINING_SHARE = 0.001
+    cbst.MINING_CLASSES = 3
+    # none | mrkld | lrent (CRST).
+    cbst.REGULARISER = "none"
+    # Weight of MRKLD; CRST's setting 0.1 is squared on its way and acts as 0.01.
+    cbst.MRKLD_WEIGHT = 0.01
+    # LRENT: soft labels ~ (p_c / t_c)^(1 / alpha).
+    cbst.LRENT_ALPHA = 0.25
+
 
 def _add_weighting_keys(cfg: CfgNode) -> None:
     cfg.WEIGHTING = CfgNode()

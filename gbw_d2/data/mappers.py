@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -15,7 +17,7 @@ from gbw_d2.data.augmentation import (
     resize_image,
 )
 from gbw_d2.data.catalog import PanopticReader, Record, SegmentsInfo, SemanticReader
-from gbw_d2.data.formats.files import check_size, read_image
+from gbw_d2.data.formats.files import check_size, read_array, read_image
 from gbw_d2.data.label_spaces import IGNORE_LABEL, LabelSpace
 from gbw_d2.data.targets import center_and_offset_targets, segment_attributes
 from gbw_d2.errors import UserError
@@ -145,6 +147,47 @@ class TargetMapper:
         sample: Sample = {key: record[key] for key in RECORD_KEYS}
         sample[keys.IMAGE] = _to_tensor(image)
         return sample
+
+
+class PseudoLabelMapper:
+    """Makes a training sample of a target image and of labels that a strategy wrote for it.
+
+    Args:
+        folder: holds ``<image id>.png``, 8 bit train ids, 255 = ignore, at any size.
+        label_space: classes of the network.
+        augmentation: what happens to image and labels.
+        image_format: ``"RGB"`` or ``"BGR"``.
+        entry: of the sample that holds the label entries, as a dictionary of their own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        label_space: LabelSpace,
+        augmentation: AugmentationSettings,
+        image_format: str,
+        entry: str,
+    ) -> None:
+        self.folder = folder
+        self.entry = entry
+        self.mapper = SourceMapper(self._read, None, label_space, augmentation, image_format)
+
+    def _read(self, record: Record) -> np.ndarray:
+        return read_array(self.folder / f"{record[keys.IMAGE_ID]}.png", cv2.IMREAD_UNCHANGED)
+
+    def __call__(
+        self, record: Record, rng: np.random.Generator, wanted: WantedPixels | None = None
+    ) -> Sample:
+        """Makes the sample of a record: ``RECORD_KEYS``, the image, and the pseudo-labels' entry.
+
+        Args:
+            record: one of the target's; whatever in it names or holds a label is not looked at.
+            rng: the only source of randomness.
+            wanted: a class (class id) that the crop should show.
+        """
+        sample = self.mapper({key: record[key] for key in RECORD_KEYS}, rng, wanted)
+        image = {key: sample.pop(key) for key in (*RECORD_KEYS, keys.IMAGE)}
+        return {**image, self.entry: sample}
 
 
 class TestMapper:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -51,6 +52,22 @@ class EpochPermutation:
             self._order = rng.permutation(self.num_images)
             self._epoch = epoch
         return Draw(int(self._order[position]))
+
+
+def nested_subset(num_images: int, portion: float, seed: int, name: str) -> np.ndarray:
+    """Draws a portion of the images; a greater portion holds the images of a smaller one.
+
+    Args:
+        num_images: length of the list of records.
+        portion: of it, in (0, 1]; at least one image is drawn.
+        seed: the run's seed, >= 0.
+        name: of the stream.
+
+    Returns:
+        Positions in the list, rising.
+    """
+    order = keyed_rng(seed, name, "subset").permutation(num_images)
+    return np.sort(order[: max(1, round(portion * num_images))])
 
 
 def rare_class_probabilities(class_pixels: np.ndarray, temperature: float) -> np.ndarray:
@@ -115,3 +132,47 @@ class RareClassSampling:
         class_id = int(rng.choice(len(self.probabilities), p=self.probabilities))
         image = int(rng.choice(self.candidates[class_id]))
         return Draw(image, WantedPixels(class_id, self.wanted_pixels))
+
+
+class RareClassMining:
+    """Asks that crops show a rare class of their image (CBST; Zou et al., ECCV 2018).
+
+    The authors centre the crop at a pixel of the class; here it is drawn anew until it shows one.
+
+    Args:
+        stream: draws the images.
+        image_class_pixels: (images, K) labelled pixels by class id, in the order of the records.
+        first: class ids that are asked for where the image shows one of them ...
+        second: ... and those that are asked for where it does not.
+        probability: of an image to be asked, 0..1.
+        seed: the run's seed, >= 0.
+        name: name of the stream.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        image_class_pixels: np.ndarray,
+        first: Sequence[int],
+        second: Sequence[int],
+        probability: float,
+        seed: int,
+        name: str,
+    ) -> None:
+        self.stream = stream
+        self.present = image_class_pixels > 0
+        self.choices = (first, second)
+        self.probability = probability
+        self.seed = seed
+        self.name = name
+
+    def __call__(self, index: int) -> Draw:
+        draw = self.stream(index)
+        rng = keyed_rng(self.seed, self.name, "mining", index)
+        if draw.wanted is not None or rng.random() >= self.probability:
+            return draw
+        for classes in self.choices:
+            candidates = [c for c in classes if self.present[draw.image, c]]
+            if candidates:
+                return Draw(draw.image, WantedPixels(int(rng.choice(candidates)), 0.0))
+        return draw

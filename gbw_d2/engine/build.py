@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.config import ConfigError
 from gbw_d2.data.augmentation import AugmentationSettings
 from gbw_d2.data.catalog import (
@@ -21,13 +24,34 @@ from gbw_d2.data.catalog import (
 )
 from gbw_d2.data.label_spaces import LABEL_SPACES
 from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loader
-from gbw_d2.data.mappers import SourceMapper, TargetMapper, TestMapper
-from gbw_d2.data.sampling import EpochPermutation, RareClassSampling, Stream
+from gbw_d2.data.mappers import (
+    RECORD_KEYS,
+    PseudoLabelMapper,
+    SourceMapper,
+    TargetMapper,
+    TestMapper,
+)
+from gbw_d2.data.positions import class_position_counts
+from gbw_d2.data.sampling import (
+    EpochPermutation,
+    RareClassMining,
+    RareClassSampling,
+    Stream,
+    nested_subset,
+)
 from gbw_d2.data.statistics import image_class_counts
 from gbw_d2.engine.criteria import Criterion, make_criteria
 from gbw_d2.engine.precision import DTYPES, Precision
 from gbw_d2.errors import UserError
-from gbw_d2.uda.strategy import STRATEGIES
+from gbw_d2.uda.strategy import (
+    PSEUDO_LABELS,
+    STRATEGIES,
+    Batch,
+    Context,
+    Mining,
+    PseudoLabels,
+    StageData,
+)
 from gbw_d2.weighting import SCHEMES
 
 from detectron2.config import CfgNode
@@ -93,18 +117,37 @@ def _augmentation(cfg: CfgNode, size_key: str) -> AugmentationSettings:
     )
 
 
-def _source_stream(cfg: CfgNode, spec: DatasetSpec, records: list[Record]) -> Stream:
+def _source_stream(
+    cfg: CfgNode, num_images: int, class_counts: Callable[[], np.ndarray], mining: Mining | None
+) -> Stream:
+    """Builds the stream over the source images that a stage draws.
+
+    Args:
+        cfg: the config.
+        num_images: their number.
+        class_counts: returns their labelled pixels (images, K).
+        mining: which crops should show a rare class.
+    """
     rare = cfg.DATASETS.RARE_CLASS_SAMPLING
     if not rare.ENABLED:
-        return EpochPermutation(len(records), cfg.SEED, "source")
+        stream = EpochPermutation(num_images, cfg.SEED, "source")
+        return _mined(cfg, stream, class_counts, mining, "source")
     return RareClassSampling(
-        _class_counts(cfg, spec, records),
-        cfg.SEED,
-        "source",
-        rare.TEMPERATURE,
-        rare.MIN_PIXELS,
-        rare.CROP_RATIO,
+        class_counts(), cfg.SEED, "source", rare.TEMPERATURE, rare.MIN_PIXELS, rare.CROP_RATIO
     )
+
+
+def _mined(
+    cfg: CfgNode,
+    stream: Stream,
+    class_counts: Callable[[], np.ndarray],
+    mining: Mining | None,
+    name: str,
+) -> Stream:
+    if mining is None:
+        return stream
+    classes = (mining.first, mining.second)
+    return RareClassMining(stream, class_counts(), *classes, mining.probability, cfg.SEED, name)
 
 
 def _class_counts(cfg: CfgNode, spec: DatasetSpec, records: list[Record]) -> np.ndarray:
@@ -127,20 +170,17 @@ def _first_process_first(work: Callable[[], Any]) -> None:
         raise errors[0]
 
 
-def build_batches(cfg: CfgNode, start: int) -> Iterator[Any]:
+def build_batches(cfg: CfgNode, start: int, data: StageData | None = None) -> Iterator[Any]:
     """Builds the endless iterator over (source batch, target batch or None).
 
     Args:
         cfg: the config.
         start: iteration of the first batch; what comes does not depend on what came before.
+        data: what the stage draws; None for all source images, and all target images without
+            labels where the strategy needs them.
     """
-    spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-    panoptic = is_panoptic(cfg)
-    if spec.read_panoptic is None and panoptic:
-        raise DatasetError(
-            f"DATASETS.TRAIN '{spec.name}' has no instances; use a panoptic dataset, or set "
-            "MODEL.SEMANTIC_ONLY True"
-        )
+    if data is None:
+        data = StageData(STRATEGIES.get(cfg.UDA.NAME).needs_target)
     shared = {
         "batch_size": cfg.SOLVER.IMS_PER_BATCH,
         "seed": cfg.SEED,
@@ -150,6 +190,30 @@ def build_batches(cfg: CfgNode, start: int) -> Iterator[Any]:
         "start": start,
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
     }
+    source = _source_batches(cfg, data, shared)
+    if not data.with_target:
+        return PairedLoader(source)
+    _, records = load_records(cfg.DATASETS.TARGET, "DATASETS.TARGET")
+    if data.pseudo_labels is not None:
+        return PairedLoader(source, _labelled_target(cfg, data, records, shared))
+    target = build_train_loader(
+        records,
+        TargetMapper(_augmentation(cfg, "TARGET_SIZE"), cfg.INPUT.FORMAT),
+        EpochPermutation(len(records), cfg.SEED, "target"),
+        name="target",
+        **shared,
+    )
+    return PairedLoader(source, target)
+
+
+def _source_batches(cfg: CfgNode, data: StageData, shared: dict[str, Any]) -> Iterator[Batch]:
+    spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    panoptic = is_panoptic(cfg)
+    if spec.read_panoptic is None and panoptic:
+        raise DatasetError(
+            f"DATASETS.TRAIN '{spec.name}' has no instances; use a panoptic dataset, or set "
+            "MODEL.SEMANTIC_ONLY True"
+        )
     mapper = SourceMapper(
         spec.read_semantic,
         spec.read_panoptic if panoptic else None,
@@ -158,19 +222,88 @@ def build_batches(cfg: CfgNode, start: int) -> Iterator[Any]:
         cfg.INPUT.FORMAT,
         cfg.INPUT.GAUSSIAN_SIGMA,
     )
-    stream = _source_stream(cfg, spec, records)
-    source = build_train_loader(records, mapper, stream, name="source", **shared)
-    if not STRATEGIES.get(cfg.UDA.NAME).needs_target:
-        return PairedLoader(source)
-    _, target_records = load_records(cfg.DATASETS.TARGET, "DATASETS.TARGET")
-    target = build_train_loader(
-        target_records,
-        TargetMapper(_augmentation(cfg, "TARGET_SIZE"), cfg.INPUT.FORMAT),
-        EpochPermutation(len(target_records), cfg.SEED, "target"),
-        name="target",
-        **shared,
+    drawn = nested_subset(len(records), data.source_portion, cfg.SEED, "source")
+
+    def class_counts() -> np.ndarray:
+        return _class_counts(cfg, spec, records)[drawn]
+
+    stream = _source_stream(cfg, len(drawn), class_counts, data.mining)
+    return build_train_loader([records[i] for i in drawn], mapper, stream, name="source", **shared)
+
+
+def _labelled_target(
+    cfg: CfgNode, data: StageData, records: list[Record], shared: dict[str, Any]
+) -> Iterator[Batch]:
+    """Builds the batches of target images with the labels that the strategy wrote."""
+    labels: PseudoLabels | None = data.pseudo_labels
+    assert labels is not None
+    by_id = {record[keys.IMAGE_ID]: record for record in records}
+    mapper = PseudoLabelMapper(
+        labels.folder,
+        LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE),
+        # Crops of the target are judged by no class, as those without labels are not.
+        replace(_augmentation(cfg, "TARGET_SIZE"), cat_max_ratio=1.0),
+        cfg.INPUT.FORMAT,
+        PSEUDO_LABELS,
     )
-    return PairedLoader(source, target)
+    stream = EpochPermutation(len(labels.image_ids), cfg.SEED, "target")
+    mined = _mined(cfg, stream, lambda: labels.class_pixels, data.mining, "target")
+    drawn = [by_id[image_id] for image_id in labels.image_ids]
+    return build_train_loader(drawn, mapper, mined, name="target", **shared)
+
+
+class _TargetImages:
+    """DATASETS.TARGET at test size, for :class:`gbw_d2.uda.strategy.TargetImages`."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """Records without anything that names or holds a label."""
+        _, records = load_records(self.cfg.DATASETS.TARGET, "DATASETS.TARGET")
+        return [{key: record[key] for key in RECORD_KEYS} for record in records]
+
+    def ids(self) -> list[str]:
+        """Returns the ids of all images."""
+        return [record[keys.IMAGE_ID] for record in self.records]
+
+    def batches(self, skip: Container[str] = ()) -> Iterable[Batch]:
+        """Yields this process's share without ``skip``, one image per batch."""
+        # Shared before any is skipped: another process may see other files by now.
+        bounds = [
+            len(self.records) * part // comm.get_world_size()
+            for part in (comm.get_rank(), comm.get_rank() + 1)
+        ]
+        mine = [r for r in self.records[slice(*bounds)] if r[keys.IMAGE_ID] not in skip]
+        return build_test_loader(
+            mine,
+            TestMapper(self.cfg.INPUT.FORMAT, _optional_size(self.cfg, "TEST_SIZE")),
+            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+        )
+
+
+def build_context(cfg: CfgNode, fresh: bool) -> Context:
+    """Builds what a strategy may use to prepare a stage; nothing is read before it is asked for.
+
+    Args:
+        cfg: the config.
+        fresh: none of the stage's iterations has been done.
+    """
+
+    def source_positions() -> np.ndarray:
+        spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+        _first_process_first(lambda: class_position_counts(spec.name, records))
+        space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+        return class_position_counts(spec.name, records)[list(space.train_ids)]
+
+    return Context(
+        fresh,
+        Path(cfg.OUTPUT_DIR),
+        comm.is_main_process(),
+        _TargetImages(cfg),
+        source_positions,
+    )
 
 
 def build_test_batches(cfg: CfgNode, records: list[Record]) -> Any:

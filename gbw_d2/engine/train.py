@@ -15,6 +15,7 @@ from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
 from gbw_d2.engine.build import (
     build_batches,
+    build_context,
     build_criteria,
     build_model,
     build_precision,
@@ -29,7 +30,7 @@ from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
 from gbw_d2.engine.selection import BestOnTargetLabels
 from gbw_d2.engine.trainer import Trainer
-from gbw_d2.uda import Context, ExtraOptimizer, Stage, Strategy, build_strategy
+from gbw_d2.uda import ExtraOptimizer, Stage, Strategy, build_strategy
 
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
@@ -171,16 +172,20 @@ def _load(run: _Run, resume: bool) -> int:
 def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> None:
     """Trains one stage from iteration ``first`` on."""
     cfg, folder = run.cfg, Path(run.cfg.OUTPUT_DIR)
-    run.strategy.prepare(stage, Context(first == stage.first, folder))
-    if first == stage.first:
+    fresh = first == stage.first
+    if fresh:
         run.optimizer.state.clear()
+        # A resumed run starts the stage with the first process's buffers, so others must too.
+        for module in (run.model, *run.strategy.modules().values()):
+            broadcast_parameters(module)
+    run.strategy.prepare(stage, build_context(cfg, fresh))
     rates = [rate * stage.lr_factor for rate in run.rates]
     length = cfg.SOLVER.LR_ITERS or stage.last - stage.first
     scheduler = schedule_from(cfg, run.optimizer, rates, length, first - stage.first)
     trainer = Trainer(
         run.model,
         run.strategy,
-        build_batches(cfg, first),
+        build_batches(cfg, first, run.strategy.data(stage)),
         run.optimizer,
         cfg.SOLVER.LOG_PERIOD,
         cfg.SEED,

@@ -10,7 +10,7 @@ from gbw_d2.weighting.distributed import all_reduce_sum, world_size
 
 
 def mrkld_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
-    """Computes the mean over labelled pixels of -1/K sum_c log p_c: KL from the uniform, plus log K.
+    """Computes the mean over labelled pixels of -1/K sum_c log p_c = KL(uniform, p) + log K.
 
     The model regulariser of CRST. Its authors multiply it by their setting 0.1 twice, so that their
     results were made with a weight of 0.01. In several processes the divisor is the mean over

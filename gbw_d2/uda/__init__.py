@@ -1,6 +1,6 @@
 """Adaptation strategies, one file each; importing one enters it into ``STRATEGIES``."""
 
-from gbw_d2.uda import adversarial, max_squares, min_entropy, self_training, source_only
+from gbw_d2.uda import adversarial, cbst, max_squares, min_entropy, self_training, source_only
 from gbw_d2.uda.strategy import (
     STRATEGIES,
     Context,
@@ -18,6 +18,7 @@ __all__ = [
     "Strategy",
     "adversarial",
     "build_strategy",
+    "cbst",
     "max_squares",
     "min_entropy",
     "self_training",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ from gbw_d2.registry import Registry
 Batch = Sequence[dict[str, Any]]
 
 STRATEGIES: Registry[type[Strategy]] = Registry("adaptation strategy (UDA.NAME)")
+
+# Entry of a target sample of a stage with pseudo-labels: a dictionary of label entries, apart from
+# the sample's own, so that they are never taken for the target's labels.
+PSEUDO_LABELS = "pseudo_labels"
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,103 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class PseudoLabels:
+    """Labels of target images that a strategy has written.
+
+    Args:
+        folder: holds ``<image id>.png``, 8 bit train ids, 255 = ignore, at any size.
+        image_ids: the target images that are drawn, each with its file.
+        class_pixels: (images, K) labelled pixels by class id, in the order of ``image_ids``.
+    """
+
+    folder: Path
+    image_ids: Sequence[str]
+    class_pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Mining:
+    """Crops that should show a rare class, in the source and among the pseudo-labels.
+
+    Args:
+        probability: of an image to be asked for one, 0..1.
+        first: class ids that are asked for where the image shows one of them ...
+        second: ... and those that are asked for where it does not.
+    """
+
+    probability: float
+    first: Sequence[int]
+    second: Sequence[int]
+
+
+@dataclass(frozen=True)
+class StageData:
+    """What a stage draws from source and target; the engine builds its loaders from it.
+
+    Args:
+        with_target: target images are drawn; without them a step's target is None.
+        source_portion: share of the source images that are drawn, in (0, 1]; a greater share holds
+            the images of a smaller one.
+        pseudo_labels: target images come with these, under :data:`PSEUDO_LABELS`.
+        mining: which crops are drawn again until they show a class.
+    """
+
+    with_target: bool
+    source_portion: float = 1.0
+    pseudo_labels: PseudoLabels | None = None
+    mining: Mining | None = None
+
+
+class TargetImages(Protocol):
+    """The target's images as they are at test time; no sample holds or names a label."""
+
+    def ids(self) -> Sequence[str]:
+        """Returns the image ids of all of them, for every process the same."""
+        ...
+
+    def batches(self, skip: Container[str] = ()) -> Iterable[Batch]:
+        """Yields this process's share, one image per batch.
+
+        Args:
+            skip: ids of images that are left out, and not even read.
+        """
+        ...
+
+
+class NoImages:
+    """A target without images, for strategies that look at none."""
+
+    def ids(self) -> Sequence[str]:
+        """See :class:`TargetImages`."""
+        return ()
+
+    def batches(self, skip: Container[str] = ()) -> Iterable[Batch]:
+        """See :class:`TargetImages`."""
+        return ()
+
+
+def _no_positions() -> np.ndarray:
+    raise ValueError("the source's labels were not handed in")
+
+
+@dataclass(frozen=True)
 class Context:
     """What a strategy may use when it prepares a stage.
 
     Args:
         fresh: True where none of the stage's iterations has been done, False on a resumed one.
-        folder: OUTPUT_DIR, for files that must outlive the process.
+        folder: OUTPUT_DIR, for files that must outlive the process; all processes see it.
+        is_main: True in the one process that writes what is there once.
+        target: the target's images.
+        source_positions: returns (K, h, w) labelled source pixels by class id and place; every
+            process must call it.
     """
 
     fresh: bool
     folder: Path
+    is_main: bool = True
+    target: TargetImages = field(default_factory=NoImages)
+    source_positions: Callable[[], np.ndarray] = _no_positions
 
 
 @dataclass(frozen=True)
@@ -94,8 +185,12 @@ class Strategy:
     def prepare(self, stage: Stage, context: Context) -> None:
         """Does what must be done before a stage's iterations, also where it is resumed.
 
-        The student holds its initial weights, those of the checkpoint, or those of the stage before.
+        The student holds its initial weights, the checkpoint's, or those of the stage before.
         """
+
+    def data(self, stage: Stage) -> StageData:
+        """Says what a stage draws; asked after :meth:`prepare`."""
+        return StageData(self.needs_target)
 
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
@@ -104,7 +199,7 @@ class Strategy:
 
         Args:
             source: labelled samples.
-            target: samples without labels, None for strategies that need none.
+            target: samples without labels, None for stages that draw none.
             iteration: 0-based step.
         """
         raise NotImplementedError

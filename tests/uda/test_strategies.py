@@ -14,6 +14,7 @@ from gbw_d2.engine.build import build_model
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.losses import entropy_loss
 from gbw_d2.uda import STRATEGIES, Context, build_strategy
+from gbw_d2.uda.strategy import PSEUDO_LABELS
 
 ARCHITECTURES = ("panoptic", "semantic", "auxiliary")
 LABELS = {
@@ -34,6 +35,11 @@ class TargetSample(dict):
         return super().__contains__(key)
 
 
+def target_sample(sample: dict[str, Any]) -> TargetSample:
+    """Adds what a strategy may have written itself, apart from the labels that it must not read."""
+    return TargetSample({**sample, PSEUDO_LABELS: {keys.SEM_SEG: sample[keys.SEM_SEG].flip(1)}})
+
+
 @pytest.fixture(params=ARCHITECTURES)
 def model_and_config(request: Any, tiny_config: Any) -> tuple[Any, Any]:
     torch.manual_seed(0)
@@ -46,6 +52,8 @@ def model_and_config(request: Any, tiny_config: Any) -> tuple[Any, Any]:
 
 def build(name: str, model: Any, cfg: Any, folder: Any) -> Any:
     torch.manual_seed(1)
+    # Four iterations are too few for a warm-up and three rounds.
+    cfg.UDA.CBST.WARM_UP, cfg.UDA.CBST.ROUNDS = 0.0, 2
     strategy = build_strategy(name, model, cfg.UDA, seed=0, max_iter=4)
     for stage in strategy.stages():
         strategy.prepare(stage, Context(fresh=True, folder=folder))
@@ -58,7 +66,7 @@ def run(strategy: Any, samples: Any, first: int, last: int) -> Trainer:
 
     def batches() -> Iterator[tuple[Any, Any]]:
         for iteration in range(first, last):
-            target = [TargetSample(sample) for sample in samples(seed=100 + iteration)]
+            target = [target_sample(sample) for sample in samples(seed=100 + iteration)]
             yield samples(seed=iteration), target if strategy.needs_target else None
 
     optimizer = torch.optim.SGD(strategy.model.parameters(), lr=0.01)

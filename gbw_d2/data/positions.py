@@ -1,0 +1,83 @@
+"""Labelled pixels per class and place: counted once, cached as the class counts are."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from gbw_d2.data.augmentation import resize_labels
+from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, datasets_root, get_dataset
+from gbw_d2.data.label_spaces import TRAIN_IDS_19
+from gbw_d2.data.statistics import _digest, _load_cache, _save_cache
+
+VERSION = 1
+# Rows and columns of the grid of places; labels are looked at once per cell, at its centre.
+GRID = (256, 512)
+
+
+def class_position_counts(
+    dataset_name: str,
+    records: list[Record] | None = None,
+    cache_folder: Path | None = None,
+    grid: tuple[int, int] = GRID,
+) -> np.ndarray:
+    """Counts by train id how many images have which class at which place, or reads the cache.
+
+    Args:
+        dataset_name: a labelled dataset.
+        records: its records where the caller has them; None loads them.
+        cache_folder: as in :func:`gbw_d2.data.statistics.image_class_counts`.
+        grid: (rows, columns) of places; images of any size are brought to it.
+
+    Returns:
+        (19, rows, columns) int64.
+
+    Raises:
+        DatasetError: no labels, no labelled pixels, or the cache cannot be read or written.
+    """
+    spec = get_dataset(dataset_name)
+    if records is None:
+        records = spec.load()
+    folder = cache_folder or datasets_root() / ".class_statistics"
+    size = f"{grid[0]}x{grid[1]}"
+    path = folder / f"positions-v{VERSION}-{size}-{_digest(spec, records)[:24]}.npz"
+    counts = _load_cache(path)
+    if counts is None:
+        counts = _count(spec, records, grid)
+        _save_cache(path, counts)
+    return counts
+
+
+def _count(spec: DatasetSpec, records: list[Record], grid: tuple[int, int]) -> np.ndarray:
+    read = spec.read_semantic
+    if read is None:
+        raise DatasetError(f"dataset '{spec.name}' has no semantic labels, so none can be counted")
+
+    classes = len(TRAIN_IDS_19)
+
+    def look(record: Record) -> np.ndarray:
+        return np.minimum(resize_labels(read(record), grid), classes)
+
+    counts = np.zeros((classes + 1, *grid), dtype=np.int64)  # the last one: no class
+    rows, columns = np.ogrid[: grid[0], : grid[1]]
+    # Threads: decoding, the larger part of the work, runs outside Python's lock.
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
+        for labels in tqdm(
+            pool.map(look, records),
+            total=len(records),
+            desc=f"looking where {spec.name} has which class",
+            unit="image",
+        ):
+            # Each place occurs once, so that nothing is added twice in one go.
+            counts[labels, rows, columns] += 1
+    counts = counts[:classes]
+    if not counts.any():
+        raise DatasetError(
+            f"dataset '{spec.name}' has {len(records)} images and no labelled pixel at all; its "
+            "label files are not what they should be"
+        )
+    return counts

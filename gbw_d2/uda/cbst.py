@@ -1,0 +1,408 @@
+"""cbst: rounds of class-balanced pseudo-labels and of training on them (ST, CBST, CRST)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gbw_d2 import keys
+from gbw_d2.data.label_spaces import IGNORE_LABEL
+from gbw_d2.errors import UserError
+from gbw_d2.losses.regularisers import lrent_soft_labels, mrkld_loss, soft_cross_entropy
+from gbw_d2.modeling.protocol import Losses, Outputs, SegmentationModel, Targets
+from gbw_d2.uda.parts import ema, labelling, spatial_prior
+from gbw_d2.uda.parts.class_histogram import ConfidenceHistograms
+from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError, RoundFiles, weights_digest
+from gbw_d2.uda.strategy import (
+    PSEUDO_LABELS,
+    STRATEGIES,
+    Batch,
+    Context,
+    Mining,
+    PseudoLabels,
+    Stage,
+    StageData,
+    Strategy,
+)
+from gbw_d2.weighting.distributed import all_reduce_sum
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "pseudo_labels"
+
+# UDA.CBST.POLICY -> thresholds of the histograms for a portion and a least number of pixels.
+POLICIES: dict[str, Callable[[ConfidenceHistograms, float, int], Tensor]] = {
+    "class_balanced": ConfidenceHistograms.class_balanced_thresholds,
+    "global": lambda histograms, portion, _: histograms.global_thresholds(portion),
+}
+REGULARISERS = ("none", "mrkld", "lrent")
+
+
+@STRATEGIES.register("cbst")
+class ClassBalancedSelfTraining(Strategy):
+    """Trains on the source, then in rounds on the source and on pseudo-labels of the target.
+
+    Zou et al., CBST, ECCV 2018, and CRST, ICCV 2019; docs/equations.md 11. A round labels the
+    target with the student as it is at the round's start: pixels that are more confident than a
+    threshold, of each class (CBST) or of all (ST); then it trains the student on both domains with
+    equal weight per labelled pixel. Where this differs from the authors' code,
+    projects/CBST/README.md says so and why. Class weighting acts on the source and on the pseudo
+    term; LRENT's soft labels have no class, so its term is not weighted.
+
+    Labels depend on the student at the round's start alone and are written once: a run that is
+    killed while it labels goes on with the images that are missing, and one that is killed while it
+    trains finds them complete.
+
+    Args:
+        model: the student.
+        settings: ``UDA.CBST``.
+        seed: the run's seed.
+        max_iter: iterations of the whole run.
+
+    Raises:
+        UserError: settings out of range, or that exclude each other.
+    """
+
+    needs_target = True
+
+    def __init__(
+        self, model: SegmentationModel, settings: Any, seed: int = 0, max_iter: int = 1
+    ) -> None:
+        super().__init__(model, settings, seed, max_iter)
+        _check(settings)
+        self.labeller = model.frozen_copy() if settings.REGULARISER == "lrent" else None
+        self._target_losses = {
+            "none": self._hard_losses,
+            "mrkld": self._mrkld_losses,
+            "lrent": self._lrent_losses,
+        }[settings.REGULARISER]
+        # Of the round that is being trained.
+        self._files: RoundFiles | None = None
+        self._chosen: dict[str, Any] = {}
+        self._thresholds: Tensor | None = None
+
+    def stages(self) -> list[Stage]:
+        """Returns the warm-up, where there is one, and the rounds."""
+        s = self.settings
+        first = round(s.WARM_UP * self.max_iter)
+        rest = self.max_iter - first
+        if rest < s.ROUNDS:
+            raise UserError(
+                f"SOLVER.MAX_ITER {self.max_iter} leaves {rest} iterations after the warm-up "
+                f"(UDA.CBST.WARM_UP {s.WARM_UP}) for {s.ROUNDS} rounds; make the run longer"
+            )
+        stages = [Stage("warm_up", 0, first)] if first else []
+        for number in range(s.ROUNDS):
+            start, end = (first + rest * n // s.ROUNDS for n in (number, number + 1))
+            factor = s.LR_FACTOR * s.LR_DECAY**number
+            stages.append(Stage(f"round_{number}", start, end, factor))
+        return stages
+
+    def prepare(self, stage: Stage, context: Context) -> None:
+        """Labels the target for a round, as far as that has not been done.
+
+        Raises:
+            PseudoLabelError: a round is resumed, but its labels are gone.
+        """
+        self._files, self._chosen, self._thresholds = None, {}, None
+        number = _round_of(stage)
+        if number is None:
+            return
+        files = RoundFiles(context.folder / FOLDER / stage.name)
+        if context.fresh:
+            self._label(number, files, context)
+            if self.labeller is not None:
+                ema.update(_module(self.labeller), _module(self.model), 0.0)
+        if not files.summary():
+            raise PseudoLabelError(
+                f"the run goes on inside {stage.name}, but '{files.folder}' does not hold its "
+                "pseudo-labels; copy them back, or resume from a checkpoint of an earlier stage"
+            )
+        self._files, self._chosen = files, files.thresholds()
+        self._thresholds = torch.tensor(self._chosen["thresholds"], device=self._device())
+
+    def data(self, stage: Stage) -> StageData:
+        """Says which images a stage draws, with which pseudo-labels and which crops."""
+        number = _round_of(stage)
+        if number is None:
+            return StageData(with_target=False)
+        assert self._files is not None, "prepare() comes first"
+        return StageData(
+            with_target=True,
+            source_portion=self._grown("SOURCE_PORTION", number),
+            pseudo_labels=PseudoLabels(
+                self._files.labels, self._chosen["images"], self._files.pixels()
+            ),
+            mining=self._mining(np.array(self._chosen["predicted"])),
+        )
+
+    def training_losses(
+        self, source: Batch, target: Batch | None, iteration: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yields the source losses, and in a round those of the pseudo-labels."""
+        losses, _ = self.source_pass(source)
+        yield losses
+        # Their graph must not outlive the backward pass that has just run.
+        del losses
+        if target is None:
+            return
+        images = self.model.images(target)
+        targets = self.model.targets([sample[PSEUDO_LABELS] for sample in target])
+        losses = self._target_losses(images, self.dense_outputs(images), targets)
+        yield {f"pseudo_{k}": self.settings.LOSS_WEIGHT * v for k, v in losses.items()}
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Names the network that gives LRENT's soft labels: the student at the round's start."""
+        return {} if self.labeller is None else {"labeller": _module(self.labeller)}
+
+    def _hard_losses(self, images: Tensor, outputs: Outputs, targets: Targets) -> Losses:
+        return self.model.losses(outputs, targets, None, keys.TERM_PSEUDO)
+
+    def _mrkld_losses(self, images: Tensor, outputs: Outputs, targets: Targets) -> Losses:
+        losses = self._hard_losses(images, outputs, targets)
+        value = mrkld_loss(outputs[keys.SEMANTIC_LOGITS], targets[keys.SEM_SEG])
+        return {**losses, "loss_mrkld": self.settings.MRKLD_WEIGHT * value}
+
+    def _lrent_losses(self, images: Tensor, outputs: Outputs, targets: Targets) -> Losses:
+        assert self.labeller is not None and self._thresholds is not None
+        with torch.no_grad():
+            size = (images.shape[-2], images.shape[-1])
+            taught = self.labeller.outputs(self.labeller.features(images), size)
+            soft, kept = lrent_soft_labels(
+                taught[keys.SEMANTIC_LOGITS], self._thresholds, self.settings.LRENT_ALPHA
+            )
+        loss = soft_cross_entropy(outputs[keys.SEMANTIC_LOGITS], soft, kept)
+        rest = {key: value for key, value in targets.items() if key != keys.SEM_SEG}
+        return {"loss_lrent": loss, **self._hard_losses(images, outputs, rest)}
+
+    def _device(self) -> torch.device:
+        return next(_module(self.model).parameters()).device
+
+    def _grown(self, name: str, number: int) -> float:
+        """Returns the portion ``name`` of a round: its start and a step per round, limited."""
+        start, step, most = (self.settings[f"{name}_{end}"] for end in ("START", "STEP", "MAX"))
+        return min(start + number * step, most)
+
+    def _mining(self, predicted: np.ndarray) -> Mining | None:
+        s = self.settings
+        if s.MINING_PROBABILITY == 0:
+            return None
+        rare = np.flatnonzero(predicted < s.MINING_SHARE * predicted.sum())
+        rarest = predicted.argsort(kind="stable")[: s.MINING_CLASSES]
+        return Mining(s.MINING_PROBABILITY, rare.tolist(), sorted(rarest.tolist()))
+
+    def _label(self, number: int, files: RoundFiles, context: Context) -> None:
+        """Writes thresholds and labels of a round, or what of them is missing."""
+        prior = self._prior(context)
+        key = {
+            "weights": weights_digest(_module(self.model)),
+            "policy": self.settings.POLICY,
+            "portion": self._grown("PORTION", number),
+            "min_pixels_per_class": self.settings.MIN_PIXELS_PER_CLASS,
+            "target_portion": self.settings.TARGET_PORTION,
+            "prior": spatial_prior.version_of(prior),
+            "images": hashlib.sha256("\n".join(context.target.ids()).encode()).hexdigest()[:24],
+        }
+        found = 0
+        if context.is_main:
+            files.start(key)
+            found = bool(files.thresholds()) + bool(files.summary())
+        # Files may be seen late by other processes, so the first one says what there is.
+        found = int(all_reduce_sum(torch.tensor(found, device=self._device())))
+        if found == 2:
+            logger.info("Pseudo-labels of round %d are there: %s", number, files.folder)
+            return
+        priors = _PriorAtSize(prior, self._device())
+        with _evaluating(_module(self.model)):
+            if found == 0:
+                chosen = self._find_thresholds(key["portion"], priors, context)
+                if context.is_main:
+                    files.write_thresholds({"key": key, "round": number, **chosen})
+            else:
+                chosen = files.thresholds()
+            pixels = self._write_labels(files, chosen, priors, context)
+        if context.is_main:
+            files.finish(pixels, self._summary(number, key, chosen, pixels))
+        self._wait()
+
+    def _wait(self) -> None:
+        """Lets all processes come here before any goes on."""
+        all_reduce_sum(torch.zeros(1, device=self._device()))
+
+    def _prior(self, context: Context) -> Tensor | None:
+        if not self.settings.SPATIAL_PRIOR:
+            return None
+        counts = context.source_positions()
+        return spatial_prior.spatial_prior(counts, self.settings.PRIOR_KERNEL)
+
+    def _logits(self, batches: Iterable[Batch]) -> Iterator[tuple[str, Tensor]]:
+        """Yields image id and logits (K, H, W) at the file's size."""
+        for count, batch in enumerate(batches, start=1):
+            with torch.no_grad():
+                results = self.model(batch)
+            for sample, result in zip(batch, results, strict=True):
+                yield sample[keys.IMAGE_ID], result[keys.SEM_SEG]
+            if count % 200 == 0:
+                logger.info("%d target images", count)
+
+    def _find_thresholds(
+        self, portion: float, priors: _PriorAtSize, context: Context
+    ) -> dict[str, Any]:
+        """Looks at all target images once; returns thresholds and which images are labelled."""
+        space, device, ids = self.model.label_space, self._device(), list(context.target.ids())
+        place = {image_id: i for i, image_id in enumerate(ids)}
+        histograms = ConfidenceHistograms(space.num_classes, device)
+        scores = torch.zeros(len(ids), dtype=torch.float64, device=device)
+        for image_id, logits in self._logits(context.target.batches()):
+            confidence, classes = labelling.confidence_and_class(logits, priors.of(logits))
+            histograms.add(confidence, classes)
+            scores[place[image_id]] = labelling.image_score(confidence, classes, space.num_classes)
+        histograms, scores = histograms.all_reduced(), all_reduce_sum(scores)
+        s = self.settings
+        thresholds = POLICIES[s.POLICY](histograms, portion, s.MIN_PIXELS_PER_CLASS)
+        count = max(1, round(s.TARGET_PORTION * len(ids)))
+        best = scores.argsort(descending=True, stable=True)[:count].sort().values
+        return {
+            "thresholds": thresholds.tolist(),
+            "predicted": histograms.predicted().tolist(),
+            "images": [ids[i] for i in best.tolist()],
+        }
+
+    def _write_labels(
+        self, files: RoundFiles, chosen: dict[str, Any], priors: _PriorAtSize, context: Context
+    ) -> np.ndarray:
+        """Writes the labels that are missing; returns labelled pixels (images, K) of all."""
+        space, device, images = self.model.label_space, self._device(), chosen["images"]
+        thresholds = torch.tensor(chosen["thresholds"], device=device)
+        place = {image_id: i for i, image_id in enumerate(images)}
+        pixels = torch.zeros(len(images), space.num_classes, dtype=torch.int64)
+
+        def count(image_id: str, labels: np.ndarray) -> None:
+            counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL + 1)
+            pixels[place[image_id]] = torch.from_numpy(counts[: space.num_classes])
+
+        there = {image_id for image_id in images if files.path_of(image_id).is_file()}
+        # Nobody writes before everybody has looked.
+        self._wait()
+        if context.is_main:
+            for image_id in there:
+                count(image_id, space.from_train_id[files.read_labels(image_id)])
+        skipped = set(context.target.ids()) - (place.keys() - there)
+        for image_id, logits in self._logits(context.target.batches(skipped)):
+            labels = labelling.class_balanced_labels(logits, thresholds, priors.of(logits))
+            mine = labels.cpu().numpy()
+            count(image_id, mine)
+            files.write_labels(image_id, space.to_train_id[mine])
+        return all_reduce_sum(pixels.to(device)).cpu().numpy()
+
+    def _summary(
+        self, number: int, key: dict[str, Any], chosen: dict[str, Any], pixels: np.ndarray
+    ) -> dict[str, Any]:
+        """Returns what is told of a round, in its file and in the log."""
+        names, labelled = self.model.label_space.class_names, pixels.sum(axis=0).tolist()
+        classes = {
+            name: {
+                "threshold": threshold,
+                "predicted_pixels": n,
+                "labelled_pixels": kept,
+                "kept_share": kept / n if n else 0.0,
+            }
+            for name, threshold, n, kept in zip(
+                names, chosen["thresholds"], chosen["predicted"], labelled, strict=True
+            )
+        }
+        never = [name for name, row in classes.items() if row["predicted_pixels"] == 0]
+        rows = [
+            f"  {name:14s} threshold {row['threshold']:.4f}  kept {row['kept_share']:6.1%} of "
+            f"{row['predicted_pixels']} pixels"
+            for name, row in classes.items()
+        ]
+        logger.info("Pseudo-labels of round %d\n%s", number, "\n".join(rows))
+        if never:
+            logger.warning(
+                "Round %d: never predicted on the target, so without pseudo-labels (threshold 1): "
+                "%s. The source still teaches them, and mining asks for them there.",
+                number,
+                ", ".join(never),
+            )
+        return {
+            "round": number,
+            **key,
+            "labelled_images": len(chosen["images"]),
+            "kept_share": sum(labelled) / max(1, sum(chosen["predicted"])),
+            "never_predicted": never,
+            "classes": classes,
+        }
+
+
+class _PriorAtSize:
+    """A prior at the size of the image at hand; target images mostly have one size."""
+
+    def __init__(self, prior: Tensor | None, device: torch.device) -> None:
+        self.prior = prior
+        self.device = device
+        self._last: Tensor | None = None
+
+    def of(self, logits: Tensor) -> Tensor | None:
+        """Returns the prior at the size of logits (K, H, W)."""
+        if self.prior is None:
+            return None
+        size = (logits.shape[1], logits.shape[2])
+        if self._last is None or tuple(self._last.shape[1:]) != size:
+            self._last = spatial_prior.resampled(self.prior, size, self.device)
+        return self._last
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
+
+
+def _round_of(stage: Stage) -> int | None:
+    """Returns a round's number, None for the warm-up."""
+    word, _, number = stage.name.rpartition("_")
+    return int(number) if word == "round" else None
+
+
+def _check(settings: Any) -> None:
+    """Raises UserError for settings out of range, or that exclude each other."""
+    for name, known in (("POLICY", tuple(POLICIES)), ("REGULARISER", REGULARISERS)):
+        if settings[name] not in known:
+            raise UserError(
+                f"UDA.CBST.{name} is '{settings[name]}'; expected one of {', '.join(known)}"
+            )
+    shares = ("WARM_UP", "PORTION_START", "PORTION_MAX", "MINING_PROBABILITY", "MINING_SHARE")
+    for name in shares:
+        if not 0 <= settings[name] <= 1:
+            raise UserError(f"UDA.CBST.{name} is {settings[name]}; expected 0..1")
+    for name in ("SOURCE_PORTION_START", "SOURCE_PORTION_MAX", "TARGET_PORTION"):
+        if not 0 < settings[name] <= 1:
+            raise UserError(f"UDA.CBST.{name} is {settings[name]}; expected more than 0, up to 1")
+    if settings.ROUNDS < 1 or settings.WARM_UP == 1:
+        raise UserError(
+            f"UDA.CBST.ROUNDS is {settings.ROUNDS} and WARM_UP {settings.WARM_UP}; expected 1 "
+            "round or more, and a warm-up that leaves iterations for them"
+        )
+    if settings.REGULARISER == "lrent" and settings.SPATIAL_PRIOR:
+        raise UserError(
+            "UDA.CBST.REGULARISER lrent makes soft labels of crops, which have no place in a "
+            "prior; set SPATIAL_PRIOR False, or another regulariser"
+        )
+
+
+def _module(network: Any) -> nn.Module:
+    """The protocol says what may be called; that it is a module too, its weights need."""
+    assert isinstance(network, nn.Module)
+    return network

@@ -1,0 +1,144 @@
+"""The files of a round of self-training: one PNG per image, and what is known of them all.
+
+    <folder>/thresholds.json   first: whose labels these are, and by which thresholds
+    <folder>/labels/<id>.png   8 bit train ids, 255 = ignore
+    <folder>/pixels.npy        labelled pixels (images, K) by class id, in the order of the images
+    <folder>/round.json        last: the labels are complete
+
+Every file is written under a temporary name and renamed, so that what is there is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from gbw_d2.errors import UserError
+
+
+class PseudoLabelError(UserError):
+    """Pseudo-labels are missing, or cannot be read or written."""
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Returns a short digest of a network's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().contiguous().cpu().flatten()
+        # NumPy has no bfloat16, so the bytes are looked at.
+        digest.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    return digest.hexdigest()[:24]
+
+
+class RoundFiles:
+    """The files of one round; what any of them holds belongs to one key.
+
+    Args:
+        folder: of the round.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.labels = folder / "labels"
+        self._thresholds = folder / "thresholds.json"
+        self._summary = folder / "round.json"
+        self._pixels = folder / "pixels.npy"
+
+    def start(self, key: Mapping[str, Any]) -> None:
+        """Makes the folder, and empties it where it holds what belongs to another key."""
+        try:
+            if self.folder.exists() and self.thresholds().get("key") != dict(key):
+                shutil.rmtree(self.folder)
+            self.labels.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def thresholds(self) -> dict[str, Any]:
+        """Returns what :meth:`write_thresholds` wrote, {} where there is nothing."""
+        return _read_json(self._thresholds)
+
+    def write_thresholds(self, content: Mapping[str, Any]) -> None:
+        """Writes the first file; ``content`` holds the key."""
+        _write(self._thresholds, _as_json(content))
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the last file's content, {} where the labels are not complete."""
+        return _read_json(self._summary)
+
+    def pixels(self) -> np.ndarray:
+        """Returns the labelled pixels (images, K) of :meth:`finish`."""
+        try:
+            return np.load(self._pixels, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise PseudoLabelError(f"cannot read '{self._pixels}' ({error})") from error
+
+    def finish(self, pixels: np.ndarray, summary: Mapping[str, Any]) -> None:
+        """Writes the labelled pixels (images, K) and, last of all, the summary."""
+        buffer = io.BytesIO()
+        np.save(buffer, pixels, allow_pickle=False)
+        _write(self._pixels, buffer.getvalue())
+        _write(self._summary, _as_json(summary))
+
+    def path_of(self, image_id: str) -> Path:
+        """Returns where an image's labels are, or would be."""
+        return self.labels / f"{image_id}.png"
+
+    def write_labels(self, image_id: str, labels: np.ndarray) -> None:
+        """Writes the labels of an image, (H, W) uint8 train ids, 255 = ignore."""
+        path = self.path_of(image_id)
+        done, data = cv2.imencode(".png", labels)
+        assert done and labels.dtype == np.uint8
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        _write(path, data.tobytes())
+
+    def read_labels(self, image_id: str) -> np.ndarray:
+        """Returns the labels of an image as they were written."""
+        labels = cv2.imread(str(self.path_of(image_id)), cv2.IMREAD_UNCHANGED)
+        if labels is None:
+            raise PseudoLabelError(f"cannot read '{self.path_of(image_id)}'; delete it")
+        return labels
+
+
+def _as_json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise PseudoLabelError(f"cannot read '{path}' ({error}); delete its folder") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> PseudoLabelError:
+    return PseudoLabelError(
+        f"cannot write '{path}' ({error.strerror}); make room on the disk and go on with --resume"
+    )

@@ -1,0 +1,77 @@
+"""Where in an image each class is to be expected, from the labels of the source (CBST-SP)."""
+
+from __future__ import annotations
+
+import hashlib
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Raised whenever the same counts would give another prior.
+VERSION = 1
+
+
+def spatial_prior(counts: np.ndarray, kernel_share: float) -> Tensor:
+    """Returns q_n(c): how often class c stands at place n, smoothed.
+
+    Zou et al., ECCV 2018, section 3.3: class frequencies of the source at each pixel, smoothed by a
+    70 x 70 Gaussian kernel. Standard deviation and normalisation are not published with the code;
+    here the kernel ends at three standard deviations, and each class sums to the same over all
+    places, since a factor per class changes little but the first argmax: where a class stands
+    matters, not how frequent it is. The greatest value of all is 1.
+
+    Args:
+        counts: (K, h, w) labelled source pixels of each class at each place.
+        kernel_share: side of the kernel as a share of the rows; 70 / 1052 in CBST.
+
+    Returns:
+        (K, h, w) float32 in 0..1; a class that the source does not show is 0 everywhere.
+
+    Raises:
+        ValueError: counts without any pixel, or a kernel that is not in 0..1.
+    """
+    if not 0 < kernel_share <= 1:
+        raise ValueError(f"kernel_share is {kernel_share}; expected more than 0 and at most 1")
+    if counts.ndim != 3 or not counts.any():
+        raise ValueError(f"counts of shape {counts.shape} hold no pixel; expected (K, h, w)")
+    seen = np.maximum(counts.sum(axis=0), 1)
+    frequency = counts.astype(np.float64) / seen
+    side = 2 * round(kernel_share * counts.shape[1] / 2) + 1
+    smooth = np.stack(
+        [
+            cv2.GaussianBlur(plane, (side, side), side / 6, borderType=cv2.BORDER_REPLICATE)
+            for plane in frequency
+        ]
+    )
+    sums = smooth.sum(axis=(1, 2), keepdims=True)
+    prior = np.divide(smooth, sums, out=np.zeros_like(smooth), where=sums > 0)
+    return torch.from_numpy((prior / prior.max()).astype(np.float32))
+
+
+def resampled(prior: Tensor, size: tuple[int, int], device: torch.device | str) -> Tensor:
+    """Brings a prior to the grid of an image, bilinearly.
+
+    Args:
+        prior: (K, h, w) of :func:`spatial_prior`.
+        size: (rows, columns) of the image.
+        device: where the result goes.
+
+    Returns:
+        (K, rows, columns) float16, since it is as large as the logits of a whole image.
+    """
+    result = torch.empty(len(prior), *size, dtype=torch.float16, device=device)
+    # Plane by plane: all of them at once would need float32 of the same size beside it.
+    for plane, out in zip(prior, result, strict=True):
+        grid = plane[None, None].to(device)
+        out.copy_(F.interpolate(grid, size=size, mode="bilinear", align_corners=False)[0, 0])
+    return result
+
+
+def version_of(prior: Tensor | None) -> str:
+    """Returns a short digest of a prior, "none" where there is none."""
+    if prior is None:
+        return "none"
+    return f"{VERSION}-{hashlib.sha256(prior.numpy().tobytes()).hexdigest()[:16]}"
