@@ -30,9 +30,20 @@ def join_segments(train_ids: np.ndarray, instances: np.ndarray) -> tuple[np.ndar
         Segment ids (H, W) int32, 0 = void, and their ``segments_info`` (``id``, ``category_id`` =
         train id, ``iscrowd``, ``area`` in pixels).
     """
+    segments = segment_ids(train_ids, instances)
+    return segments, segments_info(segments)
+
+
+def segment_ids(train_ids: np.ndarray, instances: np.ndarray) -> np.ndarray:
+    """Joins classes and instances of any shape to segment ids; see :func:`join_segments`."""
     segments = np.where(_IS_THING[train_ids], instances, 0).astype(np.int32) * CLASS_SLOTS
     segments += train_ids.astype(np.int32) + 1
     segments[train_ids == IGNORE_LABEL] = 0
+    return segments
+
+
+def segments_info(segments: np.ndarray) -> SegmentsInfo:
+    """Lists the segments of a map of such ids; see :func:`join_segments`."""
     areas = np.bincount(segments.ravel())
     info = []
     for segment in np.flatnonzero(areas).tolist():
@@ -47,4 +58,4 @@ def join_segments(train_ids: np.ndarray, instances: np.ndarray) -> tuple[np.ndar
                 "area": int(areas[segment]),
             }
         )
-    return segments, info
+    return info

@@ -23,7 +23,7 @@ from gbw_d2.data.catalog import (
     register_dataset,
 )
 from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
-from gbw_d2.data.formats.segments import join_segments
+from gbw_d2.data.formats.segments import segment_ids, segments_info
 from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
 
 PANOPTIC_FILE = "pan_seg_file_name"
@@ -149,11 +149,8 @@ def _check_segment(segment: dict[str, Any]) -> None:
         )
 
 
-def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
-    """Reads the panoptic label.
-
-    Vistas' parts of a stuff class become one segment, as panoptic scores demand; see
-    :func:`gbw_d2.data.formats.segments.join_segments`.
+def _read_numbers(record: Record) -> np.ndarray:
+    """Reads which segment of the record each pixel shows: (H, W) uint16, void = the number of them.
 
     Raises:
         DatasetError: unreadable, not colour, another size than its image, or a segment that the
@@ -166,30 +163,49 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     check_size(png, record[keys.HEIGHT], record[keys.WIDTH], path)
     channels = png.astype(np.int32)  # the order is BGR
     ids = channels[:, :, 2] + 256 * channels[:, :, 1] + 65536 * channels[:, :, 0]
-    segments = record[SEGMENTS]
+    listed = [segment["id"] for segment in record[SEGMENTS]]
     # One entry per possible id: only those that occur are ever touched, so it costs no memory.
+    # Counted from 1 on here: 0 is what the list lacks.
     position = np.zeros(1 << 24, dtype=np.uint16)
-    position[[segment["id"] for segment in segments]] = np.arange(1, len(segments) + 1)
+    position[[*listed, 0]] = np.arange(1, len(listed) + 2)
     numbers = position[ids]
-    if ((numbers == 0) & (ids != 0)).any():
-        wrong = np.unique(ids[(numbers == 0) & (ids != 0)])
+    if not numbers.all():
+        wrong = np.unique(ids[numbers == 0])
         raise DatasetError(
             f"'{path}' holds segment(s) {few([str(i) for i in wrong])} that the JSON file does not "
             "list; unpack the archive again"
         )
-    categories = [0, *(s["category_id"] for s in segments)]
-    crowds = np.array([True, *(bool(s["iscrowd"]) for s in segments)])
-    instances = np.where(crowds, 0, np.arange(len(segments) + 1))
-    return join_segments(_TRAIN_ID_OF[categories][numbers], instances[numbers])
+    return numbers - np.uint16(1)
+
+
+def _train_ids(record: Record) -> np.ndarray:
+    """Train id of each segment of a record, and of void at the end."""
+    return _TRAIN_ID_OF[[*(segment["category_id"] for segment in record[SEGMENTS]), 0]]
+
+
+def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
+    """Reads the panoptic label.
+
+    Vistas' parts of a stuff class become one segment, as panoptic scores demand; see
+    :func:`gbw_d2.data.formats.segments.join_segments`.
+
+    Raises:
+        DatasetError: unreadable, not colour, another size than its image, or a segment that the
+            JSON file does not list.
+    """
+    crowds = [bool(segment["iscrowd"]) for segment in record[SEGMENTS]]
+    instances = np.array([0 if crowd else i + 1 for i, crowd in enumerate(crowds)] + [0])
+    segments = segment_ids(_train_ids(record), instances)[_read_numbers(record)]
+    return segments, segments_info(segments)
 
 
 def read_semantic(record: Record) -> np.ndarray:
-    """Reads the semantic label: (H, W) uint8 train ids, 255 = ignore."""
-    segments, info = read_panoptic(record)
-    table = np.full(int(segments.max()) + 1, IGNORE_LABEL, dtype=np.uint8)
-    for segment in info:
-        table[segment["id"]] = segment["category_id"]
-    return table[segments]
+    """Reads the semantic label: (H, W) uint8 train ids, 255 = ignore.
+
+    Raises:
+        DatasetError: as :func:`read_panoptic`.
+    """
+    return _train_ids(record)[_read_numbers(record)]
 
 
 def register_vistas(
