@@ -39,7 +39,7 @@ def spatial_prior(counts: np.ndarray, kernel_share: float) -> Tensor:
         raise ValueError(f"counts of shape {counts.shape} hold no pixel; expected (K, h, w)")
     seen = np.maximum(counts.sum(axis=0), 1)
     frequency = counts.astype(np.float64) / seen
-    side = 2 * round(kernel_share * counts.shape[1] / 2) + 1
+    side = 2 * int(kernel_share * counts.shape[1] / 2) + 1
     smooth = np.stack(
         [
             cv2.GaussianBlur(plane, (side, side), side / 6, borderType=cv2.BORDER_REPLICATE)
