@@ -15,7 +15,9 @@ import pytest
 from panopticapi.utils import rgb2id
 
 from gbw_d2.data.catalog import DatasetError, get_dataset
+from gbw_d2.data.datasets import toy
 from gbw_d2.data.formats import vistas
+from gbw_d2.data.formats.segments import ids_of_colors
 from gbw_d2.data.label_spaces import TRAIN_IDS_13
 from gbw_d2.data.toyworld.layouts import LAYOUTS, Layout, check_layout, write_layout
 from gbw_d2.data.toyworld.layouts.foggy import add_fog
@@ -258,3 +260,39 @@ def test_vistas_of_the_newer_download_and_its_script(vistas_root: Path) -> None:
     (folder / "panoptic_2018.json").unlink()
     with pytest.raises(DatasetError, match=r"cannot read '.*prepare_mapillary_vistas"):
         get_dataset("vistas_panoptic_val").load()
+
+
+def test_colours_are_ids_as_in_panopticapi() -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
+    for picture in (colors, colors[::-1, ::2]):
+        np.testing.assert_array_equal(ids_of_colors(picture), rgb2id(picture[:, :, ::-1]))
+        assert ids_of_colors(picture).dtype == np.int32
+
+
+def test_a_toy_twin_is_made_once_and_an_old_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    made = []
+
+    def write(root: Path, *layout: str) -> None:
+        made.append(layout)
+        root.mkdir()
+        (root / "toyworld.json").write_text(json.dumps(LAYOUTS.get(layout[0]).marker()))
+
+    monkeypatch.setattr(toy, "_write", write)
+    spec = get_dataset("toy_vistas_panoptic_val")
+    assert spec.prepare is not None
+    spec.prepare()
+    spec.prepare()
+    assert made == [("mapillary_vistas",)]
+    marker = tmp_path / "toy_mapillary_vistas/toyworld.json"
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "layout_version": 0}))
+    with pytest.raises(DatasetError, match=r"toy_mapillary_vistas holds .* version 0"):
+        spec.prepare()
+
+
+def test_the_command_for_toy_layouts(tmp_path: Path) -> None:
+    found = run("prepare_toy.py", "--root", str(tmp_path / "x"), "--layout", "own", "--check")
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    assert f"{tmp_path / 'x_own'} holds no finished toy dataset" in found.stderr

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from gbw_d2.data.catalog import DatasetError, get_dataset
-from gbw_d2.data.toyworld.layouts import LAYOUTS, Layout, write_layout
+from gbw_d2.data.toyworld.layouts import LAYOUTS, Layout, check_layout, write_layout
 from gbw_d2.data.toyworld.layouts.gta5 import GTA5_ODD_INDEX
 from gbw_d2.data.toyworld.render import render
 
@@ -147,6 +147,12 @@ def test_an_interrupted_toy_goes_on_and_a_finished_one_stays(
     write_layout(root, layout, workers=1)
     assert first.stat().st_mtime_ns == kept
     assert second.read_bytes() == content
+    second.unlink()
+    with pytest.raises(DatasetError, match=r"1 images lack files; run .*--layout gta5"):
+        check_layout(root, layout)
+    write_layout(root, layout, workers=1)
+    check_layout(root, layout)
+    assert first.stat().st_mtime_ns == kept
     with pytest.raises(DatasetError, match="layout_version is 1, not 2"):
         write_layout(root, replace(layout, version=2))
 

@@ -73,7 +73,7 @@ def test_labels_by_hand(own: Path, name: str) -> None:
     describe(own, {}, name)
     spec = get_dataset(f"own/{name}:all")
     records = spec.load()
-    assert [r["image_id"] for r in records] == ["a", "more/b"]
+    assert [r["image_id"] for r in records] == ["a", "more__b"]
     assert (records[0]["height"], records[0]["width"]) == (6, 8)
     assert spec.read_semantic is not None and spec.read_panoptic is not None
     semantic = spec.read_semantic(records[1])

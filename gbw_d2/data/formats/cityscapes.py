@@ -22,6 +22,7 @@ from gbw_d2.data.catalog import (
     register_dataset,
 )
 from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
+from gbw_d2.data.formats.segments import ids_of_colors
 from gbw_d2.data.label_spaces import IGNORE_LABEL, TRAIN_IDS_19
 
 SEMANTIC_FILE = "sem_seg_file_name"
@@ -211,8 +212,7 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     if png.ndim != 3 or png.shape[2] != 3 or png.dtype != np.uint8:
         raise DatasetError(f"'{path}' is not an 8-bit RGB PNG file. Delete it. {_PREPARE_HINT}")
     check_size(png, record[keys.HEIGHT], record[keys.WIDTH], path)
-    channels = png.astype(np.int32)  # uint8 would overflow silently; the order is BGR
-    segments = channels[:, :, 2] + 256 * channels[:, :, 1] + 65536 * channels[:, :, 0]
+    segments = ids_of_colors(png)
     found = set(np.flatnonzero(np.bincount(segments.ravel())).tolist()) - {0}
     listed = {segment["id"] for segment in record[SEGMENTS]}
     if found != listed:

@@ -170,8 +170,8 @@ def load_split(data: OwnData, name: str) -> list[Record]:
         name: of the split.
 
     Returns:
-        Records with ``file_name``, ``image_id`` (path below the folder, without suffix),
-        ``height``, ``width``, and the files of labels and instances where the split has them.
+        Records with ``file_name``, ``image_id`` (path below the folder, without suffix and
+        with ``__`` for ``/``), ``height``, ``width``, and the files of labels and instances where the split has them.
 
     Raises:
         DatasetError: no images, or labels or instances are missing.
@@ -189,7 +189,8 @@ def load_split(data: OwnData, name: str) -> list[Record]:
     for path in found:
         relative = path.relative_to(split.images).as_posix()
         stem = relative.removesuffix(split.image_suffix or path.suffix)
-        record = image_record(path, stem)
+        # Predictions are saved under the id, so it must be a file's name.
+        record = image_record(path, stem.replace("/", "__"))
         if split.labels is not None:
             record[LABEL_FILE] = str(split.labels / f"{stem}{split.label_suffix}")
         if split.instances is not None:

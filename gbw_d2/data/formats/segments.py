@@ -1,7 +1,8 @@
-"""Panoptic segments from a map of classes and a map of instance numbers."""
+"""Panoptic segments from maps of classes and instances, or from the colours of COCO's PNG files."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from gbw_d2.data.catalog import SegmentsInfo
@@ -12,6 +13,20 @@ from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
 CLASS_SLOTS = 32
 _IS_THING = np.zeros(256, dtype=bool)
 _IS_THING[[c.train_id for c in CLASSES if c.is_thing]] = True
+
+
+def ids_of_colors(colors: np.ndarray) -> np.ndarray:
+    """Reads COCO's panoptic PNG: the id is red + 256 * green + 65536 * blue.
+
+    Args:
+        colors: (H, W, 3) uint8 in OpenCV's order, blue first.
+
+    Returns:
+        (H, W) int32.
+    """
+    # Red, green, blue and alpha are the four bytes of a little-endian number.
+    words = cv2.cvtColor(colors, cv2.COLOR_BGR2RGBA).view("<i4")[:, :, 0]
+    return (words & 0xFFFFFF).astype(np.int32, copy=False)
 
 
 def join_segments(train_ids: np.ndarray, instances: np.ndarray) -> tuple[np.ndarray, SegmentsInfo]:

@@ -23,7 +23,7 @@ from gbw_d2.data.catalog import (
     register_dataset,
 )
 from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
-from gbw_d2.data.formats.segments import segment_ids, segments_info
+from gbw_d2.data.formats.segments import ids_of_colors, segment_ids, segments_info
 from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
 
 PANOPTIC_FILE = "pan_seg_file_name"
@@ -161,8 +161,7 @@ def _read_numbers(record: Record) -> np.ndarray:
     if png.ndim != 3 or png.shape[2] != 3 or png.dtype != np.uint8:
         raise DatasetError(f"'{path}' is not an 8-bit RGB PNG file; unpack the archive again")
     check_size(png, record[keys.HEIGHT], record[keys.WIDTH], path)
-    channels = png.astype(np.int32)  # the order is BGR
-    ids = channels[:, :, 2] + 256 * channels[:, :, 1] + 65536 * channels[:, :, 0]
+    ids = ids_of_colors(png)
     listed = [segment["id"] for segment in record[SEGMENTS]]
     # One entry per possible id: only those that occur are ever touched, so it costs no memory.
     # Counted from 1 on here: 0 is what the list lacks.

@@ -75,7 +75,7 @@ LAYOUTS: Registry[Layout] = Registry("toy layout")
 
 
 def write_layout(root: Path, layout: Layout, workers: int | None = None) -> None:
-    """Writes a toy dataset, or what is missing of it; a finished one is left alone.
+    """Writes a toy dataset, or what is missing of it; a finished one is looked through.
 
     Args:
         root: folder to write to: empty, absent, or the same dataset.
@@ -87,9 +87,9 @@ def write_layout(root: Path, layout: Layout, workers: int | None = None) -> None
     """
     root = Path(root)
     with exclusive(root):
-        if claim(root, layout.marker()):
+        finished, missing = claim(root, layout.marker()), _missing(root, layout)
+        if finished and not missing:
             return
-        missing = _missing(root, layout)
         for folder in {(root / path).parent for job in missing for path in layout.paths(job)}:
             folder.mkdir(parents=True, exist_ok=True)
         run_jobs(partial(_write_image, root, layout.name, layout.settings), missing, workers)
@@ -99,13 +99,15 @@ def write_layout(root: Path, layout: Layout, workers: int | None = None) -> None
 
 def check_layout(root: Path, layout: Layout) -> None:
     """Raises :class:`DatasetError` where a toy dataset is not there or not whole."""
-    root = Path(root)
+    root, remedy = Path(root), f"run `python datasets/prepare_toy.py --layout {layout.name}`"
     if not (root / MARKER).is_file():
-        raise DatasetError(f"{root} holds no finished toy dataset ({MARKER} is not there)")
+        raise DatasetError(
+            f"{root} holds no finished toy dataset ({MARKER} is not there); {remedy}"
+        )
     claim(root, layout.marker())
     missing = _missing(root, layout)
     if missing:
-        raise DatasetError(f"{root}: {len(missing)} images lack files; delete the folder")
+        raise DatasetError(f"{root}: {len(missing)} images lack files; {remedy}")
 
 
 def _missing(root: Path, layout: Layout) -> list[Job]:
