@@ -15,11 +15,13 @@ import torch
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
 from gbw_d2.errors import UserError
+from gbw_d2.evaluation.instance_ap import InstanceAP, segment_masks
 from gbw_d2.evaluation.panoptic_quality import VOID, PanopticQuality
+from gbw_d2.evaluation.prediction_files import PanopticFiles
 from gbw_d2.evaluation.protocols import PROTOCOLS, Protocol
 from gbw_d2.evaluation.report import PerClass, write_csv
 from gbw_d2.evaluation.semantic_iou import ConfusionMatrix
-from gbw_d2.keys import FILE_NAME, IMAGE_ID, PANOPTIC_SEG, SEM_SEG
+from gbw_d2.keys import FILE_NAME, IMAGE_ID, INSTANCES, PANOPTIC_SEG, SEM_SEG
 
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -40,6 +42,11 @@ class _ProtocolEvaluator(DatasetEvaluator):
             raise ValueError(f"no protocol to score by; known: {', '.join(PROTOCOLS.names())}")
         self.to_train_id = np.asarray(to_train_id, dtype=np.uint8)
         self.protocols: tuple[Protocol, ...] = tuple(PROTOCOLS.get(name) for name in protocols)
+        if self.protocols[0].is_compatibility:
+            raise UserError(
+                f"protocol {self.protocols[0].name} is for comparison with published tables; name "
+                "another one before it"
+            )
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.per_class: PerClass = {}
         self.per_image: list[dict[str, Any]] = []
@@ -87,7 +94,7 @@ class _ProtocolEvaluator(DatasetEvaluator):
         if len(set(names)) < len(names):
             twice = next(n for n in names if names.count(n) > 1)
             raise ValueError(f"{twice} was scored more than once; the test sampler repeats images")
-        self._set_states([sum(parts) for parts in zip(*(s for s, _ in gathered), strict=True)])
+        self._merge([states for states, _ in gathered])
         metrics = self._average()
         if self.output_dir is not None:
             write_csv(self.output_dir / f"{self.task}_per_image.csv", self.per_image)
@@ -98,12 +105,12 @@ class _ProtocolEvaluator(DatasetEvaluator):
         """Adds one image and returns its own scores."""
 
     @abstractmethod
-    def _states(self) -> list[np.ndarray]:
+    def _states(self) -> Any:
         """What was counted so far."""
 
     @abstractmethod
-    def _set_states(self, states: list[np.ndarray]) -> None:
-        """Replaces what was counted by the sum over processes."""
+    def _merge(self, states: list[Any]) -> None:
+        """Replaces what was counted by what all processes counted."""
 
     @abstractmethod
     def _average(self) -> dict[str, float | None]:
@@ -155,21 +162,25 @@ class SemanticEvaluator(_ProtocolEvaluator):
         gt = self.read_semantic(record)
         _check_sizes(classes, gt)
         image = self.confusion.update(self.to_train_id[classes], gt)
-        return {f"mIoU_{p.name}": self.confusion.compute(p, image)["mIoU"] for p in self.protocols}
+        return {
+            f"mIoU_{p.name}": _times(self.confusion.compute(p, image)["mIoU"], p.factor)
+            for p in self.protocols
+        }
 
-    def _states(self) -> list[np.ndarray]:
-        return [self.confusion.state]
+    def _states(self) -> np.ndarray:
+        return self.confusion.state
 
-    def _set_states(self, states: list[np.ndarray]) -> None:
+    def _merge(self, states: list[np.ndarray]) -> None:
         self.confusion.reset()
-        self.confusion.merge(states[0])
+        for state in states:
+            self.confusion.merge(state)
 
     def _average(self) -> dict[str, float | None]:
         metrics: dict[str, float | None] = {}
         for protocol in self.protocols:
             scores = self.confusion.compute(protocol)
             for key in ("mIoU", "recall", "precision"):
-                metrics[f"{key}_{protocol.name}"] = scores[key]
+                metrics[f"{key}_{protocol.name}"] = _times(scores[key], protocol.factor)
             metrics[f"mIoU_classes_{protocol.name}"] = scores["classes"]
             self.per_class[protocol.name] = {
                 CLASSES[t].name: {"train_id": t, **row} for t, row in scores["per_class"].items()
@@ -180,7 +191,9 @@ class SemanticEvaluator(_ProtocolEvaluator):
 class PanopticEvaluator(_ProtocolEvaluator):
     """PQ, SQ and RQ of all classes, things and stuff under each protocol.
 
-    Metrics: ``PQ_16``, ``SQ_th_16``, ``RQ_st_16_void``, ``PQ_classes_16`` and so on.
+    Metrics: ``PQ_16``, ``SQ_th_16``, ``RQ_st_16_void``, ``PQ_classes_16`` and so on; with
+    ``instance_ap`` also ``AP_16``, ``AP50_16`` and ``AP_classes_16``, under the protocols that
+    neither forgive ground truth nor serve compatibility.
     After :meth:`evaluate`, ``per_class`` holds protocol -> class name -> scores.
 
     Args:
@@ -189,6 +202,10 @@ class PanopticEvaluator(_ProtocolEvaluator):
         to_train_id: (256,) uint8, class id -> train id, 255 where there is none.
         protocols: names of the protocols, see :mod:`gbw_d2.evaluation.protocols`.
         output_dir: where ``panoptic_per_image.csv`` goes; None for nowhere.
+        save_predictions: the folder of :class:`PanopticFiles`; None to keep maps in memory only,
+            one at a time.
+        instance_ap: score the instances by pycocotools too: those of the output's ``instances``
+            where there are any, else the things of the panoptic map with their ``score``.
     """
 
     task = "panoptic"
@@ -199,17 +216,24 @@ class PanopticEvaluator(_ProtocolEvaluator):
         to_train_id: np.ndarray,
         protocols: Sequence[str],
         output_dir: str | Path | None = None,
+        *,
+        save_predictions: str | Path | None = None,
+        instance_ap: bool = False,
     ) -> None:
         super().__init__(to_train_id, protocols, output_dir)
         self.read_panoptic = read_panoptic
+        self.instance_ap = instance_ap
+        self._files = None if save_predictions is None else PanopticFiles(save_predictions)
         self.reset()
 
     def reset(self) -> None:
         """Forgets all images."""
         # What is void changes the matching; what is averaged does not.
         self._quality = {
-            p.void_train_ids: PanopticQuality(panoptic_categories()) for p in self.protocols
+            _matching(p): PanopticQuality(panoptic_categories()) for p in self.protocols
         }
+        self._instances = InstanceAP(c.train_id for c in CLASSES if c.is_thing)
+        self._annotations: list[dict[str, Any]] = []
         self.per_image = []
         self.per_class = {}
 
@@ -219,52 +243,135 @@ class PanopticEvaluator(_ProtocolEvaluator):
         pred_segments = [self._with_train_id(s) for s in class_segments]
         gt_map, gt_segments = self.read_panoptic(record)
         _check_sizes(pred_map, gt_map)
-        images = {
-            void: quality.update(pred_map, pred_segments, *_make_void(gt_map, gt_segments, void))
-            for void, quality in self._quality.items()
-        }
+        images = {}
+        for (void, void_is_road), quality in self._quality.items():
+            pred = pred_map, pred_segments
+            if void_is_road:
+                pred = _void_to_road(*pred)
+            truth = _make_void(gt_map, gt_segments, void)
+            images[void, void_is_road] = quality.update(*pred, *truth)
+        if self.instance_ap:
+            found = self._found_instances(output, pred_map, pred_segments)
+            self._instances.update(str(record[FILE_NAME]), found, gt_map, gt_segments)
+        if self._files is not None:
+            image_id = str(record[IMAGE_ID])
+            self._annotations.append(self._files.add(image_id, pred_map, pred_segments))
         scores: dict[str, Any] = {}
         for p in self.protocols:
-            result = self._quality[p.void_train_ids].compute(p.train_ids, images[p.void_train_ids])
-            scores |= {f"{key}_{p.name}": result[key] for key in ("PQ", "SQ", "RQ")}
+            result = self._quality[_matching(p)].compute(p.train_ids, images[_matching(p)])
+            for key in ("PQ", "SQ", "RQ"):
+                scores[f"{key}_{p.name}"] = _times(result[key], p.factor)
         return scores
 
     def _with_train_id(self, segment: Mapping[str, Any]) -> dict[str, Any]:
-        class_id = int(segment["category_id"])
+        train_id = self._train_id_of(int(segment["category_id"]), f"segment {segment['id']}")
+        known = {key: segment[key] for key in ("score",) if key in segment}
+        return {"id": int(segment["id"]), "category_id": train_id, "iscrowd": 0, **known}
+
+    def _train_id_of(self, class_id: int, what: str) -> int:
         train_id = int(self.to_train_id[class_id]) if 0 <= class_id < 256 else IGNORE_LABEL
         if train_id == IGNORE_LABEL:
             raise ValueError(
-                f"predicted segment {segment['id']} has category_id {class_id}, which is no class "
-                "id of this label space"
+                f"predicted {what} has category_id {class_id}, which is no class id of this label "
+                "space"
             )
-        return {"id": int(segment["id"]), "category_id": train_id, "iscrowd": 0}
+        return train_id
 
-    def _states(self) -> list[np.ndarray]:
-        return [quality.state for quality in self._quality.values()]
+    def _found_instances(
+        self, output: Mapping[str, Any], pred_map: np.ndarray, pred_segments: SegmentsInfo
+    ) -> list[tuple[dict[str, Any], int, float]]:
+        if INSTANCES in output:
+            instances = output[INSTANCES].to("cpu")
+            columns = (
+                (segment_masks(mask.numpy(), [1])[0] for mask in instances.pred_masks),
+                (self._train_id_of(c, "instance") for c in instances.pred_classes.tolist()),
+                instances.scores.tolist(),
+            )
+            return list(zip(*columns, strict=True))
+        things = [s for s in pred_segments if CLASSES[s["category_id"]].is_thing]
+        if not all("score" in s for s in things):
+            raise ValueError(
+                "instance AP needs a 'score' in each segment of the panoptic map, or 'instances' "
+                "in the model's output"
+            )
+        masks = segment_masks(pred_map, [s["id"] for s in things])
+        return [
+            (mask, s["category_id"], float(s["score"]))
+            for mask, s in zip(masks, things, strict=True)
+        ]
 
-    def _set_states(self, states: list[np.ndarray]) -> None:
-        for quality, state in zip(self._quality.values(), states, strict=True):
+    def _states(self) -> tuple[list[np.ndarray], list[Any], list[Any]]:
+        counted = [quality.state for quality in self._quality.values()]
+        return counted, self._instances.images, self._annotations
+
+    def _merge(self, states: list[tuple[list[np.ndarray], list[Any], list[Any]]]) -> None:
+        for i, quality in enumerate(self._quality.values()):
             quality.reset()
-            quality.merge(state)
+            for counted, _, _ in states:
+                quality.merge(counted[i])
+        self._instances.images = [image for _, images, _ in states for image in images]
+        self._annotations = [row for _, _, annotations in states for row in annotations]
 
     def _average(self) -> dict[str, float | None]:
         metrics: dict[str, float | None] = {}
         for protocol in self.protocols:
-            result = self._quality[protocol.void_train_ids].compute(protocol.train_ids)
+            result = self._quality[_matching(protocol)].compute(protocol.train_ids)
             for suffix in ("", "_th", "_st"):
                 for key in ("PQ", "SQ", "RQ"):
-                    metrics[f"{key}{suffix}_{protocol.name}"] = result[key + suffix]
+                    value = _times(result[key + suffix], protocol.factor)
+                    metrics[f"{key}{suffix}_{protocol.name}"] = value
             metrics[f"PQ_classes_{protocol.name}"] = result["classes"]
             self.per_class[protocol.name] = {
                 CLASSES[t].name: {"train_id": t, **_none_where_absent(row)}
                 for t, row in result["per_class"].items()
             }
+        if self.instance_ap:
+            metrics |= self._average_instances()
+        if self._files is not None:
+            self._files.finish(self._annotations)
+        return metrics
+
+    def _average_instances(self) -> dict[str, float | None]:
+        per_class = self._instances.compute()
+        metrics: dict[str, float | None] = {}
+        for protocol in self.protocols:
+            if protocol.void_train_ids or protocol.is_compatibility:
+                continue
+            rows = {t: per_class[t] for t in protocol.train_ids if t in per_class}
+            for t, row in rows.items():
+                self.per_class[protocol.name][CLASSES[t].name] |= row
+            for key in ("AP", "AP50"):
+                known = [value for row in rows.values() if (value := row[key]) is not None]
+                metrics[f"{key}_{protocol.name}"] = float(np.mean(known)) if known else None
+                metrics[f"AP_classes_{protocol.name}"] = len(known)
         return metrics
 
 
 def panoptic_categories() -> list[dict[str, Any]]:
     """Returns the COCO categories of the 19 classes; ids are train ids."""
     return [{"id": c.train_id, "name": c.name, "isthing": int(c.is_thing)} for c in CLASSES]
+
+
+def _matching(protocol: Protocol) -> tuple[tuple[int, ...], bool]:
+    return protocol.void_train_ids, protocol.void_is_road
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _void_to_road(
+    pred_map: np.ndarray, pred_segments: SegmentsInfo
+) -> tuple[np.ndarray, SegmentsInfo]:
+    """EDAPS numbers road 0, and so does it void: void pixels join the road, or become one."""
+    void = pred_map == VOID
+    if not void.any():
+        return pred_map, pred_segments
+    roads = [s["id"] for s in pred_segments if CLASSES[s["category_id"]].name == "road"]
+    new = max((s["id"] for s in pred_segments), default=0) + 1
+    road = roads[0] if roads else new
+    added = [] if roads else [{"id": new, "category_id": 0, "iscrowd": 0}]
+    return np.where(void, road, pred_map), [*pred_segments, *added]
 
 
 def _none_where_absent(row: dict[str, Any]) -> dict[str, Any]:

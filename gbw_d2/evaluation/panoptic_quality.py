@@ -303,8 +303,10 @@ def _count_pairs(
         counts = counts[pairs]
     else:
         listed = np.concatenate([np.stack(run) for run in runs], axis=1)
-        pairs, inverse = np.unique(listed[0], return_inverse=True)
-        counts = np.bincount(inverse, weights=listed[1])
+        order = listed[0].argsort()
+        pair, length = listed[:, order]
+        begins = np.flatnonzero(np.diff(pair, prepend=-1))
+        pairs, counts = pair[begins], np.add.reduceat(length, begins)
     return pairs // width - 2, pairs % width - 2, counts
 
 

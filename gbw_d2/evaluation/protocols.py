@@ -22,11 +22,17 @@ class Protocol:
         void_train_ids: train ids whose ground truth becomes void, so that predictions there are
             forgiven. Ground truth of any other class outside ``train_ids`` stays, and a prediction
             there is a false positive.
+        void_is_road: the prediction's void pixels are counted as road, as EDAPS' evaluator does.
+        factor: what the means are multiplied by.
+        is_compatibility: for comparison with tables of others only, never the leading protocol.
     """
 
     name: str
     train_ids: tuple[int, ...]
     void_train_ids: tuple[int, ...] = ()
+    void_is_road: bool = False
+    factor: float = 1.0
+    is_compatibility: bool = False
 
 
 PROTOCOLS: Registry[Protocol] = Registry("protocol")
@@ -36,6 +42,12 @@ for _protocol in (
     Protocol("16_void", TRAIN_IDS_16, NOT_IN_SYNTHIA),
     Protocol("13", TRAIN_IDS_13),
     Protocol("13_void", TRAIN_IDS_13, NOT_IN_SYNTHIA),
+    Protocol(
+        *("16_edaps_compat", TRAIN_IDS_19),
+        void_is_road=True,
+        factor=19 / 16,
+        is_compatibility=True,
+    ),
 ):
     PROTOCOLS.register(_protocol.name)(_protocol)
 
@@ -47,8 +59,18 @@ def protocols_of(train_ids: Iterable[int]) -> tuple[str, ...]:
         train_ids: train ids of the classes the network predicts.
 
     Returns:
-        Protocols whose averaged classes are all predicted, those with most classes first.
+        Protocols whose averaged classes are all predicted, those with most classes first; those for
+        compatibility are not among them.
     """
     predicted = set(train_ids)
-    fitting = [p for p in map(PROTOCOLS.get, PROTOCOLS) if predicted.issuperset(p.train_ids)]
+    fitting = [
+        p
+        for p in map(PROTOCOLS.get, PROTOCOLS)
+        if predicted.issuperset(p.train_ids) and not p.is_compatibility
+    ]
     return tuple(p.name for p in sorted(fitting, key=lambda p: (-len(p.train_ids), p.name)))
+
+
+def compatibility_protocols() -> tuple[str, ...]:
+    """Names the protocols that only serve to compare with published tables; any network fits."""
+    return tuple(p.name for p in map(PROTOCOLS.get, PROTOCOLS) if p.is_compatibility)

@@ -38,10 +38,10 @@ RARE_SHARE = 1.0  # per cent of the labelled pixels; the table marks classes bel
 
 _SUMMARY = (
     *("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "PQ_classes"),
-    *("mIoU", "recall", "precision", "mIoU_classes"),
+    *("mIoU", "recall", "precision", "mIoU_classes", "AP", "AP50", "AP_classes"),
 )
-_COUNTS = ("PQ_classes", "mIoU_classes", "TP", "FP", "FN")
-_PER_CLASS = ("share", "IoU", "recall", "precision", "PQ", "SQ", "RQ", "TP", "FP", "FN")
+_COUNTS = ("PQ_classes", "mIoU_classes", "AP_classes", "TP", "FP", "FN")
+_PER_CLASS = ("share", "IoU", "recall", "precision", "PQ", "SQ", "RQ", "TP", "FP", "FN", "AP")
 
 
 def merge_per_class(*parts: PerClass) -> PerClass:
@@ -132,7 +132,7 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(_plain(row) for row in rows)
-    _write_atomically(path, text.getvalue())
+    write_atomically(path, text.getvalue().encode())
 
 
 def write_results_json(
@@ -158,7 +158,8 @@ def write_results_json(
     if missing:
         raise ValueError(f"results.json needs run entries {missing}; run_info() makes them")
     content = {"metrics": metrics, "datasets": datasets, "per_class": per_class, "run": run}
-    _write_atomically(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+    write_atomically(path, text.encode())
 
 
 def run_info(
@@ -246,12 +247,13 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _write_atomically(path: str | Path, text: str) -> None:
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Writes a file under a temporary name and renames it; its folder is made where missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gbw_d2.data.label_spaces import CLASSES, TRAIN_IDS_13, TRAIN_IDS_16
 from gbw_d2.evaluation import PROTOCOLS, ConfusionMatrix, Protocol, protocols_of
-from gbw_d2.evaluation.protocols import NOT_IN_SYNTHIA
+from gbw_d2.evaluation.protocols import NOT_IN_SYNTHIA, compatibility_protocols
 
 ROAD, SIDEWALK, WALL, CAR, TRUCK, BUS = 0, 1, 3, 13, 14, 15
 
@@ -29,9 +29,10 @@ def scored(pred, gt, protocol="19"):
 
 
 def test_the_protocol_table():
-    assert PROTOCOLS.names() == ["13", "13_void", "16", "16_void", "19"]
+    assert PROTOCOLS.names() == ["13", "13_void", "16", "16_edaps_compat", "16_void", "19"]
+    assert compatibility_protocols() == ("16_edaps_compat",)
     assert [CLASSES[t].name for t in NOT_IN_SYNTHIA] == ["terrain", "truck", "train"]
-    for name in PROTOCOLS:
+    for name in protocols_of(range(19)):
         protocol = PROTOCOLS.get(name)
         assert len(protocol.train_ids) == int(name.removesuffix("_void"))
         assert protocol.void_train_ids == (NOT_IN_SYNTHIA if name.endswith("_void") else ())

@@ -1,0 +1,92 @@
+"""Predicted panoptic maps as files in COCO panoptic format: a PNG per image and one JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from gbw_d2.data.label_spaces import CLASSES
+from gbw_d2.errors import UserError
+from gbw_d2.evaluation.report import write_atomically
+
+# Three bytes of a PNG pixel hold an id.
+_MAX_ID = 2**24 - 1
+
+
+class PanopticFiles:
+    """Writes each map when it comes, and the JSON file when all are there.
+
+    ``panoptic/<image id>.png`` holds R + 256 G + 65536 B = segment id, 0 = void; ``panoptic.json``
+    lists the segments under Cityscapes' label ids, so that ``panopticapi`` and Cityscapes'
+    ``evalPanopticSemanticLabeling`` read both as they are.
+
+    Args:
+        folder: where the two go; made where it is missing.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def add(
+        self, image_id: str, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Writes one PNG file.
+
+        Args:
+            image_id: becomes the file's name.
+            segment_map: (H, W) integer segment ids, 0 = void.
+            segments: dictionaries with ``id``, ``category_id`` (train id), and ``score`` if known.
+
+        Returns:
+            The image's entry of the JSON file.
+
+        Raises:
+            UserError: an image id that is no file name.
+            ValueError: a segment id that three bytes do not hold.
+        """
+        if not image_id or Path(image_id).name != image_id:
+            raise UserError(
+                f"image id '{image_id}' cannot be a file's name, so its prediction cannot be saved;"
+                " give the dataset's records ids without '/'"
+            )
+        largest = int(segment_map.max(initial=0))
+        if largest > _MAX_ID:
+            raise ValueError(f"segment id {largest} does not fit into three bytes ({_MAX_ID})")
+        # The bytes in memory are red, green, blue; OpenCV writes blue first.
+        planes = np.ascontiguousarray(segment_map, dtype="<u4").view(np.uint8)
+        planes = planes.reshape(*segment_map.shape, 4)[..., 2::-1]
+        done, data = cv2.imencode(".png", planes)
+        if not done:
+            raise ValueError(f"OpenCV cannot encode a map of shape {segment_map.shape} as PNG")
+        name = f"{image_id}.png"
+        write_atomically(self.folder / "panoptic" / name, data.tobytes())
+        ids, areas = np.unique(segment_map, return_counts=True)
+        area_of = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+        rows = []
+        for segment in segments:
+            row: dict[str, Any] = {
+                "id": int(segment["id"]),
+                "category_id": CLASSES[segment["category_id"]].cityscapes_id,
+                "area": area_of.get(int(segment["id"]), 0),
+                "iscrowd": 0,
+            }
+            rows.append(row | {k: float(segment[k]) for k in ("score",) if k in segment})
+        return {"image_id": image_id, "file_name": name, "segments_info": rows}
+
+    def finish(self, annotations: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the JSON file.
+
+        Args:
+            annotations: what :meth:`add` returned, of all processes.
+        """
+        categories = [
+            {"id": c.cityscapes_id, "name": c.name, "isthing": int(c.is_thing)} for c in CLASSES
+        ]
+        rows = sorted(annotations, key=lambda row: row["image_id"])
+        content = {"annotations": rows, "categories": categories}
+        write_atomically(self.folder / "panoptic.json", json.dumps(content).encode())
