@@ -12,6 +12,7 @@ from tqdm import tqdm
 from gbw_d2.data.augmentation import resize_labels
 from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, datasets_root, get_dataset
 from gbw_d2.data.label_spaces import TRAIN_IDS_19
+from gbw_d2.data.locking import exclusive
 from gbw_d2.data.statistics import _digest, _load_cache, _save_cache
 
 VERSION = 1
@@ -46,9 +47,13 @@ def class_position_counts(
     size = f"{grid[0]}x{grid[1]}"
     path = folder / f"positions-v{VERSION}-{size}-{_digest(spec, records)[:24]}.npz"
     counts = _load_cache(path)
-    if counts is None:
-        counts = _count(spec, records, grid)
-        _save_cache(path, counts)
+    if counts is not None:
+        return counts
+    with exclusive(path):
+        counts = _load_cache(path)
+        if counts is None:
+            counts = _count(spec, records, grid)
+            _save_cache(path, counts)
     return counts
 
 

@@ -147,10 +147,7 @@ class ClassBalancedSelfTraining(Strategy):
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the source losses, and in a round those of the pseudo-labels."""
-        losses, _ = self.source_pass(source)
-        yield losses
-        # Their graph must not outlive the backward pass that has just run.
-        del losses
+        yield self.supervised_losses(source)
         if target is None:
             return
         images = self.model.images(target)
@@ -328,7 +325,7 @@ class ClassBalancedSelfTraining(Strategy):
         if never:
             logger.warning(
                 "Round %d: never predicted on the target, so without pseudo-labels (threshold 1): "
-                "%s. The source still teaches them, and mining asks for them there.",
+                "%s. Only the source teaches them in this round.",
                 number,
                 ", ".join(never),
             )

@@ -220,6 +220,10 @@ class Strategy:
         """Names the optimisers beside the student's; their state is kept in checkpoints."""
         return {}
 
+    def supervised_losses(self, source: Batch) -> Losses:
+        """Returns the losses of a labelled batch; nothing else of the pass is kept in memory."""
+        return self.source_pass(source)[0]
+
     def source_pass(self, source: Batch) -> tuple[Losses, Outputs]:
         """Runs the student on a labelled batch: the part that all strategies share.
 

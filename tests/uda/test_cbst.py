@@ -18,6 +18,7 @@ from gbw_d2 import keys
 from gbw_d2.engine.build import build_model
 from gbw_d2.errors import UserError
 from gbw_d2.losses.regularisers import lrent_soft_labels, mrkld_loss, soft_cross_entropy
+from gbw_d2.modeling import meta_arch  # noqa: F401  (registers them in a spawned process too)
 from gbw_d2.uda import Context, build_strategy
 from gbw_d2.uda.parts.labelling import confidence_and_class, image_score
 from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError, RoundFiles

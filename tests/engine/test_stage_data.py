@@ -1,0 +1,88 @@
+"""What a stage asks for is what its loaders give."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from gbw_d2 import keys
+from gbw_d2.data.label_spaces import LABEL_SPACES
+from gbw_d2.engine.build import build_batches, build_context, prepare_datasets
+from gbw_d2.uda.strategy import PSEUDO_LABELS, Mining, PseudoLabels, StageData
+
+
+@pytest.fixture
+def cfg(tiny_config: Any, toy_datasets: Path, tmp_path: Path) -> Any:
+    cfg = tiny_config(
+        *("INPUT.CROP_SIZE", "(48, 64)", "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", tmp_path),
+        name="toy/semantic_cbst",
+    )
+    prepare_datasets(cfg, training=True)
+    return cfg
+
+
+def take(cfg: Any, data: StageData, count: int = 4) -> list[Any]:
+    return list(itertools.islice(build_batches(cfg, 0, data), count))
+
+
+def test_stages_without_a_target(cfg: Any) -> None:
+    assert all(target is None for _, target in take(cfg, StageData(with_target=False)))
+
+
+def test_the_default_is_all_of_it(cfg: Any) -> None:
+    batches = list(itertools.islice(build_batches(cfg, 0), 3))
+    assert len({s[keys.IMAGE_ID] for source, _ in batches for s in source}) == 6
+    assert all(PSEUDO_LABELS not in s for _, target in batches for s in target)
+
+
+def test_a_portion_of_the_source(cfg: Any) -> None:
+    ids = {
+        portion: {
+            s[keys.IMAGE_ID]
+            for source, _ in take(cfg, StageData(False, source_portion=portion), 6)
+            for s in source
+        }
+        for portion in (0.34, 0.5, 1.0)
+    }
+    assert [len(found) for found in ids.values()] == [2, 3, 6]
+    assert ids[0.34] < ids[0.5] < ids[1.0]
+
+
+def test_target_images_have_no_labels(cfg: Any, tmp_path: Path) -> None:
+    context = build_context(cfg, True)
+    assert context.fresh and context.is_main and context.folder == tmp_path
+    ids = context.target.ids()
+    assert len(ids) == 5
+    samples = [sample for batch in context.target.batches(ids[1:3]) for sample in batch]
+    assert [s[keys.IMAGE_ID] for s in samples] == [ids[0], *ids[3:]]
+    allowed = {keys.FILE_NAME, keys.IMAGE_ID, keys.HEIGHT, keys.WIDTH, keys.IMAGE}
+    assert all(set(s) == allowed and s[keys.IMAGE].shape == (3, 64, 128) for s in samples)
+    counts = context.source_positions()
+    assert counts.shape[0] == 16 and 0 < counts.sum() <= 6 * counts[0].size
+
+
+def test_pseudo_labels_and_mining(cfg: Any, tmp_path: Path) -> None:
+    ids = build_context(cfg, True).target.ids()
+    space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+    pixels = np.zeros((2, 16), dtype=np.int64)
+    for number, image_id in enumerate(ids[:2]):
+        labels = np.full((64, 128), 255, dtype=np.uint8)
+        # One corner alone has a class: few crops show it by chance.
+        labels[:4, :4] = space.to_train_id[number + 13]
+        pixels[number, number + 13] = 16
+        cv2.imwrite(str(tmp_path / f"{image_id}.png"), labels)
+
+    def shown(mining: Mining | None) -> float:
+        data = StageData(True, 1.0, PseudoLabels(tmp_path, ids[:2], pixels), mining)
+        samples = [s for _, target in take(cfg, data, 40) for s in target]
+        assert {s[keys.IMAGE_ID] for s in samples} == set(ids[:2])
+        found = [s[PSEUDO_LABELS][keys.SEM_SEG].unique().tolist() for s in samples]
+        assert {c for classes in found for c in classes} <= {13, 14, 255}
+        return sum(len(classes) > 1 for classes in found) / len(found)
+
+    assert shown(Mining(1.0, [13], [14])) > 2 * shown(None)
