@@ -232,6 +232,20 @@ def test_the_example_holds_what_was_drawn(example: Path) -> None:
             assert ((segments == 0) == (sample.class_map == 255)).all()
 
 
+def test_training_reads_the_example(example: Path, tiny_config: Callable) -> None:
+    from gbw_d2.engine.build import build_batches, prepare_datasets
+
+    names = {"TRAIN": "source", "TARGET": "target", "TEST": "val"}
+    overrides = [("DATASETS." + k, f"('toy_own/data.yaml:{v}',)") for k, v in names.items()]
+    flat = [word for pair in overrides for word in pair]
+    cfg = tiny_config(*flat, "UDA.NAME", "min_entropy", "DATALOADER.NUM_WORKERS", 0)
+    prepare_datasets(cfg, training=True)
+    source, target = next(build_batches(cfg, 0))
+    assert "center" in source[0] and source[0]["file_name"].startswith(str(example / "synthetic"))
+    assert target[0]["file_name"].startswith(str(example / "real_unlabelled"))
+    assert "sem_seg" in source[0] and "sem_seg" not in target[0]
+
+
 def test_the_page_shows_the_example() -> None:
     page = (ROOT / "docs/your_own_data.md").read_text()
     description, names, leaf = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)

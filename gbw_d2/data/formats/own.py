@@ -170,8 +170,9 @@ def load_split(data: OwnData, name: str) -> list[Record]:
         name: of the split.
 
     Returns:
-        Records with ``file_name``, ``image_id`` (path below the folder, without suffix and
-        with ``__`` for ``/``), ``height``, ``width``, and the files of labels and instances where the split has them.
+        Records with ``file_name``, ``image_id`` (path below the folder, without suffix and with
+        ``__`` for ``/``), ``height``, ``width``, and the files of labels and instances where the
+        split has them.
 
     Raises:
         DatasetError: no images, or labels or instances are missing.
