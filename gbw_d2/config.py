@@ -216,6 +216,8 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     cbst.TARGET_PORTION = 1.0
     # Pixels of a predicted class that are kept at the least, however small the portion.
     cbst.MIN_PIXELS_PER_CLASS = 1
+    # Label instances too, by the same rule on their scores (panoptic networks only).
+    cbst.INSTANCE_PSEUDO_LABELS = True
     # Weight of the loss on pseudo-labels.
     cbst.LOSS_WEIGHT = 1.0
     # For labelling, multiply probabilities by how often the source has the class at that place.

@@ -27,6 +27,9 @@ Sample = dict[str, Any]
 # All that a training sample takes over from its record: whatever names or holds a label stays out.
 RECORD_KEYS = (keys.FILE_NAME, keys.IMAGE_ID, keys.HEIGHT, keys.WIDTH)
 
+# Written instances are numbered train id x this + 1, 2, ..., as Cityscapes numbers its own.
+INSTANCES_PER_CLASS = 1000
+
 
 def _read_checked_image(record: Record, image_format: str) -> np.ndarray:
     image = read_image(record[keys.FILE_NAME], image_format)
@@ -89,26 +92,30 @@ class SourceMapper:
             :func:`gbw_d2.data.targets.center_and_offset_targets` as tensors.
         """
         image = _read_checked_image(record, self.image_format)
-        if self.read_panoptic is None:
-            assert self.read_semantic is not None
-            semantic = self.label_space.from_train_id[self.read_semantic(record)]
-            label_maps, segments = [(semantic, IGNORE_LABEL)], None
-        else:
-            segment_map, segments = self._read_segments(self.read_panoptic, record)
-            numbers, categories, _ = segment_attributes(segment_map, segments)
-            semantic = categories.astype(np.uint8)[numbers]
-            label_maps = [(semantic, IGNORE_LABEL), (segment_map, 0)]
+        semantic, segment_map, segments = self._labels(record)
+        label_maps = [(semantic, IGNORE_LABEL)]
+        if segment_map is not None:
+            label_maps.append((segment_map, 0))
         image, maps = augment(image, label_maps, self.augmentation, rng, wanted)
 
         sample: Sample = {key: record[key] for key in RECORD_KEYS}
         sample[keys.IMAGE] = _to_tensor(image)
         sample[keys.SEM_SEG] = torch.from_numpy(maps[0].astype(np.int64))
-        if segments is not None:
+        if segment_map is not None:
             targets = center_and_offset_targets(
                 maps[1], segments, self.label_space.thing_ids, self.center_sigma
             )
             sample.update({name: torch.from_numpy(array) for name, array in targets.items()})
         return sample
+
+    def _labels(self, record: Record) -> tuple[np.ndarray, np.ndarray | None, SegmentsInfo]:
+        """Returns the semantic map in class ids; where instances are read, their map and list."""
+        if self.read_panoptic is None:
+            assert self.read_semantic is not None
+            return self.label_space.from_train_id[self.read_semantic(record)], None, []
+        segment_map, segments = self._read_segments(self.read_panoptic, record)
+        numbers, categories, _ = segment_attributes(segment_map, segments)
+        return categories.astype(np.uint8)[numbers], segment_map, segments
 
     def _read_segments(
         self, reader: PanopticReader, record: Record
@@ -149,6 +156,47 @@ class TargetMapper:
         return sample
 
 
+class _WrittenLabels(SourceMapper):
+    """Reads what a strategy wrote in place of a dataset's labels; arguments as in the next class.
+
+    Stuff has no centre, so centres are known there; things without a kept instance are void for the
+    instance heads, while their semantic label stands.
+    """
+
+    def __init__(
+        self, folder: Path, instance_folder: Path | None, label_space: LabelSpace, **kwargs: Any
+    ) -> None:
+        super().__init__(self._read, None, label_space, **kwargs)
+        self.folder = folder
+        self.instance_folder = instance_folder
+
+    def _read(self, record: Record) -> np.ndarray:
+        return read_array(self.folder / f"{record[keys.IMAGE_ID]}.png", cv2.IMREAD_UNCHANGED)
+
+    def _labels(self, record: Record) -> tuple[np.ndarray, np.ndarray | None, SegmentsInfo]:
+        semantic, _, _ = super()._labels(record)
+        if self.instance_folder is None:
+            return semantic, None, []
+        path = self.instance_folder / f"{record[keys.IMAGE_ID]}.png"
+        instances = read_array(path, cv2.IMREAD_UNCHANGED).astype(np.int32)
+        # Numbers of stuff segments: class id + 1, below those of the first thing's instances.
+        stuff = np.isin(semantic, self.label_space.stuff_ids) * (semantic.astype(np.int32) + 1)
+        segment_map = np.where(instances > 0, instances, stuff)
+        table = self.label_space.from_train_id
+        segments = [
+            {
+                "id": number,
+                "category_id": int(table[number // INSTANCES_PER_CLASS])
+                if number >= INSTANCES_PER_CLASS
+                else number - 1,
+                "iscrowd": 0,
+            }
+            for number in np.unique(segment_map).tolist()
+            if number > 0
+        ]
+        return semantic, segment_map, segments
+
+
 class PseudoLabelMapper:
     """Makes a training sample of a target image and of labels that a strategy wrote for it.
 
@@ -158,6 +206,9 @@ class PseudoLabelMapper:
         augmentation: what happens to image and labels.
         image_format: ``"RGB"`` or ``"BGR"``.
         entry: of the sample that holds the label entries, as a dictionary of their own.
+        instance_folder: holds ``<image id>.png`` of the same size, 16 bit: train id x 1000 + number
+            of the instance, from 1; 0 = none. None for semantic labels alone.
+        center_sigma: as in :class:`SourceMapper`.
     """
 
     def __init__(
@@ -167,13 +218,18 @@ class PseudoLabelMapper:
         augmentation: AugmentationSettings,
         image_format: str,
         entry: str,
+        instance_folder: Path | None = None,
+        center_sigma: float = 8.0,
     ) -> None:
-        self.folder = folder
         self.entry = entry
-        self.mapper = SourceMapper(self._read, None, label_space, augmentation, image_format)
-
-    def _read(self, record: Record) -> np.ndarray:
-        return read_array(self.folder / f"{record[keys.IMAGE_ID]}.png", cv2.IMREAD_UNCHANGED)
+        self.mapper = _WrittenLabels(
+            folder,
+            instance_folder,
+            label_space,
+            augmentation=augmentation,
+            image_format=image_format,
+            center_sigma=center_sigma,
+        )
 
     def __call__(
         self, record: Record, rng: np.random.Generator, wanted: WantedPixels | None = None

@@ -245,6 +245,8 @@ def _labelled_target(
         replace(_augmentation(cfg, "TARGET_SIZE"), cat_max_ratio=1.0),
         cfg.INPUT.FORMAT,
         PSEUDO_LABELS,
+        labels.instance_folder,
+        cfg.INPUT.GAUSSIAN_SIGMA,
     )
     stream = EpochPermutation(len(labels.image_ids), cfg.SEED, "target")
     mined = _mined(cfg, stream, lambda: labels.class_pixels, data.mining, "target")

@@ -17,9 +17,10 @@ from gbw_d2.data.label_spaces import IGNORE_LABEL
 from gbw_d2.errors import UserError
 from gbw_d2.losses.regularisers import lrent_soft_labels, mrkld_loss, soft_cross_entropy
 from gbw_d2.modeling.protocol import Losses, Outputs, SegmentationModel, Targets
-from gbw_d2.uda.parts import ema, labelling, spatial_prior
+from gbw_d2.uda.parts import ema, labelling, round_summary
 from gbw_d2.uda.parts.class_histogram import ConfidenceHistograms
 from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError, RoundFiles, weights_digest
+from gbw_d2.uda.parts.spatial_prior import PriorAtSize, spatial_prior, version_of
 from gbw_d2.uda.strategy import (
     PSEUDO_LABELS,
     STRATEGIES,
@@ -138,7 +139,11 @@ class ClassBalancedSelfTraining(Strategy):
             with_target=True,
             source_portion=self._grown("SOURCE_PORTION", number),
             pseudo_labels=PseudoLabels(
-                self._files.labels, self._chosen["images"], self._files.pixels()
+                self._files.labels,
+                self._chosen["images"],
+                self._files.pixels(),
+                # There where the network predicts instances.
+                self._files.instances if self._files.instances.is_dir() else None,
             ),
             mining=self._mining(np.array(self._chosen["predicted"])),
         )
@@ -152,7 +157,7 @@ class ClassBalancedSelfTraining(Strategy):
             return
         images = self.model.images(target)
         targets = self.model.targets([sample[PSEUDO_LABELS] for sample in target])
-        losses = self._target_losses(images, self.dense_outputs(images), targets)
+        losses = self._target_losses(images, self.semantic_outputs(images), targets)
         yield {f"pseudo_{k}": self.settings.LOSS_WEIGHT * v for k, v in losses.items()}
 
     def modules(self) -> dict[str, nn.Module]:
@@ -204,7 +209,8 @@ class ClassBalancedSelfTraining(Strategy):
             "portion": self._grown("PORTION", number),
             "min_pixels_per_class": self.settings.MIN_PIXELS_PER_CLASS,
             "target_portion": self.settings.TARGET_PORTION,
-            "prior": spatial_prior.version_of(prior),
+            "instance_pseudo_labels": self.settings.INSTANCE_PSEUDO_LABELS,
+            "prior": version_of(prior),
             "images": hashlib.sha256("\n".join(context.target.ids()).encode()).hexdigest()[:24],
         }
         found = 0
@@ -216,7 +222,7 @@ class ClassBalancedSelfTraining(Strategy):
         if found == 2:
             logger.info("Pseudo-labels of round %d are there: %s", number, files.folder)
             return
-        priors = _PriorAtSize(prior, self._device())
+        priors = PriorAtSize(prior, self._device())
         with _evaluating(_module(self.model)):
             if found == 0:
                 chosen = self._find_thresholds(key["portion"], priors, context)
@@ -237,43 +243,51 @@ class ClassBalancedSelfTraining(Strategy):
         if not self.settings.SPATIAL_PRIOR:
             return None
         counts = context.source_positions()
-        return spatial_prior.spatial_prior(counts, self.settings.PRIOR_KERNEL)
+        return spatial_prior(counts, self.settings.PRIOR_KERNEL)
 
-    def _logits(self, batches: Iterable[Batch]) -> Iterator[tuple[str, Tensor]]:
-        """Yields image id and logits (K, H, W) at the file's size."""
+    def _results(self, batches: Iterable[Batch]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields image id and the network's result, at the file's size."""
         for count, batch in enumerate(batches, start=1):
             with torch.no_grad():
                 results = self.model(batch)
             for sample, result in zip(batch, results, strict=True):
-                yield sample[keys.IMAGE_ID], result[keys.SEM_SEG]
+                yield sample[keys.IMAGE_ID], result
             if count % 200 == 0:
                 logger.info("%d target images", count)
 
     def _find_thresholds(
-        self, portion: float, priors: _PriorAtSize, context: Context
+        self, portion: float, priors: PriorAtSize, context: Context
     ) -> dict[str, Any]:
         """Looks at all target images once; returns thresholds and which images are labelled."""
         space, device, ids = self.model.label_space, self._device(), list(context.target.ids())
         place = {image_id: i for i, image_id in enumerate(ids)}
         histograms = ConfidenceHistograms(space.num_classes, device)
+        things = ConfidenceHistograms(space.num_classes, device)
         scores = torch.zeros(len(ids), dtype=torch.float64, device=device)
-        for image_id, logits in self._logits(context.target.batches()):
+        for image_id, result in self._results(context.target.batches()):
+            logits = result[keys.SEM_SEG]
             confidence, classes = labelling.confidence_and_class(logits, priors.of(logits))
             histograms.add(confidence, classes)
             scores[place[image_id]] = labelling.image_score(confidence, classes, space.num_classes)
-        histograms, scores = histograms.all_reduced(), all_reduce_sum(scores)
+            if keys.PANOPTIC_SEG in result:
+                found = labelling.scores_of_things(result[keys.PANOPTIC_SEG][1])
+                things.add(*(values.to(device) for values in found))
+        histograms, things = histograms.all_reduced(), things.all_reduced()
+        scores = all_reduce_sum(scores)
         s = self.settings
-        thresholds = POLICIES[s.POLICY](histograms, portion, s.MIN_PIXELS_PER_CLASS)
+        find = POLICIES[s.POLICY]
         count = max(1, round(s.TARGET_PORTION * len(ids)))
         best = scores.argsort(descending=True, stable=True)[:count].sort().values
         return {
-            "thresholds": thresholds.tolist(),
+            "thresholds": find(histograms, portion, s.MIN_PIXELS_PER_CLASS).tolist(),
             "predicted": histograms.predicted().tolist(),
+            "instance_thresholds": find(things, portion, 1).tolist(),
+            "instances": things.predicted().tolist(),
             "images": [ids[i] for i in best.tolist()],
         }
 
     def _write_labels(
-        self, files: RoundFiles, chosen: dict[str, Any], priors: _PriorAtSize, context: Context
+        self, files: RoundFiles, chosen: dict[str, Any], priors: PriorAtSize, context: Context
     ) -> np.ndarray:
         """Writes the labels that are missing; returns labelled pixels (images, K) of all."""
         space, device, images = self.model.label_space, self._device(), chosen["images"]
@@ -292,36 +306,31 @@ class ClassBalancedSelfTraining(Strategy):
             for image_id in there:
                 count(image_id, space.from_train_id[files.read_labels(image_id)])
         skipped = set(context.target.ids()) - (place.keys() - there)
-        for image_id, logits in self._logits(context.target.batches(skipped)):
+        for image_id, result in self._results(context.target.batches(skipped)):
+            logits = result[keys.SEM_SEG]
             labels = labelling.class_balanced_labels(logits, thresholds, priors.of(logits))
             mine = labels.cpu().numpy()
             count(image_id, mine)
-            files.write_labels(image_id, space.to_train_id[mine])
+            instances = self._instances(result, chosen["instance_thresholds"])
+            files.write_labels(image_id, space.to_train_id[mine], instances)
         return all_reduce_sum(pixels.to(device)).cpu().numpy()
+
+    def _instances(self, result: dict[str, Any], thresholds: list[float]) -> np.ndarray | None:
+        """Returns the instances that are kept, None for networks and settings without."""
+        if not self.settings.INSTANCE_PSEUDO_LABELS or keys.PANOPTIC_SEG not in result:
+            return None
+        table = self.model.label_space.to_train_id
+        return labelling.kept_instances(*result[keys.PANOPTIC_SEG], thresholds, table)
 
     def _summary(
         self, number: int, key: dict[str, Any], chosen: dict[str, Any], pixels: np.ndarray
     ) -> dict[str, Any]:
-        """Returns what is told of a round, in its file and in the log."""
-        names, labelled = self.model.label_space.class_names, pixels.sum(axis=0).tolist()
-        classes = {
-            name: {
-                "threshold": threshold,
-                "predicted_pixels": n,
-                "labelled_pixels": kept,
-                "kept_share": kept / n if n else 0.0,
-            }
-            for name, threshold, n, kept in zip(
-                names, chosen["thresholds"], chosen["predicted"], labelled, strict=True
-            )
-        }
-        never = [name for name, row in classes.items() if row["predicted_pixels"] == 0]
-        rows = [
-            f"  {name:14s} threshold {row['threshold']:.4f}  kept {row['kept_share']:6.1%} of "
-            f"{row['predicted_pixels']} pixels"
-            for name, row in classes.items()
-        ]
-        logger.info("Pseudo-labels of round %d\n%s", number, "\n".join(rows))
+        """Returns what is told of a round in its file, and tells it in the log."""
+        labelled, predicted = pixels.sum(axis=0).tolist(), chosen["predicted"]
+        names = self.model.label_space.class_names
+        rows = round_summary.class_rows(names, chosen["thresholds"], predicted, labelled)
+        logger.info("Pseudo-labels of round %d\n%s", number, round_summary.as_text(rows))
+        never = round_summary.never_predicted(rows)
         if never:
             logger.warning(
                 "Round %d: never predicted on the target, so without pseudo-labels (threshold 1): "
@@ -333,28 +342,10 @@ class ClassBalancedSelfTraining(Strategy):
             "round": number,
             **key,
             "labelled_images": len(chosen["images"]),
-            "kept_share": sum(labelled) / max(1, sum(chosen["predicted"])),
+            "kept_share": sum(labelled) / max(1, sum(predicted)),
             "never_predicted": never,
-            "classes": classes,
+            "classes": rows,
         }
-
-
-class _PriorAtSize:
-    """A prior at the size of the image at hand; target images mostly have one size."""
-
-    def __init__(self, prior: Tensor | None, device: torch.device) -> None:
-        self.prior = prior
-        self.device = device
-        self._last: Tensor | None = None
-
-    def of(self, logits: Tensor) -> Tensor | None:
-        """Returns the prior at the size of logits (K, H, W)."""
-        if self.prior is None:
-            return None
-        size = (logits.shape[1], logits.shape[2])
-        if self._last is None or tuple(self._last.shape[1:]) != size:
-            self._last = spatial_prior.resampled(self.prior, size, self.device)
-        return self._last
 
 
 @contextmanager

@@ -50,11 +50,14 @@ class PseudoLabels:
         folder: holds ``<image id>.png``, 8 bit train ids, 255 = ignore, at any size.
         image_ids: the target images that are drawn, each with its file.
         class_pixels: (images, K) labelled pixels by class id, in the order of ``image_ids``.
+        instance_folder: holds ``<image id>.png`` of the same size, 16 bit train id x 1000 + number
+            of the instance, from 1; 0 = none. None where there are semantic labels alone.
     """
 
     folder: Path
     image_ids: Sequence[str]
     class_pixels: np.ndarray
+    instance_folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -230,14 +233,16 @@ class Strategy:
         Returns:
             the supervised losses, and the outputs that they come from.
         """
-        outputs = self.dense_outputs(self.model.images(source))
+        images = self.model.images(source)
+        size = (images.shape[-2], images.shape[-1])
+        outputs = self.model.outputs(self.model.features(images), size)
         losses = self.model.losses(outputs, self.model.targets(source), None, keys.TERM_SOURCE)
         return losses, outputs
 
-    def dense_outputs(self, images: Tensor) -> Outputs:
-        """Runs the student on images (N, 3, H, W); outputs are at their size."""
+    def semantic_outputs(self, images: Tensor) -> Outputs:
+        """Runs the student's semantic heads on images (N, 3, H, W); outputs are at their size."""
         size = (images.shape[-2], images.shape[-1])
-        return self.model.outputs(self.model.features(images), size)
+        return self.model.semantic_outputs(self.model.features(images), size)
 
     def generators(self, purpose: str, batch: Batch) -> list[np.random.Generator]:
         """Returns one generator per sample, keyed by (seed, purpose, draw of the sample).

@@ -49,6 +49,31 @@ def test_pseudo_labels_follow_the_image(tmp_path: Path, write_png: WritePng) -> 
     assert len(crops) > 4
 
 
+def test_instances_by_hand(tmp_path: Path, write_png: WritePng) -> None:
+    record = write_pair(tmp_path, write_png)
+    # Road (0); a car (13) whose instance is kept, another whose instance is not; void.
+    labels = np.zeros((24, 40), dtype=np.uint8)
+    labels[2:6, 2:8], labels[10:14, 20:28], labels[20:] = 13, 13, 255
+    instances = np.zeros((24, 40), dtype=np.uint16)
+    instances[2:6, 2:10] = 13_001  # two columns more than the semantic labels
+    write_png(tmp_path / "labels/city/0.png", labels)
+    write_png(tmp_path / "instances/city/0.png", instances)
+    folders = (tmp_path / "labels", SPACE, AugmentationSettings(flip_probability=0), "RGB", "mine")
+    sample = PseudoLabelMapper(*folders, tmp_path / "instances", 3.0)(
+        record, np.random.default_rng(0)
+    )["mine"]
+    # The semantic labels are as they were written.
+    assert torch.equal(sample[keys.SEM_SEG], torch.from_numpy(SPACE.from_train_id[labels]).long())
+    car, owned = SPACE.class_names.index("car"), torch.from_numpy(instances > 0)
+    assert torch.equal(sample[keys.INSTANCE_CLASS] == car, owned)
+    assert torch.equal(sample[keys.OFFSET_WEIGHTS] > 0, owned)
+    assert sample[keys.OFFSET][:, 2, 2].tolist() == [1.5, 3.5]
+    assert sample[keys.CENTER].max() == 1 and sample[keys.CENTER][4, 6] == 1
+    # Nothing is known of centres where a car has no kept instance, or nothing is labelled.
+    unknown = torch.from_numpy((labels == 255) | ((labels == 13) & (instances == 0)))
+    assert torch.equal(sample[keys.CENTER_WEIGHTS] == 0, unknown)
+
+
 def test_a_missing_file_is_told(tmp_path: Path, write_png: WritePng) -> None:
     record = write_pair(tmp_path, write_png)
     mapper = PseudoLabelMapper(tmp_path, SPACE, AugmentationSettings(), "RGB", "mine")

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -225,6 +226,32 @@ def test_another_network_labels_anew(make: Any, tmp_path: Path) -> None:
     assert (first["portion"], second["portion"]) == (0.2, 0.25)
     assert first["weights"] == second["weights"]
     assert first["kept_share"] < second["kept_share"]
+
+
+def test_instances_of_panoptic_networks(tiny_config: Any, tmp_path: Path) -> None:
+    overrides = ("UDA.CBST.WARM_UP", 0.0, "MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD", -1.0)
+    strategy = strategy_of(tiny_config(*overrides, name="toy/panoptic_cbst"))
+    prepare(strategy, tmp_path, Images())
+    files = RoundFiles(tmp_path / "pseudo_labels/round_0")
+    limits, space = files.thresholds()["instance_thresholds"], strategy.model.label_space
+    assert sum(files.thresholds()["instances"]) > 20
+    strategy.model.eval()
+    kept = 0
+    for i in range(COUNT):
+        segments, info = strategy.model([Images().sample(i)])[0][keys.PANOPTIC_SEG]
+        written = cv2.imread(str(files.instances / f"city/{i}.png"), cv2.IMREAD_UNCHANGED)
+        assert written.dtype == np.uint16
+        expected = np.zeros((ROWS, COLUMNS), dtype=np.int64)
+        for segment in info:
+            c = segment["category_id"]
+            if segment["isthing"] and segment["score"] >= limits[c]:
+                mask = segments.numpy() == segment["id"]
+                expected[mask] = space.train_ids[c]
+                assert np.unique(written[mask]).size == 1
+                kept += 1
+        assert np.array_equal(written // 1000, expected)
+    assert 1 <= kept < sum(files.thresholds()["instances"])
+    assert strategy.data(strategy.stages()[0]).pseudo_labels.instance_folder == files.instances
 
 
 def test_the_best_target_images(make: Any, tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
-"""Confidence and class-balanced labels of one whole image, in chunks of rows."""
+"""Confidence and class-balanced labels of one whole image, and the instances that are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,6 +69,48 @@ def image_score(confidence: Tensor, classes: Tensor, num_classes: int) -> Tensor
     counts = torch.bincount(classes.flatten(), minlength=num_classes)
     sums = torch.bincount(classes.flatten(), confidence.flatten().double(), minlength=num_classes)
     return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum()
+
+
+# Written instances are numbered train id x this + 1, 2, ...
+INSTANCES_PER_CLASS = 1000
+
+SegmentsInfo = Sequence[Mapping[str, Any]]
+
+
+def scores_of_things(segments_info: SegmentsInfo) -> tuple[Tensor, Tensor]:
+    """Returns scores (S,) float32 in 0..1 and class ids (S,) of the things of a panoptic map."""
+    things = [segment for segment in segments_info if segment["isthing"]]
+    scores = torch.tensor([segment["score"] for segment in things], dtype=torch.float32)
+    classes = torch.tensor([segment["category_id"] for segment in things], dtype=torch.int64)
+    return scores, classes
+
+
+def kept_instances(
+    segments: Tensor,
+    segments_info: SegmentsInfo,
+    thresholds: Sequence[float],
+    to_train_id: np.ndarray,
+) -> np.ndarray:
+    """Numbers the things whose score reaches the threshold of their class.
+
+    Args:
+        segments: (H, W) segment ids, 0 = void.
+        segments_info: ``id``, ``category_id`` (class id), ``isthing`` and ``score`` of each.
+        thresholds: least score of each class.
+        to_train_id: class id -> train id.
+
+    Returns:
+        (H, W) uint16: train id x 1000 + 1, 2, ... within each class (999 at the most), 0 elsewhere.
+    """
+    numbers = np.zeros(1 + max((s["id"] for s in segments_info), default=0), dtype=np.uint16)
+    found: Counter[int] = Counter()
+    scores, classes = scores_of_things(segments_info)
+    ids = [segment["id"] for segment in segments_info if segment["isthing"]]
+    for number, score, c in zip(ids, scores.tolist(), classes.tolist(), strict=True):
+        if score >= thresholds[c] and found[c] < INSTANCES_PER_CLASS - 1:
+            found[c] += 1
+            numbers[number] = int(to_train_id[c]) * INSTANCES_PER_CLASS + found[c]
+    return numbers[segments.cpu().numpy()]
 
 
 def _probabilities(logits: Tensor, prior: Tensor | None) -> Iterator[tuple[slice, Tensor]]:

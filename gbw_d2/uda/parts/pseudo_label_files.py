@@ -1,9 +1,10 @@
 """The files of a round of self-training: one PNG per image, and what is known of them all.
 
-    <folder>/thresholds.json   first: whose labels these are, and by which thresholds
-    <folder>/labels/<id>.png   8 bit train ids, 255 = ignore
-    <folder>/pixels.npy        labelled pixels (images, K) by class id, in the order of the images
-    <folder>/round.json        last: the labels are complete
+    <folder>/thresholds.json     first: whose labels these are, and by which thresholds
+    <folder>/labels/<id>.png     8 bit train ids, 255 = ignore
+    <folder>/instances/<id>.png  of panoptic networks: 16 bit train id x 1000 + number, 0 = none
+    <folder>/pixels.npy          labelled pixels (images, K) by class id, in the order of the images
+    <folder>/round.json          last: the labels are complete
 
 Every file is written under a temporary name and renamed, so that what is there is whole.
 """
@@ -52,6 +53,7 @@ class RoundFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.labels = folder / "labels"
+        self.instances = folder / "instances"
         self._thresholds = folder / "thresholds.json"
         self._summary = folder / "round.json"
         self._pixels = folder / "pixels.npy"
@@ -95,16 +97,21 @@ class RoundFiles:
         """Returns where an image's labels are, or would be."""
         return self.labels / f"{image_id}.png"
 
-    def write_labels(self, image_id: str, labels: np.ndarray) -> None:
-        """Writes the labels of an image, (H, W) uint8 train ids, 255 = ignore."""
-        path = self.path_of(image_id)
-        done, data = cv2.imencode(".png", labels)
-        assert done and labels.dtype == np.uint8
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        _write(path, data.tobytes())
+    def write_labels(
+        self, image_id: str, labels: np.ndarray, instances: np.ndarray | None = None
+    ) -> None:
+        """Writes the labels of an image; where they are there, its instances are there too.
+
+        Args:
+            image_id: of the image.
+            labels: (H, W) uint8 train ids, 255 = ignore.
+            instances: (H, W) uint16, train id x 1000 + number, 0 = none; None for none at all.
+        """
+        assert labels.dtype == np.uint8
+        if instances is not None:
+            assert instances.dtype == np.uint16
+            _write_png(self.instances / f"{image_id}.png", instances)
+        _write_png(self.path_of(image_id), labels)
 
     def read_labels(self, image_id: str) -> np.ndarray:
         """Returns the labels of an image as they were written."""
@@ -125,6 +132,14 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise PseudoLabelError(f"cannot read '{path}' ({error}); delete its folder") from error
+
+
+def _write_png(path: Path, array: np.ndarray) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    _write(path, cv2.imencode(".png", array)[1].tobytes())
 
 
 def _write(path: Path, data: bytes) -> None:

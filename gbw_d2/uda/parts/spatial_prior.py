@@ -70,6 +70,29 @@ def resampled(prior: Tensor, size: tuple[int, int], device: torch.device | str) 
     return result
 
 
+class PriorAtSize:
+    """A prior at the size of the image at hand; the images of a target mostly have one size.
+
+    Args:
+        prior: of :func:`spatial_prior`, or None for none.
+        device: where it is used.
+    """
+
+    def __init__(self, prior: Tensor | None, device: torch.device) -> None:
+        self.prior = prior
+        self.device = device
+        self._last: Tensor | None = None
+
+    def of(self, logits: Tensor) -> Tensor | None:
+        """Returns the prior at the size of logits (K, H, W), None where there is none."""
+        if self.prior is None:
+            return None
+        size = (logits.shape[1], logits.shape[2])
+        if self._last is None or tuple(self._last.shape[1:]) != size:
+            self._last = resampled(self.prior, size, self.device)
+        return self._last
+
+
 def version_of(prior: Tensor | None) -> str:
     """Returns a short digest of a prior, "none" where there is none."""
     if prior is None:
