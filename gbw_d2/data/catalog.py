@@ -65,6 +65,41 @@ def register_dataset(spec: DatasetSpec) -> DatasetSpec:
     return DATASETS.register(spec.name)(spec)
 
 
+def register_target(
+    prefix: str,
+    images: Callable[[str], list[Record]],
+    semantic: Callable[[str], list[Record]],
+    panoptic: Callable[[str], list[Record]],
+    read_semantic: SemanticReader,
+    read_panoptic: PanopticReader,
+    prepare: Callable[[], None] | None = None,
+) -> None:
+    """Registers the unlabelled target, the labelled training set (oracle) and the test set.
+
+    Names: ``{prefix}_unlabelled_train``, ``{prefix}_panoptic_train``, ``{prefix}_semantic_train``,
+    ``{prefix}_panoptic_val``, ``{prefix}_semantic_val``. The unlabelled one has no reader at all.
+
+    Args:
+        prefix: of the names.
+        images: split -> records without labels.
+        semantic: split -> records for ``read_semantic``.
+        panoptic: split -> records for both readers.
+        read_semantic: see :class:`DatasetSpec`.
+        read_panoptic: see :class:`DatasetSpec`.
+        prepare: see :class:`DatasetSpec`.
+    """
+    register_dataset(
+        DatasetSpec(f"{prefix}_unlabelled_train", partial(images, "train"), prepare=prepare)
+    )
+    for split in ("train", "val"):
+        load = partial(panoptic, split)
+        name = f"{prefix}_panoptic_{split}"
+        register_dataset(DatasetSpec(name, load, read_semantic, read_panoptic, prepare))
+        load = partial(semantic, split)
+        name = f"{prefix}_semantic_{split}"
+        register_dataset(DatasetSpec(name, load, read_semantic, None, prepare))
+
+
 def get_dataset(name: str) -> DatasetSpec:
     """Returns the dataset called ``name``, with all of ours registered.
 

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ import numpy as np
 from gbw_d2 import keys
 from gbw_d2.data.catalog import (
     DatasetError,
-    DatasetSpec,
     Record,
     SegmentsInfo,
-    register_dataset,
+    register_target,
 )
 from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
 from gbw_d2.data.formats.segments import ids_of_colors
@@ -230,10 +228,7 @@ def register_cityscapes(
     prepare: Callable[[], None] | None = None,
     images: ImageFiles = CLEAR,
 ) -> None:
-    """Registers the unlabelled target, the labelled training set (oracle) and the test set.
-
-    Names: ``{prefix}_unlabelled_train``, ``{prefix}_panoptic_train``, ``{prefix}_semantic_train``,
-    ``{prefix}_panoptic_val``, ``{prefix}_semantic_val``. The unlabelled one has no reader at all.
+    """Registers the five datasets of :func:`gbw_d2.data.catalog.register_target`.
 
     Args:
         prefix: ``"cityscapes"`` or the name of a twin in the same layout.
@@ -241,15 +236,12 @@ def register_cityscapes(
         prepare: makes the files where they can be made.
         images: which version of the images.
     """
-
-    def load(lister: Callable[..., list[Record]], split: str) -> list[Record]:
-        return lister(root(), split, images)
-
-    def register(kind: str, split: str, lister: Callable[..., list[Record]], *readers: Any) -> None:
-        name = f"{prefix}_{kind}_{split}"
-        register_dataset(DatasetSpec(name, partial(load, lister, split), *readers, prepare=prepare))
-
-    register("unlabelled", "train", load_images)
-    for split in ("train", "val"):
-        register("panoptic", split, load_panoptic, read_semantic, read_panoptic)
-        register("semantic", split, load_semantic, read_semantic)
+    register_target(
+        prefix,
+        lambda split: load_images(root(), split, images),
+        lambda split: load_semantic(root(), split, images),
+        lambda split: load_panoptic(root(), split, images),
+        read_semantic,
+        read_panoptic,
+        prepare,
+    )

@@ -281,13 +281,11 @@ def own_dataset(name: str) -> DatasetSpec:
             f"'{data.path}' has no split '{split_name}' (it has {', '.join(sorted(data.splits))})"
         )
     split = data.splits[split_name]
-    readers = [
-        None if folder is None else partial(reader, data.train_id_of, data.path)
-        for folder, reader in ((split.labels, read_semantic), (split.instances, read_panoptic))
-    ]
+    table = data.train_id_of
     return DatasetSpec(
         name,
-        partial(load_split, data, split_name),
-        *readers,
-        label_key=data.train_id_of.tobytes().hex(),
+        load=partial(load_split, data, split_name),
+        read_semantic=partial(read_semantic, table, data.path) if split.labels else None,
+        read_panoptic=partial(read_panoptic, table, data.path) if split.instances else None,
+        label_key=table.tobytes().hex(),
     )

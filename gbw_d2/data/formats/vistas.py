@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ import numpy as np
 from gbw_d2 import keys
 from gbw_d2.data.catalog import (
     DatasetError,
-    DatasetSpec,
     Record,
     SegmentsInfo,
-    register_dataset,
+    register_target,
 )
 from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
 from gbw_d2.data.formats.segments import ids_of_colors, segment_ids, segments_info
@@ -210,7 +208,7 @@ def read_semantic(record: Record) -> np.ndarray:
 def register_vistas(
     prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
 ) -> None:
-    """Registers the same five datasets as Cityscapes has, under ``prefix``.
+    """Registers the five datasets of :func:`gbw_d2.data.catalog.register_target`.
 
     Args:
         prefix: ``"vistas"`` or the name of a twin in the same layout.
@@ -218,14 +216,15 @@ def register_vistas(
         prepare: makes the files where they can be made.
     """
 
-    def load(lister: Callable[[Path, str], list[Record]], split: str) -> list[Record]:
-        return lister(root(), split)
+    def labelled(split: str) -> list[Record]:
+        return load_labelled(root(), split)
 
-    def register(kind: str, split: str, lister: Callable[..., list[Record]], *readers: Any) -> None:
-        name = f"{prefix}_{kind}_{split}"
-        register_dataset(DatasetSpec(name, partial(load, lister, split), *readers, prepare=prepare))
-
-    register("unlabelled", "train", load_images)
-    for split in FOLDERS:
-        register("panoptic", split, load_labelled, read_semantic, read_panoptic)
-        register("semantic", split, load_labelled, read_semantic)
+    register_target(
+        prefix,
+        lambda split: load_images(root(), split),
+        labelled,
+        labelled,
+        read_semantic,
+        read_panoptic,
+        prepare,
+    )

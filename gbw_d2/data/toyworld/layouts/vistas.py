@@ -9,6 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gbw_d2.data.formats.files import png_size, read_array
+from gbw_d2.data.formats.segments import ids_of_colors
 from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
 from gbw_d2.data.toyworld.folder import Job, png_bytes, write_file
 from gbw_d2.data.toyworld.layouts.base import LAYOUTS, Files, Layout, jpeg_bytes
@@ -74,8 +76,7 @@ def _encode(sample: ToySample, job: Job) -> Files:
 
 
 def _annotation(path: Path) -> dict[str, Any]:
-    colors = cv2.imread(str(path)).astype(np.int32)
-    ids = colors[:, :, 2] + 256 * colors[:, :, 1] + 65536 * colors[:, :, 0]
+    ids = ids_of_colors(read_array(path, cv2.IMREAD_COLOR))
     segments = []
     for segment in np.unique(ids[ids > 0]).tolist():
         rows, columns = np.nonzero(ids == segment)
@@ -104,7 +105,7 @@ def _complete(root: Path) -> None:
         annotations = [_annotation(path) for path in paths]
         images = []
         for path in paths:
-            rows, columns = cv2.imread(str(path)).shape[:2]
+            rows, columns = png_size(path)
             images.append(
                 {
                     "id": path.stem,
