@@ -3,6 +3,7 @@
 
     uv run tools/benchmark.py weighting                      # the losses on their own
     uv run tools/benchmark.py step                           # a whole toy training step
+    uv run tools/benchmark.py strategies                     # each strategy beside its bare parts
     uv run tools/benchmark.py weighting --repetitions 21 --out weighting.json
 
 Every repetition runs all candidates, in turning order; a ratio is the median over repetitions of
@@ -12,6 +13,7 @@ candidate / reference within the same repetition. Quiet the machine first.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -36,6 +38,8 @@ WEIGHTINGS = ("none", "gbw_norm", "gbw")
 TOY_CLASSES = 16
 
 Candidate = Callable[[], None]
+
+_CPU = torch.profiler.ProfilerActivity.CPU
 
 
 def released_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -215,16 +219,12 @@ def peak_extra_mb(candidate: Candidate, device: torch.device) -> float:
         candidate()
         _wait(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    # Linux: 5 sets the process's peak back to its present size.
-    Path("/proc/self/clear_refs").write_text("5")
-    before_kb = _status_kb("VmRSS")
-    candidate()
-    return (_status_kb("VmHWM") - before_kb) / 1024
-
-
-def _status_kb(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1])
+    # The allocator's own record: the process's resident memory lags behind and keeps freed pages.
+    with torch.profiler.profile(activities=[_CPU], profile_memory=True) as profiler:
+        candidate()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(itertools.accumulate((bytes_ for _, bytes_ in changes), initial=0)) / 2**20
 
 
 def _wait(device: torch.device) -> None:
@@ -270,7 +270,17 @@ def run_step(repetitions: int, device: torch.device) -> dict[str, Any]:
     return {"toy step": steps, "its semantic loss": losses}
 
 
-BENCHMARKS = {"weighting": run_weighting, "step": run_step}
+def run_strategies(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Benchmarks a toy training step of each strategy beside the bare sum of its parts."""
+    from benchmarks.strategies import NAMES, strategy_candidates
+
+    return {
+        name: report(strategy_candidates(name, device, _toy_batch), repetitions, device, True)
+        for name in NAMES
+    }
+
+
+BENCHMARKS = {"weighting": run_weighting, "step": run_step, "strategies": run_strategies}
 
 
 def print_rows(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:

@@ -192,6 +192,7 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
         cfg.SOLVER.GRADIENT_ACCUMULATION,
         run.precision,
         list(run.extra.values()),
+        cfg.SOLVER.LR_ITERS or cfg.SOLVER.MAX_ITER,
     )
     trainer.register_hooks(
         [

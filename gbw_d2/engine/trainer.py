@@ -38,6 +38,7 @@ class Trainer(TrainerBase):
             step is that of as many processes with a part each.
         precision: float32 or a half precision.
         extra: the strategy's own optimisers.
+        schedule_iters: length of their learning-rate schedules, iterations.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Trainer(TrainerBase):
         accumulation: int = 1,
         precision: Precision | None = None,
         extra: Sequence[ExtraOptimizer] = (),
+        schedule_iters: int = 1,
     ) -> None:
         super().__init__()
         model.train()
@@ -63,6 +65,7 @@ class Trainer(TrainerBase):
         self.accumulation = accumulation
         self.precision = precision or Precision("cpu")
         self.extra = extra
+        self.schedule_iters = schedule_iters
         for each in extra:
             for group in each.optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
@@ -139,6 +142,8 @@ class Trainer(TrainerBase):
             for name, value in losses.items():
                 mean = value.detach() / self.accumulation
                 step[name] = step[name] + mean if name in step else mean
+            # What they were computed from must be gone when the next forward pass begins.
+            del losses, total, value
 
     def _zero_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -160,7 +165,7 @@ class Trainer(TrainerBase):
         scaler.step(self.optimizer)
         for each in self.extra:
             for group in each.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * each.lr_factor(self.iter)
+                group["lr"] = group["initial_lr"] * each.lr_factor(self.iter / self.schedule_iters)
             scaler.step(each.optimizer)
         scaler.update()
 

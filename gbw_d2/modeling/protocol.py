@@ -60,6 +60,10 @@ class SegmentationModel(Protocol):
         """Runs the heads: logits at ``image_size`` (rows, columns), and what the losses need."""
         ...
 
+    def semantic_outputs(self, features: Features, image_size: tuple[int, int]) -> Outputs:
+        """Runs the semantic heads alone: what :meth:`outputs` gives, less any instance branch."""
+        ...
+
     def losses(
         self, outputs: Outputs, targets: Targets, pixel_weights: Tensor | None, term: str
     ) -> Losses:

@@ -196,6 +196,10 @@ class DenseSegmentor(nn.Module):
 
     def outputs(self, features: Features, image_size: tuple[int, int]) -> Outputs:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        return self.semantic_outputs(features, image_size)
+
+    def semantic_outputs(self, features: Features, image_size: tuple[int, int]) -> Outputs:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
         classifier_features, logits = classifier_input_and_logits(self.sem_seg_head, features)
         outputs = {
             keys.CLASSIFIER_FEATURES: classifier_features,

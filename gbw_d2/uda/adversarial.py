@@ -25,8 +25,8 @@ class Adversarial(Strategy):
 
     The student's target maps are scored as if they were source; the discriminators then learn to
     tell detached source maps (label 0) from detached target maps (label 1), each half. All step
-    once, after both. Class weighting acts on the labelled terms only. Arguments are those of
-    :class:`Strategy`; the model must be on its device already.
+    once, after both; docs/equations.md 9b. Class weighting acts on the labelled terms only.
+    Arguments are those of :class:`Strategy`; the model must be on its device already.
 
     Raises:
         UnknownNameError: an INPUT or LOSS that is not known.
@@ -60,7 +60,9 @@ class Adversarial(Strategy):
         losses, outputs = self.source_pass(source)
         source_maps = _detached(self._maps(outputs))
         yield losses
-        target_maps = self._maps(self.dense_outputs(self.model.images(target)))
+        # What the source pass computed must be gone when the next one begins.
+        del losses, outputs
+        target_maps = self._maps(self.semantic_outputs(self.model.images(target)))
         # The graph is what counts: built without the discriminators' gradients, it gives them none.
         with frozen(self._discriminators.values()):
             losses = self._student_losses(target_maps)
@@ -87,8 +89,8 @@ class Adversarial(Strategy):
             module = Discriminator(self.model.label_space.num_classes, self.settings.CHANNELS)
         return module.to(next(self.model.parameters()).device)
 
-    def _lr_factor(self, iteration: int) -> float:
-        return max(0.0, 1 - iteration / self.max_iter) ** self.settings.DECAY_POWER
+    def _lr_factor(self, done: float) -> float:
+        return max(0.0, 1 - done) ** self.settings.DECAY_POWER
 
     def _maps(self, outputs: Outputs) -> dict[str, Tensor]:
         return {_short(name): self._map(outputs[name]) for name in self._names}

@@ -20,9 +20,9 @@ from gbw_d2.uda.strategy import STRATEGIES, Batch, Strategy
 class MaxSquares(Strategy):
     """Adds the target's maximum squares loss, and guides the auxiliary head by both heads.
 
-    Chen et al., Domain Adaptation for Semantic Segmentation with Maximum Squares Loss, ICCV 2019.
-    As in the released code every target pixel counts. Class weighting acts on the labelled terms
-    only. Arguments are those of :class:`Strategy`.
+    Chen et al., Domain Adaptation for Semantic Segmentation with Maximum Squares Loss, ICCV 2019;
+    docs/equations.md 8. As in the released code every target pixel counts. Class weighting acts on
+    the labelled terms only. Arguments are those of :class:`Strategy`.
 
     Raises:
         UserError: MULTI_LEVEL without an auxiliary head, or settings that the loss cannot use.
@@ -51,9 +51,8 @@ class MaxSquares(Strategy):
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the supervised losses, then the target's."""
         assert target is not None
-        losses, _ = self.source_pass(source)
-        yield losses
-        outputs = self.dense_outputs(self.model.images(target))
+        yield self.supervised_losses(source)
+        outputs = self.semantic_outputs(self.model.images(target))
         logits = [outputs[name] for name in self.model.logit_names()]
         s = self.settings
         squares = max_squares_loss(logits[0], self._ratio, s.HALF, s.MEAN_OVER_CLASSES)

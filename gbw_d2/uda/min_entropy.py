@@ -26,9 +26,8 @@ class MinEntropy(Strategy):
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the supervised losses, then the target's entropy."""
         assert target is not None
-        losses, _ = self.source_pass(source)
-        yield losses
-        outputs = self.dense_outputs(self.model.images(target))
+        yield self.supervised_losses(source)
+        outputs = self.semantic_outputs(self.model.images(target))
         weights = (self.settings.LOSS_WEIGHT, self.settings.AUXILIARY_LOSS_WEIGHT)
         yield {
             f"loss_entropy_{name.removesuffix('_logits')}": weight * entropy_loss(outputs[name])

@@ -125,21 +125,23 @@ class SelfTraining(Strategy):
                 f"{tuple(target_images.shape)}; mixing needs equal sizes: set INPUT.CROP_SIZE"
             )
         labels = targets[keys.SEM_SEG]
+        size = (images.shape[-2], images.shape[-1])
+        # Without instance targets the instance branch has nothing to learn from here: leave it out.
+        with_instances = self.settings.INSTANCE_PSEUDO_LABELS and keys.CENTER in targets
         with torch.no_grad():
-            size = (images.shape[-2], images.shape[-1])
-            taught = self.teacher.outputs(self.teacher.features(target_images), size)
+            taught = _outputs(self.teacher, target_images, size, with_instances)
             pseudo, confidence = pseudo_labels(taught[keys.SEMANTIC_LOGITS])
             weights = self._pixel_weights(confidence)
             mask = self._mask(source, labels)
             mixed_targets = {keys.SEM_SEG: class_mix.mix(mask, labels, pseudo)}
-            if self.settings.INSTANCE_PSEUDO_LABELS and keys.CENTER in targets:
+            if with_instances:
                 taught_targets = self._instance_targets(taught, pseudo, confidence, weights)
                 for key, value in taught_targets.items():
                     mixed_targets[key] = class_mix.mix(mask, targets[key], value)
             mixed_weights = class_mix.mix(mask, torch.ones_like(weights), weights)
             mixed = self._augmented(source, class_mix.mix(mask, images, target_images))
         del taught
-        outputs = self.dense_outputs(mixed)
+        outputs = _outputs(self.model, mixed, size, with_instances)
         losses = self.model.losses(outputs, mixed_targets, mixed_weights, keys.TERM_MIXED)
         factor = self.settings.LOSS_WEIGHT
         return {f"mixed_{name}": factor * value for name, value in losses.items()}
@@ -185,6 +187,13 @@ class SelfTraining(Strategy):
             keys.OFFSET_WEIGHTS: (confident & things).float(),
             keys.INSTANCE_CLASS: torch.where(things, pseudo, IGNORE_LABEL),
         }
+
+
+def _outputs(
+    model: SegmentationModel, images: Tensor, size: tuple[int, int], with_instances: bool
+) -> Outputs:
+    features = model.features(images)
+    return (model.outputs if with_instances else model.semantic_outputs)(features, size)
 
 
 def _module(network: Any) -> nn.Module:

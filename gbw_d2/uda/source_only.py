@@ -20,5 +20,4 @@ class SourceOnly(Strategy):
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the supervised losses of the source batch."""
-        losses, _ = self.source_pass(source)
-        yield losses
+        yield self.supervised_losses(source)

@@ -152,12 +152,12 @@ class ExtraOptimizer:
     Args:
         module: whose parameters it steps; one of the strategy's ``modules``.
         optimizer: over these parameters.
-        lr_factor: iteration of the run -> factor of its learning rates.
+        lr_factor: share of the learning-rate schedule that is done, 0..1 -> factor of its rates.
     """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    lr_factor: Callable[[int], float]
+    lr_factor: Callable[[float], float]
 
 
 class Strategy:

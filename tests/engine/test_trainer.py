@@ -143,7 +143,7 @@ def test_extra_optimisers_follow_their_own_schedule() -> None:
     module = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(module.weight)
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
-    extra = ExtraOptimizer(module, optimizer, lambda iteration: 0.5**iteration)
+    extra = ExtraOptimizer(module, optimizer, lambda done: 0.5 ** (4 * done))
     student = trainer.model
 
     class Both(Strategy):
@@ -152,7 +152,9 @@ def test_extra_optimisers_follow_their_own_schedule() -> None:
 
     batches = iter(lambda: ([{}], None), None)
     main = torch.optim.SGD(student.parameters(), lr=0.0)
-    Trainer(student, Both(student, None), batches, main, 1, 0, extra=[extra]).train(0, 3)
+    Trainer(
+        student, Both(student, None), batches, main, 1, 0, extra=[extra], schedule_iters=4
+    ).train(0, 3)
     # The gradient is -1 in each step: 1 + 1/2 + 1/4.
     assert module.weight.item() == pytest.approx(1.75)
 

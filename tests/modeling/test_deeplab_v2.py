@@ -96,7 +96,8 @@ def test_it_reads_one_feature_map(tiny_config: Any, features: str) -> None:
 def test_the_config(tmp_path: Path, repository: Path, samples: Any) -> None:
     leaf = tmp_path / "leaf.yaml"
     base = repository / "configs/base/models/semantic_deeplabv2_r101.yaml"
-    leaf.write_text(f"_BASE_: [{base}]\nVERSION: 2\n")
+    schedule = repository / "configs/base/schedules/adaptsegnet_150k.yaml"
+    leaf.write_text(f"_BASE_: [{base}, {schedule}]\nVERSION: 2\n")
     cfg = load_config(
         str(leaf),
         ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "16", "MODEL.AUXILIARY_HEAD.ENABLED", "True"],

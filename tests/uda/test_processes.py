@@ -70,7 +70,9 @@ def train(name: str, rank: int, world: int, accumulation: int, scheme: str) -> d
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     extra = list(strategy.optimizers().values())
-    Trainer(*(model, strategy, batches(), optimizer, 10, 0, accumulation), extra=extra).train(0, 2)
+    Trainer(
+        *(model, strategy, batches(), optimizer, 10, 0, accumulation), extra=extra, schedule_iters=2
+    ).train(0, 2)
     modules = {"student": model, **strategy.modules()}
     return {key: module.state_dict() for key, module in modules.items()}
 

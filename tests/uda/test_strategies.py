@@ -71,7 +71,9 @@ def run(strategy: Any, samples: Any, first: int, last: int) -> Trainer:
 
     optimizer = torch.optim.SGD(strategy.model.parameters(), lr=0.01)
     extra = list(strategy.optimizers().values())
-    trainer = Trainer(strategy.model, strategy, batches(), optimizer, 100, seed=0, extra=extra)
+    trainer = Trainer(
+        strategy.model, strategy, batches(), optimizer, 100, seed=0, extra=extra, schedule_iters=4
+    )
     trainer.train(first, last)
     return trainer
 

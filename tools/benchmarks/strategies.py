@@ -1,0 +1,145 @@
+"""A training step of each strategy beside the bare sum of its parts.
+
+The parts are what the method cannot do without: forward and backward passes with their losses, a
+teacher's forward pass, the optimisers' steps. What a step adds is the engine, augmentation, mixing,
+pseudo-labels and the teacher's update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Candidate = Callable[[], None]
+Batch = list[dict[str, Any]]
+
+
+class _Parts:
+    """The passes that strategies are made of, on one network and one pair of batches."""
+
+    def __init__(self, cfg: Any, source: Batch, target: Batch) -> None:
+        from gbw_d2.engine.build import build_model
+
+        torch.manual_seed(0)
+        self.model = build_model(cfg, {}).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        self.teacher = self.model.frozen_copy()
+        self.source, self.target = source, target
+
+    def supervised(self) -> None:
+        torch.stack(list(self.model(self.source).values())).sum().backward()
+
+    def logits(self, model: Any) -> Tensor:
+        images = model.images(self.target)
+        features, size = model.features(images), tuple(images.shape[-2:])
+        return model.semantic_outputs(features, size)["semantic_logits"]
+
+    def teach(self) -> Tensor:
+        with torch.no_grad():
+            return self.logits(self.teacher)
+
+    def unlabelled(self, loss: Callable[[Tensor], Tensor]) -> None:
+        loss(self.logits(self.model)).backward()
+
+    def mixed(self) -> None:
+        images, targets = self.model.images(self.target), self.model.targets(self.source)
+        features, size = self.model.features(images), tuple(images.shape[-2:])
+        outputs = self.model.semantic_outputs(features, size)
+        targets = {"sem_seg": targets["sem_seg"]}
+        torch.stack(list(self.model.losses(outputs, targets, None, "x").values())).sum().backward()
+
+
+def _bare(name: str, cfg: Any, source: Batch, target: Batch) -> Candidate:
+    from gbw_d2.losses import adversarial_cross_entropy, entropy_loss, max_squares_loss
+    from gbw_d2.uda.parts.discriminator import Discriminator
+
+    parts = _Parts(cfg, source, target)
+    classes = parts.model.label_space.num_classes
+    judge = Discriminator(classes, cfg.UDA.ADVERSARIAL.CHANNELS).to(parts.model.device)
+    judging = torch.optim.Adam(judge.parameters(), lr=1e-4)
+
+    def self_training() -> None:
+        parts.teach()
+        parts.mixed()
+
+    def adversarial() -> None:
+        maps = parts.logits(parts.model).softmax(1)
+        judge.requires_grad_(False)
+        adversarial_cross_entropy(judge(maps), 0).backward()
+        judge.requires_grad_(True)
+        for domain in (0, 1):
+            adversarial_cross_entropy(judge(maps.detach()), domain).backward()
+        judging.step()
+        judging.zero_grad(set_to_none=True)
+
+    more: dict[str, Callable[[], None]] = {
+        "source_only": lambda: None,
+        "min_entropy": lambda: parts.unlabelled(entropy_loss),
+        "max_squares": lambda: parts.unlabelled(max_squares_loss),
+        "adversarial": adversarial,
+        "self_training": self_training,
+    }
+
+    def step() -> None:
+        parts.optimizer.zero_grad(set_to_none=True)
+        parts.supervised()
+        more[name]()
+        parts.optimizer.step()
+
+    return step
+
+
+def _whole(name: str, cfg: Any, source: Batch, target: Batch) -> Candidate:
+    from gbw_d2.engine.build import build_model
+    from gbw_d2.engine.trainer import Trainer
+    from gbw_d2.uda import Context, build_strategy
+
+    from detectron2.utils.events import EventStorage
+
+    torch.manual_seed(0)
+    model = build_model(cfg, {}).train()
+    strategy = build_strategy(name, model, cfg.UDA, seed=0, max_iter=10**6)
+    strategy.prepare(strategy.stages()[0], Context(True, Path()))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    extra = list(strategy.optimizers().values())
+    batches = iter(lambda: (source, target if strategy.needs_target else None), None)
+    trainer = Trainer(model, strategy, batches, optimizer, 20, 0, extra=extra, schedule_iters=10**6)
+    trainer.iter, trainer.max_iter, trainer.storage = 1000, 10**6, EventStorage(0)
+
+    def step() -> None:
+        trainer.run_step()
+        trainer.iter += 1
+
+    return step
+
+
+NAMES = ("source_only", "self_training", "max_squares", "min_entropy", "adversarial")
+
+
+def strategy_candidates(
+    name: str, device: torch.device, make_batch: Callable[[int, int, int], Batch]
+) -> dict[str, Candidate]:
+    """Makes the bare parts of a strategy's step, which come first, and the step by the engine.
+
+    Args:
+        name: of the strategy, one of ``NAMES``.
+        device: where it runs.
+        make_batch: (images, rows, columns) -> labelled samples.
+    """
+    from gbw_d2.config import load_config
+    from gbw_d2.engine.setup import resolve
+
+    cfg = load_config(
+        str(ROOT / "configs/toy/panoptic_source_only.yaml"), ["MODEL.DEVICE", str(device)]
+    )
+    resolve(cfg)
+    source = [{**sample, "draw": i} for i, sample in enumerate(make_batch(2, 128, 256))]
+    target = [{key: sample[key] for key in ("image", "draw")} for sample in source]
+    arguments = (name, cfg, source, target)
+    return {"bare parts": _bare(*arguments), "training step": _whole(*arguments)}
