@@ -12,6 +12,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from gbw_d2.data.catalog import DATASETS, DatasetError, get_dataset
+from gbw_d2.data.formats.own import describes_own_data
 
 
 def check_data(arguments: Sequence[str]) -> None:
@@ -30,7 +31,8 @@ def check_data(arguments: Sequence[str]) -> None:
     keys = ("TEST",) if "--eval-only" in arguments else ("TRAIN", "TARGET", "TEST")
     for key in keys:
         for name in _names(datasets.get(key)):
-            if name in DATASETS and get_dataset(name).prepare is None:
+            known = name in DATASETS or describes_own_data(name)
+            if known and get_dataset(name).prepare is None:
                 _load(name)
 
 
