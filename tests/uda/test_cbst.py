@@ -146,7 +146,7 @@ def test_labels_are_those_of_the_exact_thresholds(make: Any, tmp_path: Path) -> 
     files = RoundFiles(tmp_path / "pseudo_labels/round_0")
     limits = torch.tensor(files.thresholds()["thresholds"])
     exact = class_balanced_thresholds(probs, 0.3)
-    assert (limits <= exact).all() and (exact - limits).max() < 0.0005
+    assert (limits <= exact).all() and (exact - limits).max() < 0.001
     assert (exact < 1).sum() >= 4 and not torch.equal(limits, exact)
     space = strategy.model.label_space
     labels = torch.stack(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gbw_d2.uda.parts.pseudo_labels import class_balanced_pseudo_labels
+from gbw_d2.uda.parts.pseudo_labels import class_balanced_pseudo_labels, pseudo_labels
 from gbw_d2.weighting.pixels import row_chunks
 
 
@@ -25,6 +25,10 @@ def confidence_and_class(logits: Tensor, prior: Tensor | None = None) -> tuple[T
     Returns:
         (H, W) float32 in 0..1 and (H, W) int64.
     """
+    if prior is None:
+        # The greatest probability needs no division of the others.
+        labels, confidence = pseudo_labels(logits.unsqueeze(0))
+        return confidence[0], labels[0]
     confidence = torch.empty(logits.shape[1:], dtype=torch.float32, device=logits.device)
     classes = torch.empty(logits.shape[1:], dtype=torch.int64, device=logits.device)
     for rows, probs in _probabilities(logits, prior):

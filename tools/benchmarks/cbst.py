@@ -1,0 +1,88 @@
+"""The two labelling passes of cbst beside plain inference of the same images."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Configuration, rows and columns of the images, and how many of them.
+CASES: dict[str, tuple[str, int, int, int]] = {
+    "toy semantic": ("toy/semantic_cbst", 128, 256, 8),
+    "toy panoptic": ("toy/panoptic_cbst", 128, 256, 8),
+    "half Cityscapes": ("toy/semantic_cbst", 512, 1024, 2),
+}
+
+Candidate = Callable[[], None]
+
+
+class _Images:
+    """Images in memory, so that no reading of files hides what the passes add."""
+
+    def __init__(self, count: int, rows: int, columns: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.samples = []
+        for i in range(count):
+            coarse = torch.rand(1, 3, rows // 16, columns // 16, generator=generator)
+            smooth = torch.nn.functional.interpolate(coarse, size=(rows, columns), mode="bilinear")
+            image = (smooth[0] * 255).to(torch.uint8)
+            self.samples.append(
+                {"image": image, "image_id": str(i), "height": rows, "width": columns}
+            )
+
+    def ids(self) -> list[str]:
+        return [sample["image_id"] for sample in self.samples]
+
+    def batches(self, skip: Container[str] = ()) -> Iterator[list[dict[str, Any]]]:
+        return iter([[s] for s in self.samples if s["image_id"] not in skip])
+
+
+def labelling_candidates(
+    name: str, rows: int, columns: int, count: int, device: torch.device
+) -> dict[str, Candidate]:
+    """Returns inference, the threshold pass and the labelling pass over the same images.
+
+    Args:
+        name: of the configuration below configs/, without the suffix.
+        rows: of the images.
+        columns: of the images.
+        count: images per pass.
+        device: of the network.
+    """
+    from gbw_d2.config import load_config
+    from gbw_d2.engine.build import build_model
+    from gbw_d2.engine.setup import resolve
+    from gbw_d2.uda import Context, build_strategy
+    from gbw_d2.uda.parts.pseudo_label_files import RoundFiles
+    from gbw_d2.uda.parts.spatial_prior import PriorAtSize
+
+    cfg = load_config(str(ROOT / f"configs/{name}.yaml"), ["MODEL.DEVICE", str(device)])
+    resolve(cfg)
+    torch.manual_seed(0)
+    model = build_model(cfg, {}).eval()
+    strategy = build_strategy("cbst", model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER)
+    images = _Images(count, rows, columns)
+    folder = tempfile.TemporaryDirectory()
+    context = Context(True, Path(folder.name), target=images)
+    prior = PriorAtSize(None, device)
+    chosen = strategy._find_thresholds(0.2, prior, context)
+
+    def infer() -> None:
+        with torch.no_grad():
+            for batch in images.batches():
+                model(batch)
+
+    def label(_keep: Any = folder) -> None:
+        with tempfile.TemporaryDirectory(dir=_keep.name) as fresh:
+            strategy._write_labels(RoundFiles(Path(fresh)), chosen, prior, context)
+
+    return {
+        "inference": infer,
+        "threshold pass": lambda: strategy._find_thresholds(0.2, prior, context) and None,
+        "labelling pass": label,
+    }
