@@ -112,6 +112,10 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.EVAL.WEIGHTS = "student"
     # Names of gbw_d2/evaluation/protocols.py, the leading one first; () = all that fit.
     cfg.EVAL.PROTOCOLS = ()
+    # Mask AP of the instances by pycocotools, beside PQ; keeps all predicted masks until the end.
+    cfg.EVAL.INSTANCE_AP = False
+    # Panoptic predictions are written to OUTPUT_DIR/predictions in COCO panoptic format.
+    cfg.TEST.SAVE_PREDICTIONS = False
     # Test images drawn as image | ground truth | prediction at each evaluation; 0 = none.
     cfg.EVAL.PICTURES = 3
     # Name of a metric ("mIoU_16"): the checkpoint with the best one on the first test set is kept

@@ -4,6 +4,9 @@
     uv run tools/benchmark.py weighting                      # the losses on their own
     uv run tools/benchmark.py step                           # a whole toy training step
     uv run tools/benchmark.py strategies                     # each strategy beside its bare parts
+    uv run tools/benchmark.py loader                         # images per second of the toy recipe
+    uv run tools/benchmark.py evaluation                     # PQ beside panopticapi
+    uv run tools/benchmark.py postprocessing                 # beside Detectron2's
     uv run tools/benchmark.py weighting --repetitions 21 --out weighting.json
 
 Every repetition runs all candidates, in turning order; a ratio is the median over repetitions of
@@ -280,7 +283,40 @@ def run_strategies(repetitions: int, device: torch.device) -> dict[str, Any]:
     }
 
 
-BENCHMARKS = {"weighting": run_weighting, "step": run_step, "strategies": run_strategies}
+def run_loader(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Measures how fast the toy recipe's batches come; compare ``ms`` with a step's."""
+    from benchmarks.loader import loader_speed
+
+    config, key = "toy/panoptic_self_training.yaml", "DATALOADER.NUM_WORKERS"
+    rows = {
+        f"{workers} workers": loader_speed(config, [key, str(workers)], 10 * repetitions)
+        for workers in (0, 1, 2)
+    }
+    return {"toy loader": rows}
+
+
+def run_evaluation(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Benchmarks PQ beside panopticapi; on the CPU whatever the device."""
+    from benchmarks import evaluation
+
+    return evaluation.run_evaluation(report, repetitions)
+
+
+def run_postprocessing(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Benchmarks the merging to a panoptic map beside Detectron2's."""
+    from benchmarks import evaluation
+
+    return evaluation.run_postprocessing(report, repetitions, device)
+
+
+BENCHMARKS = {
+    "weighting": run_weighting,
+    "step": run_step,
+    "strategies": run_strategies,
+    "loader": run_loader,
+    "evaluation": run_evaluation,
+    "postprocessing": run_postprocessing,
+}
 
 
 def print_rows(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:

@@ -46,6 +46,7 @@ def _build_evaluators(cfg: CfgNode, spec: DatasetSpec) -> list[Any]:
     if spec.read_semantic is None:
         raise DatasetError(f"DATASETS.TEST '{spec.name}' has no labels to score by")
     evaluators: list[Any] = []
+    predictions = Path(cfg.OUTPUT_DIR) / "predictions" / spec.name.replace("/", "_")
     if is_panoptic(cfg):
         if spec.read_panoptic is None:
             raise DatasetError(
@@ -53,7 +54,14 @@ def _build_evaluators(cfg: CfgNode, spec: DatasetSpec) -> list[Any]:
                 "set MODEL.SEMANTIC_ONLY True"
             )
         evaluators.append(
-            PanopticEvaluator(spec.read_panoptic, table, cfg.EVAL.PROTOCOLS, cfg.OUTPUT_DIR)
+            PanopticEvaluator(
+                spec.read_panoptic,
+                table,
+                cfg.EVAL.PROTOCOLS,
+                cfg.OUTPUT_DIR,
+                save_predictions=predictions if cfg.TEST.SAVE_PREDICTIONS else None,
+                instance_ap=cfg.EVAL.INSTANCE_AP,
+            )
         )
     evaluators.append(
         SemanticEvaluator(spec.read_semantic, table, cfg.EVAL.PROTOCOLS, cfg.OUTPUT_DIR)

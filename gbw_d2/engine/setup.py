@@ -15,7 +15,7 @@ from gbw_d2.data.label_spaces import LABEL_SPACES
 from gbw_d2.engine.criteria import check_heads
 from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.engine.precision import DTYPES
-from gbw_d2.evaluation.protocols import PROTOCOLS, protocols_of
+from gbw_d2.evaluation.protocols import PROTOCOLS, compatibility_protocols, protocols_of
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
 from gbw_d2.uda import STRATEGIES
 from gbw_d2.weighting import SCHEMES
@@ -89,12 +89,17 @@ def resolve(cfg: CfgNode) -> None:
             f"'{space.name}' has {space.num_classes} classes; leave it at 0 to follow that"
         )
     head.NUM_CLASSES = space.num_classes
-    fitting = protocols_of(space.train_ids)
-    wrong = [p for p in cfg.EVAL.PROTOCOLS if p not in fitting]
+    fitting, compatible = protocols_of(space.train_ids), compatibility_protocols()
+    wrong = [p for p in cfg.EVAL.PROTOCOLS if p not in (*fitting, *compatible)]
     if wrong:
         raise ConfigError(
             f"EVAL.PROTOCOLS asks for {', '.join(wrong)}, but label space '{space.name}' can be "
             f"scored by {', '.join(fitting)}"
+        )
+    if cfg.EVAL.PROTOCOLS and cfg.EVAL.PROTOCOLS[0] in compatible:
+        raise ConfigError(
+            f"EVAL.PROTOCOLS begins with '{cfg.EVAL.PROTOCOLS[0]}', which only serves to compare "
+            f"with published tables; put one of {', '.join(fitting)} before it"
         )
     cfg.EVAL.PROTOCOLS = tuple(cfg.EVAL.PROTOCOLS or fitting)
     if STRATEGIES.get(cfg.UDA.NAME).needs_target and not cfg.DATASETS.TARGET:
