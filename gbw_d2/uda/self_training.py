@@ -72,6 +72,8 @@ class SelfTraining(Strategy):
         if self.initial_encoder is not None:
             losses["loss_feature_distance"] = self._feature_distance(images, features, targets)
         yield losses
+        if iteration < self.settings.WARM_UP:
+            return
         # Their graphs must not outlive the backward pass that has just run.
         del features, outputs, losses
         yield self._mixed_losses(source, images, targets, self.model.images(target))
