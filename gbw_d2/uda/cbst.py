@@ -245,15 +245,19 @@ class ClassBalancedSelfTraining(Strategy):
         counts = context.source_positions()
         return spatial_prior(counts, self.settings.PRIOR_KERNEL)
 
-    def _results(self, batches: Iterable[Batch]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields image id and the network's result, at the file's size."""
-        for count, batch in enumerate(batches, start=1):
+    def _look_at(
+        self, batches: Iterable[Batch], look: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        """Calls ``look`` with each image's id and the network's result, at the file's size."""
+        for number, batch in enumerate(batches, start=1):
             with torch.no_grad():
                 results = self.model(batch)
             for sample, result in zip(batch, results, strict=True):
-                yield sample[keys.IMAGE_ID], result
-            if count % 200 == 0:
-                logger.info("%d target images", count)
+                look(sample[keys.IMAGE_ID], result)
+            # The logits of an image must be gone when the next one comes.
+            del results, result
+            if number % 200 == 0:
+                logger.info("%d target images", number)
 
     def _find_thresholds(
         self, portion: float, priors: PriorAtSize, context: Context
@@ -264,7 +268,8 @@ class ClassBalancedSelfTraining(Strategy):
         histograms = ConfidenceHistograms(space.num_classes, device)
         things = ConfidenceHistograms(space.num_classes, device)
         scores = torch.zeros(len(ids), dtype=torch.float64, device=device)
-        for image_id, result in self._results(context.target.batches()):
+
+        def look(image_id: str, result: dict[str, Any]) -> None:
             logits = result[keys.SEM_SEG]
             confidence, classes = labelling.confidence_and_class(logits, priors.of(logits))
             histograms.add(confidence, classes)
@@ -272,17 +277,18 @@ class ClassBalancedSelfTraining(Strategy):
             if keys.PANOPTIC_SEG in result:
                 found = labelling.scores_of_things(result[keys.PANOPTIC_SEG][1])
                 things.add(*(values.to(device) for values in found))
-        histograms, things = histograms.all_reduced(), things.all_reduced()
-        scores = all_reduce_sum(scores)
+
+        self._look_at(context.target.batches(), look)
+        totals, thing_totals = histograms.all_reduced(), things.all_reduced()
         s = self.settings
         find = POLICIES[s.POLICY]
         count = max(1, round(s.TARGET_PORTION * len(ids)))
-        best = scores.argsort(descending=True, stable=True)[:count].sort().values
+        best = all_reduce_sum(scores).argsort(descending=True, stable=True)[:count].sort().values
         return {
-            "thresholds": find(histograms, portion, s.MIN_PIXELS_PER_CLASS).tolist(),
-            "predicted": histograms.predicted().tolist(),
-            "instance_thresholds": find(things, portion, 1).tolist(),
-            "instances": things.predicted().tolist(),
+            "thresholds": find(totals, portion, s.MIN_PIXELS_PER_CLASS).tolist(),
+            "predicted": totals.predicted().tolist(),
+            "instance_thresholds": find(thing_totals, portion, 1).tolist(),
+            "instances": thing_totals.predicted().tolist(),
             "images": [ids[i] for i in best.tolist()],
         }
 
@@ -306,13 +312,16 @@ class ClassBalancedSelfTraining(Strategy):
             for image_id in there:
                 count(image_id, space.from_train_id[files.read_labels(image_id)])
         skipped = set(context.target.ids()) - (place.keys() - there)
-        for image_id, result in self._results(context.target.batches(skipped)):
+
+        def look(image_id: str, result: dict[str, Any]) -> None:
             logits = result[keys.SEM_SEG]
             labels = labelling.class_balanced_labels(logits, thresholds, priors.of(logits))
             mine = labels.cpu().numpy()
             count(image_id, mine)
             instances = self._instances(result, chosen["instance_thresholds"])
             files.write_labels(image_id, space.to_train_id[mine], instances)
+
+        self._look_at(context.target.batches(skipped), look)
         return all_reduce_sum(pixels.to(device)).cpu().numpy()
 
     def _instances(self, result: dict[str, Any], thresholds: list[float]) -> np.ndarray | None:
