@@ -169,9 +169,9 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     teaching.EMA_DECAY = 0.999
     # Average the buffers (statistics of batch norm) too; False = the teacher takes the student's.
     teaching.EMA_BUFFERS = False
-    # Iterations of source training alone before the first mixed images. A network that starts from
-    # random weights has nothing to teach; from ImageNet weights the references need none.
-    teaching.WARM_UP = 0
+    # Share of the run, 0..1, that is source training alone before the first mixed images. A network
+    # that starts from random weights has nothing to teach; from ImageNet weights none is needed.
+    teaching.WARM_UP = 0.0
     # Weight of the loss on mixed images.
     teaching.LOSS_WEIGHT = 1.0
     # Pseudo-labels weigh as much as the share of pixels whose confidence reaches this ...

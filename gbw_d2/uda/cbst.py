@@ -31,6 +31,7 @@ from gbw_d2.uda.strategy import (
     Stage,
     StageData,
     Strategy,
+    module_of,
 )
 from gbw_d2.weighting.distributed import all_reduce_sum
 
@@ -120,7 +121,7 @@ class ClassBalancedSelfTraining(Strategy):
         if context.fresh:
             self._label(number, files, context)
             if self.labeller is not None:
-                ema.update(_module(self.labeller), _module(self.model), 0.0)
+                ema.update(module_of(self.labeller), module_of(self.model), 0.0)
         if not files.summary():
             raise PseudoLabelError(
                 f"the run goes on inside {stage.name}, but '{files.folder}' does not hold its "
@@ -162,7 +163,7 @@ class ClassBalancedSelfTraining(Strategy):
 
     def modules(self) -> dict[str, nn.Module]:
         """Names the network that gives LRENT's soft labels: the student at the round's start."""
-        return {} if self.labeller is None else {"labeller": _module(self.labeller)}
+        return {} if self.labeller is None else {"labeller": module_of(self.labeller)}
 
     def _hard_losses(self, images: Tensor, outputs: Outputs, targets: Targets) -> Losses:
         return self.model.losses(outputs, targets, None, keys.TERM_PSEUDO)
@@ -185,7 +186,7 @@ class ClassBalancedSelfTraining(Strategy):
         return {"loss_lrent": loss, **self._hard_losses(images, outputs, rest)}
 
     def _device(self) -> torch.device:
-        return next(_module(self.model).parameters()).device
+        return next(module_of(self.model).parameters()).device
 
     def _grown(self, name: str, number: int) -> float:
         """Returns the portion ``name`` of a round: its start and a step per round, limited."""
@@ -204,7 +205,7 @@ class ClassBalancedSelfTraining(Strategy):
         """Writes thresholds and labels of a round, or what of them is missing."""
         prior = self._prior(context)
         key = {
-            "weights": weights_digest(_module(self.model)),
+            "weights": weights_digest(module_of(self.model)),
             "policy": self.settings.POLICY,
             "portion": self._grown("PORTION", number),
             "min_pixels_per_class": self.settings.MIN_PIXELS_PER_CLASS,
@@ -223,7 +224,7 @@ class ClassBalancedSelfTraining(Strategy):
             logger.info("Pseudo-labels of round %d are there: %s", number, files.folder)
             return
         priors = PriorAtSize(prior, self._device())
-        with _evaluating(_module(self.model)):
+        with _evaluating(module_of(self.model)):
             if found == 0:
                 chosen = self._find_thresholds(key["portion"], priors, context)
                 if context.is_main:
@@ -397,9 +398,3 @@ def _check(settings: Any) -> None:
             "UDA.CBST.REGULARISER lrent makes soft labels of crops, which have no place in a "
             "prior; set SPATIAL_PRIOR False, or another regulariser"
         )
-
-
-def _module(network: Any) -> nn.Module:
-    """The protocol says what may be called; that it is a module too, its weights need."""
-    assert isinstance(network, nn.Module)
-    return network

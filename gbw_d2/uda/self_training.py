@@ -16,7 +16,7 @@ from gbw_d2.uda.parts import class_mix, ema
 from gbw_d2.uda.parts.feature_distance import feature_distance, thing_cells
 from gbw_d2.uda.parts.pseudo_labels import confidence_weights, pseudo_labels
 from gbw_d2.uda.parts.strong_augmentation import StrongAugmentation
-from gbw_d2.uda.strategy import STRATEGIES, Batch, Context, Stage, Strategy
+from gbw_d2.uda.strategy import STRATEGIES, Batch, Context, Stage, Strategy, module_of
 
 
 @STRATEGIES.register("self_training")
@@ -54,10 +54,10 @@ class SelfTraining(Strategy):
         """Makes the teacher, and the encoder of the feature distance, copies of the student."""
         if not context.fresh:
             return
-        ema.update(_module(self.teacher), _module(self.model), 0.0)
+        ema.update(module_of(self.teacher), module_of(self.model), 0.0)
         if self.initial_encoder is not None:
-            initial = _module(self.model.frozen_encoder()).state_dict()
-            _module(self.initial_encoder).load_state_dict(initial)
+            initial = module_of(self.model.frozen_encoder()).state_dict()
+            module_of(self.initial_encoder).load_state_dict(initial)
 
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
@@ -72,7 +72,7 @@ class SelfTraining(Strategy):
         if self.initial_encoder is not None:
             losses["loss_feature_distance"] = self._feature_distance(images, features, targets)
         yield losses
-        if iteration < self.settings.WARM_UP:
+        if iteration < self.settings.WARM_UP * self.max_iter:
             return
         # Their graphs must not outlive the backward pass that has just run.
         del features, outputs, losses
@@ -82,17 +82,17 @@ class SelfTraining(Strategy):
         """Moves the teacher towards the student."""
         decay = ema.ema_decay(iteration + 1, self.settings.EMA_DECAY)
         buffers = self.settings.EMA_BUFFERS
-        ema.update(_module(self.teacher), _module(self.model), decay, buffers)
+        ema.update(module_of(self.teacher), module_of(self.model), decay, buffers)
 
     def networks(self) -> dict[str, nn.Module]:
         """Adds the teacher."""
-        return {**super().networks(), "teacher": _module(self.teacher)}
+        return {**super().networks(), "teacher": module_of(self.teacher)}
 
     def modules(self) -> dict[str, nn.Module]:
         """Names the teacher, and the initial encoder where there is a feature distance."""
-        modules = {"teacher": _module(self.teacher)}
+        modules = {"teacher": module_of(self.teacher)}
         if self.initial_encoder is not None:
-            modules["initial_encoder"] = _module(self.initial_encoder)
+            modules["initial_encoder"] = module_of(self.initial_encoder)
         return modules
 
     def _feature_distance(self, images: Tensor, features: Features, targets: Targets) -> Tensor:
@@ -196,9 +196,3 @@ def _outputs(
 ) -> Outputs:
     features = model.features(images)
     return (model.outputs if with_instances else model.semantic_outputs)(features, size)
-
-
-def _module(network: Any) -> nn.Module:
-    """The protocol says what may be called; that it is a module too, its weights need."""
-    assert isinstance(network, nn.Module)
-    return network

@@ -212,8 +212,7 @@ class Strategy:
 
     def networks(self) -> dict[str, nn.Module]:
         """Names the networks that may be scored (``EVAL.WEIGHTS``); "student" is always there."""
-        assert isinstance(self.model, nn.Module)
-        return {"student": self.model}
+        return {"student": module_of(self.model)}
 
     def modules(self) -> dict[str, nn.Module]:
         """Names the networks beside the student whose weights are kept in checkpoints."""
@@ -250,6 +249,12 @@ class Strategy:
         Draws then do not depend on how many processes share a batch.
         """
         return [keyed_rng(self.seed, purpose, sample[keys.DRAW]) for sample in batch]
+
+
+def module_of(network: Any) -> nn.Module:
+    """The protocol says what may be called; that it is a module too, its weights need."""
+    assert isinstance(network, nn.Module)
+    return network
 
 
 def build_strategy(
