@@ -4,6 +4,7 @@
     uv run tools/benchmark.py weighting                      # the losses on their own
     uv run tools/benchmark.py step                           # a whole toy training step
     uv run tools/benchmark.py strategies                     # each strategy beside its bare parts
+    uv run tools/benchmark.py cbst                           # labelling beside plain inference
     uv run tools/benchmark.py loader                         # images per second of the toy recipe
     uv run tools/benchmark.py evaluation                     # PQ beside panopticapi
     uv run tools/benchmark.py postprocessing                 # beside Detectron2's
@@ -283,6 +284,16 @@ def run_strategies(repetitions: int, device: torch.device) -> dict[str, Any]:
     }
 
 
+def run_cbst(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Benchmarks the labelling passes of cbst beside plain inference of the same images."""
+    from benchmarks.cbst import CASES, labelling_candidates
+
+    return {
+        name: report(labelling_candidates(*case, device), repetitions, device, memory=True)
+        for name, case in CASES.items()
+    }
+
+
 def run_loader(repetitions: int, device: torch.device) -> dict[str, Any]:
     """Measures how fast the toy recipe's batches come; compare ``ms`` with a step's."""
     from benchmarks.loader import loader_speed
@@ -313,6 +324,7 @@ BENCHMARKS = {
     "weighting": run_weighting,
     "step": run_step,
     "strategies": run_strategies,
+    "cbst": run_cbst,
     "loader": run_loader,
     "evaluation": run_evaluation,
     "postprocessing": run_postprocessing,
