@@ -114,7 +114,8 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.EVAL.PROTOCOLS = ()
     # Mask AP of the instances by pycocotools, beside PQ; keeps all predicted masks until the end.
     cfg.EVAL.INSTANCE_AP = False
-    # Panoptic predictions are written to OUTPUT_DIR/predictions in COCO panoptic format.
+    # Panoptic predictions are written to OUTPUT_DIR/predictions in COCO panoptic format (those of
+    # a second test set below a folder of its name).
     cfg.TEST.SAVE_PREDICTIONS = False
     # Test images drawn as image | ground truth | prediction at each evaluation; 0 = none.
     cfg.EVAL.PICTURES = 3

@@ -41,12 +41,12 @@ class Scores:
     per_class: PerClass
 
 
-def _build_evaluators(cfg: CfgNode, spec: DatasetSpec) -> list[Any]:
+def _build_evaluators(cfg: CfgNode, spec: DatasetSpec, folder: Path) -> list[Any]:
     table = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).to_train_id
     if spec.read_semantic is None:
         raise DatasetError(f"DATASETS.TEST '{spec.name}' has no labels to score by")
     evaluators: list[Any] = []
-    predictions = Path(cfg.OUTPUT_DIR) / "predictions" / spec.name.replace("/", "_")
+    predictions = folder / "predictions"
     if is_panoptic(cfg):
         if spec.read_panoptic is None:
             raise DatasetError(
@@ -58,13 +58,13 @@ def _build_evaluators(cfg: CfgNode, spec: DatasetSpec) -> list[Any]:
                 spec.read_panoptic,
                 table,
                 cfg.EVAL.PROTOCOLS,
-                cfg.OUTPUT_DIR,
+                folder,
                 save_predictions=predictions if cfg.TEST.SAVE_PREDICTIONS else None,
                 instance_ap=cfg.EVAL.INSTANCE_AP,
             )
         )
     evaluators.append(
-        SemanticEvaluator(spec.read_semantic, table, cfg.EVAL.PROTOCOLS, cfg.OUTPUT_DIR)
+        SemanticEvaluator(spec.read_semantic, table, cfg.EVAL.PROTOCOLS, folder)
     )
     return evaluators
 
@@ -83,7 +83,10 @@ def evaluate(cfg: CfgNode, model: nn.Module, pictures: Path | None = None) -> di
     results: dict[str, Scores] = {}
     for index, name in enumerate(cfg.DATASETS.TEST):
         spec, records = load_records((name,), "DATASETS.TEST")
-        evaluators = _build_evaluators(cfg, spec)
+        # Files of a second test set must not take the place of the first one's.
+        output = Path(cfg.OUTPUT_DIR)
+        folder = output / name.replace("/", "_") if index else output
+        evaluators = _build_evaluators(cfg, spec, folder)
         extra = []
         if pictures is not None and index == 0 and cfg.EVAL.PICTURES > 0:
             table = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).to_train_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
 from gbw_d2.engine.checkpoint import Checkpointer
+from gbw_d2.evaluation.report import write_atomically
 
 from detectron2.utils import comm
 
@@ -62,6 +62,4 @@ class BestOnTargetLabels:
             "iterations": iterations,
             "metrics": dict(metrics),
         }
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.record, indent=2) + "\n")
-        os.replace(temporary, self.path)
+        write_atomically(self.path, (json.dumps(self.record, indent=2) + "\n").encode())

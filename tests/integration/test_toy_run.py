@@ -107,9 +107,13 @@ def test_the_teacher_is_scored_on_request_and_the_best_is_named(
     best = student["run"]["best_on_target_labels"]
     assert best["value"] >= student["metrics"]["mIoU_16"]
     assert (tmp_path / "model_best_on_target_labels.pth").is_file()
+    names = ("toy_cityscapes_semantic_val", "toy_cityscapes_semantic_train")
     again = ("--eval-only", "--resume", *arguments, "EVAL.WEIGHTS", "teacher")
+    again = (*again, "DATASETS.TEST", str(names))
     command(repository, *again, "OUTPUT_DIR", str(tmp_path))
     assert results(tmp_path)["run"]["weights"] == "teacher"
+    assert tuple(results(tmp_path)["datasets"]) == names
+    assert (tmp_path / names[1] / "semantic_per_image.csv").is_file()
     assert results(tmp_path)["metrics"] != student["metrics"]
 
 
