@@ -158,7 +158,10 @@ class ClassBalancedSelfTraining(Strategy):
             return
         images = self.model.images(target)
         targets = self.model.targets([sample[PSEUDO_LABELS] for sample in target])
-        losses = self._target_losses(images, self.semantic_outputs(images), targets)
+        # The instance branch runs where instances were labelled.
+        heads = self.model.outputs if keys.CENTER in targets else self.model.semantic_outputs
+        outputs = heads(self.model.features(images), (images.shape[-2], images.shape[-1]))
+        losses = self._target_losses(images, outputs, targets)
         yield {f"pseudo_{k}": self.settings.LOSS_WEIGHT * v for k, v in losses.items()}
 
     def modules(self) -> dict[str, nn.Module]:
@@ -177,7 +180,7 @@ class ClassBalancedSelfTraining(Strategy):
         assert self.labeller is not None and self._thresholds is not None
         with torch.no_grad():
             size = (images.shape[-2], images.shape[-1])
-            taught = self.labeller.outputs(self.labeller.features(images), size)
+            taught = self.labeller.semantic_outputs(self.labeller.features(images), size)
             soft, kept = lrent_soft_labels(
                 taught[keys.SEMANTIC_LOGITS], self._thresholds, self.settings.LRENT_ALPHA
             )

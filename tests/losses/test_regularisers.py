@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gbw_d2.losses.regularisers import lrent_soft_labels, mrkld_loss, soft_cross_entropy
 
@@ -84,6 +85,17 @@ def test_soft_cross_entropy_of_hard_labels_is_the_plain_one() -> None:
     (gradient,) = torch.autograd.grad(loss, logits)
     (expected,) = torch.autograd.grad(total / labels.numel(), logits)
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_nothing_waits_for_the_device() -> None:
+    # Fake CUDA tensors have no values that a host could look at.
+    with FakeTensorMode():
+        logits = torch.rand(2, 5, 8, 8, device="cuda")
+        labels = torch.randint(0, 5, (2, 8, 8), device="cuda")
+        soft, kept = lrent_soft_labels(logits, torch.rand(5, device="cuda"), 0.25)
+        loss = mrkld_loss(logits, labels) + soft_cross_entropy(logits, soft, kept)
+        assert loss.device.type == "cuda"
 
 
 def test_arguments_are_checked() -> None:

@@ -332,6 +332,20 @@ def test_losses(make: Any, samples: Any, tmp_path: Path) -> None:
     assert set(lrent.modules()) == {"labeller"} and plain.modules() == {}
 
 
+@pytest.mark.parametrize("regulariser", ["none", "lrent"])
+def test_instance_losses(tiny_config: Any, samples: Any, tmp_path: Path, regulariser: str) -> None:
+    overrides = ("UDA.CBST.WARM_UP", 0.0, "UDA.CBST.REGULARISER", regulariser)
+    strategy = strategy_of(tiny_config(*overrides, name="toy/panoptic_cbst"))
+    prepare(strategy, tmp_path, Images())
+    target = [{**s, PSEUDO_LABELS: s} for s in samples(seed=1)]
+    _, pseudo = strategy.training_losses(samples(), target, 0)
+    semantic = "lrent" if regulariser == "lrent" else "semantic"
+    names = {f"pseudo_loss_{name}" for name in (semantic, "center", "offset")}
+    assert set(pseudo) == names
+    plain = strategy.model(samples(seed=1))
+    assert pseudo["pseudo_loss_center"].item() == pytest.approx(plain["loss_center"].item())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
