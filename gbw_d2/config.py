@@ -128,6 +128,9 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     cfg.UDA = CfgNode()
     # Adaptation strategy: a name of gbw_d2/uda.
     cfg.UDA.NAME = "source_only"
+    # Share of the run, 0..1, that is source training alone before the target comes in: predictions
+    # of random weights are nothing to learn from. (cbst has a stage for it, CBST.WARM_UP.)
+    cfg.UDA.WARM_UP = 0.0
 
     entropy = cfg.UDA.MIN_ENTROPY = CfgNode()
     # Weight of the target's mean normalised entropy, and of the auxiliary head's where it has one.
@@ -170,9 +173,6 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     teaching.EMA_DECAY = 0.999
     # Average the buffers (statistics of batch norm) too; False = the teacher takes the student's.
     teaching.EMA_BUFFERS = False
-    # Share of the run, 0..1, that is source training alone before the first mixed images. A network
-    # that starts from random weights has nothing to teach; from ImageNet weights none is needed.
-    teaching.WARM_UP = 0.0
     # Weight of the loss on mixed images.
     teaching.LOSS_WEIGHT = 1.0
     # Pseudo-labels weigh as much as the share of pixels whose confidence reaches this ...

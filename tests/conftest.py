@@ -52,7 +52,7 @@ def tiny_config() -> Any:
     def make(*overrides: Any, name: str = "toy/panoptic_gbw") -> Any:
         small = [
             *("MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32"),
-            *("MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32"),
+            *("MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32", "UDA.WARM_UP", "0.0"),
         ]
         cfg = load_config(str(ROOT / f"configs/{name}.yaml"), [*small, *map(str, overrides)])
         resolve(cfg)

@@ -66,7 +66,8 @@ def test_toy_twins_differ_from_their_originals_in_scale_only(path: Path) -> None
         names = [n.removeprefix("toy_") for n in toy.DATASETS[key]]
         assert names == list(real.DATASETS[key])
     assert toy.WEIGHTING == real.WEIGHTING
-    # The teacher's memory is a matter of scale; toy networks have no initial weights to stay near.
+    # The teacher's memory is a matter of scale; toy networks start from random weights.
+    toy.UDA.WARM_UP = real.UDA.WARM_UP
     for key in ("EMA_DECAY", "FEATURE_DISTANCE_WEIGHT"):
         toy.UDA.SELF_TRAINING[key] = real.UDA.SELF_TRAINING[key]
     assert toy.UDA == real.UDA

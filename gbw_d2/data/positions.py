@@ -13,7 +13,7 @@ from gbw_d2.data.augmentation import resize_labels
 from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, datasets_root, get_dataset
 from gbw_d2.data.label_spaces import TRAIN_IDS_19
 from gbw_d2.data.locking import exclusive
-from gbw_d2.data.statistics import _digest, _load_cache, _save_cache
+from gbw_d2.data.statistics import files_digest, load_counts, save_counts
 
 VERSION = 1
 # Rows and columns of the grid of places; labels are looked at once per cell, at its centre.
@@ -45,15 +45,15 @@ def class_position_counts(
         records = spec.load()
     folder = cache_folder or datasets_root() / ".class_statistics"
     size = f"{grid[0]}x{grid[1]}"
-    path = folder / f"positions-v{VERSION}-{size}-{_digest(spec, records)[:24]}.npz"
-    counts = _load_cache(path)
+    path = folder / f"positions-v{VERSION}-{size}-{files_digest(spec, records)[:24]}.npz"
+    counts = load_counts(path)
     if counts is not None:
         return counts
     with exclusive(path):
-        counts = _load_cache(path)
+        counts = load_counts(path)
         if counts is None:
             counts = _count(spec, records, grid)
-            _save_cache(path, counts)
+            save_counts(path, counts)
     return counts
 
 

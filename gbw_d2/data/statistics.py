@@ -26,7 +26,7 @@ from gbw_d2.data.locking import exclusive
 VERSION = 1
 
 
-def _digest(spec: DatasetSpec, records: list[Record]) -> str:
+def files_digest(spec: DatasetSpec, records: list[Record]) -> str:
     """The reader, and names and sizes of all files; a folder that is moved keeps its digest."""
     reader = getattr(spec.read_semantic, "func", spec.read_semantic)  # of a partial
     head = f"{VERSION} {getattr(reader, '__module__', '')} {spec.label_key} {len(records)}\n"
@@ -63,7 +63,7 @@ def _count(spec: DatasetSpec, records: list[Record]) -> np.ndarray:
     return counts
 
 
-def _load_cache(path: Path) -> np.ndarray | None:
+def load_counts(path: Path) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
@@ -73,7 +73,7 @@ def _load_cache(path: Path) -> np.ndarray | None:
         raise DatasetError(f"cannot read the cache '{path}' ({error}); delete it") from error
 
 
-def _save_cache(path: Path, counts: np.ndarray) -> None:
+def save_counts(path: Path, counts: np.ndarray) -> None:
     temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp.npz")
     try:
         try:
@@ -114,15 +114,15 @@ def image_class_counts(
     if records is None:
         records = spec.load()
     folder = cache_folder or datasets_root() / ".class_statistics"
-    path = folder / f"v{VERSION}-{_digest(spec, records)[:24]}.npz"
-    counts = _load_cache(path)
+    path = folder / f"v{VERSION}-{files_digest(spec, records)[:24]}.npz"
+    counts = load_counts(path)
     if counts is not None:
         return counts
     with exclusive(path):
-        counts = _load_cache(path)
+        counts = load_counts(path)
         if counts is None:
             counts = _count(spec, records)
-            _save_cache(path, counts)
+            save_counts(path, counts)
     return counts
 
 

@@ -63,9 +63,7 @@ def _build_evaluators(cfg: CfgNode, spec: DatasetSpec, folder: Path) -> list[Any
                 instance_ap=cfg.EVAL.INSTANCE_AP,
             )
         )
-    evaluators.append(
-        SemanticEvaluator(spec.read_semantic, table, cfg.EVAL.PROTOCOLS, folder)
-    )
+    evaluators.append(SemanticEvaluator(spec.read_semantic, table, cfg.EVAL.PROTOCOLS, folder))
     return evaluators
 
 

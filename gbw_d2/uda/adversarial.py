@@ -35,9 +35,14 @@ class Adversarial(Strategy):
     needs_target = True
 
     def __init__(
-        self, model: SegmentationModel, settings: Any, seed: int = 0, max_iter: int = 1
+        self,
+        model: SegmentationModel,
+        settings: Any,
+        seed: int = 0,
+        max_iter: int = 1,
+        warm_up: float = 0.0,
     ) -> None:
-        super().__init__(model, settings, seed, max_iter)
+        super().__init__(model, settings, seed, max_iter, warm_up)
         self._map = DISCRIMINATOR_INPUTS.get(settings.INPUT)
         self._loss = ADVERSARIAL_LOSSES.get(settings.LOSS)
         self._discriminators = {_short(name): self._discriminator(name) for name in self._names}
@@ -62,6 +67,8 @@ class Adversarial(Strategy):
         yield losses
         # What the source pass computed must be gone when the next one begins.
         del losses, outputs
+        if not self.adapts(iteration):
+            return
         target_maps = self._maps(self.semantic_outputs(self.model.images(target)))
         # The graph is what counts: built without the discriminators' gradients, it gives them none.
         with frozen(self._discriminators.values()):

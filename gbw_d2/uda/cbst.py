@@ -75,9 +75,14 @@ class ClassBalancedSelfTraining(Strategy):
     needs_target = True
 
     def __init__(
-        self, model: SegmentationModel, settings: Any, seed: int = 0, max_iter: int = 1
+        self,
+        model: SegmentationModel,
+        settings: Any,
+        seed: int = 0,
+        max_iter: int = 1,
+        warm_up: float = 0.0,
     ) -> None:
-        super().__init__(model, settings, seed, max_iter)
+        super().__init__(model, settings, seed, max_iter, warm_up)
         _check(settings)
         self.labeller = model.frozen_copy() if settings.REGULARISER == "lrent" else None
         self._target_losses = {

@@ -31,9 +31,14 @@ class MaxSquares(Strategy):
     needs_target = True
 
     def __init__(
-        self, model: SegmentationModel, settings: Any, seed: int = 0, max_iter: int = 1
+        self,
+        model: SegmentationModel,
+        settings: Any,
+        seed: int = 0,
+        max_iter: int = 1,
+        warm_up: float = 0.0,
     ) -> None:
-        super().__init__(model, settings, seed, max_iter)
+        super().__init__(model, settings, seed, max_iter, warm_up)
         ratio = settings.IMAGE_WEIGHTING_RATIO
         self._ratio = None if ratio < 0 else ratio
         try:
@@ -52,6 +57,8 @@ class MaxSquares(Strategy):
         """Yields the supervised losses, then the target's."""
         assert target is not None
         yield self.supervised_losses(source)
+        if not self.adapts(iteration):
+            return
         outputs = self.semantic_outputs(self.model.images(target))
         logits = [outputs[name] for name in self.model.logit_names()]
         s = self.settings

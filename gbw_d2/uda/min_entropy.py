@@ -27,6 +27,8 @@ class MinEntropy(Strategy):
         """Yields the supervised losses, then the target's entropy."""
         assert target is not None
         yield self.supervised_losses(source)
+        if not self.adapts(iteration):
+            return
         outputs = self.semantic_outputs(self.model.images(target))
         weights = (self.settings.LOSS_WEIGHT, self.settings.AUXILIARY_LOSS_WEIGHT)
         yield {

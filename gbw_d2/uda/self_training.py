@@ -32,9 +32,14 @@ class SelfTraining(Strategy):
     needs_target = True
 
     def __init__(
-        self, model: SegmentationModel, settings: Any, seed: int = 0, max_iter: int = 1
+        self,
+        model: SegmentationModel,
+        settings: Any,
+        seed: int = 0,
+        max_iter: int = 1,
+        warm_up: float = 0.0,
     ) -> None:
-        super().__init__(model, settings, seed, max_iter)
+        super().__init__(model, settings, seed, max_iter, warm_up)
         if settings.CONFIDENCE_PER not in ("batch", "image"):
             raise UserError(
                 f"UDA.SELF_TRAINING.CONFIDENCE_PER is '{settings.CONFIDENCE_PER}'; expected "
@@ -72,7 +77,7 @@ class SelfTraining(Strategy):
         if self.initial_encoder is not None:
             losses["loss_feature_distance"] = self._feature_distance(images, features, targets)
         yield losses
-        if iteration < self.settings.WARM_UP * self.max_iter:
+        if not self.adapts(iteration):
             return
         # Their graphs must not outlive the backward pass that has just run.
         del features, outputs, losses

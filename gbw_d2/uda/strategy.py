@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gbw_d2 import keys
+from gbw_d2.errors import UserError
 from gbw_d2.keyed_random import keyed_rng
 from gbw_d2.modeling.protocol import Losses, Outputs, SegmentationModel
 from gbw_d2.registry import Registry
@@ -168,18 +169,25 @@ class Strategy:
         settings: the strategy's own config node, ``UDA.<NAME>``, or None where it has none.
         seed: the run's seed, for :meth:`generators`.
         max_iter: iterations of the whole run, SOLVER.MAX_ITER.
+        warm_up: share of the run, 0..1, before the first loss on the target, UDA.WARM_UP.
     """
 
     # True: the trainer draws target images and stops where DATASETS.TARGET is empty.
     needs_target = False
 
     def __init__(
-        self, model: SegmentationModel, settings: Any, seed: int = 0, max_iter: int = 1
+        self,
+        model: SegmentationModel,
+        settings: Any,
+        seed: int = 0,
+        max_iter: int = 1,
+        warm_up: float = 0.0,
     ) -> None:
         self.model = model
         self.settings = settings
         self.seed = seed
         self.max_iter = max_iter
+        self.warm_up = warm_up
 
     def stages(self) -> Sequence[Stage]:
         """Returns the run's stages in order; together they cover iterations 0 .. max_iter - 1."""
@@ -221,6 +229,10 @@ class Strategy:
     def optimizers(self) -> dict[str, ExtraOptimizer]:
         """Names the optimisers beside the student's; their state is kept in checkpoints."""
         return {}
+
+    def adapts(self, iteration: int) -> bool:
+        """True from the end of the warm-up on."""
+        return iteration >= self.warm_up * self.max_iter
 
     def supervised_losses(self, source: Batch) -> Losses:
         """Returns the losses of a labelled batch; nothing else of the pass is kept in memory."""
@@ -271,5 +283,9 @@ def build_strategy(
 
     Raises:
         UnknownNameError: no such strategy; the message lists the known ones.
+        UserError: a key out of range.
     """
-    return STRATEGIES.get(name)(model, uda_keys.get(name.upper()), seed, max_iter)
+    if not 0 <= uda_keys.WARM_UP <= 1:
+        raise UserError(f"UDA.WARM_UP is {uda_keys.WARM_UP}; expected a share of the run, 0..1")
+    settings = uda_keys.get(name.upper())
+    return STRATEGIES.get(name)(model, settings, seed, max_iter, uda_keys.WARM_UP)

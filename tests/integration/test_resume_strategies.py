@@ -37,6 +37,7 @@ def command(name: str, out: Path, *more: str) -> list[str]:
         *("INPUT.CROP_SIZE", "(64, 128)", "SOLVER.IMS_PER_BATCH", "2", "WEIGHTING.NAME", "gbw"),
         *("WEIGHTING.MOMENTUM", "0.9", "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT", "0.2"),
         *("MODEL.AUXILIARY_HEAD.ENABLED", "True", "MODEL.AUXILIARY_HEAD.CHANNELS", "32"),
+        *("UDA.WARM_UP", "0.0", "UDA.CBST.ROUNDS", "2"),
         *("SOLVER.WARMUP_ITERS", "1", "DATALOADER.NUM_WORKERS", "0", "EVAL.PICTURES", "0"),
     ]
 

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = [
+    *("UDA.WARM_UP", "0.0"),
     *("MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32"),
     *("MODEL.AUXILIARY_HEAD.ENABLED", "True", "MODEL.AUXILIARY_HEAD.CHANNELS", "32"),
     # The absolute error's slope jumps at 0, where rounding decides.

@@ -56,12 +56,6 @@ def test_teacher_starts_as_the_student_and_follows_it(make: Any) -> None:
         torch.testing.assert_close(value, start[key] + 0.55)
 
 
-def test_warm_up_is_source_training_alone(make: Any, samples: Any) -> None:
-    strategy = make(WARM_UP=0.2)  # of 10 iterations
-    args = (samples(), samples(seed=1))
-    assert [len(list(strategy.training_losses(*args, i))) for i in range(4)] == [1, 1, 2, 2]
-
-
 def test_a_resumed_teacher_is_left_alone(make: Any) -> None:
     strategy = make()
     with torch.no_grad():

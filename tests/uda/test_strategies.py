@@ -135,6 +135,15 @@ def test_frozen_modules_get_no_gradient(
         assert bool(moved) == (id(module) in trained), key
 
 
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES.names()) - {"cbst", "source_only"}))
+def test_warm_up_is_source_training_alone(name: str, model_and_config: Any, samples: Any) -> None:
+    model, cfg = model_and_config
+    cfg.UDA.WARM_UP = 0.5
+    strategy = build_strategy(name, model, cfg.UDA, seed=0, max_iter=4)
+    parts = [len(list(strategy.training_losses(samples(), samples(seed=1), i))) for i in range(4)]
+    assert parts[:2] == [1, 1] and min(parts[2:]) >= 2
+
+
 def test_source_only_is_supervised(model_and_config: Any, samples: Any) -> None:
     model, cfg = model_and_config
     batch = samples()
