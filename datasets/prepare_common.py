@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,11 +26,13 @@ from gbw_d2.data.catalog import (
     datasets_root,
     get_dataset,
 )
-from gbw_d2.data.formats.files import check_size, read_image
+from gbw_d2.data.formats.cityscapes import CITY_IMAGES
+from gbw_d2.data.formats.files import check_size, few, read_image
 from gbw_d2.data.label_spaces import CLASSES
 from gbw_d2.data.statistics import image_class_counts
 
 Work = Callable[[argparse.Namespace], Sequence[str]]
+MAX_PROBLEMS = 10
 
 
 def run_script(
@@ -87,12 +91,82 @@ def warn_of_count(found: int, expected: int, what: str = "the whole dataset") ->
         print(f"warning: {found} images, {what} has {expected}")
 
 
+def warn_of_cities(found: Sequence[str], split: str) -> None:
+    """Warns of Cityscapes' cities that lack images; ``found`` names the city of every image."""
+    counts = Counter(found)
+    short = [
+        f"{city} has {counts[city]} of {expected}"
+        for city, expected in CITY_IMAGES[split].items()
+        if counts[city] < expected
+    ]
+    if short:
+        print(f"warning: unpack the images of split '{split}' again: {few(short, 6)}")
+
+
+def tell_sizes(records: list[Record], expected: tuple[int, int] | None = None) -> None:
+    """Prints the images' sizes, and a warning where one is not ``expected`` (rows, columns)."""
+    counts = Counter((r[keys.HEIGHT], r[keys.WIDTH]) for r in records).most_common()
+    sizes = [f"{rows} x {columns}: {number}" for (rows, columns), number in counts]
+    print(f"sizes (rows x columns): {few(sizes, 5)}")
+    if expected is not None and {size for size, _ in counts} != {expected}:
+        other = [r[keys.FILE_NAME] for r in records if (r[keys.HEIGHT], r[keys.WIDTH]) != expected]
+        print(
+            f"warning: {len(other)} images are not {expected[0]} x {expected[1]} as in the "
+            f"release: {few(other)}"
+        )
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a download holds whose images are numbered.
+
+    Args:
+        first: number of the first image.
+        count: number of images.
+        digits: of a number in a file's name.
+        archives: folder -> number of an image -> the archive that holds its file there.
+        size: (rows, columns) of every image; None where there are several.
+    """
+
+    first: int
+    count: int
+    digits: int
+    archives: Mapping[str, Callable[[int], str]]
+    size: tuple[int, int] | None = None
+
+
+def warn_of_numbers(root: Path, release: Release) -> None:
+    """Warns of numbers that a folder lacks, and names the archives that hold them."""
+    for folder, archive_of in release.archives.items():
+        present = {path.stem for path in (root / folder).glob("*.png")}
+        numbers = range(release.first, release.first + release.count)
+        missing = [n for n in numbers if f"{n:0{release.digits}d}" not in present]
+        if not missing:
+            continue
+        archives = list(dict.fromkeys(archive_of(n) for n in missing))
+        print(
+            f"warning: '{root / folder}' lacks {len(missing)} of {release.count} files: "
+            f"{few(spans(missing, release.digits), 6)}. Unpack again: {few(archives, 10)}"
+        )
+
+
+def spans(numbers: Sequence[int], digits: int) -> list[str]:
+    """Returns ascending numbers as text, neighbours joined: ``00003``, ``00007-00009``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ["-".join(f"{number:0{digits}d}" for number in run) for run in runs]
+
+
 def check_sample(
     records: list[Record],
     read_label: Callable[[Record], object] | None,
     sample: int,
     workers: int | None = None,
-) -> None:
+) -> list[str]:
     """Reads images and their labels, evenly spread over a dataset.
 
     Args:
@@ -101,8 +175,8 @@ def check_sample(
         sample: how many are read; 0 reads all.
         workers: threads; None = one per processor.
 
-    Raises:
-        DatasetError: a file cannot be used.
+    Returns:
+        What is wrong with them, in words; the first ten and the number of the others.
     """
 
     def read(record: Record) -> None:
@@ -111,11 +185,18 @@ def check_sample(
         if read_label is not None:
             read_label(record)
 
+    def problems(record: Record) -> list[str]:
+        return problems_of(read, record)
+
     chosen = records[:: max(len(records) // sample, 1) if sample else 1]
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        list(tqdm(pool.map(read, chosen), total=len(chosen), desc="checking", unit="image"))
+        bar = tqdm(pool.map(problems, chosen), total=len(chosen), desc="checking", unit="image")
+        found = [problem for each in bar for problem in each]
     what = "images" if read_label is None else "images and labels"
-    print(f"read {len(chosen)} of {len(records)} {what}: all good")
+    verdict = f"{len(found)} cannot be used" if found else "all good"
+    print(f"read {len(chosen)} of {len(records)} {what}: {verdict}")
+    rest = [f"and {len(found) - MAX_PROBLEMS} more"] if len(found) > MAX_PROBLEMS else []
+    return found[:MAX_PROBLEMS] + rest
 
 
 def problems_of(look: Callable[..., object], *arguments: object) -> list[str]:
@@ -127,24 +208,40 @@ def problems_of(look: Callable[..., object], *arguments: object) -> list[str]:
     return []
 
 
+def collect(look: Callable[..., list[str]], *arguments: object) -> list[str]:
+    """Returns the problems that a look returns, or the one that ends it."""
+    try:
+        return look(*arguments)
+    except DatasetError as error:
+        return [str(error)]
+
+
 def check_dataset(
-    dataset_name: str, records: list[Record], args: argparse.Namespace, num_images: int
-) -> None:
-    """Checks the number of images of a dataset and reads some with their labels.
+    dataset_name: str,
+    records: list[Record],
+    args: argparse.Namespace,
+    num_images: int,
+    size: tuple[int, int] | None = None,
+) -> list[str]:
+    """Checks number and sizes of the images of a dataset and reads some with their labels.
 
     Args:
         dataset_name: a registered dataset.
         records: its records.
         args: the script's arguments (``--sample``, ``--workers``).
         num_images: of the whole release.
+        size: (rows, columns) of every image of the release; None where there are several.
 
-    Raises:
-        DatasetError: a file cannot be used.
+    Returns:
+        What is wrong, in words.
     """
     print(f"{dataset_name}: {len(records)} images")
     warn_of_count(len(records), num_images)
+    tell_sizes(records, size)
     spec = get_dataset(dataset_name)
-    check_sample(records, spec.read_panoptic or spec.read_semantic, args.sample, args.workers)
+    return check_sample(
+        records, spec.read_panoptic or spec.read_semantic, args.sample, args.workers
+    )
 
 
 def count_classes(dataset_name: str, records: list[Record], folder: Path) -> None:
@@ -169,7 +266,7 @@ def run_source_script(
     folder: str,
     holds: str,
     dataset_name: str,
-    num_images: int,
+    release: Release,
     load: Callable[[Path], list[Record]],
     read_label: SemanticReader,
 ) -> int:
@@ -180,7 +277,7 @@ def run_source_script(
         folder: name of the dataset's folder below the datasets' root.
         holds: what lies in that folder.
         dataset_name: the dataset whose classes are counted.
-        num_images: of the whole release.
+        release: what the whole download holds.
         load: root -> records.
         read_label: reads a label and raises where it cannot be used.
 
@@ -189,8 +286,10 @@ def run_source_script(
     """
 
     def listed(args: argparse.Namespace) -> list[Record]:
+        warn_of_numbers(args.root, release)
         records = load(args.root)
-        warn_of_count(len(records), num_images)
+        warn_of_count(len(records), release.count)
+        tell_sizes(records, release.size)
         return records
 
     def make(args: argparse.Namespace) -> Sequence[str]:
@@ -198,7 +297,6 @@ def run_source_script(
         return ()
 
     def check(args: argparse.Namespace) -> Sequence[str]:
-        check_sample(listed(args), read_label, args.sample, args.workers)
-        return ()
+        return check_sample(listed(args), read_label, args.sample, args.workers)
 
     return run_script(description, folder, holds, make, check, add_sample_option)

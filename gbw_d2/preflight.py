@@ -16,7 +16,7 @@ from gbw_d2.data.formats.own import describes_own_data
 
 
 def check_data(arguments: Sequence[str]) -> None:
-    """Lists the files of every dataset that a run will read and that is not made on the way.
+    """Looks for the files of every dataset that a run will read and that are not made on the way.
 
     What is wrong with the command line or the config is left to their own readers, which are
     heavier and say it better.
@@ -31,14 +31,13 @@ def check_data(arguments: Sequence[str]) -> None:
     keys = ("TEST",) if "--eval-only" in arguments else ("TRAIN", "TARGET", "TEST")
     for key in keys:
         for name in _names(datasets.get(key)):
-            known = name in DATASETS or describes_own_data(name)
-            if known and get_dataset(name).prepare is None:
-                _load(name)
+            if name in DATASETS or describes_own_data(name):
+                _look(name)
 
 
-def _load(name: str) -> None:
+def _look(name: str) -> None:
     try:
-        get_dataset(name).load()
+        get_dataset(name).look()
     except DatasetError as error:
         raise DatasetError(
             f"dataset '{name}': {error}\nTo try everything without any data: "

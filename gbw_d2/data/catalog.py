@@ -19,6 +19,8 @@ Record = dict[str, Any]
 SegmentsInfo = list[dict[str, Any]]
 SemanticReader = Callable[[Record], np.ndarray]
 PanopticReader = Callable[[Record], tuple[np.ndarray, SegmentsInfo]]
+# (split, whether with instances)
+LabelWork = Callable[[str, bool], None]
 
 
 class DatasetError(UserError):
@@ -38,8 +40,10 @@ class DatasetSpec:
             dataset.
         read_panoptic: record -> ((H, W) int32 segment ids, 0 = void; COCO ``segments_info`` with
             ``id``, ``category_id`` (train id), ``iscrowd``); None where no instances are read.
-        prepare: makes the files where they can be made (the toy world); called by one process
-            before ``load``.
+        prepare: makes the files that can be made (the toy world, Cityscapes' panoptic files) where
+            they are missing; called by one process before ``load``.
+        check: looks in seconds whether ``prepare`` will find what it needs, and raises
+            :class:`DatasetError` where not; None where it needs nothing.
         label_key: whatever else than reader and files decides what the labels are; counted classes
             are counted anew when it changes.
     """
@@ -49,7 +53,19 @@ class DatasetSpec:
     read_semantic: SemanticReader | None = None
     read_panoptic: PanopticReader | None = None
     prepare: Callable[[], None] | None = None
+    check: Callable[[], None] | None = None
     label_key: str = ""
+
+    def look(self) -> None:
+        """Looks for all files that nothing makes on the way, and makes none.
+
+        Raises:
+            DatasetError: files are missing.
+        """
+        if self.check is not None:
+            self.check()
+        elif self.prepare is None:
+            self.load()
 
     @property
     def is_labelled(self) -> bool:
@@ -73,6 +89,8 @@ def register_target(
     read_semantic: SemanticReader,
     read_panoptic: PanopticReader,
     prepare: Callable[[], None] | None = None,
+    make_labels: LabelWork | None = None,
+    check_labels: LabelWork | None = None,
 ) -> None:
     """Registers the unlabelled target, the labelled training set (oracle) and the test set.
 
@@ -86,18 +104,29 @@ def register_target(
         panoptic: split -> records for both readers.
         read_semantic: see :class:`DatasetSpec`.
         read_panoptic: see :class:`DatasetSpec`.
-        prepare: see :class:`DatasetSpec`.
+        prepare: makes everything; see :class:`DatasetSpec`.
+        make_labels: split, whether with instances -> makes the label files of a labelled dataset;
+            instead of ``prepare``.
+        check_labels: the same -> looks whether they are there or can be made.
     """
     register_dataset(
         DatasetSpec(f"{prefix}_unlabelled_train", partial(images, "train"), prepare=prepare)
     )
     for split in ("train", "val"):
-        load = partial(panoptic, split)
-        name = f"{prefix}_panoptic_{split}"
-        register_dataset(DatasetSpec(name, load, read_semantic, read_panoptic, prepare))
-        load = partial(semantic, split)
-        name = f"{prefix}_semantic_{split}"
-        register_dataset(DatasetSpec(name, load, read_semantic, None, prepare))
+        for kind, load, reader in (
+            ("panoptic", panoptic, read_panoptic),
+            ("semantic", semantic, None),
+        ):
+            make, check = (
+                work and partial(work, split, reader is not None)
+                for work in (make_labels, check_labels)
+            )
+            name = f"{prefix}_{kind}_{split}"
+            register_dataset(
+                DatasetSpec(
+                    name, partial(load, split), read_semantic, reader, prepare or make, check
+                )
+            )
 
 
 def get_dataset(name: str) -> DatasetSpec:

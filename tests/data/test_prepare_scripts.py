@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gbw_d2.data.catalog import get_dataset
+from gbw_d2.data.formats.cityscapes_labels import staging_folder
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "datasets"
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -96,9 +97,12 @@ def test_cityscapes_goes_on_where_it_stopped(cityscapes_download: Path, run: Run
     # As after an interruption: one city is done, one is not, and one train id file is missing.
     path.unlink()
     next(root.glob("gtFine/train/bochum/*labelTrainIds.png")).unlink()
-    staging = root / "gtFine" / ".panoptic_train"
+    staging = staging_folder(root / "gtFine", "train")
     staging.mkdir()
-    done = {key: [e for e in content[key] if "aachen" in str(e)] for key in content}
+    done = {
+        key: [entry for entry in content[key] if "aachen" in str(entry)]
+        for key in ("images", "annotations")
+    }
     done["categories"] = content["categories"]
     done["annotations"][0]["mark"] = "from before"
     (staging / "aachen.json").write_text(json.dumps(done))
@@ -118,3 +122,40 @@ def test_cityscapes_download_with_a_hole(cityscapes_download: Path, run: Run) ->
         assert found.returncode == 2
         assert "gtFine_trainvaltest.zip" in found.stderr and "bochum" in found.stderr
         assert "Traceback" not in found.stderr
+
+
+def test_downloaded_labels_that_cannot_be_used(
+    cityscapes_root: Path, run: Run, write_png: Callable[[Path, np.ndarray], None]
+) -> None:
+    bochum, munster = (
+        next(cityscapes_root.glob(f"gtFine/*/{city}/*instanceIds.png"))
+        for city in ("bochum", "munster")
+    )
+    write_png(bochum, np.full((24, 40), 7, np.uint8))
+    write_png(munster, np.full((24, 40), 23, np.uint16))
+    found = run("prepare_cityscapes.py", "--check")
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    assert "instanceIds.png' has 8 bits" in found.stderr
+    assert "munster_000003_000019_gtFine_labelIds.png' and its instanceIds disagree" in found.stderr
+    assert "read 1 of 1 images and labels: 1 cannot be used" in found.stdout
+    assert "aachen has 2 of 174" in found.stdout
+    assert "3 images are not 1024 x 2048" in found.stdout
+
+
+def test_a_cityscapes_image_is_missing(cityscapes_root: Path, run: Run) -> None:
+    next(cityscapes_root.glob("leftImg8bit/train/aachen/*.png")).unlink()
+    for arguments in ([], ["--check"]):
+        found = run("prepare_cityscapes.py", *arguments)
+        assert found.returncode == 2 and "Traceback" not in found.stderr
+        assert "1 label files have no image: aachen_00000" in found.stderr
+        assert "leftImg8bit_trainvaltest.zip" in found.stderr
+
+
+def test_every_broken_file_is_told(synthia_root: Path, run: Run) -> None:
+    for path in (synthia_root / "GT" / "LABELS").iterdir():
+        path.write_bytes(path.read_bytes()[:-20])
+    found = run("prepare_synthia.py", "--check")
+    assert found.returncode == 2
+    assert found.stderr.count("is a truncated PNG file") == 3
+    assert "RGB' lacks 9397 of 9400 files: 0000003-0009399" in found.stdout
+    assert "sizes (rows x columns): 24 x 40: 3" in found.stdout

@@ -4,5 +4,11 @@ from __future__ import annotations
 
 from gbw_d2.data.catalog import datasets_root
 from gbw_d2.data.formats.cityscapes import register_cityscapes
+from gbw_d2.data.formats.cityscapes_labels import check_labels, make_labels
 
-register_cityscapes("cityscapes", lambda: datasets_root() / "cityscapes")
+register_cityscapes(
+    "cityscapes",
+    lambda: datasets_root() / "cityscapes",
+    make_labels=make_labels,
+    check_labels=check_labels,
+)

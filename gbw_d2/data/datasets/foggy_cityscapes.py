@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gbw_d2.data.catalog import datasets_root
 from gbw_d2.data.formats.cityscapes import register_cityscapes
+from gbw_d2.data.formats.cityscapes_labels import check_labels, make_labels
 from gbw_d2.data.formats.foggy import BETAS, foggy_images
 
 for beta in BETAS:
@@ -11,4 +12,6 @@ for beta in BETAS:
         f"foggy_cityscapes_{beta}",
         lambda: datasets_root() / "cityscapes",
         images=foggy_images(beta),
+        make_labels=make_labels,
+        check_labels=check_labels,
     )

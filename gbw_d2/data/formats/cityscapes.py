@@ -1,4 +1,4 @@
-"""Cityscapes' official layout, with the files that ``datasets/prepare_cityscapes.py`` adds."""
+"""Cityscapes' official layout, with the files that :mod:`.cityscapes_labels` adds."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from gbw_d2 import keys
 from gbw_d2.data.catalog import (
     DatasetError,
+    LabelWork,
     Record,
     SegmentsInfo,
     register_target,
@@ -29,9 +30,35 @@ SEGMENTS = "segments_info"
 IMAGE_SUFFIX = "_leftImg8bit.png"
 TRAIN_ID_SUFFIX = "_gtFine_labelTrainIds.png"
 
+# Images of each city in the release.
+CITY_IMAGES = {
+    "train": {
+        "aachen": 174,
+        "bochum": 96,
+        "bremen": 316,
+        "cologne": 154,
+        "darmstadt": 85,
+        "dusseldorf": 221,
+        "erfurt": 109,
+        "hamburg": 248,
+        "hanover": 196,
+        "jena": 119,
+        "krefeld": 99,
+        "monchengladbach": 94,
+        "strasbourg": 365,
+        "stuttgart": 196,
+        "tubingen": 144,
+        "ulm": 95,
+        "weimar": 142,
+        "zurich": 122,
+    },
+    "val": {"frankfurt": 267, "lindau": 59, "munster": 174},
+}
+
 _IMAGE_HINT = (
     "Expected Cityscapes' leftImg8bit and gtFine there; datasets/README.md shows where the files "
-    "go (DETECTRON2_DATASETS moves the root)."
+    "go (DETECTRON2_DATASETS moves the root), and `python datasets/prepare_cityscapes.py --check` "
+    "looks them over."
 )
 
 
@@ -51,6 +78,7 @@ class ImageFiles:
 
 
 CLEAR = ImageFiles()
+LabelFileWork = Callable[[Path, str, bool, ImageFiles], None]
 
 _PREPARE_HINT = "Run `python datasets/prepare_cityscapes.py`, which makes the missing files."
 
@@ -60,8 +88,8 @@ def panoptic_json(root: Path, split: str) -> Path:
     return root / "gtFine" / f"cityscapes_panoptic_{split}_trainId.json"
 
 
-def load_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Record]:
-    """Lists the images of a split and nothing else, sorted by city and name.
+def list_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Path]:
+    """Lists the image files of a split, sorted by city and name; none is opened.
 
     Args:
         root: the folder with ``leftImg8bit`` and ``gtFine``.
@@ -74,13 +102,16 @@ def load_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Reco
     folder = root / images.folder / split
     if not folder.is_dir():
         raise DatasetError(f"no folder '{folder}'. {images.hint}")
-    records = []
-    for city in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for name in list_names(city, images.suffix, images.hint):
-            records.append(image_record(city / name, name.removesuffix(images.suffix)))
-    if not records:
+    cities = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not cities:
         raise DatasetError(f"no cities in '{folder}'. {images.hint}")
-    return records
+    return [c / name for c in cities for name in list_names(c, images.suffix, images.hint)]
+
+
+def load_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Record]:
+    """Makes the records of the images of a split, without labels; see :func:`list_images`."""
+    paths = list_images(root, split, images)
+    return [image_record(path, path.name.removesuffix(images.suffix)) for path in paths]
 
 
 def load_semantic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Record]:
@@ -122,7 +153,14 @@ def load_panoptic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Re
     records = load_semantic(root, split, images)
     if len(by_image) < len(annotations):
         raise DatasetError(f"'{path}' lists an image twice. Delete it. {_PREPARE_HINT}")
-    lonely = sorted({record[keys.IMAGE_ID] for record in records} ^ set(by_image))
+    present = {record[keys.IMAGE_ID] for record in records}
+    lonely = sorted(present ^ set(by_image))
+    if lonely and present < set(by_image):
+        raise DatasetError(
+            f"{len(lonely)} of the {len(by_image)} images of split '{split}' in '{path}' are "
+            f"missing in '{root / images.folder}', without a partner: {few(lonely)}. Unpack the "
+            "images again."
+        )
     if lonely:
         raise DatasetError(
             f"{len(records)} images of split '{split}' but {len(by_image)} entries in '{path}'; "
@@ -227,6 +265,8 @@ def register_cityscapes(
     root: Callable[[], Path],
     prepare: Callable[[], None] | None = None,
     images: ImageFiles = CLEAR,
+    make_labels: LabelFileWork | None = None,
+    check_labels: LabelFileWork | None = None,
 ) -> None:
     """Registers the five datasets of :func:`gbw_d2.data.catalog.register_target`.
 
@@ -235,7 +275,14 @@ def register_cityscapes(
         root: gives the dataset's folder; called when the dataset is loaded, not before.
         prepare: makes the files where they can be made.
         images: which version of the images.
+        make_labels: (root, split, whether with instances, images) -> makes the label files that
+            the download lacks; instead of ``prepare``.
+        check_labels: the same -> looks whether they are there or can be made.
     """
+
+    def of_root(work: LabelFileWork | None) -> LabelWork | None:
+        return work and (lambda split, panoptic: work(root(), split, panoptic, images))
+
     register_target(
         prefix,
         lambda split: load_images(root(), split, images),
@@ -244,4 +291,6 @@ def register_cityscapes(
         read_semantic,
         read_panoptic,
         prepare,
+        of_root(make_labels),
+        of_root(check_labels),
     )

@@ -1,0 +1,268 @@
+"""The label files that Cityscapes' download lacks: train ids, and panoptic PNG and JSON files.
+
+They are made on first use, or beforehand by ``datasets/prepare_cityscapes.py``: each file whole or
+not at all, by one process (with workers) while the others wait, and going on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import math
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+from tqdm import tqdm
+
+from gbw_d2.data.catalog import DatasetError
+from gbw_d2.data.formats.cityscapes import (
+    CLEAR,
+    TRAIN_ID_SUFFIX,
+    ImageFiles,
+    list_images,
+    load_panoptic,
+    load_semantic,
+    panoptic_json,
+)
+from gbw_d2.data.formats.files import few, read_array
+from gbw_d2.data.label_spaces import raw_to_train_id
+from gbw_d2.data.locking import exclusive
+
+LABEL_SUFFIX = "_gtFine_labelIds.png"
+INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
+
+# Stands in the JSON file; raised whenever the same download would give other files. A JSON file
+# without it comes from Cityscapes' own script and is used as it is.
+VERSION = 1
+STAMP = "gbw_d2_version"
+
+# Seconds on one core, at 1024 x 2048.
+_SECONDS_TRAIN_IDS, _SECONDS_PANOPTIC = 0.03, 0.7
+# Below this many items, starting processes costs more than it saves.
+_PARALLEL_FROM = 24
+
+logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def check_labels(root: Path, split: str, panoptic: bool, images: ImageFiles = CLEAR) -> None:
+    """Looks whether all label files of a split are there or can be made; makes none.
+
+    Args:
+        root: the folder with the images and ``gtFine``.
+        split: ``"train"`` or ``"val"``.
+        panoptic: whether instances are read.
+        images: which version of the images.
+
+    Raises:
+        DatasetError: downloaded files are missing, what is there does not fit together, or files
+            are to be made where nothing can be written.
+    """
+    if not _stems_to_make(root, split, panoptic, images):
+        (load_panoptic if panoptic else load_semantic)(root, split, images)
+
+
+def make_labels(
+    root: Path,
+    split: str,
+    panoptic: bool,
+    images: ImageFiles = CLEAR,
+    workers: int | None = None,
+    anew: bool = False,
+) -> None:
+    """Makes the label files of a split that are missing, or of another version of ours.
+
+    Args:
+        root: the folder with the images and ``gtFine``.
+        split: ``"train"`` or ``"val"``.
+        panoptic: False makes the train ids alone.
+        images: which version of the images.
+        workers: processes; None = one per processor.
+        anew: makes the panoptic files even where they are there.
+
+    Raises:
+        DatasetError: downloaded files are missing, or nothing can be written.
+    """
+    if not (anew or _stems_to_make(root, split, panoptic, images)):
+        return
+    label_stems(root, split, panoptic, images)  # the lock must not make a folder that is missing
+    with exclusive(panoptic_json(root, split)):
+        stems = label_stems(root, split, panoptic, images)
+        workers = workers or os.cpu_count() or 1
+        _make_train_ids(stems, split, workers)
+        if panoptic and (anew or not _panoptic_is_current(root, split)):
+            _make_panoptic(root, split, stems, workers)
+
+
+def label_stems(
+    root: Path, split: str, panoptic: bool = True, images: ImageFiles = CLEAR
+) -> list[Path]:
+    """Returns where each image's labels are, without the suffix, after a look at the download.
+
+    Raises:
+        DatasetError: images, or the downloaded label files that are needed, are missing.
+    """
+    stems = _stems(root, split, images)
+    suffixes = (LABEL_SUFFIX, INSTANCE_SUFFIX) if panoptic else (LABEL_SUFFIX,)
+    wanted = {f"{stem}{suffix}" for stem in stems for suffix in suffixes}
+    present = {str(path) for path in (root / "gtFine" / split).glob("*/*.png")}
+    missing = sorted(wanted - present)
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} downloaded label files are missing: {few(missing)}. Unpack "
+            f"gtFine_trainvaltest.zip into '{root}'."
+        )
+    return stems
+
+
+def _stems(root: Path, split: str, images: ImageFiles) -> list[Path]:
+    folder = root / "gtFine" / split
+    paths = list_images(root, split, images)
+    return [folder / path.parent.name / path.name.removesuffix(images.suffix) for path in paths]
+
+
+def _without_train_ids(stems: Sequence[Path]) -> list[Path]:
+    return [stem for stem in stems if not Path(f"{stem}{TRAIN_ID_SUFFIX}").is_file()]
+
+
+def _stems_to_make(root: Path, split: str, panoptic: bool, images: ImageFiles) -> list[Path]:
+    """Returns the stems of images for which something is to be made, after a look whether it can.
+
+    Raises:
+        DatasetError: see :func:`check_labels`.
+    """
+    stems = _stems(root, split, images)
+    todo = (
+        stems if panoptic and not _panoptic_is_current(root, split) else _without_train_ids(stems)
+    )
+    if not todo:
+        return []
+    label_stems(root, split, panoptic, images)
+    if not os.access(root / "gtFine", os.W_OK):
+        raise DatasetError(
+            f"label files of split '{split}' are missing and cannot be made, since nothing can be "
+            f"written to '{root / 'gtFine'}'. Run `python datasets/prepare_cityscapes.py` as "
+            "somebody who may write there, or link the download into a folder of your own."
+        )
+    return todo
+
+
+def _panoptic_is_current(root: Path, split: str) -> bool:
+    path = panoptic_json(root, split)
+    if not path.is_file() or not path.with_suffix("").is_dir():
+        return False
+    # A broken file is not touched: reading it says what is wrong with it.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return json.loads(path.read_text()).get(STAMP, VERSION) == VERSION
+    return True
+
+
+def _run(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, what: str, unit: str
+) -> list[Result]:
+    """Does the work under a progress bar, in several processes where it pays; an error ends it."""
+    bar = partial(tqdm, total=len(items), desc=what, unit=unit, disable=not items)
+    workers = min(workers, len(items))
+    if workers <= 1:
+        return [work(item) for item in bar(items)]
+    # Not forked: this may run inside a training process, with its threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return list(bar(pool.map(work, items)))
+
+
+def _announce(what: str, number: int, seconds: float, workers: int) -> None:
+    minutes = math.ceil(number * seconds / workers / 60)
+    logger.info(
+        "Cityscapes: making the %s of %d images in %d process(es), once; about %d min at full size",
+        *(what, number, workers, minutes),
+    )
+
+
+def _make_train_ids(stems: Sequence[Path], split: str, workers: int) -> None:
+    todo = _without_train_ids(stems)
+    if not todo:
+        return
+    workers = workers if len(todo) >= _PARALLEL_FROM else 1
+    _announce(f"train ids (split '{split}')", len(todo), _SECONDS_TRAIN_IDS, workers)
+    _run(write_train_ids, todo, workers, f"{split}: train ids", "image")
+
+
+def write_train_ids(stem: Path) -> None:
+    """Maps a ``labelIds`` file to train ids.
+
+    A look-up rather than drawing the polygons again: the drawing differs between versions of
+    Pillow, and the result must agree with the files that the benchmark scores.
+    """
+    label = read_array(f"{stem}{LABEL_SUFFIX}", cv2.IMREAD_UNCHANGED)
+    encoded = cv2.imencode(".png", raw_to_train_id("cityscapes_id")[label])[1]
+    temporary = Path(f"{stem}.tmp")
+    temporary.write_bytes(encoded.tobytes())
+    os.replace(temporary, f"{stem}{TRAIN_ID_SUFFIX}")
+
+
+def _make_panoptic(root: Path, split: str, stems: Sequence[Path], workers: int) -> None:
+    gt_folder = root / "gtFine"
+    panoptic_json(root, split).with_suffix("").mkdir(exist_ok=True)
+    staging_folder(gt_folder, split).mkdir(exist_ok=True)
+    cities = sorted({stem.parent.name for stem in stems})
+    workers = min(workers, len(cities)) if len(stems) >= _PARALLEL_FROM else 1
+    _announce(f"panoptic files (split '{split}')", len(stems), _SECONDS_PANOPTIC, workers)
+    convert = partial(convert_city, gt_folder, split)
+    _merge_cities(gt_folder, split, _run(convert, cities, workers, f"{split}: panoptic", "city"))
+
+
+def convert_city(gt_folder: Path, split: str, city: str) -> Path:
+    """Runs Cityscapes' own panoptic converter on one city.
+
+    Returns:
+        The city's JSON file in the split's staging folder; it is there when the city is done.
+    """
+    from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
+
+    final = panoptic_json(gt_folder.parent, split)
+    staging = staging_folder(gt_folder, split)
+    done = staging / f"{city}.json"
+    if done.is_file():
+        return done
+    with tempfile.TemporaryDirectory(dir=staging) as temporary:
+        source, output = Path(temporary, "gtFine"), Path(temporary, "output")
+        (source / split).mkdir(parents=True)
+        output.mkdir()
+        (source / split / city).symlink_to((gt_folder / split / city).resolve())
+        with contextlib.redirect_stdout(io.StringIO()):
+            convert2panoptic(str(source), str(output), useTrainId=True, setNames=[split])
+        for path in (output / final.stem).iterdir():
+            os.replace(path, final.with_suffix("") / path.name)
+        os.replace(output / final.name, done)
+    return done
+
+
+def staging_folder(gt_folder: Path, split: str) -> Path:
+    """Returns the folder that holds the finished cities of an unfinished split."""
+    return gt_folder / f".panoptic_v{VERSION}_{split}"
+
+
+def _merge_cities(gt_folder: Path, split: str, parts: list[Path]) -> None:
+    contents = [json.loads(path.read_text()) for path in sorted(parts)]
+    merged = {
+        STAMP: VERSION,
+        "images": [image for content in contents for image in content["images"]],
+        "annotations": [entry for content in contents for entry in content["annotations"]],
+        "categories": contents[0]["categories"],
+    }
+    staging = staging_folder(gt_folder, split)
+    (staging / "merged").write_text(json.dumps(merged))
+    os.replace(staging / "merged", panoptic_json(gt_folder.parent, split))
+    shutil.rmtree(staging)
