@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from prepare_common import add_sample_option, check_dataset, problems_of, run_script
+from prepare_common import add_sample_option, check_dataset, collect, run_script
 
 from gbw_d2 import keys
 from gbw_d2.data.formats.crosscity import (
@@ -24,25 +24,26 @@ from gbw_d2.data.formats.crosscity import (
 )
 
 
-def check_city(args: argparse.Namespace, city: str) -> None:
-    """Looks over a city's training and test images.
+def check_city(args: argparse.Namespace, city: str) -> list[str]:
+    """Looks over a city's training and test images; returns what cannot be used.
 
     Raises:
-        DatasetError: something is missing or cannot be used.
+        DatasetError: something is missing.
     """
     train = load_crosscity_images(args.root, city, "Train")
-    check_dataset(f"crosscity_{city.lower()}_unlabelled_train", train, args, 3200)
+    problems = check_dataset(f"crosscity_{city.lower()}_unlabelled_train", train, args, 3200)
     test = load_crosscity_labelled(args.root, city)
-    check_dataset(f"crosscity_{city.lower()}_semantic_val", test, args, 100)
+    problems += check_dataset(f"crosscity_{city.lower()}_semantic_val", test, args, 100)
     both = {r[keys.IMAGE_ID] for r in train} & {r[keys.IMAGE_ID] for r in test}
     if both:
         # In the lists of published runs too: Rome 17, Rio 24, Tokyo 34, Taipei 89.
         print(f"{city}: {len(both)} test images are training images too, without labels there")
+    return problems
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:
     """Looks over each city."""
-    return [problem for city in args.cities for problem in problems_of(check_city, args, city)]
+    return [problem for city in args.cities for problem in collect(check_city, args, city)]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -15,29 +15,43 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from prepare_common import add_sample_option, check_dataset, problems_of, run_script
+from prepare_common import (
+    add_sample_option,
+    check_dataset,
+    collect,
+    run_script,
+    warn_of_cities,
+)
 
-from gbw_d2.data.formats.cityscapes import load_images, load_panoptic
+from gbw_d2 import keys
+from gbw_d2.data.catalog import Record
+from gbw_d2.data.formats.cityscapes import CITY_IMAGES, load_images, load_panoptic
 from gbw_d2.data.formats.foggy import BETAS, foggy_images
 
 
-def check_train(args: argparse.Namespace, beta: str) -> None:
+def check_train(args: argparse.Namespace, beta: str) -> list[str]:
     """Looks over the training images of one fog, which need no labels."""
     records = load_images(args.root, "train", foggy_images(beta))
-    check_dataset(f"foggy_cityscapes_{beta}_unlabelled_train", records, args, 2975)
+    return _check(f"foggy_cityscapes_{beta}_unlabelled_train", records, args, "train")
 
 
-def check_val(args: argparse.Namespace, beta: str) -> None:
+def check_val(args: argparse.Namespace, beta: str) -> list[str]:
     """Looks over the test images of one fog with Cityscapes' labels."""
     records = load_panoptic(args.root, "val", foggy_images(beta))
-    check_dataset(f"foggy_cityscapes_{beta}_panoptic_val", records, args, 500)
+    return _check(f"foggy_cityscapes_{beta}_panoptic_val", records, args, "val")
+
+
+def _check(name: str, records: list[Record], args: argparse.Namespace, split: str) -> list[str]:
+    warn_of_cities([Path(r[keys.FILE_NAME]).parent.name for r in records], split)
+    return check_dataset(name, records, args, sum(CITY_IMAGES[split].values()), (1024, 2048))
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:
     """Looks over each fog."""
     looks = (check_train, check_val)
-    return [p for beta in args.betas for look in looks for p in problems_of(look, args, beta)]
+    return [p for beta in args.betas for look in looks for p in collect(look, args, beta)]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

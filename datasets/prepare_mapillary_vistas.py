@@ -15,26 +15,26 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from prepare_common import add_sample_option, check_dataset, problems_of, run_script
+from prepare_common import add_sample_option, check_dataset, collect, run_script
 
 from gbw_d2.data.formats.vistas import load_labelled
 
 NUM_IMAGES = {"train": 18000, "val": 2000}
 
 
-def check_split(args: argparse.Namespace, split: str) -> None:
-    """Looks over a split.
+def check_split(args: argparse.Namespace, split: str) -> list[str]:
+    """Looks over a split; returns what cannot be used.
 
     Raises:
-        DatasetError: something is missing or cannot be used.
+        DatasetError: something is missing.
     """
     records = load_labelled(args.root, split)
-    check_dataset(f"vistas_panoptic_{split}", records, args, NUM_IMAGES[split])
+    return check_dataset(f"vistas_panoptic_{split}", records, args, NUM_IMAGES[split])
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:
     """Looks over each split."""
-    return [problem for split in args.splits for problem in problems_of(check_split, args, split)]
+    return [problem for split in args.splits for problem in collect(check_split, args, split)]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -13,32 +13,35 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from prepare_common import add_sample_option, check_sample, count_classes, run_script
+from prepare_common import add_sample_option, check_sample, count_classes, run_script, tell_sizes
 
 from gbw_d2.data.catalog import DatasetSpec, Record, datasets_root, get_dataset
 from gbw_d2.data.formats.own import read_description
 
 
 def each_split(
-    args: argparse.Namespace, work: Callable[[DatasetSpec, list[Record]], None]
+    args: argparse.Namespace, work: Callable[[DatasetSpec, list[Record]], Sequence[str]]
 ) -> Sequence[str]:
-    """Lists the images of every split and does ``work`` on it; returns no problems."""
+    """Lists the images of every split and does ``work`` on it; returns problems in words."""
+    problems: list[str] = []
     for split in read_description(datasets_root() / args.file).splits:
         spec = get_dataset(f"{args.file}:{split}")
         records = spec.load()
         kinds = (("labels", spec.read_semantic), ("instances", spec.read_panoptic))
         found = [kind for kind, reader in kinds if reader is not None]
         print(f"{spec.name}: {len(records)} images, {' and '.join(found) or 'no labels'}")
-        work(spec, records)
-    return ()
+        tell_sizes(records)
+        problems += work(spec, records)
+    return problems
 
 
 def make(args: argparse.Namespace) -> Sequence[str]:
     """Counts the classes of every labelled split."""
 
-    def count(spec: DatasetSpec, records: list[Record]) -> None:
+    def count(spec: DatasetSpec, records: list[Record]) -> Sequence[str]:
         if spec.read_semantic is not None:
             count_classes(spec.name, records, datasets_root() / ".class_statistics")
+        return ()
 
     return each_split(args, count)
 

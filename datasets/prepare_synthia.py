@@ -12,9 +12,18 @@ from __future__ import annotations
 
 import sys
 
-from prepare_common import run_source_script
+from prepare_common import Release, run_source_script
 
 from gbw_d2.data.formats.synthia import load_synthia, read_semantic
+
+ARCHIVE = "the archive of SYNTHIA-RAND-CITYSCAPES"
+RELEASE = Release(
+    first=0,
+    count=9400,
+    digits=7,
+    archives={folder: lambda number: ARCHIVE for folder in ("RGB", "GT/LABELS")},
+    size=(760, 1280),
+)
 
 if __name__ == "__main__":
     sys.exit(
@@ -23,7 +32,7 @@ if __name__ == "__main__":
             folder="synthia",
             holds="RGB and GT/LABELS",
             dataset_name="synthia_semantic_train",
-            num_images=9400,
+            release=RELEASE,
             load=load_synthia,
             read_label=read_semantic,
         )

@@ -133,6 +133,9 @@ def test_the_script(gta5_root: Path) -> None:
     found = run("--check")
     assert found.returncode == 2
     assert "not usable" in found.stderr and "Traceback" not in found.stderr
+    assert "labels' lacks 24963 of 24966 files: 00002, 00005-24966." in found.stdout
+    assert "Unpack again: 01_labels.zip, 02_labels.zip" in found.stdout
+    assert "images' lacks 24962 of 24966 files: 00005-24966." in found.stdout
 
 
 def test_an_interrupted_toy_goes_on_and_a_finished_one_stays(
