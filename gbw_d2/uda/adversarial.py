@@ -16,7 +16,7 @@ from gbw_d2.keyed_random import keyed_rng
 from gbw_d2.losses.adversarial import ADVERSARIAL_LOSSES, SOURCE_DOMAIN, TARGET_DOMAIN
 from gbw_d2.modeling.protocol import Outputs, SegmentationModel
 from gbw_d2.uda.parts.discriminator import DISCRIMINATOR_INPUTS, Discriminator, frozen, seeded
-from gbw_d2.uda.strategy import STRATEGIES, Batch, ExtraOptimizer, Strategy
+from gbw_d2.uda.strategy import STRATEGIES, Batch, ExtraOptimizer, RunSettings, Strategy
 
 
 @STRATEGIES.register("adversarial")
@@ -34,15 +34,8 @@ class Adversarial(Strategy):
 
     needs_target = True
 
-    def __init__(
-        self,
-        model: SegmentationModel,
-        settings: Any,
-        seed: int = 0,
-        max_iter: int = 1,
-        warm_up: float = 0.0,
-    ) -> None:
-        super().__init__(model, settings, seed, max_iter, warm_up)
+    def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
+        super().__init__(model, settings, run)
         self._map = DISCRIMINATOR_INPUTS.get(settings.INPUT)
         self._loss = ADVERSARIAL_LOSSES.get(settings.LOSS)
         self._discriminators = {_short(name): self._discriminator(name) for name in self._names}

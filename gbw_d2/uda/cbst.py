@@ -28,6 +28,7 @@ from gbw_d2.uda.strategy import (
     Context,
     Mining,
     PseudoLabels,
+    RunSettings,
     Stage,
     StageData,
     Strategy,
@@ -65,8 +66,7 @@ class ClassBalancedSelfTraining(Strategy):
     Args:
         model: the student.
         settings: ``UDA.CBST``.
-        seed: the run's seed.
-        max_iter: iterations of the whole run.
+        run: what it may know of the run.
 
     Raises:
         UserError: settings out of range, or that exclude each other.
@@ -74,15 +74,8 @@ class ClassBalancedSelfTraining(Strategy):
 
     needs_target = True
 
-    def __init__(
-        self,
-        model: SegmentationModel,
-        settings: Any,
-        seed: int = 0,
-        max_iter: int = 1,
-        warm_up: float = 0.0,
-    ) -> None:
-        super().__init__(model, settings, seed, max_iter, warm_up)
+    def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
+        super().__init__(model, settings, run)
         _check(settings)
         self.labeller = model.frozen_copy() if settings.REGULARISER == "lrent" else None
         self._target_losses = {

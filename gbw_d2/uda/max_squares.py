@@ -13,7 +13,7 @@ from gbw_d2.data.label_spaces import IGNORE_LABEL
 from gbw_d2.errors import UserError
 from gbw_d2.losses.max_squares import check_max_squares_settings, max_squares_loss
 from gbw_d2.modeling.protocol import SegmentationModel
-from gbw_d2.uda.strategy import STRATEGIES, Batch, Strategy
+from gbw_d2.uda.strategy import STRATEGIES, Batch, RunSettings, Strategy
 
 
 @STRATEGIES.register("max_squares")
@@ -30,15 +30,8 @@ class MaxSquares(Strategy):
 
     needs_target = True
 
-    def __init__(
-        self,
-        model: SegmentationModel,
-        settings: Any,
-        seed: int = 0,
-        max_iter: int = 1,
-        warm_up: float = 0.0,
-    ) -> None:
-        super().__init__(model, settings, seed, max_iter, warm_up)
+    def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
+        super().__init__(model, settings, run)
         ratio = settings.IMAGE_WEIGHTING_RATIO
         self._ratio = None if ratio < 0 else ratio
         try:

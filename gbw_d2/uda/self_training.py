@@ -16,7 +16,7 @@ from gbw_d2.uda.parts import class_mix, ema
 from gbw_d2.uda.parts.feature_distance import feature_distance, thing_cells
 from gbw_d2.uda.parts.pseudo_labels import confidence_weights, pseudo_labels
 from gbw_d2.uda.parts.strong_augmentation import StrongAugmentation
-from gbw_d2.uda.strategy import STRATEGIES, Batch, Context, Stage, Strategy, module_of
+from gbw_d2.uda.strategy import STRATEGIES, Batch, Context, RunSettings, Stage, Strategy, module_of
 
 
 @STRATEGIES.register("self_training")
@@ -31,15 +31,8 @@ class SelfTraining(Strategy):
 
     needs_target = True
 
-    def __init__(
-        self,
-        model: SegmentationModel,
-        settings: Any,
-        seed: int = 0,
-        max_iter: int = 1,
-        warm_up: float = 0.0,
-    ) -> None:
-        super().__init__(model, settings, seed, max_iter, warm_up)
+    def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
+        super().__init__(model, settings, run)
         if settings.CONFIDENCE_PER not in ("batch", "image"):
             raise UserError(
                 f"UDA.SELF_TRAINING.CONFIDENCE_PER is '{settings.CONFIDENCE_PER}'; expected "

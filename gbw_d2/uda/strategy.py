@@ -161,33 +161,49 @@ class ExtraOptimizer:
     lr_factor: Callable[[float], float]
 
 
+@dataclass(frozen=True)
+class RunSettings:
+    """What a strategy may know of the run.
+
+    Args:
+        seed: of all its random draws, SEED.
+        max_iter: iterations of the whole run, SOLVER.MAX_ITER.
+        warm_up: share of them, 0..1, before the first loss on the target, UDA.WARM_UP.
+
+    Raises:
+        UserError: a share out of range.
+    """
+
+    seed: int = 0
+    max_iter: int = 1
+    warm_up: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warm_up <= 1:
+            raise UserError(f"UDA.WARM_UP is {self.warm_up}; expected a share of the run, 0..1")
+
+
 class Strategy:
     """Says what a training step computes from a source batch and a target batch.
 
     Args:
         model: the student; seen through :class:`SegmentationModel` only.
         settings: the strategy's own config node, ``UDA.<NAME>``, or None where it has none.
-        seed: the run's seed, for :meth:`generators`.
-        max_iter: iterations of the whole run, SOLVER.MAX_ITER.
-        warm_up: share of the run, 0..1, before the first loss on the target, UDA.WARM_UP.
+        run: what it may know of the run.
     """
 
     # True: the trainer draws target images and stops where DATASETS.TARGET is empty.
     needs_target = False
 
     def __init__(
-        self,
-        model: SegmentationModel,
-        settings: Any,
-        seed: int = 0,
-        max_iter: int = 1,
-        warm_up: float = 0.0,
+        self, model: SegmentationModel, settings: Any, run: RunSettings | None = None
     ) -> None:
+        run = run or RunSettings()
         self.model = model
         self.settings = settings
-        self.seed = seed
-        self.max_iter = max_iter
-        self.warm_up = warm_up
+        self.seed = run.seed
+        self.max_iter = run.max_iter
+        self.warm_up = run.warm_up
 
     def stages(self) -> Sequence[Stage]:
         """Returns the run's stages in order; together they cover iterations 0 .. max_iter - 1."""
@@ -285,7 +301,5 @@ def build_strategy(
         UnknownNameError: no such strategy; the message lists the known ones.
         UserError: a key out of range.
     """
-    if not 0 <= uda_keys.WARM_UP <= 1:
-        raise UserError(f"UDA.WARM_UP is {uda_keys.WARM_UP}; expected a share of the run, 0..1")
-    settings = uda_keys.get(name.upper())
-    return STRATEGIES.get(name)(model, settings, seed, max_iter, uda_keys.WARM_UP)
+    run = RunSettings(seed, max_iter, uda_keys.WARM_UP)
+    return STRATEGIES.get(name)(model, uda_keys.get(name.upper()), run)
