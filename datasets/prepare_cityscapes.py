@@ -40,6 +40,7 @@ from gbw_d2.data.formats.cityscapes import (
     CITY_IMAGES,
     SEMANTIC_FILE,
     TRAIN_ID_SUFFIX,
+    list_images,
     load_panoptic,
     load_semantic,
     read_panoptic,
@@ -60,14 +61,12 @@ UNPACK = "Unpack gtFine_trainvaltest.zip again."
 
 
 def look_at_download(root: Path, split: str) -> None:
-    """Looks whether images and downloaded label files pair up; warns where cities lack images.
+    """Looks whether images and downloaded label files pair up.
 
     Raises:
         DatasetError: images or label files are missing.
     """
     stems = label_stems(root, split)
-    warn_of_count(len(stems), sum(CITY_IMAGES[split].values()), f"split '{split}' of Cityscapes")
-    warn_of_cities([stem.parent.name for stem in stems], split)
     labels = (root / "gtFine" / split).glob(f"*/*{LABEL_SUFFIX}")
     known = {stem.name for stem in stems}
     lonely = sorted({path.name.removesuffix(LABEL_SUFFIX) for path in labels} - known)
@@ -114,9 +113,16 @@ def read_labels(record: Record) -> None:
     read_panoptic(record)
 
 
+def warn_of_images(root: Path, split: str) -> None:
+    """Warns where cities lack images."""
+    paths = list_images(root, split)
+    warn_of_count(len(paths), sum(CITY_IMAGES[split].values()), f"split '{split}' of Cityscapes")
+    warn_of_cities([path.parent.name for path in paths], split)
+
+
 def check_split(root: Path, split: str, args: argparse.Namespace) -> list[str]:
     """Returns what is wrong with a split, in words."""
-    looks = (look_at_download, load_semantic, load_panoptic)
+    looks = (warn_of_images, look_at_download, load_semantic, load_panoptic)
     problems = [text for look in looks for text in problems_of(look, root, split)]
     if not problems:
         records = load_panoptic(root, split)
@@ -129,7 +135,7 @@ def check(args: argparse.Namespace) -> Sequence[str]:
     """Looks over each split."""
     problems = [text for split in args.splits for text in check_split(args.root, split, args)]
     if not problems:
-        print(f"{args.root}: {' and '.join(args.splits)} complete")
+        print(f"{args.root}: {' and '.join(args.splits)} can be used")
     return problems
 
 

@@ -63,7 +63,7 @@ def test_cityscapes_from_the_download(
 
     made = run("prepare_cityscapes.py", "--workers", "1")
     assert made.returncode == 0, made.stderr
-    assert "train and val complete" in made.stdout
+    assert "train and val can be used" in made.stdout
     assert not list(root.glob("gtFine/.panoptic_*"))
     assert not list(root.glob("gtFine/*/*/*.tmp"))
     for name, count in (("cityscapes_panoptic_train", 3), ("cityscapes_panoptic_val", 1)):
@@ -159,3 +159,18 @@ def test_every_broken_file_is_told(synthia_root: Path, run: Run) -> None:
     assert found.stderr.count("is a truncated PNG file") == 3
     assert "RGB' lacks 9397 of 9400 files: 0000003-0009399" in found.stdout
     assert "sizes (rows x columns): 24 x 40: 3" in found.stdout
+
+
+def test_a_broken_file_of_ours_is_made_anew(cityscapes_download: Path, run: Run) -> None:
+    assert run("prepare_cityscapes.py", "--workers", "1").returncode == 0
+    broken = (
+        next(cityscapes_download.glob("gtFine/val/*/*labelTrainIds.png")),
+        next(cityscapes_download.glob("gtFine/*train_trainId/bochum*.png")),
+    )
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-20])
+    found = run("prepare_cityscapes.py", "--check")
+    assert found.returncode == 2 and found.stderr.count("truncated PNG file; delete it. Run") == 2
+    for path in broken:
+        path.unlink()
+    assert run("prepare_cityscapes.py", "--workers", "1").returncode == 0

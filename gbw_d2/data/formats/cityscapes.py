@@ -218,7 +218,7 @@ def read_semantic(record: Record) -> np.ndarray:
         DatasetError: unreadable, not 8-bit grey, another size than its image, or not train ids.
     """
     path = record[SEMANTIC_FILE]
-    label = read_array(path, cv2.IMREAD_UNCHANGED)
+    label = read_array(path, cv2.IMREAD_UNCHANGED, f"delete it. {_PREPARE_HINT}")
     if label.ndim != 2 or label.dtype != np.uint8:
         raise DatasetError(f"'{path}' is not an 8-bit grey PNG file. Delete it. {_PREPARE_HINT}")
     check_size(label, record[keys.HEIGHT], record[keys.WIDTH], path)
@@ -244,7 +244,7 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
             do not hold the same segments.
     """
     path = record[PANOPTIC_FILE]
-    png = read_array(path, cv2.IMREAD_UNCHANGED)
+    png = read_array(path, cv2.IMREAD_UNCHANGED, f"delete it. {_PREPARE_HINT}")
     if png.ndim != 3 or png.shape[2] != 3 or png.dtype != np.uint8:
         raise DatasetError(f"'{path}' is not an 8-bit RGB PNG file. Delete it. {_PREPARE_HINT}")
     check_size(png, record[keys.HEIGHT], record[keys.WIDTH], path)

@@ -121,14 +121,17 @@ def png_size(path: str | Path) -> tuple[int, int]:
     return height, width
 
 
-def _read_whole(path: str | Path) -> bytes:
+_UNPACK = "copy or unpack it again"
+
+
+def _read_whole(path: str | Path, remedy: str = _UNPACK) -> bytes:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
     # A truncated PNG may decode to an image whose lower part is black, so the end is looked at.
     if data.startswith(_PNG_SIGNATURE) and b"IEND" not in data[-16:]:
-        raise DatasetError(f"'{path}' is a truncated PNG file; copy or unpack it again")
+        raise DatasetError(f"'{path}' is a truncated PNG file; {remedy}")
     return data
 
 
@@ -149,12 +152,13 @@ def image_size(path: str | Path) -> tuple[int, int]:
         ) from error
 
 
-def read_array(path: str | Path, flags: int) -> np.ndarray:
+def read_array(path: str | Path, flags: int, remedy: str = _UNPACK) -> np.ndarray:
     """Reads an image file with OpenCV.
 
     Args:
         path: an image file.
         flags: OpenCV's, such as ``cv2.IMREAD_UNCHANGED``.
+        remedy: what to do where it cannot be read; the end of the error message.
 
     Returns:
         (H, W) or (H, W, C) array; colour channels in OpenCV's order, blue first.
@@ -162,13 +166,13 @@ def read_array(path: str | Path, flags: int) -> np.ndarray:
     Raises:
         DatasetError: the file cannot be opened, is truncated or is not an image.
     """
-    data = _read_whole(path)
+    data = _read_whole(path, remedy)
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
-        raise DatasetError(f"'{path}' cannot be decoded ({error.err}); unpack it again") from error
+        raise DatasetError(f"'{path}' cannot be decoded ({error.err}); {remedy}") from error
     if array is None:
-        raise DatasetError(f"'{path}' is not an image that can be read; copy or unpack it again")
+        raise DatasetError(f"'{path}' is not an image that can be read; {remedy}")
     return array
 
 
