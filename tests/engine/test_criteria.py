@@ -20,7 +20,10 @@ from gbw_d2.modeling.meta_arch import GBWPanopticDeepLab, GBWSemanticSegmentor
 from gbw_d2.uda import build_strategy
 from gbw_d2.weighting import SCHEMES
 
-ALL_HEADS = ("WEIGHTING.HEADS", "['offset', 'center', 'semantic']")
+ALL_HEADS = (
+    *("WEIGHTING.HEADS", "['offset', 'center', 'semantic']"),
+    *("WEIGHTING.OFFSET_WEIGHTS_FROM", "own"),
+)
 THINGS = ["person", "rider", "car", "bus", "motorcycle", "bicycle"]
 COUNTS = torch.arange(1.0, 17.0)
 
@@ -110,8 +113,9 @@ def test_semantic_only_leaves_the_instance_heads_out(
     assert "heads center, offset of WEIGHTING.HEADS are left out" in caplog.text
 
 
-def test_panoptic_recipes_weight_the_semantic_head_alone(tiny_config: Any) -> None:
-    assert tiny_config().WEIGHTING.HEADS == ["semantic"]
+def test_the_full_recipe_weights_all_heads_and_the_default_one(tiny_config: Any) -> None:
+    assert tiny_config().WEIGHTING.HEADS == ["semantic", "center", "offset"]
+    assert tiny_config(name="toy/panoptic_source_only").WEIGHTING.HEADS == ["semantic"]
 
 
 def test_a_model_has_a_loss_for_each_of_its_heads(tiny_config: Any) -> None:
