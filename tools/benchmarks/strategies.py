@@ -135,9 +135,9 @@ def strategy_candidates(
     from gbw_d2.config import load_config
     from gbw_d2.engine.setup import resolve
 
-    cfg = load_config(
-        str(ROOT / "configs/toy/panoptic_source_only.yaml"), ["MODEL.DEVICE", str(device)]
-    )
+    # No warm-up: it is the target's part that is to be measured.
+    overrides = ["MODEL.DEVICE", str(device), "UDA.WARM_UP", "0.0"]
+    cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"), overrides)
     resolve(cfg)
     source = [{**sample, "draw": i} for i, sample in enumerate(make_batch(2, 128, 256))]
     target = [{key: sample[key] for key in ("image", "draw")} for sample in source]
