@@ -12,8 +12,7 @@ from tqdm import tqdm
 from gbw_d2.data.augmentation import resize_labels
 from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, datasets_root, get_dataset
 from gbw_d2.data.label_spaces import TRAIN_IDS_19
-from gbw_d2.data.locking import exclusive
-from gbw_d2.data.statistics import files_digest, load_counts, save_counts
+from gbw_d2.data.statistics import cached_counts, files_digest
 
 VERSION = 1
 # Rows and columns of the grid of places; labels are looked at once per cell, at its centre.
@@ -46,15 +45,7 @@ def class_position_counts(
     folder = cache_folder or datasets_root() / ".class_statistics"
     size = f"{grid[0]}x{grid[1]}"
     path = folder / f"positions-v{VERSION}-{size}-{files_digest(spec, records)[:24]}.npz"
-    counts = load_counts(path)
-    if counts is not None:
-        return counts
-    with exclusive(path):
-        counts = load_counts(path)
-        if counts is None:
-            counts = _count(spec, records, grid)
-            save_counts(path, counts)
-    return counts
+    return cached_counts(path, lambda: _count(spec, records, grid))
 
 
 def _count(spec: DatasetSpec, records: list[Record], grid: tuple[int, int]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,6 +64,24 @@ def _count(spec: DatasetSpec, records: list[Record]) -> np.ndarray:
     return counts
 
 
+def cached_counts(path: Path, count: Callable[[], np.ndarray]) -> np.ndarray:
+    """Reads counts from their cache, or makes them and that; one process counts, others wait.
+
+    Args:
+        path: of the cache; its name must change with what the counts depend on.
+        count: makes them.
+    """
+    counts = load_counts(path)
+    if counts is not None:
+        return counts
+    with exclusive(path):
+        counts = load_counts(path)
+        if counts is None:
+            counts = count()
+            save_counts(path, counts)
+    return counts
+
+
 def load_counts(path: Path) -> np.ndarray | None:
     if not path.is_file():
         return None
@@ -115,15 +134,7 @@ def image_class_counts(
         records = spec.load()
     folder = cache_folder or datasets_root() / ".class_statistics"
     path = folder / f"v{VERSION}-{files_digest(spec, records)[:24]}.npz"
-    counts = load_counts(path)
-    if counts is not None:
-        return counts
-    with exclusive(path):
-        counts = load_counts(path)
-        if counts is None:
-            counts = _count(spec, records)
-            save_counts(path, counts)
-    return counts
+    return cached_counts(path, lambda: _count(spec, records))
 
 
 def class_counts(

@@ -9,7 +9,6 @@ import torch
 
 from gbw_d2.registry import Registry
 
-# None: everything in float32.
 DTYPES: Registry[torch.dtype] = Registry("half precision (SOLVER.AMP.DTYPE)")
 DTYPES.register("bfloat16")(torch.bfloat16)
 DTYPES.register("float16")(torch.float16)
