@@ -352,5 +352,11 @@ def test_wrong_settings_are_named():
         DomainGap(class_prior=1.5)
     with pytest.raises(ValueError, match="image_size"):
         ToyWorldSettings(image_size=(16, 256))
-    with pytest.raises(ValueError, match="no split 'val' of domain 'source'"):
-        render(SETTINGS, "source", "val", 0)
+    with pytest.raises(ValueError, match="no split 'test' of domain 'source'"):
+        render(SETTINGS, "source", "test", 0)
+    with pytest.raises(ValueError, match="num_source_val"):
+        ToyWorldSettings(num_source_val=-1)
+    with pytest.raises(ValueError, match="factor of 'bus' is -1"):
+        ToyWorldSettings(target_factors=(("bus", -1.0),))
+    with pytest.raises(ValueError, match=r"target_factors names \['tram'\]"):
+        render(replace(SETTINGS, target_factors=(("tram", 2.0),)), "target", "val", 0)

@@ -81,6 +81,8 @@ for _register, _name, _layout in (
     (register_gta5, "toy_gta5", "gta5"),
     (register_crosscity, "toy_crosscity", "crosscity"),
     (register_vistas, "toy_vistas", "mapillary_vistas"),
+    (register_cityscapes, "toy_cityscapes2", "cityscapes2"),
+    (partial(register_synthia, split="val"), "toy_synthia", "synthia_val"),
 ):
     _register(_name, partial(layout_root, _layout), partial(prepare_layout, _layout))
 for _beta in BETAS:

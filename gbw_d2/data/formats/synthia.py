@@ -96,20 +96,24 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
 
 
 def register_synthia(
-    prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
+    prefix: str,
+    root: Callable[[], Path],
+    prepare: Callable[[], None] | None = None,
+    split: str = "train",
 ) -> None:
-    """Registers ``{prefix}_panoptic_train`` and ``{prefix}_semantic_train``.
+    """Registers ``{prefix}_panoptic_{split}`` and ``{prefix}_semantic_{split}``.
 
     Args:
         prefix: ``"synthia"`` or the name of a twin in the same layout.
         root: gives the dataset's folder; called when the dataset is loaded, not before.
         prepare: makes the files where they can be made.
+        split: of the names; a folder of SYNTHIA's layout is one split.
     """
 
     def load() -> list[Record]:
         return load_synthia(root())
 
     register_dataset(
-        DatasetSpec(f"{prefix}_panoptic_train", load, read_semantic, read_panoptic, prepare)
+        DatasetSpec(f"{prefix}_panoptic_{split}", load, read_semantic, read_panoptic, prepare)
     )
-    register_dataset(DatasetSpec(f"{prefix}_semantic_train", load, read_semantic, None, prepare))
+    register_dataset(DatasetSpec(f"{prefix}_semantic_{split}", load, read_semantic, None, prepare))

@@ -191,13 +191,35 @@ class Look:
         return np.clip(base + amount * (0.8 * rng.normal() + 0.5 * rng.normal(size=3)), 0.0, 255.0)
 
 
-def _mix(table: dict[str, tuple[float, float]], knob: float) -> dict[str, float]:
-    return {name: (1.0 - knob) * a + knob * b for name, (a, b) in table.items()}
+def _mix(
+    table: dict[str, tuple[float, float]], knob: float, factors: dict[str, float]
+) -> dict[str, float]:
+    mixed = {name: (1.0 - knob) * a + knob * b for name, (a, b) in table.items()}
+    return {name: factors.get(name, 1.0) * value for name, value in mixed.items()}
+
+
+def _check_names(factors: dict[str, float]) -> None:
+    known = {*CLASS_PRIOR, *LAYOUT, *LIGHT, *SENSOR}
+    if unknown := sorted(set(factors) - known):
+        raise ValueError(
+            f"toy world: target_factors names {unknown}, which looks.py does not have; known: "
+            f"{sorted(known)}"
+        )
 
 
 def look_of(settings: ToyWorldSettings, domain: str) -> Look:
-    """Returns the numbers of a domain: the source's own, or the target's at the settings' gap."""
+    """Returns the numbers of a domain: the source's own, or the target's at the settings' gap.
+
+    Args:
+        settings: the world.
+        domain: "source" or "target".
+
+    Raises:
+        ValueError: a factor of the settings names no number.
+    """
     gap, scale = settings.gap, float(domain == "target")
+    factors = dict(settings.target_factors) if domain == "target" else {}
+    _check_names(factors)
     knob = scale * gap.palette_and_texture
     arrays = {
         name: {
@@ -207,10 +229,10 @@ def look_of(settings: ToyWorldSettings, domain: str) -> Look:
         for name, table in (("palette", PALETTE.items()), ("texture", TEXTURE.items()))
     }
     return Look(
-        prior=_mix(CLASS_PRIOR, scale * gap.class_prior),
-        layout=_mix(LAYOUT, scale * gap.layout_and_camera),
-        light=_mix(LIGHT, scale * gap.lighting_and_weather),
-        sensor=_mix(SENSOR, scale * gap.blur_and_noise),
+        prior=_mix(CLASS_PRIOR, scale * gap.class_prior, factors),
+        layout=_mix(LAYOUT, scale * gap.layout_and_camera, factors),
+        light=_mix(LIGHT, scale * gap.lighting_and_weather, factors),
+        sensor=_mix(SENSOR, scale * gap.blur_and_noise, factors),
         palette=arrays["palette"],
         texture=arrays["texture"],
         color_spread=(1.0 - knob) * COLOR_SPREAD[0] + knob * COLOR_SPREAD[1],

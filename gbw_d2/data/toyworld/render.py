@@ -66,7 +66,7 @@ def render(settings: ToyWorldSettings, domain: str, split: str, index: int) -> T
     Args:
         settings: the world.
         domain: "source" or "target".
-        split: "train", or for the target also "val".
+        split: "train" or "val".
         index: number of the image within its split, >= 0.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -9,7 +10,7 @@ from typing import Any
 FORMAT_VERSION = 3
 
 DOMAINS: tuple[str, ...] = ("source", "target")
-SPLITS: dict[str, tuple[str, ...]] = {"source": ("train",), "target": ("train", "val")}
+SPLITS: dict[str, tuple[str, ...]] = {"source": ("train", "val"), "target": ("train", "val")}
 
 # Fixed members of the source and of the target's training split.
 EMPTY_INDEX = 3  # no thing at all
@@ -44,6 +45,9 @@ class ToyWorldSettings:
         num_target_train: number of target training images.
         num_target_val: number of target validation images.
         gap: the knobs of the domain gap.
+        num_source_val: number of source validation images.
+        target_factors: (name, factor >= 0) pairs; the target's number of that name in
+            ``looks.py`` (class prior, layout, light, sensor) is multiplied after the knobs.
     """
 
     seed: int = 0
@@ -52,6 +56,8 @@ class ToyWorldSettings:
     num_target_train: int = 600
     num_target_val: int = 100
     gap: DomainGap = field(default_factory=DomainGap)
+    num_source_val: int = 0
+    target_factors: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -62,19 +68,34 @@ class ToyWorldSettings:
             )
         if min(self.num_source, self.num_target_train, self.num_target_val) < 1:
             raise ValueError("toy world: every split needs at least one image")
+        if self.num_source_val < 0:
+            raise ValueError(
+                f"toy world: num_source_val is {self.num_source_val}; give an integer >= 0"
+            )
+        for name, factor in self.target_factors:
+            if not 0.0 <= factor < math.inf:
+                raise ValueError(f"toy world: the factor of '{name}' is {factor}; give one >= 0")
 
     def num_images(self, domain: str, split: str) -> int:
         """Returns how many images a split has."""
         counts = {
             ("source", "train"): self.num_source,
+            ("source", "val"): self.num_source_val,
             ("target", "train"): self.num_target_train,
             ("target", "val"): self.num_target_val,
         }
         return counts[domain, split]
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the settings and the format version as plain JSON values, one level deep."""
+        """Returns the settings and the format version as plain JSON values, one level deep.
+
+        What is empty by default stands in it only where it is not, so that the worlds made before
+        it came keep their markers.
+        """
         values = asdict(self)
         gap = {f"gap.{name}": value for name, value in values.pop("gap").items()}
+        factors = {f"factor.{name}": factor for name, factor in values.pop("target_factors")}
         values["image_size"] = list(self.image_size)
-        return {"format_version": FORMAT_VERSION, **values, **gap}
+        if not self.num_source_val:
+            del values["num_source_val"]
+        return {"format_version": FORMAT_VERSION, **values, **gap, **factors}

@@ -27,6 +27,7 @@ from gbw_d2.data.toyworld.render import ToySample, render
 from gbw_d2.data.toyworld.settings import SPLITS, ToyWorldSettings
 
 SUBFOLDERS = {"source": "synthia", "target": "cityscapes"}
+_SOURCE_SUFFIX = {"train": "", "val": "_val"}
 CITIES = {"train": ("toyburg", "toyfurt"), "val": ("toystadt",)}
 
 
@@ -45,7 +46,8 @@ def sample_files(root: Path, domain: str, split: str, index: int) -> dict[str, P
     """
     base = Path(root) / SUBFOLDERS[domain]
     if domain == "source":
-        name = f"{index:07d}.png"
+        # SYNTHIA's layout has no folder for a split.
+        base, name = base.with_name(base.name + _SOURCE_SUFFIX[split]), f"{index:07d}.png"
         return {"labels": base / "GT" / "LABELS" / name, "image": base / "RGB" / name}
     city = CITIES[split][index % len(CITIES[split])]
     stem = f"{city}_{index:06d}_000019"
@@ -86,7 +88,8 @@ def cityscapes_labels(sample: ToySample) -> dict[str, np.ndarray]:
     }
 
 
-def _pictures(domain: str, sample: ToySample) -> dict[str, np.ndarray]:
+def pictures(domain: str, sample: ToySample) -> dict[str, np.ndarray]:
+    """Returns what the files of one image hold, by the roles of :func:`sample_files`."""
     source = domain == "source"
     labels = {"labels": synthia_label(sample)} if source else cityscapes_labels(sample)
     return {**labels, "image": cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR)}
@@ -94,7 +97,7 @@ def _pictures(domain: str, sample: ToySample) -> dict[str, np.ndarray]:
 
 def _write_sample(root: Path, settings: ToyWorldSettings, job: Job) -> None:
     files = sample_files(root, *job)
-    for role, picture in _pictures(job[0], render(settings, *job)).items():
+    for role, picture in pictures(job[0], render(settings, *job)).items():
         write_file(files[role], png_bytes(picture))
 
 
