@@ -35,7 +35,7 @@ def small(layout: Layout) -> Layout:
 @functools.cache
 def shares(settings: ToyWorldSettings, domain: str, split: str) -> np.ndarray:
     tiny = replace(settings, image_size=(32, 64))
-    maps = [render(tiny, domain, split, i).class_map for i in range(40)]
+    maps = [render(tiny, domain, split, i).class_map for i in range(60)]
     counts = sum(np.bincount(m.ravel(), minlength=256)[:19] for m in maps)
     return counts / counts.sum()
 
