@@ -1,0 +1,295 @@
+"""What the tables and pictures of a study show: scores, paired differences, cost."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from results.rows import Run, Scores, Study
+
+RESAMPLES = 10_000
+MIN_SEEDS = 3  # fewer have no interval
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that summarises one run on one dataset.
+
+    Args:
+        name: for people and, with _ for blanks, for CSV columns.
+        score: of the protocol with most classes, or of the classes.
+        rare: the mean over the study's rare classes where it is defined, not over all.
+    """
+
+    name: str
+    score: str
+    rare: bool = False
+
+    def value(self, scores: Scores, rare: Sequence[str]) -> float | None:
+        """Returns the number, None where it is undefined."""
+        if not self.rare:
+            return scores.leading(self.score)
+        values = [scores.classes.get(name, {}).get(self.score) for name in rare]
+        return mean(values)
+
+    def difference(self, ours: Scores, base: Scores, rare: Sequence[str]) -> float | None:
+        """Returns ours minus base, over the rare classes that are defined in both."""
+        if not self.rare:
+            return _minus(ours.leading(self.score), base.leading(self.score))
+        return mean(
+            [
+                _minus(
+                    ours.classes.get(name, {}).get(self.score),
+                    base.classes.get(name, {}).get(self.score),
+                )
+                for name in rare
+            ]
+        )
+
+
+MEASURES = (
+    Measure("mIoU", "mIoU"),
+    Measure("recall", "recall"),
+    Measure("rare IoU", "IoU", rare=True),
+    Measure("rare recall", "recall", rare=True),
+    Measure("PQ", "PQ"),
+    Measure("rare PQ", "PQ", rare=True),
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm minus the baseline, over the seeds that both have.
+
+    Args:
+        values: seed -> difference.
+        interval: of the mean; None below MIN_SEEDS seeds.
+    """
+
+    values: Mapping[int, float]
+    interval: tuple[float, float] | None
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return statistics.mean(self.values.values())
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of 0."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm in one recipe and dataset.
+
+    Args:
+        seeds: in rising order.
+        values: measure name -> one value per seed.
+        differences: measure name -> paired difference; without those of no common seed.
+        classes: class name -> score name -> one value per seed.
+        step_seconds: mean over seeds; so is peak_memory_mb.
+        step_ratio: step_seconds over the baseline's; so is memory_ratio.
+    """
+
+    arm: str
+    role: str
+    seeds: tuple[int, ...]
+    values: Mapping[str, Sequence[float | None]]
+    differences: Mapping[str, Difference]
+    classes: Mapping[str, Mapping[str, Sequence[float | None]]]
+    step_seconds: float | None
+    peak_memory_mb: float | None
+    step_ratio: float | None
+    memory_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """One dataset in one recipe: a row per arm that has run, in the study's order."""
+
+    recipe: str
+    dataset: str
+    rows: tuple[Row, ...]
+
+    def measures(self) -> list[Measure]:
+        """Returns the measures that some run has."""
+        return [
+            m
+            for m in MEASURES
+            if any(v is not None for row in self.rows for v in row.values[m.name])
+        ]
+
+    def scores(self) -> list[str]:
+        """Returns the scores that some class has, IoU and recall first."""
+        there = [
+            score
+            for row in self.rows
+            for scores in row.classes.values()
+            for score, values in scores.items()
+            if any(v is not None for v in values)
+        ]
+        return [s for s in dict.fromkeys(("IoU", "recall", *there)) if s in there]
+
+    def row(self, arm: str) -> Row | None:
+        """Returns an arm's row, None where it has not run."""
+        return next((row for row in self.rows if row.arm == arm), None)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Averages what is defined; None where nothing is."""
+    defined = [v for v in values if v is not None]
+    return statistics.mean(defined) if defined else None
+
+
+def deviation(values: Sequence[float | None]) -> float | None:
+    """Computes the sample standard deviation of what is defined; None below two values."""
+    defined = [v for v in values if v is not None]
+    return statistics.stdev(defined) if len(defined) > 1 else None
+
+
+def _minus(ours: float | None, base: float | None) -> float | None:
+    return None if ours is None or base is None else ours - base
+
+
+@cache
+def _resamples(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+
+
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Computes the percentile bootstrap interval of a mean (Efron and Tibshirani 1993, 13.3).
+
+    Args:
+        values: one per seed.
+
+    Returns:
+        Lower and upper end; None for fewer than MIN_SEEDS values.
+    """
+    if len(values) < MIN_SEEDS:
+        return None
+    means = np.asarray(values, dtype=float)[_resamples(len(values))].mean(1)
+    low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return float(low), float(high)
+
+
+def sections(study: Study, seeds: Sequence[int] | None = None) -> list[Section]:
+    """Summarises a study.
+
+    Args:
+        study: with its runs.
+        seeds: to look at these alone; None for all.
+
+    Returns:
+        A section per recipe and dataset, in the study's order; those without runs are left out.
+    """
+    made = []
+    for recipe in study.recipes:
+        runs = [r for r in study.runs if r.recipe == recipe and (seeds is None or r.seed in seeds)]
+        for dataset in dict.fromkeys(name for run in runs for name in run.scores):
+            made.append(_section(study, recipe, dataset, [r for r in runs if dataset in r.scores]))
+    return made
+
+
+def _section(study: Study, recipe: str, dataset: str, runs: Sequence[Run]) -> Section:
+    by_arm = {
+        arm: sorted((r for r in runs if r.arm == arm), key=lambda r: r.seed) for arm in study.arms
+    }
+    base = by_arm[study.baseline]
+    rows = [_row(study, dataset, ours, base) for ours in by_arm.values() if ours]
+    return Section(recipe, dataset, tuple(rows))
+
+
+def _row(study: Study, dataset: str, ours: Sequence[Run], base: Sequence[Run]) -> Row:
+    scores = [run.scores[dataset] for run in ours]
+    step, memory = mean([r.step_seconds for r in ours]), mean([r.peak_memory_mb for r in ours])
+    arm = ours[0].arm
+    is_baseline = arm == study.baseline
+    return Row(
+        arm=arm,
+        role=study.role(arm),
+        seeds=tuple(run.seed for run in ours),
+        values={m.name: [m.value(s, study.rare) for s in scores] for m in MEASURES},
+        differences={} if is_baseline else _differences(study, dataset, ours, base),
+        classes=_classes(scores),
+        step_seconds=step,
+        peak_memory_mb=memory,
+        step_ratio=_over(step, mean([r.step_seconds for r in base])),
+        memory_ratio=_over(memory, mean([r.peak_memory_mb for r in base])),
+    )
+
+
+def _over(ours: float | None, base: float | None) -> float | None:
+    return ours / base if ours is not None and base else None
+
+
+def _classes(scores: Sequence[Scores]) -> dict[str, dict[str, list[float | None]]]:
+    pairs = dict.fromkeys((c, s) for one in scores for c, row in one.classes.items() for s in row)
+    table: dict[str, dict[str, list[float | None]]] = {}
+    for name, score in pairs:
+        values = [one.classes.get(name, {}).get(score) for one in scores]
+        table.setdefault(name, {})[score] = values
+    return table
+
+
+def _differences(
+    study: Study, dataset: str, ours: Sequence[Run], base: Sequence[Run]
+) -> dict[str, Difference]:
+    base_scores = {run.seed: run.scores[dataset] for run in base}
+    made = {}
+    for measure in MEASURES:
+        values = {
+            run.seed: measure.difference(run.scores[dataset], base_scores[run.seed], study.rare)
+            for run in ours
+            if run.seed in base_scores
+        }
+        defined = {seed: value for seed, value in values.items() if value is not None}
+        if defined:
+            interval = bootstrap_interval(list(defined.values()))
+            made[measure.name] = Difference(defined, interval)
+    return made
+
+
+def leading_datasets(study_sections: Sequence[Section]) -> list[Section]:
+    """Returns the section of each recipe's first dataset."""
+    first: dict[str, Section] = {}
+    for section in study_sections:
+        first.setdefault(section.recipe, section)
+    return list(first.values())
+
+
+def chosen_arms(study: Study, shown: Sequence[Section], count: int) -> list[str]:
+    """Chooses arms to look at class by class: the baseline, the best rivals and the best others.
+
+    Best is the greatest mean difference to the baseline, over mIoU, rare IoU and recipes. Rivals
+    take half of the places that the baseline leaves, more where there are not so many others.
+
+    Args:
+        study: with roles.
+        shown: the first dataset of each recipe.
+        count: at most so many arms.
+
+    Returns:
+        Arms in the study's order, the baseline first.
+    """
+
+    def gain(arm: str) -> float:
+        rows = [row for section in shown if (row := section.row(arm)) is not None]
+        found = [r.differences[m] for r in rows for m in ("mIoU", "rare IoU") if m in r.differences]
+        return statistics.mean(d.mean for d in found) if found else -math.inf
+
+    ran = {row.arm for section in shown for row in section.rows}
+    ranked = [arm for arm in study.arms if arm in ran and arm != study.baseline]
+    ranked.sort(key=gain, reverse=True)
+    rivals = [arm for arm in ranked if study.role(arm) == "rival"]
+    others = [arm for arm in ranked if study.role(arm) != "rival"]
+    places = count - 1
+    kept_rivals = rivals[: max(places // 2, places - len(others))]
+    kept = {*kept_rivals, *others[: places - len(kept_rivals)]}
+    return [study.baseline, *(arm for arm in study.arms if arm in kept)]

@@ -1,0 +1,182 @@
+"""A study's pictures: differences of all arms, and classes of some."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from plot_run import COLORS
+from results.comparison import Difference, Row, Section, deviation, mean
+from results.rows import Study
+
+from gbw_d2.evaluation.report import write_atomically
+
+COMPARED = ("mIoU", "rare IoU", "rare recall")
+CLASS_SCORES = ("IoU", "recall")
+BLUE, ORANGE, GREY = COLORS[0], COLORS[1], COLORS[-1]
+MAX_SHOWN = 15.0  # points; arms that collapse would leave the others no room
+MAX_ARMS = len(COLORS)
+DPI, PALETTE = 110, 64
+
+
+def draw_arms(study: Study, shown: Sequence[Section]) -> Figure:
+    """Draws each arm's paired differences: dot and interval, and small dots for single seeds."""
+    counts = [sum(1 for row in section.rows if row.role != "baseline") for section in shown]
+    figure = Figure(figsize=(11, 1.5 + sum(0.27 * n + 0.75 for n in counts)), layout="constrained")
+    grid = figure.subplots(
+        *(len(shown), len(COMPARED)),
+        sharex="col",
+        sharey="row",
+        squeeze=False,
+        gridspec_kw={"height_ratios": [max(1, n) + 1 for n in counts]},
+    )
+    for section, line in zip(shown, grid, strict=True):
+        rows = [row for row in section.rows if row.role != "baseline"]
+        for measure, axes in zip(COMPARED, line, strict=True):
+            _difference_panel(axes, rows, measure)
+        line[0].set_title(
+            f"{section.recipe}, {section.dataset}", loc="left", fontsize=10, fontweight="bold"
+        )
+        line[0].set_yticks(range(len(rows)), [row.arm for row in rows], fontsize=9)
+        line[0].set_ylim(len(rows) - 0.4, -0.6)
+        for row, label in zip(rows, line[0].get_yticklabels(), strict=True):
+            label.set_color(_role_color(row))
+    for measure, axes in zip(COMPARED, grid[-1], strict=True):
+        axes.set_xlabel(f"{measure}, points")
+    handles = [
+        Line2D([], [], color=BLUE, marker="o", linewidth=2, label="mean and 95 % interval"),
+        Line2D([], [], color=ORANGE, marker="o", linewidth=2, label="rival"),
+        Line2D(
+            *([], []),
+            color=BLUE,
+            marker="o",
+            markerfacecolor="white",
+            linewidth=2,
+            label="interval holds 0, or fewer than 3 seeds",
+        ),
+        Line2D([], [], color="0.55", marker=".", linestyle="", label="one seed"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(f"{study.title}: arm minus '{study.baseline}', same seed", fontsize=12)
+    return figure
+
+
+def _difference_panel(axes: Axes, rows: Sequence[Row], measure: str) -> None:
+    axes.axvline(0, color="0.4", linewidth=1, zorder=1)
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, labelbottom=True)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    for place, row in enumerate(rows):
+        if place % 2:
+            axes.axhspan(place - 0.5, place + 0.5, color="0.965", zorder=0, linewidth=0)
+        difference = row.differences.get(measure)
+        if difference is not None:
+            _draw_difference(axes, place, difference, _role_color(row))
+
+
+def _draw_difference(axes: Axes, place: int, difference: Difference, color: str) -> None:
+    shown = difference.mean
+    if abs(shown) > MAX_SHOWN:
+        edge = math.copysign(MAX_SHOWN, shown)
+        axes.plot(edge, place, "<" if shown < 0 else ">", color=color, markersize=7)
+        side = "left" if shown < 0 else "right"
+        axes.annotate(
+            *(f"{shown:+.0f}", (edge, place)),
+            xytext=(8 if shown < 0 else -8, 0),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            fontsize=8,
+            color=color,
+        )
+        return
+    values = np.array([*difference.values.values()])
+    values = values[abs(values) <= MAX_SHOWN]
+    axes.plot(values, np.full(len(values), place + 0.24), ".", color="0.55", markersize=4)
+    if difference.interval is not None:
+        ends = np.clip(difference.interval, -MAX_SHOWN, MAX_SHOWN)
+        axes.plot(ends, [place, place], color=color, linewidth=2, solid_capstyle="butt")
+    face = color if difference.excludes_zero else "white"
+    axes.plot(shown, place, "o", color=color, markerfacecolor=face, markersize=6, zorder=3)
+
+
+def _role_color(row: Row) -> str:
+    return ORANGE if row.role == "rival" else BLUE
+
+
+def draw_classes(study: Study, shown: Sequence[Section], arms: Sequence[str]) -> Figure:
+    """Draws IoU and recall per class: dots at the means, lines of one standard deviation."""
+    panels = [
+        (section, score) for section in shown for score in CLASS_SCORES if score in section.scores()
+    ]
+    figure = Figure(figsize=(12, 1.6 + 2.1 * len(panels)), layout="constrained")
+    grid = figure.subplots(max(1, len(panels)), 1, squeeze=False)[:, 0]
+    for (section, score), axes in zip(panels, grid, strict=False):
+        _class_panel(axes, study, section, score, arms)
+    handles = [
+        Line2D([], [], color=_arm_color(study, arms, arm), marker="o", label=_named(study, arm))
+        for arm in arms
+    ]
+    handles.append(Line2D([], [], linestyle="", label="*  rare"))
+    columns = 4 if len(handles) > 6 else len(handles)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    figure.suptitle(f"{study.title}: classes, mean ± standard deviation over seeds", fontsize=12)
+    return figure
+
+
+def _class_panel(
+    axes: Axes, study: Study, section: Section, score: str, arms: Sequence[str]
+) -> None:
+    rows = [row for arm in arms if (row := section.row(arm)) is not None]
+    names = list(dict.fromkeys(name for row in rows for name in row.classes))
+    for place, name in enumerate(names):
+        if name in study.rare:
+            axes.axvspan(place - 0.5, place + 0.5, color="#FFF3D6", zorder=0, linewidth=0)
+    for order, row in enumerate(rows):
+        values = [row.classes.get(name, {}).get(score, ()) for name in names]
+        means = np.array([mean(v) for v in values], dtype=float)  # None becomes NaN
+        spreads = np.array([deviation(v) or 0.0 for v in values])
+        places = np.arange(len(names)) + (order - (len(rows) - 1) / 2) * 0.8 / max(1, len(rows))
+        color = _arm_color(study, arms, row.arm)
+        axes.vlines(places, means - spreads, means + spreads, color=color, linewidth=1.4)
+        axes.plot(places, means, "o", color=color, markersize=4.5)
+    axes.set_xticks(range(len(names)), [f"{n} *" if n in study.rare else n for n in names])
+    axes.tick_params(axis="x", labelrotation=25, labelsize=8)
+    for label in axes.get_xticklabels():
+        label.set(ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_ylim(bottom=0, top=100)
+    axes.set_ylabel(f"{score} (%)")
+    axes.set_title(f"{section.recipe}, {section.dataset}", loc="left", fontsize=10)
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _named(study: Study, arm: str) -> str:
+    role = study.role(arm)
+    return f"{arm} ({role})" if role else arm
+
+
+def _arm_color(study: Study, arms: Sequence[str], arm: str) -> str:
+    if arm == study.baseline:
+        return GREY
+    return COLORS[[a for a in arms if a != study.baseline].index(arm)]
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Writes a figure, whole or not at all, in few colours: a third of the bytes."""
+    drawn, content = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    Image.open(drawn).convert("RGB").quantize(PALETTE).save(content, format="png", optimize=True)
+    write_atomically(path, content.getvalue())
