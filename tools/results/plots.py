@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from gbw_d2.evaluation.report import write_atomically
 COMPARED = ("mIoU", "rare IoU", "rare recall")
 CLASS_SCORES = ("IoU", "recall")
 BLUE, ORANGE, GREY = COLORS[0], COLORS[1], COLORS[-1]
-MAX_SHOWN = 15.0  # points; arms that collapse would leave the others no room
+MIN_REACH = 5.0  # points below 0 that arms.png shows in any case
 MAX_ARMS = len(COLORS)
 DPI, PALETTE = 110, 64
 
@@ -41,7 +40,7 @@ def draw_arms(study: Study, shown: Sequence[Section]) -> Figure:
     for section, line in zip(shown, grid, strict=True):
         rows = [row for row in section.rows if row.role != "baseline"]
         for measure, axes in zip(COMPARED, line, strict=True):
-            _difference_panel(axes, rows, measure)
+            _difference_panel(axes, rows, measure, _edge(shown, measure))
         line[0].set_title(
             f"{section.recipe}, {section.dataset}", loc="left", fontsize=10, fontweight="bold"
         )
@@ -62,14 +61,14 @@ def draw_arms(study: Study, shown: Sequence[Section]) -> Figure:
             linewidth=2,
             label="interval holds 0, or fewer than 3 seeds",
         ),
-        Line2D([], [], color="0.55", marker=".", linestyle="", label="one seed"),
+        Line2D([], [], color="0.55", marker="o", markersize=2.2, linestyle="", label="one seed"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"{study.title}: arm minus '{study.baseline}', same seed", fontsize=12)
     return figure
 
 
-def _difference_panel(axes: Axes, rows: Sequence[Row], measure: str) -> None:
+def _difference_panel(axes: Axes, rows: Sequence[Row], measure: str, edge: float) -> None:
     axes.axvline(0, color="0.4", linewidth=1, zorder=1)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
@@ -81,33 +80,39 @@ def _difference_panel(axes: Axes, rows: Sequence[Row], measure: str) -> None:
             axes.axhspan(place - 0.5, place + 0.5, color="0.965", zorder=0, linewidth=0)
         difference = row.differences.get(measure)
         if difference is not None:
-            _draw_difference(axes, place, difference, _role_color(row))
+            _draw_difference(axes, place, difference, _role_color(row), edge)
 
 
-def _draw_difference(axes: Axes, place: int, difference: Difference, color: str) -> None:
-    shown = difference.mean
-    if abs(shown) > MAX_SHOWN:
-        edge = math.copysign(MAX_SHOWN, shown)
-        axes.plot(edge, place, "<" if shown < 0 else ">", color=color, markersize=7)
-        side = "left" if shown < 0 else "right"
+def _edge(shown: Sequence[Section], measure: str) -> float:
+    """Returns how far down a column goes: arms that collapse must leave the others room."""
+    found = [row.differences.get(measure) for section in shown for row in section.rows]
+    values = [value for d in found if d is not None for value in d.values.values()]
+    return -max(MIN_REACH, 1.3 * max(values, default=0.0))
+
+
+def _draw_difference(
+    axes: Axes, place: int, difference: Difference, color: str, edge: float
+) -> None:
+    values = np.array([*difference.values.values()])
+    for beyond, marker in ((values < edge, "<"), (values >= edge, "o")):
+        at = np.clip(values[beyond], edge, None)
+        axes.plot(at, np.full(len(at), place + 0.26), marker, color="0.55", markersize=2.2)
+    if difference.mean < edge:
+        axes.plot(edge, place, "<", color=color, markersize=7)
         axes.annotate(
-            *(f"{shown:+.0f}", (edge, place)),
-            xytext=(8 if shown < 0 else -8, 0),
+            *(f"{difference.mean:+.0f}", (edge, place)),
+            xytext=(8, 0),
             textcoords="offset points",
-            ha=side,
             va="center",
             fontsize=8,
             color=color,
         )
         return
-    values = np.array([*difference.values.values()])
-    values = values[abs(values) <= MAX_SHOWN]
-    axes.plot(values, np.full(len(values), place + 0.24), ".", color="0.55", markersize=4)
     if difference.interval is not None:
-        ends = np.clip(difference.interval, -MAX_SHOWN, MAX_SHOWN)
+        ends = np.clip(difference.interval, edge, None)
         axes.plot(ends, [place, place], color=color, linewidth=2, solid_capstyle="butt")
     face = color if difference.excludes_zero else "white"
-    axes.plot(shown, place, "o", color=color, markerfacecolor=face, markersize=6, zorder=3)
+    axes.plot(difference.mean, place, "o", color=color, markerfacecolor=face, markersize=6)
 
 
 def _role_color(row: Row) -> str:
@@ -155,7 +160,7 @@ def _class_panel(
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_ylim(bottom=0, top=100)
+    axes.set_ylim(0, 104)
     axes.set_ylabel(f"{score} (%)")
     axes.set_title(f"{section.recipe}, {section.dataset}", loc="left", fontsize=10)
     axes.grid(axis="y", color="0.9")
