@@ -59,9 +59,7 @@ def _write_studies(paths: Sequence[Path], arms: Sequence[str], page: Path | None
 
 def _print_table(args: argparse.Namespace) -> None:
     if args.arms or args.out or any(path.suffix == ".yaml" for path in args.runs):
-        raise ValueError(
-            "give output folders or studies' YAML files; --arms and --out are for the latter"
-        )
+        raise ValueError("give either output folders, or studies' YAML files with --arms and --out")
     groups = group_by_recipe([read_run(folder) for folder in args.runs])
     if args.classes:
         print(classes_table(groups, args.classes, args.protocol))
