@@ -28,6 +28,7 @@ STUDY = {
     "notes": "It does.",
     "rungs": [{"seeds": [0, 1, 2]}],
 }
+LATE = {"arms": {"none": {}, "gbw": {}, "focal": {}, "late": {}, "elsewhere": {"recipes": []}}}
 
 
 def run(arm: str, seed: int, miou: float, bus: float | None, **changed: Any) -> dict[str, Any]:
@@ -138,12 +139,22 @@ def test_the_last_line_for_a_seed_counts_and_a_torn_one_does_not(write: Any) -> 
 
 def test_provenance(write: Any) -> None:
     runs = [*RUNS[:-1], RUNS[-1] | {"package": "b" * 12}, run("gone", 0, 1.0, 1.0)]
-    path = write(runs, arms=STUDY["arms"] | {"late": {}, "elsewhere": {"recipes": []}})
+    path = write(runs, **LATE)
     text = study_tables(read_study(path), 2)
     assert "9 runs. Machine: cpu, torch 2.15.0, 1 thread(s). Iterations: 100." in text
     assert "mixed:** bbbbbbbbbbbb made source_only focal." in text
     assert "Not run yet: source_only late.\n" in text
     assert "as scale.yaml does not have them: source_only gone." in text
+
+
+def test_failed_runs_are_named_and_in_no_mean(write: Any) -> None:
+    failed = {"recipe": "source_only", "seed": 1, "config": "0", "package": "a" * 12, "threads": 1}
+    failed |= {"error": "FloatingPointError: loss is nan", "scores": {}}
+    path = write([*RUNS, failed | {"arm": "gbw"}, failed | {"arm": "late"}], **LATE)
+    text = study_tables(read_study(path), 2)
+    assert "| `gbw` | 3, 1 failed | 62.3 ± 31.9 |" in text
+    assert "in no mean:** source_only gbw 1, source_only late 1 (" in text
+    assert "Not run yet" not in text
 
 
 def test_one_package_is_not_called_mixed(write: Any) -> None:
@@ -154,7 +165,7 @@ def test_seeds_after_a_choice_have_their_own_table(write: Any) -> None:
     path = write(RUNS, rungs=[{"seeds": [0, 1]}, {"seeds": [2], "best": 1}])
     assert read_study(path).first_seeds == (0, 1)
     text = study_tables(read_study(path), 2)
-    assert "by their scores with seeds 0, 1" in text
+    assert "by their scores with seeds 0, 1 on all test sets" in text
     assert text.index("took no part") < text.index("| `gbw` | 1 | +2.0 | +0.0 | +0.0 |")
 
 

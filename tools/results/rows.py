@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from gbw_d2.errors import UserError
 
 RESULTS = "results.jsonl"
 
+RunName = tuple[str, str, int]  # recipe, arm, seed
 Values = dict[str, float | None]
 
 
@@ -71,6 +72,8 @@ class Study:
         arms: name -> recipes that it is run in, in the file's order.
         first_seeds: seeds by whose scores arms were chosen for further seeds; empty where no arm
             was.
+        choice_sets: test sets of those scores; empty for all.
+        failed: recipe, arm and seed of runs that ended with an error.
         unknown: recipes and arms that results.jsonl has and the file has not.
     """
 
@@ -84,6 +87,8 @@ class Study:
     rivals: tuple[str, ...]
     rare: tuple[str, ...]
     first_seeds: tuple[int, ...]
+    choice_sets: tuple[str, ...]
+    failed: tuple[RunName, ...]
     runs: tuple[Run, ...]
     unknown: tuple[str, ...]
 
@@ -116,9 +121,10 @@ def read_study(path: Path) -> Study:
             f"{path}: baseline and rivals must be arms; {', '.join(map(str, strange))} is none "
             f"(there are: {', '.join(arms)})"
         )
-    runs = _read_runs(path.with_suffix("") / RESULTS)
-    known = [r for r in runs if r.recipe in content["recipes"] and r.arm in arms]
-    if not known:
+    found = _read_runs(path.with_suffix("") / RESULTS)
+    known = {name: run for name, run in found.items() if _is_part(name, content["recipes"], arms)}
+    runs = [run for run in known.values() if run is not None]
+    if not runs:
         raise UserError(f"{path}: no run of its recipes and arms is finished; run tools/study.py")
     study = Study(
         path=path,
@@ -131,11 +137,17 @@ def read_study(path: Path) -> Study:
         rivals=rivals,
         rare=tuple(content.get("rare") or ()),
         first_seeds=_seeds_of_choice(content.get("rungs") or ()),
-        runs=tuple(known),
-        unknown=tuple(dict.fromkeys(f"{r.recipe} {r.arm}" for r in runs if r not in known)),
+        choice_sets=tuple((content.get("choose") or {}).get("datasets") or ()),
+        failed=tuple(name for name, run in known.items() if run is None),
+        runs=tuple(runs),
+        unknown=tuple(dict.fromkeys(f"{name[0]} {name[1]}" for name in found if name not in known)),
     )
     _check_rare(study)
     return study
+
+
+def _is_part(name: RunName, recipes: Container[str], arms: Container[str]) -> bool:
+    return name[0] in recipes and name[1] in arms
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -175,15 +187,17 @@ def _check_rare(study: Study) -> None:
         )
 
 
-def _read_runs(path: Path) -> list[Run]:
-    """Reads the lines; of several for one recipe, arm and seed the last counts."""
+def _read_runs(path: Path) -> dict[RunName, Run | None]:
+    """Reads the lines; of several for one run the last counts. None is a run that failed."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; no run is finished yet: run tools/study.py")
     lines = path.read_text(encoding="utf-8").splitlines()
-    runs: dict[tuple[str, str, int], Run] = {}
+    runs: dict[RunName, Run | None] = {}
     for number, text in enumerate(lines, start=1):
         try:
-            run = _run(json.loads(text))
+            entry = json.loads(text)
+            name = entry["recipe"], entry["arm"], entry["seed"]
+            runs[name] = None if "error" in entry else _run(entry)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines) and isinstance(error, json.JSONDecodeError):
                 break  # study.py is writing it, or was killed while it did
@@ -191,8 +205,7 @@ def _read_runs(path: Path) -> list[Run]:
                 f"{path}, line {number}: expected what tools/study.py writes, found "
                 f"{type(error).__name__} {error}; the file is damaged"
             ) from error
-        runs[run.recipe, run.arm, run.seed] = run
-    return list(runs.values())
+    return runs
 
 
 def _run(entry: Mapping[str, Any]) -> Run:

@@ -23,8 +23,8 @@ would be bold by chance alone with 3 seeds, one in six with 5, one in ten with 1
 Cost: mean over seeds relative to `{baseline}`; rough where other work ran on the machine."""
 
 CHOSEN = """\
-Arms went on to further seeds by their scores with seeds {first}: over all seeds, the differences of
-those that did are flattered. Those with the further seeds alone are listed separately."""
+Arms went on to further seeds by their scores with seeds {first} on {sets}: over all seeds, the
+differences of those that did are flattered. Those with the further seeds alone stand below."""
 
 FRESH = "With the seeds that took no part in the choice:"
 
@@ -42,7 +42,8 @@ def study_tables(study: Study, level: int) -> str:
     rare = ", ".join(study.rare) or "no class"
     parts = [CAPTION.format(rare=rare, baseline=study.baseline)]
     if study.first_seeds:
-        parts.append(CHOSEN.format(first=_listed(study.first_seeds)))
+        sets = ", ".join(study.choice_sets) or "all test sets"
+        parts.append(CHOSEN.format(first=_listed(study.first_seeds), sets=sets))
     all_seeds = {run.seed for run in study.runs}
     fresh = sorted(all_seeds - set(study.first_seeds)) if study.first_seeds else []
     fresh_sections = {(s.recipe, s.dataset): s for s in sections(study, fresh)}
@@ -69,10 +70,11 @@ def _listed(seeds: Sequence[int]) -> str:
 def scores_table(study: Study, section: Section) -> str:
     """Writes a row per arm: seeds and scores."""
     shown = section.measures()
-    rows = [
-        [marked(study, r.arm), str(len(r.seeds)), *(cell(r.values[m.name]) for m in shown)]
-        for r in section.rows
-    ]
+    rows = []
+    for row in section.rows:
+        failed = sum(name[:2] == (section.recipe, row.arm) for name in study.failed)
+        seeds = f"{len(row.seeds)}, {failed} failed" if failed else str(len(row.seeds))
+        rows.append([marked(study, row.arm), seeds, *(cell(row.values[m.name]) for m in shown)])
     return table(["arm", "seeds", *(m.name for m in shown)], rows)
 
 
@@ -122,7 +124,10 @@ def provenance(study: Study) -> str:
     for package, _ in packages[1:]:
         arms = dict.fromkeys(f"{r.recipe} {r.arm}" for r in runs if r.package == package)
         lines.append(f"**Versions of the package are mixed:** {package} made {', '.join(arms)}.")
-    ran = {(run.recipe, run.arm) for run in runs}
+    if study.failed:
+        names = ", ".join(f"{recipe} {arm} {seed}" for recipe, arm, seed in study.failed)
+        lines.append(f"**Ended with an error, in no mean:** {names} (recipe, arm, seed).")
+    ran = {(run.recipe, run.arm) for run in runs} | {name[:2] for name in study.failed}
     missing = [
         f"{recipe} {arm}"
         for recipe in study.recipes
