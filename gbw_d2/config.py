@@ -255,7 +255,7 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     # Class weights of the offsets: own | center | semantic. Their own tell class sizes only.
     cfg.WEIGHTING.OFFSET_WEIGHTS_FROM = "own"
     # From here on: None = the scheme's own default (its file says which).
-    # What is measured of a class: norm (released) | hindrance.
+    # What is measured of a class: norm (released) | hindrance | interference | class_gradient.
     cfg.WEIGHTING.MEASURE = None
     # released | relative.
     cfg.WEIGHTING.SCALE = None
@@ -274,6 +274,8 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     cfg.WEIGHTING.MAX_WEIGHT = None
     # Whether pixel weights (pseudo-label confidence) shape the class weights.
     cfg.WEIGHTING.PIXEL_WEIGHTS_IN_GRADIENT = None
+    # all: each loss term has weights of its own | source: the source's act on every term.
+    cfg.WEIGHTING.SHAPED_BY = None
     # closed_form | cvxopt (reference; CPU only in effect, copies to the host).
     cfg.WEIGHTING.QP_SOLVER = None
     # inverse_frequency: 1 = plain, 0.5 = square root.
@@ -282,6 +284,8 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     cfg.WEIGHTING.BETA = None
     # focal: gamma of Lin et al. 2017, >= 0.
     cfg.WEIGHTING.GAMMA = None
+    # fixed: one number per class id, in proportion to the weights.
+    cfg.WEIGHTING.CLASS_WEIGHTS = None
 
 
 def _known_keys(node: CfgNode, prefix: str = "") -> list[str]:

@@ -35,10 +35,12 @@ WEIGHTING_FIELDS = {
     "MIN_WEIGHT": "min_weight",
     "MAX_WEIGHT": "max_weight",
     "PIXEL_WEIGHTS_IN_GRADIENT": "pixel_weights_in_gradient",
+    "SHAPED_BY": "shaped_by",
     "QP_SOLVER": "qp_solver",
     "FREQUENCY_POWER": "frequency_power",
     "BETA": "beta",
     "GAMMA": "gamma",
+    "CLASS_WEIGHTS": "class_weights",
 }
 
 # Heads whose loss is over things; the order in which a model computes them.
@@ -136,6 +138,9 @@ def _instance_scheme(
 ) -> WeightingScheme:
     """Builds the scheme over the things; a measure that needs a classifier becomes the norm."""
     counts = None if class_counts is None else class_counts[list(thing_ids)]
+    if settings["class_weights"] is not None:
+        given = dict(enumerate(settings["class_weights"]))
+        settings = {**settings, "class_weights": [given[i] for i in thing_ids if i in given]}
     scheme = build_scheme(name, len(thing_ids), settings, counts)
     if not scheme.needs_classifier:
         return scheme

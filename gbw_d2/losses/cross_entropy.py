@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gbw_d2.keys import TERM_SOURCE
-from gbw_d2.weighting.hindrance import class_hindrance, downsample_labels
+from gbw_d2.weighting.hindrance import classifier_measure, downsample_labels
 from gbw_d2.weighting.pixels import (
     PixelSoftmax,
     check_logits,
@@ -35,7 +35,7 @@ class LastCall:
         weights: (K,) class weights.
         counts: (K,) pixels per class.
         norms: (K,) g_k, or None where the scheme does not read them.
-        hindrance: (K,) r_c, or None where the scheme does not read it.
+        hindrance: (K,) measure at the classifier, or None where the scheme does not read it.
     """
 
     weights: Tensor
@@ -215,7 +215,7 @@ class ClassWeightedCrossEntropy:
         scheme = self.scheme
         if classifier is None:
             raise ValueError(
-                f"weighting scheme '{scheme.name}' measures hindrance and needs "
+                f"weighting scheme '{scheme.name}' measures {scheme.settings.measure} and needs "
                 "classifier=(features, logits), the classifier's input and output at its own "
                 "resolution; pass them, or set the measure to 'norm'"
             )
@@ -225,7 +225,8 @@ class ClassWeightedCrossEntropy:
             small_weights = None
         else:
             small_weights = downsample_labels(pixel_weights, size)
-        statistics.hindrance, statistics.hindrance_present = class_hindrance(
+        statistics.hindrance, statistics.hindrance_present = classifier_measure(
+            scheme.settings.measure,
             features,
             logits,
             downsample_labels(targets, size),

@@ -24,7 +24,8 @@ class GBWCrossEntropyLoss(nn.Module):
         scale: "relative" or "released".
         lam: lambda > 0, in units of the scale.
         power: exponent of the measure on the relative scale.
-        measure: "norm", or "hindrance", which needs ``classifier`` in each call.
+        measure: "norm"; or "hindrance", "interference", "class_gradient", which need ``classifier``
+            in each call.
         momentum: 0..<1 of the measure's running mean.
         budget: "present" or "all" classes share the weights' sum.
         min_pixels: classes with fewer pixels in the batch get weight 1.
@@ -108,7 +109,7 @@ class GBWCrossEntropyLoss(nn.Module):
 
     @property
     def hindrance(self) -> Tensor | None:
-        """(K,) hindrance ratios of the last call; None before it and for measure="norm"."""
+        """(K,) the measure at the classifier of the last call; None before it and for "norm"."""
         return None if self._last is None else self._last.hindrance
 
     @property

@@ -212,11 +212,11 @@ def check_regression_scheme(scheme: WeightingScheme) -> None:
     """Checks that a scheme needs no classifier and no softmax.
 
     Raises:
-        ValueError: it measures hindrance, or it is the focal loss.
+        ValueError: it measures something at a classifier, or it is the focal loss.
     """
     if scheme.needs_classifier:
         raise ValueError(
-            f"scheme '{scheme.name}' measures hindrance, which this head has no classifier for; "
+            f"scheme '{scheme.name}' measures {scheme.settings.measure}, which this head has no classifier for; "
             "set the measure to 'norm'"
         )
     if scheme.focal_gamma > 0:

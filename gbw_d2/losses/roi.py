@@ -15,7 +15,7 @@ from gbw_d2.keys import TERM_SOURCE
 from gbw_d2.losses.cross_entropy import LastCall, weighted_cross_entropy
 from gbw_d2.losses.instance import check_regression_scheme
 from gbw_d2.weighting.distributed import all_reduce_sum, world_size
-from gbw_d2.weighting.hindrance import class_hindrance
+from gbw_d2.weighting.hindrance import classifier_measure
 from gbw_d2.weighting.pixels import compute_dtype, per_pixel, prepare_labels
 from gbw_d2.weighting.scheme import WeightingScheme
 from gbw_d2.weighting.statistics import ClassStatistics, class_statistics, element_statistics
@@ -107,12 +107,16 @@ class ClassWeightedRoIClassification:
     ) -> None:
         if features is None:
             raise ValueError(
-                f"weighting scheme '{self.scheme.name}' measures hindrance and needs features, the "
-                "classifier's input; pass them, or set the measure to 'norm'"
+                f"weighting scheme '{self.scheme.name}' measures {self.scheme.settings.measure} and "
+                "needs features, the classifier's input; pass them, or set the measure to 'norm'"
             )
         inputs = features if features.shape[0] else features.new_zeros(1, features.shape[1])
-        statistics.hindrance, statistics.hindrance_present = class_hindrance(
-            _as_image(inputs), image, targets, ignore_index=self.scheme.num_classes + 1
+        statistics.hindrance, statistics.hindrance_present = classifier_measure(
+            self.scheme.settings.measure,
+            _as_image(inputs),
+            image,
+            targets,
+            ignore_index=self.scheme.num_classes + 1,
         )
         finite = torch.isfinite(statistics.hindrance).all()
         statistics.nonfinite = statistics.nonfinite | ~finite

@@ -2,7 +2,7 @@
 
 from gbw_d2.weighting import schemes  # noqa: F401  fills SCHEMES
 from gbw_d2.weighting.gbw import gbw_weights
-from gbw_d2.weighting.hindrance import class_hindrance, downsample_labels
+from gbw_d2.weighting.hindrance import class_hindrance, classifier_measure, downsample_labels
 from gbw_d2.weighting.scheme import (
     SCHEMES,
     SchemeEntry,
@@ -30,6 +30,7 @@ __all__ = [
     "WeightingSettings",
     "build_scheme",
     "class_hindrance",
+    "classifier_measure",
     "class_statistics",
     "downsample_labels",
     "element_statistics",

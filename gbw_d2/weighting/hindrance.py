@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -91,7 +92,6 @@ def _rows(maps: Tensor, dtype: torch.dtype) -> Tensor:
     return rows
 
 
-@torch.no_grad()
 def class_hindrance(
     features: Tensor,
     logits: Tensor,
@@ -99,15 +99,38 @@ def class_hindrance(
     ignore_index: int = 255,
     pixel_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Computes r_c of docs/equations.md 2b at the classifier, over the batch and all processes.
+    """Computes r_c of docs/equations.md 2b; arguments and errors as in ``classifier_measure``.
+
+    Returns:
+        (ratio, present): (K,) float32 r_c >= 0 with 0 where absent, and (K,) bool.
+    """
+    return classifier_measure("hindrance", features, logits, labels, ignore_index, pixel_weights)
+
+
+@torch.no_grad()
+def classifier_measure(
+    measure: str,
+    features: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = 255,
+    pixel_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Computes a measure of docs/equations.md 2b, over the batch and all processes.
 
     With A_c the gradient of class c's mean cross-entropy with respect to the classifier's weight
-    and s_c the class's share of the labelled pixels,
-    r_c = max(- sum_{d != c} s_d <A_c, A_d>, 0) / (s_c <A_c, A_c>). r_c > 1 means that a step of
-    plain cross-entropy raises the loss of class c. A class whose own gradient is exactly 0 has
-    r_c = 0. With pixel weights q, A_c is the q-weighted mean and s_c the share of sum q.
+    and s_c the class's share of the labelled pixels:
+
+    - "interference": h_c = max(- sum_{d != c} s_d <A_c, A_d>, 0), how far the other classes'
+      shares of a step of plain cross-entropy raise the loss of class c;
+    - "hindrance": r_c = h_c / (s_c <A_c, A_c>), the same in units of what the class's own share
+      lowers it by; r_c > 1 means that the step as a whole raises it; 0 where A_c is exactly 0;
+    - "class_gradient": |A_c|, how large the class's own gradient is, whatever the others do.
+
+    With pixel weights q, A_c is the q-weighted mean and s_c the share of sum q.
 
     Args:
+        measure: one of these names.
         features: (N, D, h, w), the classifier's input.
         logits: (N, K, h, w), the classifier's output at its own resolution.
         labels: (N, h, w) integer class ids or ``ignore_index``; see ``downsample_labels``.
@@ -115,7 +138,7 @@ def class_hindrance(
         pixel_weights: (N, h, w) q_i >= 0, or None for 1.
 
     Returns:
-        (ratio, present): (K,) float32 r_c >= 0 with 0 where absent, and (K,) bool.
+        (values, present): (K,) float32 >= 0 with 0 where absent, and (K,) bool.
 
     Raises:
         ValueError: shapes that do not match; on the CPU also unknown labels and NaN or inf.
@@ -134,10 +157,11 @@ def class_hindrance(
     classes = logits.shape[1]
     targets, _ = prepare_labels(labels, classes, ignore_index)
     with _without_autocast(logits.device.type):
-        ratio, counts = _hindrance(features.detach(), logits.detach(), targets, pixel_weights)
-    if ratio.device.type == "cpu" and not bool(torch.isfinite(ratio).all()):
+        pull, squares, counts = _pulls(features.detach(), logits.detach(), targets, pixel_weights)
+        values = FORMULAS[measure](pull, squares)
+    if values.device.type == "cpu" and not bool(torch.isfinite(values).all()):
         raise ValueError("the classifier's features or logits hold NaN or inf")
-    return ratio.float(), counts > 0
+    return values.float(), counts > 0
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:
@@ -146,9 +170,32 @@ def _without_autocast(device_type: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _hindrance(
+def _hindrance(pull: Tensor, squares: Tensor) -> Tensor:
+    own = pull.diagonal()
+    # where, not clamp: 0 / 0 is 0 here, but NaN must stay visible.
+    return torch.where(own == 0, torch.zeros_like(own), _interference(pull, squares) / own)
+
+
+def _interference(pull: Tensor, squares: Tensor) -> Tensor:
+    return -(pull.sum(1) - pull.diagonal()).clamp(max=0)
+
+
+def _class_gradient(pull: Tensor, squares: Tensor) -> Tensor:
+    return squares.sqrt()
+
+
+# Of pull[c, d] = s_d <A_c, A_d> and <A_c, A_c>.
+FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "hindrance": _hindrance,
+    "interference": _interference,
+    "class_gradient": _class_gradient,
+}
+
+
+def _pulls(
     features: Tensor, logits: Tensor, targets: Tensor, pixel_weights: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns s_d <A_c, A_d> as (K, K), <A_c, A_c> and the pixels per class, both (K,)."""
     classes, dtype = logits.shape[1], compute_dtype(logits)
     index = label_index(targets, classes)
     gradient = residual(*split_softmax(logits.to(dtype), index), index)
@@ -163,9 +210,4 @@ def _hindrance(
     means = products / counts.to(dtype).clamp(min=torch.finfo(dtype).tiny).unsqueeze(1)
     gram = (means @ means.T).double()
     share = counts / counts.sum().clamp(min=torch.finfo(torch.float64).tiny)
-    pull = gram * share.unsqueeze(0)
-    own = pull.diagonal()
-    others = -(pull.sum(1) - own)
-    # where, not clamp: 0 / 0 is 0 here, but NaN must stay visible.
-    ratio = torch.where(own == 0, torch.zeros_like(own), others.clamp(min=0) / own)
-    return ratio, counts
+    return gram * share.unsqueeze(0), gram.diagonal(), counts

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gbw_d2.keys import TERM_SOURCE
 from gbw_d2.registry import Registry
 from gbw_d2.weighting.settings import WeightingSettings
 from gbw_d2.weighting.statistics import ClassStatistics
@@ -55,6 +56,7 @@ class WeightingScheme:
         self.nonfinite = torch.zeros((), dtype=torch.bool)
         self.invalid_labels = torch.zeros((), dtype=torch.bool)
         self._counters = torch.zeros(len(COUNTERS), dtype=torch.long)
+        self._of_source: Tensor | None = None
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
         """Returns (K,) float32 weights >= 0 with the sum K; the part that each scheme defines."""
@@ -71,7 +73,8 @@ class WeightingScheme:
             (K,) float32, detached, >= 0, sum K, on the statistics' device.
 
         Raises:
-            ValueError: on the CPU, statistics that are not finite.
+            ValueError: on the CPU, statistics that are not finite; with ``shaped_by`` "source", a
+                term that comes before any of the source.
         """
         flags = statistics.nonfinite, statistics.invalid_labels
         if flags[0].device.type == "cpu" and bool(flags[0]):
@@ -81,7 +84,20 @@ class WeightingScheme:
             )
         self.nonfinite = self.nonfinite.to(flags[0].device) | flags[0]
         self.invalid_labels = self.invalid_labels.to(flags[1].device) | flags[1]
-        return self.solve(statistics, term).detach()
+        if term != TERM_SOURCE and self.settings.shaped_by == "source":
+            return self._source_weights(term)
+        weights = self.solve(statistics, term).detach()
+        if term == TERM_SOURCE:
+            self._of_source = weights
+        return weights
+
+    def _source_weights(self, term: str) -> Tensor:
+        if self._of_source is None:
+            raise ValueError(
+                f"shaped_by is 'source', but the loss of term '{term}' came before any of the "
+                "source, so there are no weights to take over; set it to 'all'"
+            )
+        return self._of_source
 
     def count(self, at_min: Tensor, at_max: Tensor, absent: Tensor) -> None:
         """Adds one call to the counters.

@@ -9,7 +9,11 @@ from typing import Any
 
 from gbw_d2.weighting.gbw import check_programme
 
-MEASURES = ("norm", "hindrance")
+NORM = "norm"
+# Measured at the classifier; gbw_d2/weighting/hindrance.py has a formula for each.
+CLASSIFIER_MEASURES = ("hindrance", "interference", "class_gradient")
+MEASURES = (NORM, *CLASSIFIER_MEASURES)
+SHAPED_BY = ("all", "source")
 BUDGETS = ("all", "present")
 
 
@@ -18,8 +22,8 @@ class WeightingSettings:
     """Settings of a weighting scheme; a scheme reads those it needs and ignores the rest.
 
     Attributes:
-        measure: "norm" of the logit channels' gradients (released), or "hindrance"
-            (docs/equations.md 2b).
+        measure: "norm" of the logit channels' gradients (released), or "hindrance",
+            "interference" or "class_gradient" at the classifier (docs/equations.md 2b).
         scale: "released" or "relative" (docs/equations.md 2).
         power: exponent of the measure on the relative scale.
         lam: lambda of the programme, in units of the scale.
@@ -29,10 +33,13 @@ class WeightingSettings:
         min_weight: floor of the weights in the budget, 0..1.
         max_weight: cap of the weights in the budget, >= 1.
         pixel_weights_in_gradient: whether pixel weights shape counts, norms and hindrance.
+        shaped_by: "all" loss terms have weights of their own, or those of the "source" term act
+            on every term, so that pseudo-labels do not shape them.
         qp_solver: "closed_form" or "cvxopt".
         frequency_power: inverse frequency: 1 plain, 0.5 its square root.
         beta: effective number: (N - 1) / N for N distinct samples per class, here pixels.
         gamma: focal loss: exponent of 1 - p at the label.
+        class_weights: fixed: K numbers >= 0, in proportion to the weights.
     """
 
     measure: str = "norm"
@@ -45,10 +52,12 @@ class WeightingSettings:
     min_weight: float = 0.0
     max_weight: float = math.inf
     pixel_weights_in_gradient: bool = False
+    shaped_by: str = "all"
     qp_solver: str = "closed_form"
     frequency_power: float = 1.0
     beta: float = 0.999999
     gamma: float = 2.0
+    class_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks every value.
@@ -61,6 +70,7 @@ class WeightingSettings:
         )
         _check_choice("measure", self.measure, MEASURES)
         _check_choice("budget", self.budget, BUDGETS)
+        _check_choice("shaped_by", self.shaped_by, SHAPED_BY)
         _check_range("momentum", self.momentum, 0, 1)
         _check_range("min_pixels", self.min_pixels, 0, math.inf)
         _check_range("frequency_power", self.frequency_power, 0, math.inf)

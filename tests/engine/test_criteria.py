@@ -92,14 +92,15 @@ def test_hindrance_becomes_the_norm_and_the_log_says_so(
 
 @pytest.mark.parametrize("name", SCHEMES.names())
 def test_every_scheme(tiny_config: Any, name: str) -> None:
-    cfg = tiny_config("WEIGHTING.NAME", name, *ALL_HEADS)
+    given = ("WEIGHTING.CLASS_WEIGHTS", list(range(1, 17)))
+    cfg = tiny_config("WEIGHTING.NAME", name, *given, *ALL_HEADS)
     if name == "focal":
         with pytest.raises(ConfigError, match="head 'center': scheme 'focal' is not defined"):
             make_criteria(cfg, None)
         return
     criteria = make_criteria(cfg, COUNTS)
     assert criteria["center"].scheme.num_classes == 6
-    if SCHEMES.get(name).needs_class_counts:
+    if SCHEMES.get(name).needs_class_counts or name == "fixed":
         own, whole = (criteria[h].scheme._fixed for h in ("center", "semantic"))
         torch.testing.assert_close(own, whole[-6:] * 6 / whole[-6:].sum())
 

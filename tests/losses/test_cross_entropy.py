@@ -26,7 +26,8 @@ def make_batch(classes=5, shape=(2, 6, 7), dtype=torch.float64, seed=0, ignore_i
 
 def make_loss(name, classes=5, ignore_index=255, **overrides):
     counts = torch.arange(1.0, classes + 1)
-    scheme = build_scheme(name, classes, overrides, counts)
+    given = {"class_weights": range(1, classes + 1)}
+    scheme = build_scheme(name, classes, {**given, **(overrides or {})}, counts)
     return ClassWeightedCrossEntropy(scheme, ignore_index)
 
 
@@ -121,7 +122,7 @@ def test_one_pixel(name):
     logits = torch.zeros(1, 2, 1, 1, requires_grad=True)
     labels = torch.ones(1, 1, 1, dtype=torch.long)
     counts = torch.ones(2)
-    scheme = build_scheme(name, 2, {}, counts)
+    scheme = build_scheme(name, 2, {"class_weights": (1, 1)}, counts)
     classifier = (torch.ones(1, 3, 1, 1), torch.zeros(1, 2, 1, 1))
     loss = ClassWeightedCrossEntropy(scheme)(logits, labels, None, classifier)
     factor = 0.25 if name == "focal" else 1.0

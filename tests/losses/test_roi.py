@@ -16,7 +16,9 @@ MASK_SCHEMES = [name for name in SCHEMES if name not in ("focal", "gbw")]
 
 
 def make_loss(kind, name, classes=CLASSES, **overrides):
-    return kind(build_scheme(name, classes, overrides, torch.arange(1.0, classes + 1)))
+    counts = torch.arange(1.0, classes + 1)
+    given = {"class_weights": counts.tolist()}
+    return kind(build_scheme(name, classes, {**given, **(overrides or {})}, counts))
 
 
 def make_rois(rois=20, dtype=torch.float64):

@@ -26,7 +26,9 @@ ADAPTIVE = ("gbw", "gbw_norm", "gbw_released")
 
 def make_loss(head, name="gbw_norm", things=THINGS, **overrides):
     overrides = {**USABLE.get(name, {}), **overrides}
-    scheme = build_scheme(name, len(things), overrides, torch.arange(1.0, len(things) + 1))
+    counts = torch.arange(1.0, len(things) + 1)
+    given = {"class_weights": counts.tolist()}
+    scheme = build_scheme(name, len(things), {**given, **(overrides or {})}, counts)
     return LOSSES[head][0](scheme, things, CLASSES)
 
 

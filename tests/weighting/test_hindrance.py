@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gbw_d2.weighting import class_hindrance, downsample_labels
+from gbw_d2.weighting import class_hindrance, classifier_measure, downsample_labels
 from gbw_d2.weighting import pixels as pixels_module
 
 
@@ -33,6 +33,23 @@ def hindrance_by_autograd(features, weight, bias, labels, pixel_weights=None):
         )
         ratio[c] = max(-other.item(), 0) / own.item()
     return logits.detach(), ratio, counts > 0
+
+
+def test_the_other_measures_by_hand():
+    # Two classes share one feature of 1; softmax 0.8 / 0.2 at three pixels of class 0 and one of 1.
+    features = torch.ones(1, 1, 1, 4)
+    logits = torch.tensor([0.8, 0.2]).log().view(1, 2, 1, 1).expand(1, 2, 1, 4)
+    labels = torch.tensor([[[0, 0, 0, 1]]])
+    # A_0 = (-0.2, 0.2), A_1 = (0.8, -0.8): <A_0, A_0> = 0.08, <A_1, A_1> = 1.28, <A_0, A_1> = -0.32.
+    expected = {
+        "class_gradient": [0.08**0.5, 1.28**0.5],
+        "interference": [0.25 * 0.32, 0.75 * 0.32],
+        "hindrance": [0.25 * 0.32 / (0.75 * 0.08), 0.75 * 0.32 / (0.25 * 1.28)],
+    }
+    for measure, values in expected.items():
+        found, present = classifier_measure(measure, features, logits, labels)
+        torch.testing.assert_close(found, torch.tensor(values))
+        assert present.all()
 
 
 def make_batch(classes=7, depth=11, shape=(2, 21, 19), seed=0):

@@ -8,6 +8,7 @@ from gbw_d2.weighting import SCHEMES, ClassStatistics, build_scheme
 
 CLASSES = 6
 COUNTS = [1000.0, 10.0, 0.0, 500.0, 40.0, 3.0]
+GIVEN = {"class_weights": (1, 2, 3, 4, 5, 6)}
 
 
 def make_statistics(counts=None, norms=None, hindrance=None):
@@ -22,7 +23,7 @@ def make_statistics(counts=None, norms=None, hindrance=None):
 
 @pytest.mark.parametrize("name", SCHEMES.names())
 def test_contract_of_every_scheme(name):
-    scheme = build_scheme(name, CLASSES, class_counts=COUNTS)
+    scheme = build_scheme(name, CLASSES, GIVEN, class_counts=COUNTS)
     assert scheme.name == name
     for statistics in (
         make_statistics(),
@@ -36,7 +37,7 @@ def test_contract_of_every_scheme(name):
         assert weights.min() >= 0
         assert weights.sum().item() == pytest.approx(CLASSES, rel=1e-6)
     assert all(value.dtype == torch.long for value in scheme.counters().values())
-    restored = build_scheme(name, CLASSES, class_counts=COUNTS)
+    restored = build_scheme(name, CLASSES, GIVEN, class_counts=COUNTS)
     restored.load_state_dict(scheme.state_dict())
     assert not scheme.nonfinite
 
@@ -44,6 +45,7 @@ def test_contract_of_every_scheme(name):
 def test_the_names_are_known():
     assert SCHEMES.names() == [
         "effective_number",
+        "fixed",
         "focal",
         "gbw",
         "gbw_norm",
@@ -72,7 +74,7 @@ def test_defaults_are_the_documented_ones():
     assert static == ["effective_number", "inverse_frequency"]
     for name in SCHEMES:
         if name != "focal":
-            assert build_scheme(name, CLASSES, class_counts=COUNTS).focal_gamma == 0
+            assert build_scheme(name, CLASSES, GIVEN, class_counts=COUNTS).focal_gamma == 0
 
 
 def test_overrides_replace_defaults_and_none_keeps_them():
@@ -163,7 +165,7 @@ def test_nonfinite_statistics_raise_on_the_cpu(name):
     statistics = make_statistics()
     statistics.nonfinite = torch.ones((), dtype=torch.bool)
     with pytest.raises(ValueError, match=r"term 'mixed' hold\s+NaN or inf"):
-        build_scheme(name, CLASSES, class_counts=COUNTS).weights(statistics, "mixed")
+        build_scheme(name, CLASSES, GIVEN, class_counts=COUNTS).weights(statistics, "mixed")
 
 
 def test_inverse_frequency_by_hand():
@@ -204,3 +206,23 @@ def test_static_schemes_name_what_is_missing(name):
         build_scheme(name, 2, class_counts=[1.0, float("nan")])
     uniform = build_scheme(name, 2, class_counts=[0, 0])
     assert uniform.weights(make_statistics(), "source").tolist() == [1.0, 1.0]
+
+
+def test_fixed_weights_are_those_given_with_the_mean_1():
+    scheme = build_scheme("fixed", 3, {"class_weights": [2, 0, 4]})
+    statistics = make_statistics([1.0, 2.0, 3.0], [0.1] * 3, [0.0] * 3)
+    assert scheme.weights(statistics, "source").tolist() == [1.0, 0.0, 2.0]
+    for wrong in ([], [1, 2], [1, -1, 3], [0, 0, 0], [1, float("nan"), 1]):
+        with pytest.raises(ValueError, match="3 finite numbers"):
+            build_scheme("fixed", 3, {"class_weights": wrong})
+
+
+def test_the_source_shapes_the_weights_of_every_term():
+    scheme = build_scheme("gbw_norm", CLASSES, {"shaped_by": "source"})
+    with pytest.raises(ValueError, match="came before any of the source"):
+        scheme.weights(make_statistics(), "mixed")
+    of_source = scheme.weights(make_statistics(), "source")
+    other = make_statistics(norms=[0.5, 0.1, 0.05, 0.2, 0.1, 0.01])
+    assert torch.equal(scheme.weights(other, "mixed"), of_source)
+    own = build_scheme("gbw_norm", CLASSES).weights(other, "mixed")
+    assert not torch.equal(own, of_source)

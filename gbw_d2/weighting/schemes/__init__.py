@@ -1,5 +1,5 @@
 """One weighting scheme per file; importing this package fills the registry."""
 
-from gbw_d2.weighting.schemes import effective_number, focal, gbw, inverse_frequency, none
+from gbw_d2.weighting.schemes import effective_number, fixed, focal, gbw, inverse_frequency, none
 
-__all__ = ["effective_number", "focal", "gbw", "inverse_frequency", "none"]
+__all__ = ["effective_number", "fixed", "focal", "gbw", "inverse_frequency", "none"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gbw_d2.weighting.gbw import gbw_weights
 from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
-from gbw_d2.weighting.settings import WeightingSettings
+from gbw_d2.weighting.settings import CLASSIFIER_MEASURES, WeightingSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
 
@@ -29,8 +29,8 @@ class GradientBasedScheme(WeightingScheme):
         class_counts: Tensor | None = None,
     ) -> None:
         super().__init__(name, num_classes, settings)
-        self.needs_classifier = settings.measure == "hindrance"
-        self.needs_statistics = settings.measure == "norm"
+        self.needs_classifier = settings.measure in CLASSIFIER_MEASURES
+        self.needs_statistics = not self.needs_classifier
         self._means: dict[str, Tensor] = {}
         self._seen: dict[str, Tensor] = {}
 

@@ -1,0 +1,44 @@
+"""Weights that the user gives: one number per class, the same at every step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
+from gbw_d2.weighting.settings import WeightingSettings
+from gbw_d2.weighting.statistics import ClassStatistics
+
+
+class FixedScheme(WeightingScheme):
+    """w_k proportional to the setting ``class_weights``, with the mean 1.
+
+    Raises:
+        ValueError: not one finite number >= 0 per class, or none above 0.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        settings: WeightingSettings,
+        class_counts: Tensor | None = None,
+    ) -> None:
+        super().__init__(name, num_classes, settings)
+        given = [float(weight) for weight in settings.class_weights]
+        usable = all(math.isfinite(weight) and weight >= 0 for weight in given)
+        if len(given) != num_classes or not usable or not sum(given) > 0:
+            raise ValueError(
+                f"class_weights is {given}; scheme '{name}' expects {num_classes} finite numbers "
+                ">= 0, one per class id, not all 0"
+            )
+        self._fixed = torch.tensor(given) * (num_classes / sum(given))
+
+    def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
+        self._fixed = self._fixed.to(statistics.counts.device)
+        return self._fixed.clone()
+
+
+SCHEMES.register("fixed")(SchemeEntry(FixedScheme))
