@@ -216,8 +216,8 @@ def check_regression_scheme(scheme: WeightingScheme) -> None:
     """
     if scheme.needs_classifier:
         raise ValueError(
-            f"scheme '{scheme.name}' measures {scheme.settings.measure}, which this head has no classifier for; "
-            "set the measure to 'norm'"
+            f"scheme '{scheme.name}' measures {scheme.settings.measure}, but this head has no "
+            "classifier; set the measure to 'norm'"
         )
     if scheme.focal_gamma > 0:
         raise ValueError(

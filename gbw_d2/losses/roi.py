@@ -106,8 +106,9 @@ class ClassWeightedRoIClassification:
         features: Tensor | None,
     ) -> None:
         if features is None:
+            measure = self.scheme.settings.measure
             raise ValueError(
-                f"weighting scheme '{self.scheme.name}' measures {self.scheme.settings.measure} and "
+                f"weighting scheme '{self.scheme.name}' measures {measure} and "
                 "needs features, the classifier's input; pass them, or set the measure to 'norm'"
             )
         inputs = features if features.shape[0] else features.new_zeros(1, features.shape[1])

@@ -37,7 +37,7 @@ class ClassStatistics:
         nonfinite: bool, no axes: whether predictions or pixel weights held NaN or inf.
         invalid_labels: bool, no axes: whether a label was neither a class nor the ignore value.
         squared_norms: (K,) float64 g_k^2 over all processes, or None where nobody asked.
-        hindrance: (K,) float32 measure at the classifier over all processes, or None where nobody asked.
+        hindrance: (K,) float32 measure at the classifier over all processes, or None.
         hindrance_present: (K,) bool, classes with a pixel at classifier resolution, or None.
         norms_present: (K,) bool, classes whose norm was observed; None where all are in any batch
             with a label, as those of logit channels.

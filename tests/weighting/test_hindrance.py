@@ -40,7 +40,8 @@ def test_the_other_measures_by_hand():
     features = torch.ones(1, 1, 1, 4)
     logits = torch.tensor([0.8, 0.2]).log().view(1, 2, 1, 1).expand(1, 2, 1, 4)
     labels = torch.tensor([[[0, 0, 0, 1]]])
-    # A_0 = (-0.2, 0.2), A_1 = (0.8, -0.8): <A_0, A_0> = 0.08, <A_1, A_1> = 1.28, <A_0, A_1> = -0.32.
+    # A_0 = (-0.2, 0.2), A_1 = (0.8, -0.8): <A_0, A_0> = 0.08, <A_1, A_1> = 1.28, and
+    # <A_0, A_1> = -0.32.
     expected = {
         "class_gradient": [0.08**0.5, 1.28**0.5],
         "interference": [0.25 * 0.32, 0.75 * 0.32],

@@ -1,0 +1,71 @@
+"""What a result depends on, as two hashes: of the package, and of the config."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gbw_d2
+from gbw_d2.config import add_gbw_config
+
+from detectron2.config import CfgNode, get_cfg
+
+# Keys that say where a run writes and how often it looks, and nothing about what comes out.
+_WITHOUT_EFFECT = (
+    *("OUTPUT_DIR", "TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD"),
+    *("EVAL.PICTURES", "DATALOADER.NUM_WORKERS"),
+)
+
+
+@cache
+def package_hash() -> str:
+    """Returns 12 digits for the code of gbw_d2; comments, docstrings and layout do not count."""
+    root = Path(gbw_d2.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(_code(path.read_text()).encode())
+    return digest.hexdigest()[:12]
+
+
+def _code(text: str) -> str:
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list) or not body or not isinstance(body[0], ast.Expr):
+            continue
+        value = body[0].value
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            del body[0]
+    return ast.dump(tree)
+
+
+def config_hash(cfg: CfgNode) -> str:
+    """Returns 12 digits for all that a config changes of the defaults and that has an effect.
+
+    A key that is added to the project later does not change it, as long as its default stands.
+    """
+    default = get_cfg()
+    add_gbw_config(default)
+    defaults = _flat(default)
+    changed = {
+        key: value
+        for key, value in _flat(cfg).items()
+        if key not in _WITHOUT_EFFECT and (key not in defaults or defaults[key] != value)
+    }
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, CfgNode):
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat

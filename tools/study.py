@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Runs a study: a grid of recipes x weightings x seeds, in a queue that can be stopped at any time.
+
+    uv run tools/study.py studies/scale.yaml              # what is missing of it
+    uv run tools/study.py studies/scale.yaml --status     # how far it is
+    uv run tools/study.py studies/scale.yaml --arms none gbw --seeds 0 1
+    uv run tools/results_table.py studies/scale.yaml      # tables and pictures of what there is
+
+A run is done when results.jsonl in the study's folder has a line of the same package (the code of
+gbw_d2, comments aside), the same config and the same seed. Stop it as you like: finished runs are
+kept, half-finished ones go on at their last checkpoint. Exit code 1: some runs ended in an error;
+they are in the table as failed, and --retry runs them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from grid.halving import arms_of, ranking
+from grid.ledger import Row, read_output, read_rows, replace_row, write_rows
+from grid.plan import Job, Study, load_study
+from grid.runs import last_words, remove_checkpoints, run_all
+
+from gbw_d2.errors import UserError
+
+
+class Queue:
+    """The runs of a study that are done, and those that are not.
+
+    Args:
+        study: the study.
+        output: folder of the runs' own files.
+        retry: whether failed runs count as not done.
+        keep_checkpoints: whether the weights of finished runs stay on disk.
+    """
+
+    def __init__(self, study: Study, output: Path, retry: bool, keep_checkpoints: bool) -> None:
+        # Here and not above: it takes seconds, and --help should not.
+        from grid.fingerprint import config_hash, package_hash
+
+        from gbw_d2.config import load_config
+        from gbw_d2.engine.setup import resolve
+
+        self._load, self._resolve, self._config_hash = load_config, resolve, config_hash
+        self.study, self.output = study, output
+        self.retry, self.keep_checkpoints = retry, keep_checkpoints
+        self.package = package_hash()
+        self.rows: list[Row] = read_rows(study.folder)
+        self.failures = 0
+        self._hashes: dict[Job, str] = {}
+
+    def hash_of(self, job: Job) -> str:
+        """Returns the hash of a job's config."""
+        if job not in self._hashes:
+            cfg = self._load(job.config_file, job.overrides)
+            self._resolve(cfg)
+            self._hashes[job] = self._config_hash(cfg)
+        return self._hashes[job]
+
+    def row_of(self, job: Job) -> Row | None:
+        """Returns a job's row, where it is of this config and of an accepted package."""
+        accepted = {self.package, *self.study.accept_packages}
+        for row in self.rows:
+            if (row["recipe"], row["arm"], row["seed"]) != (job.recipe, job.arm, job.seed):
+                continue
+            if row["config"] == self.hash_of(job) and row["package"] in accepted:
+                return None if self.retry and "error" in row else row
+        return None
+
+    def run(self, jobs: Sequence[Job], workers: int) -> None:
+        """Runs those of the jobs that are not done."""
+        waiting = [job for job in jobs if self.row_of(job) is None]
+        self._start, self._total, self._done = time.perf_counter(), len(waiting), 0
+        folders = [(job, self._folder(job)) for job in waiting]
+        run_all(folders, workers, self.study.threads, self._finished)
+
+    def _folder(self, job: Job) -> Path:
+        # The hashes are in the name, so that no run resumes one of another config or package.
+        return self.output / f"{job.name}-{self.package[:6]}{self.hash_of(job)[:6]}"
+
+    def _finished(self, job: Job, folder: Path, exit_code: int, seconds: float) -> None:
+        head = {"recipe": job.recipe, "arm": job.arm, "seed": job.seed, "config": self.hash_of(job)}
+        head |= {"package": self.package, "threads": self.study.threads}
+        if exit_code == 0:
+            row = head | read_output(folder)
+            first = next(iter(row["scores"].values()))["metrics"]
+            said = f"mIoU {next(v for k, v in first.items() if k.startswith('mIoU_')):.1f}"
+            if not self.keep_checkpoints:
+                remove_checkpoints(folder)
+        else:
+            self.failures += 1
+            said = f"failed: {last_words(folder)}"
+            row = head | {"error": last_words(folder), "scores": {}}
+        # Read again: another process may have written results of other runs meanwhile.
+        self.rows = replace_row(read_rows(self.study.folder), row)
+        write_rows(self.study.folder, self.rows)
+        self._done += 1
+        left = (time.perf_counter() - self._start) / self._done * (self._total - self._done)
+        print(
+            f"[{self._done}/{self._total}] {job.name}: {said}, {seconds:.0f} s; "
+            f"{left / 60:.0f} min left",
+            flush=True,
+        )
+
+
+def selected(study: Study, jobs: Sequence[Job], args: argparse.Namespace) -> list[Job]:
+    """Returns the jobs that the command line asks for."""
+    return [
+        job
+        for job in jobs
+        if (not args.arms or job.arm in args.arms)
+        and (not args.recipes or job.recipe in args.recipes)
+        and (not args.seeds or job.seed in args.seeds)
+    ]
+
+
+def run_study(study: Study, queue: Queue, args: argparse.Namespace) -> None:
+    """Runs rung after rung; the arms of a rung follow from the results of those before it."""
+    before: list[Row] = []
+    for number, rung in enumerate(study.rungs, 1):
+        arms = arms_of(study, rung, before)
+        jobs = selected(study, study.jobs(arms, rung.seeds), args)
+        done = sum(queue.row_of(job) is not None for job in jobs)
+        print(f"rung {number}: {len(arms)} arms, {done} of {len(jobs)} runs done", flush=True)
+        if not args.status:
+            queue.run(jobs, args.workers)
+        rows = [queue.row_of(job) for job in jobs]
+        before += [row for row in rows if row is not None]
+        if None in rows and number < len(study.rungs):
+            print("the arms of the next rung are not known before all of this one's runs are done")
+            return
+    for arm, gain in ranking(study, before):
+        print(f"{gain:+6.2f}  {arm}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line and runs what is missing."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", type=Path, help="a file of studies/")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the runs' files; default: output/studies/<study>"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="runs at a time; default: as many as the processors give threads for",
+    )
+    parser.add_argument("--status", action="store_true", help="only say how far it is")
+    parser.add_argument("--retry", action="store_true", help="run failed runs again")
+    parser.add_argument(
+        "--keep-checkpoints", action="store_true", help="keep the weights of finished runs"
+    )
+    for name in ("arms", "recipes"):
+        parser.add_argument(f"--{name}", nargs="+", help=f"only these {name}")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
+    args = parser.parse_args(arguments)
+    try:
+        study = load_study(args.study)
+        args.workers = args.workers or max(1, (os.cpu_count() or 1) // study.threads)
+        output = args.output or Path("output/studies") / study.name
+        queue = Queue(study, output, args.retry, args.keep_checkpoints)
+        run_study(study, queue, args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if queue.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
