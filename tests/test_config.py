@@ -72,6 +72,7 @@ def test_toy_twins_differ_from_their_originals_in_scale_only(path: Path) -> None
     assert toy.WEIGHTING == real.WEIGHTING
     # The teacher's memory is a matter of scale; toy networks start from random weights.
     toy.UDA.WARM_UP = real.UDA.WARM_UP
+    toy.UDA.CBST.LR_FACTOR = real.UDA.CBST.LR_FACTOR
     for key in ("EMA_DECAY", "FEATURE_DISTANCE_WEIGHT"):
         toy.UDA.SELF_TRAINING[key] = real.UDA.SELF_TRAINING[key]
     assert toy.UDA == real.UDA

@@ -67,6 +67,12 @@ def _build_evaluators(cfg: CfgNode, spec: DatasetSpec, folder: Path) -> list[Any
     return evaluators
 
 
+def _folder(cfg: CfgNode, name: str) -> Path:
+    """Returns where a test set's files go; a second one's must not take the place of the first's."""
+    output = Path(cfg.OUTPUT_DIR)
+    return output if name == cfg.DATASETS.TEST[0] else output / name.replace("/", "_")
+
+
 def evaluate(cfg: CfgNode, model: nn.Module, pictures: Path | None = None) -> dict[str, Scores]:
     """Scores a network on every dataset of DATASETS.TEST.
 
@@ -81,10 +87,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, pictures: Path | None = None) -> di
     results: dict[str, Scores] = {}
     for index, name in enumerate(cfg.DATASETS.TEST):
         spec, records = load_records((name,), "DATASETS.TEST")
-        # Files of a second test set must not take the place of the first one's.
-        output = Path(cfg.OUTPUT_DIR)
-        folder = output / name.replace("/", "_") if index else output
-        evaluators = _build_evaluators(cfg, spec, folder)
+        evaluators = _build_evaluators(cfg, spec, _folder(cfg, name))
         extra = []
         if pictures is not None and index == 0 and cfg.EVAL.PICTURES > 0:
             table = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).to_train_id
@@ -106,7 +109,7 @@ def write_results(
     wall_seconds: float,
     best_on_target_labels: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes results.json and per_class.csv to OUTPUT_DIR; on the first process only.
+    """Writes results.json, and each test set's per_class.csv; on the first process only.
 
     Args:
         cfg: the config.
@@ -130,5 +133,6 @@ def write_results(
         first.per_class,
         run,
     )
-    write_per_class_csv(folder / "per_class.csv", first.per_class)
+    for name, scores in results.items():
+        write_per_class_csv(_folder(cfg, name) / "per_class.csv", scores.per_class)
     logger.info("Wrote %s and per_class.csv", folder / "results.json")

@@ -14,7 +14,7 @@ from gbw_d2.errors import UserError
 _REQUIRED = ("title", "recipes", "arms", "baseline", "rungs")
 _OPTIONAL = (
     *("question", "rivals", "rare", "choose"),
-    *("overrides", "threads", "accept_packages", "notes"),
+    *("schedule", "overrides", "threads", "accept_packages", "notes"),
 )
 _KEYS = frozenset((*_REQUIRED, *_OPTIONAL))
 
@@ -75,6 +75,7 @@ class Study:
     rungs: tuple[Rung, ...]
     rare: tuple[str, ...] = ()
     choose: Choice = field(default_factory=Choice)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
     accept_packages: tuple[str, ...] = ()
@@ -101,20 +102,37 @@ class Study:
         ]
 
     def _job(self, recipe: str, arm: str, seed: int) -> Job:
-        changed = {**self.overrides, **self.recipes[recipe], **self.arms[arm], "SEED": seed}
+        changed = {
+            **self.schedule,
+            **self.overrides,
+            **self.recipes[recipe],
+            **self.arms[arm],
+            "SEED": seed,
+        }
         config_file = changed.pop("config")
         changed.pop("recipes", None)
         words = [word for key, value in changed.items() for word in (key, _as_word(value))]
         return Job(recipe, arm, seed, config_file, tuple(words))
 
 
+def _flat(path: str) -> dict[str, Any]:
+    """Reads a YAML file of config keys as ``KEY.KEY: value``."""
+    if not Path(path).is_file():
+        raise UserError(f"schedule '{path}' does not exist")
+    flat: dict[str, Any] = {}
+    todo = [("", yaml.safe_load(Path(path).read_text()))]
+    for prefix, node in todo:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                todo.append((f"{prefix}{key}.", value))
+            else:
+                flat[prefix + key] = value
+    return flat
+
+
 def _as_word(value: Any) -> str:
     # yacs reads the words of the command line as Python literals.
-    return value if isinstance(value, str) else repr(tuple(value) if _is_list(value) else value)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
+    return value if isinstance(value, str) else repr(value)
 
 
 def load_study(path: Path) -> Study:
@@ -144,6 +162,7 @@ def load_study(path: Path) -> Study:
         rungs=tuple(_rung(path, rung) for rung in content["rungs"]),
         rare=tuple(content.get("rare", ())),
         choose=_choice(content.get("choose", {})),
+        schedule=_flat(content["schedule"]) if "schedule" in content else {},
         overrides=content.get("overrides") or {},
         threads=content.get("threads", 1),
         accept_packages=tuple(content.get("accept_packages") or ()),

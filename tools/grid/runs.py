@@ -87,7 +87,9 @@ def _run(job: Job, folder: str, threads: int, slot: int) -> None:
 
 def last_words(folder: Path) -> str:
     """Returns the last line of a run's log."""
-    lines = (folder / LOG).read_text(errors="replace").strip().splitlines()
+    path = folder / LOG
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    lines = text.strip().splitlines()
     return lines[-1] if lines else "no log"
 
 
