@@ -48,7 +48,11 @@ def tiny(tmp_path: Path) -> Path:
 def row(recipe: str, arm: str, seed: int, miou: float, rider: float | None, bus: float) -> Any:
     classes = {"rider": {"IoU": rider}, "bus": {"IoU": bus}, "road": {"IoU": 90.0}}
     scores = {"a": {"metrics": {"mIoU_16": miou}, "classes": classes}}
-    return {"recipe": recipe, "arm": arm, "seed": seed, "scores": scores}
+    return {
+        **{"recipe": recipe, "arm": arm, "seed": seed, "config": "c", "package": "p", "threads": 1},
+        **{"iterations": 9, "wall_seconds": 1.0, "step_seconds": 0.1, "peak_memory_mb": None},
+        **{"torch": "2", "device": "cpu", "scores": scores},
+    }
 
 
 def test_the_grid_is_recipes_by_arms_by_seeds(tiny: Path) -> None:
@@ -89,6 +93,14 @@ def test_every_run_of_every_study_has_a_config(path: Path, monkeypatch: Any) -> 
         ("always: [late]", "always: [later]", "no arm later"),
         ("{recipes: [taught]", "{recipes: [tought]", r"unknown recipes \['tought'\]"),
         ("seeds: [2]", "seed: 2", "a rung has seeds"),
+        ("- {seeds: [2], best: 1, always: [late]}", "- 2", "a rung has seeds.*found 2"),
+        ("best: 1", "best: one", "a rung: best must be a whole number, found 'one'"),
+        ("baseline: none", "baseline: none\nrivals: [gbw, dice]", "no arm dice .there are: none,"),
+        ("rare: [rider, bus]", "rare: rider", "rare must be a list, found 'rider'"),
+        ("gbw: {WEIGHTING.NAME: gbw,", "gbw: [gbw, {", "is no YAML"),
+        ("choose: {datasets", "choose: {sets", "choose may have datasets and metrics"),
+        ("source: {config", "source: {file", "recipe 'source' names no config"),
+        ("{config: configs/toy/semantic_source_only.yaml}", "a.yaml", "source must be a mapping"),
     ],
 )
 def test_mistakes_in_a_study_are_named(tiny: Path, old: str, new: str, message: str) -> None:
@@ -126,6 +138,25 @@ def test_a_row_replaces_that_of_the_same_run_alone(tmp_path: Path) -> None:
         ("b", 3.0),
     ]
     assert read_rows(tmp_path / "nothing") == []
+
+
+def test_a_damaged_row_is_named_and_a_torn_last_one_left_out(tmp_path: Path) -> None:
+    write_rows(tmp_path, [row("a", "x", seed, 1.0, 1.0, 1.0) for seed in (0, 1)])
+    path = tmp_path / "results.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[:-9])
+    assert [r["seed"] for r in read_rows(tmp_path)] == [0]
+    for key, message in (("arm", "no 'arm'"), ("metrics", "no metrics or no classes of a")):
+        path.write_text(whole.replace(f'"{key}"', '"other"'))
+        with pytest.raises(UserError, match=rf"results.jsonl, line 1: .*{message}"):
+            read_rows(tmp_path)
+    path.write_text("<<<<<<< ours\n" + whole)
+    with pytest.raises(UserError, match=r"line 1: .*the file is damaged"):
+        read_rows(tmp_path)
+    failed = row("a", "x", 0, 1.0, 1.0, 1.0) | {"error": "NaN", "scores": {}}
+    del failed["torch"]
+    write_rows(tmp_path, [failed])
+    assert read_rows(tmp_path)[0]["error"] == "NaN"
 
 
 def test_comments_do_not_count_and_code_does() -> None:

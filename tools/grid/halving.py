@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from grid.ledger import Row, score
+from grid.ledger import Row, run_name, score
 from grid.plan import Choice, Rung, Study
 
 # A run that ended with an error scores this in every metric.
@@ -44,7 +44,7 @@ def gain(study: Study, arm: str, rows: Sequence[Row]) -> float | None:
     All recipes, test sets and metrics of the study's choice count the same; an arm that exists for
     some recipes only is judged by those.
     """
-    by_run = {(row["recipe"], row["arm"], row["seed"]): row for row in rows}
+    by_run = {run_name(row): row for row in rows}
     per_recipe = []
     for recipe in study.recipes:
         pairs = [

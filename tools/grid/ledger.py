@@ -9,36 +9,71 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gbw_d2.errors import UserError
 from gbw_d2.evaluation.report import write_atomically
 
 FILE = "results.jsonl"
 CLASS_SCORES = ("IoU", "recall", "PQ")
 
+_RUN = ("recipe", "arm", "seed", "config", "package", "threads", "scores")
+_FINISHED = ("iterations", "wall_seconds", "step_seconds", "peak_memory_mb", "torch", "device")
+
 Row = dict[str, Any]
+RunName = tuple[str, str, int]  # recipe, arm, seed
+Values = Mapping[str, float | None]
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Reads a study's rows; none where nothing has been run yet."""
+    """Reads a study's rows; none where nothing has been run yet.
+
+    Raises:
+        UserError: a line that is no row; the last one may be torn and is then left out.
+    """
     path = folder / FILE
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, text in enumerate(lines, start=1):
+        try:
+            rows.append(_checked(json.loads(text)))
+        except (ValueError, TypeError, AttributeError) as error:
+            if number == len(lines) and isinstance(error, json.JSONDecodeError):
+                break  # the file was copied while it grew, or not to its end
+            raise UserError(
+                f"{path}, line {number}: not what tools/study.py writes ({error}); the file is "
+                "damaged: restore the line, or delete it to run it again"
+            ) from error
+    return rows
+
+
+def _checked(row: Any) -> Row:
+    if not isinstance(row, dict):
+        raise ValueError(f"found {row!r}")
+    missing = [key for key in _RUN + (() if "error" in row else _FINISHED) if key not in row]
+    if missing:
+        raise ValueError(f"no {', '.join(map(repr, missing))}")
+    for dataset, scores in row["scores"].items():
+        if not {"metrics", "classes"} <= scores.keys():
+            raise ValueError(f"no metrics or no classes of {dataset}")
+    return row
 
 
 def write_rows(folder: Path, rows: Iterable[Row]) -> None:
     """Writes a study's rows, sorted, so that a new one is one line of the difference."""
-    rows = sorted(rows, key=lambda row: (row["recipe"], row["arm"], row["seed"]))
+    rows = sorted(rows, key=run_name)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_atomically(folder / FILE, text.encode())
 
 
 def replace_row(rows: Iterable[Row], new: Row) -> list[Row]:
     """Returns the rows with a run's earlier row, if any, replaced."""
-    run = _identity(new)
-    return [row for row in rows if _identity(row) != run] + [new]
+    name = run_name(new)
+    return [row for row in rows if run_name(row) != name] + [new]
 
 
-def _identity(row: Row) -> tuple[str, str, int]:
+def run_name(row: Row) -> RunName:
+    """Returns recipe, arm and seed: a study has one run of each."""
     return row["recipe"], row["arm"], row["seed"]
 
 
@@ -102,7 +137,21 @@ def score(row: Row, dataset: str, metric: str, rare: Sequence[str]) -> float | N
     scores: Mapping[str, Any] = row["scores"][dataset]
     if not metric.startswith("rare_"):
         return scores["metrics"].get(metric)
-    wanted = metric.removeprefix("rare_")
-    values = [scores["classes"].get(name, {}).get(wanted) for name in rare]
+    return rare_mean(scores["classes"], metric.removeprefix("rare_"), rare)
+
+
+def rare_mean(classes: Mapping[str, Values], score: str, rare: Sequence[str]) -> float | None:
+    """Averages a score over the rare classes where it is defined.
+
+    Args:
+        classes: class name -> score name -> value.
+        score: ``IoU``, ``recall`` or ``PQ``.
+        rare: names of the rare classes.
+    """
+    return mean([classes.get(name, {}).get(score) for name in rare])
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Averages what is defined; None where nothing is."""
     defined = [value for value in values if value is not None]
     return statistics.mean(defined) if defined else None

@@ -11,12 +11,14 @@ import yaml
 
 from gbw_d2.errors import UserError
 
-_REQUIRED = ("title", "recipes", "arms", "baseline", "rungs")
-_OPTIONAL = (
-    *("question", "rivals", "rare", "choose"),
-    *("schedule", "overrides", "threads", "accept_packages", "notes"),
-)
-_KEYS = frozenset((*_REQUIRED, *_OPTIONAL))
+_REQUIRED = {"title": str, "recipes": dict, "arms": dict, "baseline": str, "rungs": list}
+_OPTIONAL = {
+    **{"question": str, "rivals": list, "rare": list, "choose": dict, "schedule": str},
+    **{"overrides": dict, "threads": int, "accept_packages": list, "notes": str},
+}
+_RUNG = {"seeds": list, "best": int, "always": list}
+_CHOICE = {"datasets": list, "metrics": list}
+_WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "a mapping"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ class Study:
     arms: Mapping[str, Mapping[str, Any]]
     baseline: str
     rungs: tuple[Rung, ...]
+    question: str = ""
+    notes: str = ""
+    rivals: tuple[str, ...] = ()
     rare: tuple[str, ...] = ()
     choose: Choice = field(default_factory=Choice)
     schedule: Mapping[str, Any] = field(default_factory=dict)
@@ -90,15 +95,23 @@ class Study:
         """Where the small results are kept."""
         return self.path.with_suffix("")
 
+    def pairs(self) -> list[tuple[str, str]]:
+        """Lists each recipe with each arm that is run in it."""
+        return [
+            (recipe, arm)
+            for recipe in self.recipes
+            for arm, values in self.arms.items()
+            if recipe in values.get("recipes", self.recipes)
+        ]
+
     def jobs(self, arms: Iterable[str], seeds: Sequence[int]) -> list[Job]:
         """Lists the runs of some arms: seed by seed, so that every arm soon has a first result."""
         wanted = set(arms)
         return [
             self._job(recipe, arm, seed)
             for seed in seeds
-            for recipe in self.recipes
-            for arm, values in self.arms.items()
-            if arm in wanted and recipe in values.get("recipes", self.recipes)
+            for recipe, arm in self.pairs()
+            if arm in wanted
         ]
 
     def _job(self, recipe: str, arm: str, seed: int) -> Job:
@@ -139,46 +152,78 @@ def load_study(path: Path) -> Study:
     """Reads a study.
 
     Raises:
-        UserError: no such file, an entry that is missing or unknown, or a name that is not there.
+        UserError: no such file, no YAML, an entry that is missing, unknown or of the wrong kind, or
+            a name that is not there.
     """
-    if not path.is_file():
-        raise UserError(f"study '{path}' does not exist; see studies/ for those that do")
-    content = yaml.safe_load(path.read_text())
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a mapping with {', '.join(_REQUIRED)}")
-    unknown = sorted(content.keys() - _KEYS)
-    missing = [key for key in _REQUIRED if key not in content]
-    if unknown or missing:
-        raise UserError(
-            f"{path}: unknown entries {unknown or 'none'}, missing entries {missing or 'none'}; "
-            f"known: {', '.join(sorted(_KEYS))}"
-        )
+    content = _read(path)
     study = Study(
         path=path,
         title=content["title"],
-        recipes=content["recipes"],
-        arms={name: values or {} for name, values in content["arms"].items()},
+        recipes=_configs(path, content["recipes"]),
+        arms=_configs(path, content["arms"]),
         baseline=content["baseline"],
         rungs=tuple(_rung(path, rung) for rung in content["rungs"]),
+        question=content.get("question", "").strip(),
+        notes=content.get("notes", "").strip(),
+        rivals=tuple(content.get("rivals", ())),
         rare=tuple(content.get("rare", ())),
-        choose=_choice(content.get("choose", {})),
+        choose=_choice(path, content.get("choose", {})),
         schedule=_flat(content["schedule"]) if "schedule" in content else {},
-        overrides=content.get("overrides") or {},
+        overrides=content.get("overrides", {}),
         threads=content.get("threads", 1),
-        accept_packages=tuple(content.get("accept_packages") or ()),
+        accept_packages=tuple(content.get("accept_packages", ())),
     )
     _check(study)
     return study
 
 
-def _rung(path: Path, values: Mapping[str, Any]) -> Rung:
-    unknown = sorted(values.keys() - {"seeds", "best", "always"})
-    if unknown or not values.get("seeds"):
+def _read(path: Path) -> dict[str, Any]:
+    """Reads the entries of the file, without those that say nothing."""
+    if not path.is_file():
+        raise UserError(f"study '{path}' does not exist; see studies/ for those that do")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping with {', '.join(_REQUIRED)}")
+    known = _REQUIRED | _OPTIONAL
+    unknown = sorted(map(str, content.keys() - known.keys()))
+    given = {key: value for key, value in content.items() if value is not None}
+    missing = [key for key in _REQUIRED if key not in given]
+    if unknown or missing:
+        raise UserError(
+            f"{path}: unknown entries {unknown or 'none'}, missing entries {missing or 'none'}; "
+            f"known: {', '.join(sorted(known))}"
+        )
+    _check_kinds(f"{path}", given, known)
+    return given
+
+
+def _check_kinds(where: str, values: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    for key, value in values.items():
+        if not isinstance(value, kinds[key]):
+            raise UserError(f"{where}: {key} must be {_WORDS[kinds[key]]}, found {value!r}")
+
+
+def _configs(path: Path, named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns what each recipe or arm changes of a config; nothing where the file has none."""
+    given = {name: {} if values is None else values for name, values in named.items()}
+    _check_kinds(f"{path}", given, dict.fromkeys(given, dict))
+    return given
+
+
+def _rung(path: Path, values: Any) -> Rung:
+    if not isinstance(values, dict) or values.keys() - _RUNG.keys() or not values.get("seeds"):
         raise UserError(f"{path}: a rung has seeds, and may have best and always; found {values}")
+    _check_kinds(f"{path}, a rung", values, _RUNG)
     return Rung(tuple(values["seeds"]), values.get("best"), tuple(values.get("always", ())))
 
 
-def _choice(values: Mapping[str, Any]) -> Choice:
+def _choice(path: Path, values: Mapping[str, Any]) -> Choice:
+    if values.keys() - _CHOICE.keys():
+        raise UserError(f"{path}: choose may have datasets and metrics; found {values}")
+    _check_kinds(f"{path}, choose", values, _CHOICE)
     return Choice(**{key: tuple(value) for key, value in values.items()})
 
 
@@ -187,10 +232,11 @@ def _check(study: Study) -> None:
         if "config" not in values:
             raise UserError(f"{study.path}: recipe '{recipe}' names no config")
     always = {arm for rung in study.rungs for arm in rung.always}
-    unknown = sorted(({study.baseline} | always) - study.arms.keys())
+    unknown = sorted(({study.baseline, *study.rivals} | always) - study.arms.keys())
     if unknown:
         raise UserError(
-            f"{study.path}: no arm {', '.join(unknown)} (there are: {', '.join(study.arms)})"
+            f"{study.path}: baseline, rivals and always must be arms; no arm "
+            f"{', '.join(unknown)} (there are: {', '.join(study.arms)})"
         )
     for arm, values in study.arms.items():
         strange = set(values.get("recipes", ())) - study.recipes.keys()
