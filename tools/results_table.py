@@ -10,7 +10,7 @@
 Output folders: prints a Markdown table. Runs whose configs differ in SEED and OUTPUT_DIR alone are
 one recipe, named by its first folder.
 Studies (tools/study.py): writes table.md, per_class.md, both as CSV, arms.png and classes.png, and
-with --out one page of all.
+with --out one page of all; those without a finished run are named and left out.
 The standard deviation is that of the sample (n - 1); a single run has none.
 """
 

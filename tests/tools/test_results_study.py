@@ -12,7 +12,7 @@ import pytest
 import results_table
 import yaml
 from results.comparison import Section, bootstrap_interval, chosen_arms, sections
-from results.rows import read_study
+from results.rows import read_results
 from results.tables import differences_table, study_tables
 
 from gbw_d2.errors import UserError
@@ -38,7 +38,7 @@ def run(arm: str, seed: int, miou: float, bus: float | None, **changed: Any) -> 
     # mIoU_13 and mIoU_16_void must not be taken for the leading mIoU_16.
     metrics = {"mIoU_13": 1.0, "mIoU_16": miou, "mIoU_16_void": 2.0, "recall_16": miou + 1}
     return {
-        **{"recipe": "source_only", "arm": arm, "seed": seed, "key": "0" * 16},
+        **{"recipe": "source_only", "arm": arm, "seed": seed, "config": "0" * 12},
         **{"package": "a" * 12, "iterations": 100, "wall_seconds": 9.0, "step_seconds": 0.2},
         **{"peak_memory_mb": 100.0, "torch": "2.15.0", "device": "cpu", "threads": 1},
         "scores": {"toy_val": {"metrics": metrics, "classes": classes}},
@@ -73,7 +73,7 @@ def write(tmp_path: Path) -> Any:
 
 
 def only_section(path: Path) -> Section:
-    (section,) = sections(read_study(path))
+    (section,) = sections(read_results(path))
     return section
 
 
@@ -100,7 +100,7 @@ def test_paired_differences_with_a_missing_seed(write: Any) -> None:
 
 def test_differences_table(write: Any) -> None:
     path = write(RUNS)
-    lines = differences_table(read_study(path), only_section(path)).splitlines()
+    lines = differences_table(read_results(path), only_section(path)).splitlines()
     assert lines[0] == "| arm | pairs | Δ mIoU | Δ rare IoU | Δ rare recall | step time | memory |"
     assert lines[2] == "| `gbw` | 2 | +1.5 | +1.5 | +1.5 | 2.00 x | 1.00 x |"
     assert lines[3] == (
@@ -113,7 +113,7 @@ def test_no_change_is_not_bold(write: Any) -> None:
     runs = [run(arm, seed, 40.0, 20.0) for arm in ("none", "gbw") for seed in range(3)]
     path = write(runs)
     assert "| `gbw` | 3 | +0.0 [+0.0, +0.0] | +0.0" in differences_table(
-        read_study(path), only_section(path)
+        read_results(path), only_section(path)
     )
 
 
@@ -140,7 +140,7 @@ def test_the_last_line_for_a_seed_counts_and_a_torn_one_does_not(write: Any) -> 
 def test_provenance(write: Any) -> None:
     runs = [*RUNS[:-1], RUNS[-1] | {"package": "b" * 12}, run("gone", 0, 1.0, 1.0)]
     path = write(runs, **LATE)
-    text = study_tables(read_study(path), 2)
+    text = study_tables(read_results(path), 2)
     assert "9 runs. Machine: cpu, torch 2.15.0, 1 thread(s). Iterations: 100." in text
     assert "mixed:** bbbbbbbbbbbb made source_only focal." in text
     assert "Not run yet: source_only late.\n" in text
@@ -151,20 +151,20 @@ def test_failed_runs_are_named_and_in_no_mean(write: Any) -> None:
     failed = {"recipe": "source_only", "seed": 1, "config": "0", "package": "a" * 12, "threads": 1}
     failed |= {"error": "FloatingPointError: loss is nan", "scores": {}}
     path = write([*RUNS, failed | {"arm": "gbw"}, failed | {"arm": "late"}], **LATE)
-    text = study_tables(read_study(path), 2)
+    text = study_tables(read_results(path), 2)
     assert "| `gbw` | 3, 1 failed | 62.3 ± 31.9 |" in text
     assert "in no mean:** source_only gbw 1, source_only late 1 (" in text
     assert "Not run yet" not in text
 
 
 def test_one_package_is_not_called_mixed(write: Any) -> None:
-    assert "mixed" not in study_tables(read_study(write(RUNS)), 2)
+    assert "mixed" not in study_tables(read_results(write(RUNS)), 2)
 
 
 def test_seeds_after_a_choice_have_their_own_table(write: Any) -> None:
     path = write(RUNS, rungs=[{"seeds": [0, 1]}, {"seeds": [2], "best": 1}])
-    assert read_study(path).first_seeds == (0, 1)
-    text = study_tables(read_study(path), 2)
+    assert read_results(path).first_seeds == (0, 1)
+    text = study_tables(read_results(path), 2)
     assert "by their scores with seeds 0, 1 on all test sets" in text
     assert text.index("took no part") < text.index("| `gbw` | 1 | +2.0 | +0.0 | +0.0 |")
 
@@ -173,9 +173,9 @@ def test_chosen_arms_are_the_best_of_both_kinds(write: Any) -> None:
     gains = {"none": 0, "a": 1, "b": 3, "c": 2, "r": 9, "s": 8}
     runs = [run(arm, 0, 40.0 + gain, 20.0) for arm, gain in gains.items()]
     path = write(runs, arms={arm: {} for arm in gains}, rivals=["r", "s"])
-    study, shown = read_study(path), sections(read_study(path))
-    assert chosen_arms(study, shown, 4) == ["none", "b", "c", "r"]
-    assert chosen_arms(study, shown, 99) == list(gains)
+    results = read_results(path)
+    assert chosen_arms(results, sections(results), 4) == ["none", "b", "c", "r"]
+    assert chosen_arms(results, sections(results), 99) == list(gains)
 
 
 def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +184,8 @@ def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
         line["scores"]["toy_val"]["metrics"]["PQ_16"] = 30.0
         for row in line["scores"]["toy_val"]["classes"].values():
             row["PQ"] = 7.0
-    path = write([*RUNS, *panoptic], recipes={"source_only": {}, "self_training": {}})
+    recipes = {name: {"config": "configs/a.yaml"} for name in ("source_only", "self_training")}
+    path = write([*RUNS, *panoptic], recipes=recipes)
     page = tmp_path / "docs/results.md"
     assert results_table.main([str(path), "--out", str(page), "--arms", "focal"]) == 0
     folder = path.with_suffix("")
@@ -218,22 +219,21 @@ def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"baseline": "plain"}, "plain is none .there are: none, gbw, focal"),
-        ({"rivals": ["focal", "dice"]}, "dice is none"),
+        ({"baseline": "plain"}, "no arm plain .there are: none, gbw, focal"),
+        ({"rivals": ["focal", "dice"]}, "no arm dice"),
         ({"rare": ["bus", "buss"]}, "rare classes buss .there are: bus, rider, road"),
-        ({"arms": ["none"]}, "arms missing or of the wrong kind"),
-        ({"recipes": {"other": {}}}, "no run of its recipes and arms is finished"),
+        ({"arms": ["none"]}, "arms must be a mapping, found"),
     ],
 )
 def test_errors_of_the_file(write: Any, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read_study(write(RUNS, **changed))
+        read_results(write(RUNS, **changed))
 
 
 def test_a_damaged_line_is_named(write: Any) -> None:
     path = write([RUNS[0], {"recipe": "source_only"}, RUNS[1]])
     with pytest.raises(UserError, match=r"results.jsonl, line 2: .*'arm'"):
-        read_study(path)
+        read_results(path)
 
 
 @pytest.mark.parametrize(
@@ -250,11 +250,24 @@ def test_errors_of_the_command(
     assert message in capsys.readouterr().err
 
 
-def test_a_study_that_has_not_run(
+def test_studies_without_finished_runs_are_named_and_left_out(
     write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write([])
-    path.with_suffix("").joinpath("results.jsonl").unlink()
-    for study in (path, tmp_path / "no.yaml"):
-        assert results_table.main([str(study)]) == 2
-        assert "does not exist" in capsys.readouterr().err
+    path, waiting = write(RUNS), tmp_path / "waiting.yaml"
+    waiting.write_text(path.read_text())
+    page = tmp_path / "page.md"
+    assert results_table.main([str(waiting), str(path), "--out", str(page)]) == 0
+    said = capsys.readouterr()
+    assert said.err == f"{waiting}: no run of its recipes and arms is finished\n"
+    assert said.out.split()[-1] == str(page) and not waiting.with_suffix("").exists()
+    assert page.read_text().count("## Study T: by hand") == 1
+
+
+def test_no_finished_run_at_all(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = write(RUNS, recipes={"other": {"config": "configs/a.yaml"}})
+    assert results_table.main([str(elsewhere)]) == 2
+    assert "no finished run to show; run tools/study.py" in capsys.readouterr().err
+    assert results_table.main([str(tmp_path / "no.yaml")]) == 2
+    assert "does not exist" in capsys.readouterr().err

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from results.rows import Run, Scores, Study
+from grid.ledger import mean, rare_mean
+from results.rows import Results, Run, Scores
 
 RESAMPLES = 10_000
 MIN_SEEDS = 3  # fewer have no interval
@@ -34,8 +35,7 @@ class Measure:
         """Returns the number, None where it is undefined."""
         if not self.rare:
             return scores.leading(self.score)
-        values = [scores.classes.get(name, {}).get(self.score) for name in rare]
-        return mean(values)
+        return rare_mean(scores.classes, self.score, rare)
 
     def difference(self, ours: Scores, base: Scores, rare: Sequence[str]) -> float | None:
         """Returns ours minus base, over the rare classes that are defined in both."""
@@ -142,12 +142,6 @@ class Section:
         return next((row for row in self.rows if row.arm == arm), None)
 
 
-def mean(values: Sequence[float | None]) -> float | None:
-    """Averages what is defined; None where nothing is."""
-    defined = [v for v in values if v is not None]
-    return statistics.mean(defined) if defined else None
-
-
 def deviation(values: Sequence[float | None]) -> float | None:
     """Computes the sample standard deviation of what is defined; None below two values."""
     defined = [v for v in values if v is not None]
@@ -179,44 +173,47 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def sections(study: Study, seeds: Sequence[int] | None = None) -> list[Section]:
+def sections(results: Results, seeds: Sequence[int] | None = None) -> list[Section]:
     """Summarises a study.
 
     Args:
-        study: with its runs.
+        results: of a study.
         seeds: to look at these alone; None for all.
 
     Returns:
         A section per recipe and dataset, in the study's order; those without runs are left out.
     """
     made = []
-    for recipe in study.recipes:
-        runs = [r for r in study.runs if r.recipe == recipe and (seeds is None or r.seed in seeds)]
+    shown = [run for run in results.runs if seeds is None or run.seed in seeds]
+    for recipe in results.study.recipes:
+        runs = [run for run in shown if run.recipe == recipe]
         for dataset in dict.fromkeys(name for run in runs for name in run.scores):
-            made.append(_section(study, recipe, dataset, [r for r in runs if dataset in r.scores]))
+            scored = [run for run in runs if dataset in run.scores]
+            made.append(_section(results, recipe, dataset, scored))
     return made
 
 
-def _section(study: Study, recipe: str, dataset: str, runs: Sequence[Run]) -> Section:
+def _section(results: Results, recipe: str, dataset: str, runs: Sequence[Run]) -> Section:
     by_arm = {
-        arm: sorted((r for r in runs if r.arm == arm), key=lambda r: r.seed) for arm in study.arms
+        arm: sorted((r for r in runs if r.arm == arm), key=lambda r: r.seed)
+        for arm in results.study.arms
     }
-    base = by_arm[study.baseline]
-    rows = [_row(study, dataset, ours, base) for ours in by_arm.values() if ours]
+    base = by_arm[results.study.baseline]
+    rows = [_row(results, dataset, ours, base) for ours in by_arm.values() if ours]
     return Section(recipe, dataset, tuple(rows))
 
 
-def _row(study: Study, dataset: str, ours: Sequence[Run], base: Sequence[Run]) -> Row:
+def _row(results: Results, dataset: str, ours: Sequence[Run], base: Sequence[Run]) -> Row:
     scores = [run.scores[dataset] for run in ours]
     step, memory = mean([r.step_seconds for r in ours]), mean([r.peak_memory_mb for r in ours])
-    arm = ours[0].arm
-    is_baseline = arm == study.baseline
+    arm, rare = ours[0].arm, results.study.rare
+    is_baseline = arm == results.study.baseline
     return Row(
         arm=arm,
-        role=study.role(arm),
+        role=results.role(arm),
         seeds=tuple(run.seed for run in ours),
-        values={m.name: [m.value(s, study.rare) for s in scores] for m in MEASURES},
-        differences={} if is_baseline else _differences(study, dataset, ours, base),
+        values={m.name: [m.value(s, rare) for s in scores] for m in MEASURES},
+        differences={} if is_baseline else _differences(rare, dataset, ours, base),
         classes=_classes(scores),
         step_seconds=step,
         peak_memory_mb=memory,
@@ -239,13 +236,13 @@ def _classes(scores: Sequence[Scores]) -> dict[str, dict[str, list[float | None]
 
 
 def _differences(
-    study: Study, dataset: str, ours: Sequence[Run], base: Sequence[Run]
+    rare: Sequence[str], dataset: str, ours: Sequence[Run], base: Sequence[Run]
 ) -> dict[str, Difference]:
     base_scores = {run.seed: run.scores[dataset] for run in base}
     made = {}
     for measure in MEASURES:
         values = {
-            run.seed: measure.difference(run.scores[dataset], base_scores[run.seed], study.rare)
+            run.seed: measure.difference(run.scores[dataset], base_scores[run.seed], rare)
             for run in ours
             if run.seed in base_scores
         }
@@ -264,14 +261,14 @@ def leading_datasets(study_sections: Sequence[Section]) -> list[Section]:
     return list(first.values())
 
 
-def chosen_arms(study: Study, shown: Sequence[Section], count: int) -> list[str]:
+def chosen_arms(results: Results, shown: Sequence[Section], count: int) -> list[str]:
     """Chooses arms to look at class by class: the baseline, the best rivals and the best others.
 
     Best is the greatest mean difference to the baseline, over mIoU, rare IoU and recipes. Rivals
     take half of the places that the baseline leaves, more where there are not so many others.
 
     Args:
-        study: with roles.
+        results: of a study.
         shown: the first dataset of each recipe.
         count: at most so many arms.
 
@@ -284,11 +281,12 @@ def chosen_arms(study: Study, shown: Sequence[Section], count: int) -> list[str]
         found = [r.differences[m] for r in rows for m in ("mIoU", "rare IoU") if m in r.differences]
         return statistics.mean(d.mean for d in found) if found else -math.inf
 
+    study = results.study
     ran = {row.arm for section in shown for row in section.rows}
     ranked = [arm for arm in study.arms if arm in ran and arm != study.baseline]
     ranked.sort(key=gain, reverse=True)
-    rivals = [arm for arm in ranked if study.role(arm) == "rival"]
-    others = [arm for arm in ranked if study.role(arm) != "rival"]
+    rivals = [arm for arm in ranked if results.role(arm) == "rival"]
+    others = [arm for arm in ranked if results.role(arm) != "rival"]
     places = count - 1
     kept_rivals = rivals[: max(places // 2, places - len(others))]
     kept = {*kept_rivals, *others[: places - len(kept_rivals)]}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from results.comparison import Section, chosen_arms, leading_datasets, sections
 from results.plots import MAX_ARMS, draw_arms, draw_classes, write_png
-from results.rows import Study, read_study
+from results.rows import Results, read_results
 from results.tables import arm_rows, class_rows, classes_tables, study_tables
 
 from gbw_d2.errors import UserError
@@ -39,21 +40,35 @@ def write_studies(
         The files written.
 
     Raises:
-        UserError: a study that cannot be read, or arms that are not there.
+        UserError: a study that cannot be read, no finished run in any, or arms that are not there.
     """
-    studies = [read_study(path) for path in paths]
-    known = list(dict.fromkeys(arm for study in studies for arm in study.arms))
+    finished = _finished(paths)
+    known = list(dict.fromkeys(arm for results in finished for arm in results.study.arms))
     strange = [arm for arm in wanted if arm not in known]
     if strange:
         raise UserError(f"no arm {', '.join(strange)} (there are: {', '.join(known)})")
     if len(set(wanted)) > MAX_ARMS - 1:
         raise UserError(f"--arms takes at most {MAX_ARMS - 1} arms; more cannot be told apart")
     command = _command(paths, wanted, page)
-    written = [path for study in studies for path in _write_study(study, wanted, command)]
+    written = [path for results in finished for path in _write_study(results, wanted, command)]
     if page is not None:
-        write_atomically(page, _page(studies, page, command).encode())
+        write_atomically(page, _page(finished, page, command).encode())
         written.append(page)
     return written
+
+
+def _finished(paths: Sequence[Path]) -> list[Results]:
+    """Reads the studies that have finished runs, and says which have none."""
+    finished = []
+    for path in paths:
+        results = read_results(path)
+        if results.runs:
+            finished.append(results)
+        else:
+            print(f"{path}: no run of its recipes and arms is finished", file=sys.stderr)
+    if not finished:
+        raise UserError("no finished run to show; run tools/study.py")
+    return finished
 
 
 def _command(paths: Sequence[Path], wanted: Sequence[str], page: Path | None) -> str:
@@ -68,43 +83,46 @@ def _from_root(path: Path) -> str:
     return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else str(path)
 
 
-def _write_study(study: Study, wanted: Sequence[str], command: str) -> list[Path]:
-    folder, found = study.folder, sections(study)
+def _write_study(results: Results, wanted: Sequence[str], command: str) -> list[Path]:
+    study, found = results.study, sections(results)
+    folder = study.folder
     shown = leading_datasets(found)
-    arms = _arms(study, shown, wanted)
+    arms = _arms(results, shown, wanted)
     head = f"# {study.title}\n\n{NOTICE.format(command=command)}\n\n{TOY}"
-    tables = [head, study.question, study_tables(study, 2), study.notes]
-    classes = [head, "`*` marks the rare classes.", classes_tables(study, shown, arms, 2)]
+    tables = [head, study.question, study_tables(results, 2), study.notes]
+    classes = [head, "`*` marks the rare classes.", classes_tables(results, shown, arms, 2)]
     texts = {"table.md": tables, "per_class.md": classes}
     for name, parts in texts.items():
         write_atomically(folder / name, _joined(parts).encode())
     write_csv(folder / "table.csv", arm_rows(found))
     write_csv(folder / "per_class.csv", class_rows(found))
-    write_png(draw_arms(study, shown), folder / "arms.png")
-    write_png(draw_classes(study, shown, arms), folder / "classes.png")
+    write_png(draw_arms(results, shown), folder / "arms.png")
+    write_png(draw_classes(results, shown, arms), folder / "classes.png")
     names = (*texts, "table.csv", "per_class.csv", "arms.png", "classes.png")
     return [folder / name for name in names]
 
 
-def _arms(study: Study, shown: Sequence[Section], wanted: Sequence[str]) -> list[str]:
+def _arms(results: Results, shown: Sequence[Section], wanted: Sequence[str]) -> list[str]:
+    study = results.study
     ours = [arm for arm in dict.fromkeys(wanted) if arm in study.arms and arm != study.baseline]
-    return [study.baseline, *ours] if ours else chosen_arms(study, shown, COLUMNS)
+    return [study.baseline, *ours] if ours else chosen_arms(results, shown, COLUMNS)
 
 
 def _joined(parts: Sequence[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _page(studies: Sequence[Study], page: Path, command: str) -> str:
+def _page(finished: Sequence[Results], page: Path, command: str) -> str:
     parts = ["# Results", NOTICE.format(command=command), TOY]
-    for study in studies:
+    for results in finished:
+        study = results.study
         # GitHub and the reader's disk resolve links from the page's own folder.
         near = Path(os.path.relpath(study.folder.resolve(), page.resolve().parent)).as_posix()
         parts += [
             f"## {study.title}",
             study.question,
             f"![Differences to the baseline, all arms]({near}/arms.png)",
-            study_tables(study, 3),
+            study_tables(results, 3),
             f"![Scores per class]({near}/classes.png)",
             f"All numbers: [table.csv]({near}/table.csv), [per_class.csv]({near}/per_class.csv); "
             f"classes of some arms: [per_class.md]({near}/per_class.md); the study: "

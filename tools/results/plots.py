@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from grid.ledger import mean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from plot_run import COLORS
-from results.comparison import Difference, Row, Section, deviation, mean
-from results.rows import Study
+from results.comparison import Difference, Row, Section, deviation
+from results.rows import Results
 
 from gbw_d2.evaluation.report import write_atomically
 
@@ -26,7 +27,7 @@ MAX_ARMS = len(COLORS)
 DPI, PALETTE = 110, 64
 
 
-def draw_arms(study: Study, shown: Sequence[Section]) -> Figure:
+def draw_arms(results: Results, shown: Sequence[Section]) -> Figure:
     """Draws each arm's paired differences: dot and interval, and small dots for single seeds."""
     counts = [sum(1 for row in section.rows if row.role != "baseline") for section in shown]
     figure = Figure(figsize=(11, 1.5 + sum(0.27 * n + 0.75 for n in counts)), layout="constrained")
@@ -64,6 +65,7 @@ def draw_arms(study: Study, shown: Sequence[Section]) -> Figure:
         Line2D([], [], color="0.55", marker="o", markersize=2.2, linestyle="", label="one seed"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    study = results.study
     figure.suptitle(f"{study.title}: arm minus '{study.baseline}', same seed", fontsize=12)
     return figure
 
@@ -119,7 +121,7 @@ def _role_color(row: Row) -> str:
     return ORANGE if row.role == "rival" else BLUE
 
 
-def draw_classes(study: Study, shown: Sequence[Section], arms: Sequence[str]) -> Figure:
+def draw_classes(results: Results, shown: Sequence[Section], arms: Sequence[str]) -> Figure:
     """Draws IoU and recall per class: dots at the means, lines of one standard deviation."""
     panels = [
         (section, score) for section in shown for score in CLASS_SCORES if score in section.scores()
@@ -127,35 +129,37 @@ def draw_classes(study: Study, shown: Sequence[Section], arms: Sequence[str]) ->
     figure = Figure(figsize=(12, 1.6 + 2.1 * len(panels)), layout="constrained")
     grid = figure.subplots(max(1, len(panels)), 1, squeeze=False)[:, 0]
     for (section, score), axes in zip(panels, grid, strict=False):
-        _class_panel(axes, study, section, score, arms)
+        _class_panel(axes, results, section, score, arms)
     handles = [
-        Line2D([], [], color=_arm_color(study, arms, arm), marker="o", label=_named(study, arm))
+        Line2D([], [], color=_arm_color(results, arms, arm), marker="o", label=_named(results, arm))
         for arm in arms
     ]
     handles.append(Line2D([], [], linestyle="", label="*  rare"))
     columns = 4 if len(handles) > 6 else len(handles)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-    figure.suptitle(f"{study.title}: classes, mean ± standard deviation over seeds", fontsize=12)
+    title = f"{results.study.title}: classes, mean ± standard deviation over seeds"
+    figure.suptitle(title, fontsize=12)
     return figure
 
 
 def _class_panel(
-    axes: Axes, study: Study, section: Section, score: str, arms: Sequence[str]
+    axes: Axes, results: Results, section: Section, score: str, arms: Sequence[str]
 ) -> None:
     rows = [row for arm in arms if (row := section.row(arm)) is not None]
     names = list(dict.fromkeys(name for row in rows for name in row.classes))
+    rare = results.study.rare
     for place, name in enumerate(names):
-        if name in study.rare:
+        if name in rare:
             axes.axvspan(place - 0.5, place + 0.5, color="#FFF3D6", zorder=0, linewidth=0)
     for order, row in enumerate(rows):
         values = [row.classes.get(name, {}).get(score, ()) for name in names]
         means = np.array([mean(v) for v in values], dtype=float)  # None becomes NaN
         spreads = np.array([deviation(v) or 0.0 for v in values])
         places = np.arange(len(names)) + (order - (len(rows) - 1) / 2) * 0.8 / max(1, len(rows))
-        color = _arm_color(study, arms, row.arm)
+        color = _arm_color(results, arms, row.arm)
         axes.vlines(places, means - spreads, means + spreads, color=color, linewidth=1.4)
         axes.plot(places, means, "o", color=color, markersize=4.5)
-    axes.set_xticks(range(len(names)), [f"{n} *" if n in study.rare else n for n in names])
+    axes.set_xticks(range(len(names)), [f"{n} *" if n in rare else n for n in names])
     axes.tick_params(axis="x", labelrotation=25, labelsize=8)
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
@@ -168,15 +172,15 @@ def _class_panel(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _named(study: Study, arm: str) -> str:
-    role = study.role(arm)
+def _named(results: Results, arm: str) -> str:
+    role = results.role(arm)
     return f"{arm} ({role})" if role else arm
 
 
-def _arm_color(study: Study, arms: Sequence[str], arm: str) -> str:
-    if arm == study.baseline:
+def _arm_color(results: Results, arms: Sequence[str], arm: str) -> str:
+    if arm == results.study.baseline:
         return GREY
-    return COLORS[[a for a in arms if a != study.baseline].index(arm)]
+    return COLORS[[a for a in arms if a != results.study.baseline].index(arm)]
 
 
 def write_png(figure: Figure, path: Path) -> None:

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from grid.ledger import mean
 from results.cells import cell, table
-from results.comparison import MEASURES, Difference, Row, Section, deviation, mean, sections
-from results.rows import Study
+from results.comparison import MEASURES, Difference, Row, Section, deviation, sections
+from results.rows import Results
 
 # Of all measures, those whose differences are shown; table.csv has all.
 COMPARED = ("mIoU", "rare IoU", "rare recall", "PQ")
@@ -29,37 +30,37 @@ differences of those that did are flattered. Those with the further seeds alone 
 FRESH = "With the seeds that took no part in the choice:"
 
 
-def study_tables(study: Study, level: int) -> str:
+def study_tables(results: Results, level: int) -> str:
     """Writes the tables of every recipe and dataset.
 
     Args:
-        study: with its runs.
+        results: of a study.
         level: of the headings, 2 for ``##``.
 
     Returns:
         Markdown.
     """
-    rare = ", ".join(study.rare) or "no class"
-    parts = [CAPTION.format(rare=rare, baseline=study.baseline)]
-    if study.first_seeds:
-        sets = ", ".join(study.choice_sets) or "all test sets"
-        parts.append(CHOSEN.format(first=_listed(study.first_seeds), sets=sets))
-    all_seeds = {run.seed for run in study.runs}
-    fresh = sorted(all_seeds - set(study.first_seeds)) if study.first_seeds else []
-    fresh_sections = {(s.recipe, s.dataset): s for s in sections(study, fresh)}
-    for section in sections(study):
+    rare = ", ".join(results.study.rare) or "no class"
+    parts = [CAPTION.format(rare=rare, baseline=results.study.baseline)]
+    if results.first_seeds:
+        sets = ", ".join(results.study.choose.datasets) or "all test sets"
+        parts.append(CHOSEN.format(first=_listed(results.first_seeds), sets=sets))
+    all_seeds = {run.seed for run in results.runs}
+    fresh = sorted(all_seeds - set(results.first_seeds)) if results.first_seeds else []
+    fresh_sections = {(s.recipe, s.dataset): s for s in sections(results, fresh)}
+    for section in sections(results):
         parts.append(f"{'#' * level} {section.recipe}, {section.dataset}")
-        parts.append(scores_table(study, section))
-        parts.append(differences_table(study, section))
+        parts.append(scores_table(results, section))
+        parts.append(differences_table(results, section))
         later = fresh_sections.get((section.recipe, section.dataset))
         if later is not None and any(row.differences for row in later.rows):
-            parts += [FRESH, differences_table(study, later, cost=False)]
-    return "\n\n".join([*parts, provenance(study)])
+            parts += [FRESH, differences_table(results, later, cost=False)]
+    return "\n\n".join([*parts, provenance(results)])
 
 
-def marked(study: Study, arm: str) -> str:
+def marked(results: Results, arm: str) -> str:
     """Writes an arm with its role."""
-    role = study.role(arm)
+    role = results.role(arm)
     return f"`{arm}` ({role})" if role else f"`{arm}`"
 
 
@@ -67,18 +68,18 @@ def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def scores_table(study: Study, section: Section) -> str:
+def scores_table(results: Results, section: Section) -> str:
     """Writes a row per arm: seeds and scores."""
     shown = section.measures()
     rows = []
     for row in section.rows:
-        failed = sum(name[:2] == (section.recipe, row.arm) for name in study.failed)
+        failed = sum(name[:2] == (section.recipe, row.arm) for name in results.failed)
         seeds = f"{len(row.seeds)}, {failed} failed" if failed else str(len(row.seeds))
-        rows.append([marked(study, row.arm), seeds, *(cell(row.values[m.name]) for m in shown)])
+        rows.append([marked(results, row.arm), seeds, *(cell(row.values[m.name]) for m in shown)])
     return table(["arm", "seeds", *(m.name for m in shown)], rows)
 
 
-def differences_table(study: Study, section: Section, cost: bool = True) -> str:
+def differences_table(results: Results, section: Section, cost: bool = True) -> str:
     """Writes a row per arm but the baseline: common seeds, paired differences, cost."""
     shown = [m.name for m in section.measures() if m.name in COMPARED]
     rows = []
@@ -89,7 +90,7 @@ def differences_table(study: Study, section: Section, cost: bool = True) -> str:
         cells = [difference_cell(row.differences.get(name)) for name in shown]
         if cost:
             cells += [_ratio(row.step_ratio), _ratio(row.memory_ratio)]
-        rows.append([marked(study, row.arm), str(pairs), *cells])
+        rows.append([marked(results, row.arm), str(pairs), *cells])
     head = ["arm", "pairs", *(f"Δ {name}" for name in shown)]
     return table([*head, "step time", "memory"] if cost else head, rows)
 
@@ -112,9 +113,9 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} x"
 
 
-def provenance(study: Study) -> str:
+def provenance(results: Results) -> str:
     """Writes what the runs were made with, and what is mixed, missing or left out."""
-    runs = study.runs
+    runs = results.runs
     lines = [
         f"{len(runs)} runs. Machine: {_counted([r.machine for r in runs])}. "
         f"Iterations: {_counted([str(r.iterations) for r in runs])}. "
@@ -124,21 +125,17 @@ def provenance(study: Study) -> str:
     for package, _ in packages[1:]:
         arms = dict.fromkeys(f"{r.recipe} {r.arm}" for r in runs if r.package == package)
         lines.append(f"**Versions of the package are mixed:** {package} made {', '.join(arms)}.")
-    if study.failed:
-        names = ", ".join(f"{recipe} {arm} {seed}" for recipe, arm, seed in study.failed)
+    if results.failed:
+        names = ", ".join(f"{recipe} {arm} {seed}" for recipe, arm, seed in results.failed)
         lines.append(f"**Ended with an error, in no mean:** {names} (recipe, arm, seed).")
-    ran = {(run.recipe, run.arm) for run in runs} | {name[:2] for name in study.failed}
-    missing = [
-        f"{recipe} {arm}"
-        for recipe in study.recipes
-        for arm, recipes in study.arms.items()
-        if recipe in recipes and (recipe, arm) not in ran
-    ]
+    ran = {(run.recipe, run.arm) for run in runs} | {name[:2] for name in results.failed}
+    missing = [f"{pair[0]} {pair[1]}" for pair in results.study.pairs() if pair not in ran]
     if missing:
         lines.append(f"Not run yet: {', '.join(missing)}.")
-    if study.unknown:
+    if results.unknown:
         lines.append(
-            f"Left out, as {study.path.name} does not have them: {', '.join(study.unknown)}."
+            f"Left out, as {results.study.path.name} does not have them: "
+            f"{', '.join(results.unknown)}."
         )
     return "\n\n".join(lines)
 
@@ -148,7 +145,9 @@ def _counted(words: Sequence[str]) -> str:
     return counts[0][0] if len(counts) == 1 else "; ".join(f"{w} ({n} runs)" for w, n in counts)
 
 
-def classes_tables(study: Study, shown: Sequence[Section], arms: Sequence[str], level: int) -> str:
+def classes_tables(
+    results: Results, shown: Sequence[Section], arms: Sequence[str], level: int
+) -> str:
     """Writes a table per recipe and score: a row per class, a column per arm; * marks rare."""
     parts = []
     for section in shown:
@@ -159,8 +158,8 @@ def classes_tables(study: Study, shown: Sequence[Section], arms: Sequence[str], 
             body = []
             for name in names:
                 cells = [cell(row.classes.get(name, {}).get(score, ())) for row in rows]
-                body.append([f"{name} *" if name in study.rare else name, *cells])
-            parts.append(table([score, *(marked(study, row.arm) for row in rows)], body))
+                body.append([f"{name} *" if name in results.study.rare else name, *cells])
+            parts.append(table([score, *(marked(results, row.arm) for row in rows)], body))
     return "\n\n".join(parts)
 
 
