@@ -3,7 +3,7 @@
     uv run tools/plot_rounds.py output/toy/semantic_cbst
     uv run tools/plot_rounds.py output/toy/semantic_cbst output/toy/semantic_cbst_global
 
-Reads pseudo_labels/round_*/round.json and writes plots/rounds.png and .svg into each output folder.
+Reads pseudo_labels/round_*/round.json; writes plots/rounds.png and .svg into the first folder.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gbw_d2.errors import UserError
@@ -46,18 +47,34 @@ def _number(path: Path) -> int:
     return int(path.parent.name.rpartition("_")[2])
 
 
-def draw(rounds: Sequence[dict[str, Any]]) -> Figure:
-    """Draws one group of bars per class, one bar per round, and each round's portion as a line."""
+def draw(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
+    """Draws a panel per run: a group of bars per class, a bar per round, its portion as a line.
+
+    Args:
+        runs: title and rounds of each.
+    """
+    figure = Figure(figsize=(12, 0.8 + 3.4 * len(runs)), layout="constrained")
+    panels = figure.subplots(len(runs), 1, squeeze=False)[:, 0]
+    for axes, (title, rounds) in zip(panels, runs, strict=True):
+        _draw_run(axes, rounds)
+        axes.set_title(title, loc="left", fontsize=10)
+    return figure
+
+
+def _draw_run(axes: Axes, rounds: Sequence[dict[str, Any]]) -> None:
     names = list(rounds[0]["classes"])
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    axes = figure.subplots()
     places, width = np.arange(len(names)), 0.8 / len(rounds)
     for i, content in enumerate(rounds):
         shares = [content["classes"][name]["kept_share"] for name in names]
         label = f"round {content['round']} ({content['policy']}, portion {content['portion']:g})"
         color = COLORS[i % len(COLORS)]
-        axes.bar(places - 0.4 + (i + 0.5) * width, shares, width, color=color, label=label)
+        lefts = places - 0.4 + (i + 0.5) * width
+        axes.bar(lefts, shares, width, color=color, label=label)
         axes.axhline(content["portion"], color=color, linewidth=0.8, linestyle=":")
+        # Balanced scores can label more pixels as a class than are predicted as it.
+        for left, share in zip(lefts, shares, strict=True):
+            if share > 1:
+                axes.text(left, 1, f"{share:.1f}", ha="center", va="bottom", fontsize=8)
     for place, name in zip(places, names, strict=True):
         missing = [str(r["round"]) for r in rounds if name in r["never_predicted"]]
         if missing:
@@ -65,9 +82,9 @@ def draw(rounds: Sequence[dict[str, Any]]) -> Figure:
             axes.text(place, 0.01, text, rotation=90, ha="center", va="bottom", fontsize=7)
     axes.set_xticks(places, names, rotation=40, ha="right")
     axes.set_ylabel("labelled / predicted pixels")
-    axes.set_ylim(0, None)
+    most = max(c["kept_share"] for content in rounds for c in content["classes"].values())
+    axes.set_ylim(0, 1.0 if most > 1 else None)
     axes.legend(fontsize=8)
-    return figure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,13 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="OUTPUT_DIR", help="output folders")
     args = parser.parse_args(arguments)
     try:
-        for folder in args.runs:
-            figure = draw(read_rounds(folder))
-            out = folder / "plots"
-            out.mkdir(exist_ok=True)
-            for suffix in ("png", "svg"):
-                figure.savefig(out / f"rounds.{suffix}", dpi=120)
-                print(out / f"rounds.{suffix}")
+        figure = draw([(folder.name, read_rounds(folder)) for folder in args.runs])
+        out = args.runs[0] / "plots"
+        out.mkdir(exist_ok=True)
+        for suffix in ("png", "svg"):
+            figure.savefig(out / f"rounds.{suffix}", dpi=110)
+            print(out / f"rounds.{suffix}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -39,9 +39,12 @@ def test_bars_are_the_kept_shares(tool: ModuleType, tmp_path: Path) -> None:
         write_round(tmp_path, number, shares)
     read = tool.read_rounds(tmp_path)
     assert [r["round"] for r in read] == [2, 10]
-    axes = tool.draw(read).axes[0]
+    axes = tool.draw([("cbst", read)]).axes[0]
     assert [bar.get_height() for bar in axes.patches] == [0.2, 0.0, 0.3, 0.5]
     assert [t.get_text() for t in axes.texts] == ["never predicted: 2"]
+    more = [{**read[0], "classes": {"road": {"kept_share": 2.84}, "bus": {"kept_share": 0.2}}}]
+    panel = tool.draw([("cbst", read), ("more", more)]).axes[1]
+    assert panel.get_ylim() == (0, 1) and panel.texts[0].get_text() == "2.8"
     assert tool.main([str(tmp_path)]) == 0
     assert (tmp_path / "plots/rounds.png").stat().st_size > 1000
 
