@@ -68,7 +68,7 @@ def _build_evaluators(cfg: CfgNode, spec: DatasetSpec, folder: Path) -> list[Any
 
 
 def _folder(cfg: CfgNode, name: str) -> Path:
-    """Returns where a test set's files go; a second one's must not take the place of the first's."""
+    """Returns where a test set's files go: a second one's must not replace the first's."""
     output = Path(cfg.OUTPUT_DIR)
     return output if name == cfg.DATASETS.TEST[0] else output / name.replace("/", "_")
 
