@@ -71,9 +71,9 @@ class GradientBasedScheme(WeightingScheme):
             raise ValueError(f"scheme '{self.name}' needs gradient norms; the statistics lack them")
         if statistics.norms_present is not None:
             return statistics.norms, statistics.norms_present
-        # An absent class has a norm too, through false positives, in any batch with a label.
-        labelled = (statistics.counts.sum() > 0).expand(self.num_classes)
-        return statistics.norms, labelled
+        # An absent class has a norm too, through false positives, but it tells another story than
+        # that of its pixels: a running mean over both would fade with every batch without it.
+        return statistics.norms, statistics.counts > 0
 
     def _running_mean(self, term: str, values: Tensor, observed: Tensor) -> Tensor:
         momentum, values = self.settings.momentum, values.float()
