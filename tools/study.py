@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -161,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", nargs="+", help=f"only these {name}")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
     args = parser.parse_args(arguments)
+    # Ends the runs too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         study = load_study(args.study)
         args.workers = args.workers or max(1, (os.cpu_count() or 1) // study.threads)

@@ -56,6 +56,8 @@ def run_all(
     finally:
         for process in running:
             process.terminate()
+        for process in running:
+            process.join()
 
 
 def _run(job: Job, folder: str, threads: int, slot: int) -> None:
