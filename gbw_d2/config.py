@@ -278,7 +278,8 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     cfg.WEIGHTING.SHAPED_BY = None
     # closed_form | cvxopt (reference; CPU only in effect, copies to the host).
     cfg.WEIGHTING.QP_SOLVER = None
-    # inverse_frequency: 1 = plain, 0.5 = square root.
+    # inverse_frequency: 1 = plain, 0.5 = square root; GBW: the measure is divided by this power of
+    # the class's running share of the pixels, 0 = off.
     cfg.WEIGHTING.FREQUENCY_POWER = None
     # effective_number: beta of Cui et al. 2019, 0..1.
     cfg.WEIGHTING.BETA = None

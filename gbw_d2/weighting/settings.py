@@ -36,7 +36,8 @@ class WeightingSettings:
         shaped_by: "all" loss terms have weights of their own, or those of the "source" term act
             on every term, so that pseudo-labels do not shape them.
         qp_solver: "closed_form" or "cvxopt".
-        frequency_power: inverse frequency: 1 plain, 0.5 its square root.
+        frequency_power: inverse frequency: 1 plain, 0.5 its square root. GBW: exponent of the
+            class's share of the pixels, by which the measure is divided; 0 for none.
         beta: effective number: (N - 1) / N for N distinct samples per class, here pixels.
         gamma: focal loss: exponent of 1 - p at the label.
         class_weights: fixed: K numbers >= 0, in proportion to the weights.

@@ -226,3 +226,24 @@ def test_the_source_shapes_the_weights_of_every_term():
     assert torch.equal(scheme.weights(other, "mixed"), of_source)
     own = build_scheme("gbw_norm", CLASSES).weights(other, "mixed")
     assert not torch.equal(own, of_source)
+
+
+def test_the_measure_over_a_power_of_the_running_share():
+    settings = {"measure": "class_gradient", "frequency_power": 0.5, "power": 1.0, "lam": 0.5}
+    settings |= {"momentum": 0.9, "min_weight": 0.0, "budget": "all"}
+    scheme = build_scheme("gbw", 3, settings)
+    first = make_statistics([16.0, 4.0, 0.0], [0.1] * 3, [1.0, 1.0, 0.0])
+    # Shares 0.8, 0.2 and the least one; the third class has shown no gradient yet.
+    expected = torch.tensor([0.8**-0.5, 0.2**-0.5, 0.0])
+    torch.testing.assert_close(scheme.weights(first, "source"), expected * 3 / expected.sum())
+    # The second batch counts half, for the first ten are averaged: shares 0.4, 0.6 and 0.
+    second = make_statistics([0.0, 20.0, 0.0], [0.1] * 3, [0.0, 3.0, 0.0])
+    expected = torch.tensor([0.4**-0.5, (0.9 * 1 + 0.1 * 3) * 0.6**-0.5, 0.0])
+    torch.testing.assert_close(scheme.weights(second, "source"), expected * 3 / expected.sum())
+    restored = build_scheme("gbw", 3, settings)
+    restored.load_state_dict(scheme.state_dict())
+    assert torch.equal(restored.weights(first, "source"), scheme.weights(first, "source"))
+    nothing = make_statistics([0.0, 0.0, 0.0], [0.1] * 3, [0.0] * 3)
+    before = scheme.state_dict()["source.share"]
+    scheme.weights(nothing, "source")
+    assert torch.equal(scheme.state_dict()["source.share"], before)

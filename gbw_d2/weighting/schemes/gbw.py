@@ -12,13 +12,17 @@ from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
 from gbw_d2.weighting.settings import CLASSIFIER_MEASURES, WeightingSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
+# Of the pixels: a class that has hardly been seen must not take the whole budget.
+LEAST_SHARE = 1e-4
+
 
 class GradientBasedScheme(WeightingScheme):
     """GBW (docs/equations.md 1, 2 and 2b): class weights from each batch's own gradients.
 
     With momentum m the measure g is replaced by its running mean per loss term,
     mean <- m mean + (1 - m) g, updated for the classes that were observed; a class's first
-    observation is taken as it is.
+    observation is taken as it is. With ``frequency_power`` b the measure is divided by the b-th
+    power of the class's share of the labelled pixels, a running mean over all batches.
     """
 
     def __init__(
@@ -33,6 +37,8 @@ class GradientBasedScheme(WeightingScheme):
         self.needs_statistics = not self.needs_classifier
         self._means: dict[str, Tensor] = {}
         self._seen: dict[str, Tensor] = {}
+        self._shares: dict[str, Tensor] = {}
+        self._batches: dict[str, Tensor] = {}
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
         values, observed = self._measure(statistics)
@@ -42,6 +48,9 @@ class GradientBasedScheme(WeightingScheme):
             budget &= (statistics.counts > 0) & observed
         if settings.momentum > 0:
             values = self._running_mean(term, values, observed)
+        if settings.frequency_power > 0:
+            share = self._running_share(term, statistics.counts)
+            values = values * share.clamp(min=LEAST_SHARE).pow(-settings.frequency_power)
         weights = gbw_weights(
             values,
             budget,
@@ -84,30 +93,50 @@ class GradientBasedScheme(WeightingScheme):
         self._seen[term] = seen | observed
         return self._means[term]
 
+    def _running_share(self, term: str, counts: Tensor) -> Tensor:
+        """Returns (K,) float32 shares of the labelled pixels; a plain mean over the first batches."""
+        batches = self._batches.get(term, torch.zeros((), device=counts.device)).to(counts.device)
+        old = self._shares.get(term, torch.zeros_like(counts)).to(counts.device)
+        labelled = counts.sum()
+        momentum = (1 - 1 / (batches + 1)).clamp(max=self.settings.momentum)
+        blended = momentum * old + (1 - momentum) * counts / labelled.clamp(min=1)
+        self._shares[term] = torch.where(labelled > 0, blended, old)
+        self._batches[term] = batches + (labelled > 0)
+        return self._shares[term].float()
+
+    def _state(self) -> dict[str, dict[str, Tensor]]:
+        tables = {"mean": self._means, "seen": self._seen}
+        return tables | {"share": self._shares, "batches": self._batches}
+
     def state_dict(self) -> dict[str, Tensor]:
-        means = {f"{term}.mean": value for term, value in self._means.items()}
-        return means | {f"{term}.seen": value for term, value in self._seen.items()}
+        return {
+            f"{term}.{part}": value
+            for part, table in self._state().items()
+            for term, value in table.items()
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        means: dict[str, Tensor] = {}
-        seen: dict[str, Tensor] = {}
+        tables: dict[str, dict[str, Tensor]] = {part: {} for part in self._state()}
         for key, value in state.items():
             term, _, part = key.rpartition(".")
-            table = {"mean": means, "seen": seen}.get(part)
-            if table is None or value.shape != (self.num_classes,):
+            shape = () if part == "batches" else (self.num_classes,)
+            if part not in tables or value.shape != shape:
                 raise ValueError(
                     f"weighting state '{key}' has shape {tuple(value.shape)}; expected "
-                    f"'<term>.mean' and '<term>.seen' of shape ({self.num_classes},)"
+                    f"'<term>.mean', '.seen' and '.share' of shape ({self.num_classes},), and "
+                    "'<term>.batches' without axes"
                 )
-            table[term] = value.detach().clone()
-        if means.keys() != seen.keys():
-            raise ValueError(f"weighting state is incomplete: {sorted(state)}")
-        if means and self.settings.momentum == 0:
+            tables[part][term] = value.detach().clone()
+        for one, other in (("mean", "seen"), ("share", "batches")):
+            if tables[one].keys() != tables[other].keys():
+                raise ValueError(f"weighting state is incomplete: {sorted(state)}")
+        if tables["mean"] and self.settings.momentum == 0:
             raise ValueError(
                 f"the checkpoint holds running means of scheme '{self.name}', but momentum is 0 "
                 "now; set the momentum it was trained with"
             )
-        self._means, self._seen = means, seen
+        self._means, self._seen = tables["mean"], tables["seen"]
+        self._shares, self._batches = tables["share"], tables["batches"]
 
 
 SCHEMES.register("gbw")(
@@ -120,19 +149,34 @@ SCHEMES.register("gbw")(
             "lam": 1.0,
             "budget": "present",
             "min_weight": 0.5,
+            "frequency_power": 0.0,
         },
     )
 )
 SCHEMES.register("gbw_norm")(
     SchemeEntry(
         GradientBasedScheme,
-        {"measure": "norm", "scale": "relative", "power": 1.0, "lam": 1.0, "budget": "present"},
+        {
+            "measure": "norm",
+            "scale": "relative",
+            "power": 1.0,
+            "lam": 1.0,
+            "budget": "present",
+            "frequency_power": 0.0,
+        },
     )
 )
 # To three digits plain cross-entropy, and meant to be: the released setting is a row in each table.
 SCHEMES.register("gbw_released")(
     SchemeEntry(
         GradientBasedScheme,
-        {"measure": "norm", "scale": "released", "power": 2.0, "lam": 1.0, "budget": "all"},
+        {
+            "measure": "norm",
+            "scale": "released",
+            "power": 2.0,
+            "lam": 1.0,
+            "budget": "all",
+            "frequency_power": 0.0,
+        },
     )
 )
