@@ -94,7 +94,7 @@ class GradientBasedScheme(WeightingScheme):
         return self._means[term]
 
     def _running_share(self, term: str, counts: Tensor) -> Tensor:
-        """Returns (K,) float32 shares of the labelled pixels; a plain mean over the first batches."""
+        """Returns (K,) float32 shares of the pixels; a plain mean over the first batches."""
         batches = self._batches.get(term, torch.zeros((), device=counts.device)).to(counts.device)
         old = self._shares.get(term, torch.zeros_like(counts)).to(counts.device)
         labelled = counts.sum()
