@@ -32,6 +32,8 @@ class GBWCrossEntropyLoss(nn.Module):
         min_weight: floor of the weights, 0..1.
         max_weight: cap of the weights, >= 1.
         pixel_weights_in_gradient: whether pixel weights shape the class weights.
+        frequency_power: the measure is divided by this power of the class's running share of the
+            pixels; 0 for none.
         qp_solver: "closed_form" or "cvxopt".
 
     Raises:
@@ -52,6 +54,7 @@ class GBWCrossEntropyLoss(nn.Module):
         min_weight: float = 0.0,
         max_weight: float = math.inf,
         pixel_weights_in_gradient: bool = False,
+        frequency_power: float = 0.0,
         qp_solver: str = "closed_form",
     ) -> None:
         super().__init__()
@@ -66,6 +69,7 @@ class GBWCrossEntropyLoss(nn.Module):
             "min_weight": min_weight,
             "max_weight": max_weight,
             "pixel_weights_in_gradient": pixel_weights_in_gradient,
+            "frequency_power": frequency_power,
             "qp_solver": qp_solver,
         }
         self._loss = ClassWeightedCrossEntropy(
