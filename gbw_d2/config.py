@@ -257,7 +257,7 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     # From here on: None = the scheme's own default (its file says which).
     # What is measured of a class: norm (released) | hindrance | interference | class_gradient.
     cfg.WEIGHTING.MEASURE = None
-    # released | relative.
+    # released | relative | initial.
     cfg.WEIGHTING.SCALE = None
     # Exponent of the measure.
     cfg.WEIGHTING.POWER = None

@@ -8,8 +8,9 @@
 
 A run is done when results.jsonl in the study's folder has a line of the same package (the code of
 gbw_d2, comments aside), the same config and the same seed. Stop it as you like: finished runs are
-kept, half-finished ones go on at their last checkpoint. Exit code 1: some runs ended in an error;
-they are in the table as failed, and --retry runs them again.
+kept, half-finished ones go on at their last checkpoint, if they had come to one. Do not edit gbw_d2
+meanwhile: run a study from a clone of its own. Exit code 1: some runs ended in an error. Those that
+diverged are in the table as failed, and --retry runs them again; others are not done.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grid.halving import arms_of, ranking
-from grid.ledger import Row, read_output, read_rows, replace_row, write_rows
+from grid.ledger import FILE, Row, read_output, read_rows, replace_row, write_rows
 from grid.plan import Job, Study, load_study
-from grid.runs import last_words, remove_checkpoints, run_all
+from grid.runs import DIVERGED, last_words, remove_checkpoints, run_all
 
+from gbw_d2.data.locking import exclusive
 from gbw_d2.errors import UserError
 
 
@@ -52,7 +54,7 @@ class Queue:
         self.retry, self.keep_checkpoints = retry, keep_checkpoints
         self.package = package_hash()
         self.rows: list[Row] = read_rows(study.folder)
-        self.failures = 0
+        self.failures = 0  # runs that ended in an error since the start
         self._hashes: dict[Job, str] = {}
 
     def hash_of(self, job: Job) -> str:
@@ -87,19 +89,20 @@ class Queue:
     def _finished(self, job: Job, folder: Path, exit_code: int, seconds: float) -> None:
         head = {"recipe": job.recipe, "arm": job.arm, "seed": job.seed, "config": self.hash_of(job)}
         head |= {"package": self.package, "threads": self.study.threads}
+        row, said = None, f"failed: {last_words(folder)}"
         if exit_code == 0:
-            row = head | read_output(folder)
-            first = next(iter(row["scores"].values()))["metrics"]
-            said = f"mIoU {next(v for k, v in first.items() if k.startswith('mIoU_')):.1f}"
-            if not self.keep_checkpoints:
-                remove_checkpoints(folder)
-        else:
-            self.failures += 1
-            said = f"failed: {last_words(folder)}"
+            try:
+                row = head | read_output(folder)
+                said = _headline(row)
+            except (OSError, KeyError, ValueError) as error:
+                said = f"failed: its files cannot be read ({error!r})"
+        elif exit_code == DIVERGED:
             row = head | {"error": last_words(folder), "scores": {}}
-        # Read again: another process may have written results of other runs meanwhile.
-        self.rows = replace_row(read_rows(self.study.folder), row)
-        write_rows(self.study.folder, self.rows)
+        self.failures += row is None or "error" in row
+        if row is not None:
+            self._keep(row)
+            if "error" not in row and not self.keep_checkpoints:
+                remove_checkpoints(folder)
         self._done += 1
         left = (time.perf_counter() - self._start) / self._done * (self._total - self._done)
         print(
@@ -108,9 +111,29 @@ class Queue:
             flush=True,
         )
 
+    def _keep(self, row: Row) -> None:
+        # Read again: another process may have written results of other runs meanwhile.
+        with exclusive(self.study.folder / FILE):
+            self.rows = replace_row(read_rows(self.study.folder), row)
+            write_rows(self.study.folder, self.rows)
+
+
+def _headline(row: Row) -> str:
+    first = next(iter(row["scores"].values()))["metrics"]
+    leading = next((name for name in first if name.startswith("mIoU_")), None)
+    return "done" if leading is None else f"{leading} {first[leading]}"
+
 
 def selected(study: Study, jobs: Sequence[Job], args: argparse.Namespace) -> list[Job]:
-    """Returns the jobs that the command line asks for."""
+    """Returns the jobs that the command line asks for.
+
+    Raises:
+        UserError: an arm or a recipe that the study does not have.
+    """
+    for asked, there in ((args.arms, study.arms), (args.recipes, study.recipes)):
+        unknown = [name for name in asked or () if name not in there]
+        if unknown:
+            raise UserError(f"{study.path} has no {', '.join(unknown)} (has: {', '.join(there)})")
     return [
         job
         for job in jobs
@@ -125,11 +148,11 @@ def run_study(study: Study, queue: Queue, args: argparse.Namespace) -> None:
     before: list[Row] = []
     for number, rung in enumerate(study.rungs, 1):
         arms = arms_of(study, rung, before)
-        jobs = selected(study, study.jobs(arms, rung.seeds), args)
+        jobs = study.jobs(arms, rung.seeds)
         done = sum(queue.row_of(job) is not None for job in jobs)
         print(f"rung {number}: {len(arms)} arms, {done} of {len(jobs)} runs done", flush=True)
         if not args.status:
-            queue.run(jobs, args.workers)
+            queue.run(selected(study, jobs, args), args.workers)
         rows = [queue.row_of(job) for job in jobs]
         before += [row for row in rows if row is not None]
         if None in rows and number < len(study.rungs):
@@ -137,6 +160,13 @@ def run_study(study: Study, queue: Queue, args: argparse.Namespace) -> None:
             return
     for arm, gain in ranking(study, before):
         print(f"{gain:+6.2f}  {arm}")
+
+
+def default_workers(threads: int) -> int:
+    """Returns one run per GPU, or without any as many as the processors have threads for."""
+    import torch
+
+    return torch.cuda.device_count() or max(1, (os.cpu_count() or 1) // threads)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workers",
         type=int,
-        help="runs at a time; default: as many as the processors give threads for",
+        help="runs at a time; default: one per GPU, or without any as the processors allow",
     )
     parser.add_argument("--status", action="store_true", help="only say how far it is")
     parser.add_argument("--retry", action="store_true", help="run failed runs again")
@@ -162,17 +192,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", nargs="+", help=f"only these {name}")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
     args = parser.parse_args(arguments)
+    if args.workers is not None and args.workers < 1:
+        parser.error(f"--workers is {args.workers}; expected 1 or more")
     # Ends the runs too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         study = load_study(args.study)
-        args.workers = args.workers or max(1, (os.cpu_count() or 1) // study.threads)
+        args.workers = args.workers or default_workers(study.threads)
         output = args.output or Path("output/studies") / study.name
         queue = Queue(study, output, args.retry, args.keep_checkpoints)
         run_study(study, queue, args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 1 if queue.failures else 0
 
 

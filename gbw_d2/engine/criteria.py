@@ -49,6 +49,9 @@ INSTANCE_LOSSES: dict[str, type[ClassWeightedInstanceLoss]] = {
     "offset": ClassWeightedOffsetLoss,
 }
 
+# The scheme of a head that has no classifier, where WEIGHTING.NAME measures at one.
+WITHOUT_CLASSIFIER = "gbw_norm"
+
 OWN = "own"
 # Values of WEIGHTING.OFFSET_WEIGHTS_FROM: heads whose loss comes before the offsets'.
 OFFSET_WEIGHTS_FROM = (OWN, "center", "semantic")
@@ -95,6 +98,7 @@ def make_criteria(cfg: CfgNode, class_counts: Tensor | None) -> dict[str, Criter
     heads = _heads_in_use(cfg)
     settings = {field: cfg.WEIGHTING[key] for key, field in WEIGHTING_FIELDS.items()}
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+    _check_class_weights(settings["class_weights"], space.num_classes)
     criteria: dict[str, Criterion] = {}
     for head in heads:
         try:
@@ -113,6 +117,13 @@ def make_criteria(cfg: CfgNode, class_counts: Tensor | None) -> dict[str, Criter
         except ValueError as error:
             raise ConfigError(f"WEIGHTING, head '{head}': {error}") from error
     return criteria
+
+
+def _check_class_weights(given: Any, num_classes: int) -> None:
+    if given is not None and (not isinstance(given, list | tuple) or len(given) != num_classes):
+        raise ConfigError(
+            f"WEIGHTING.CLASS_WEIGHTS is {given}; expected {num_classes} numbers, one per class id"
+        )
 
 
 def _heads_in_use(cfg: CfgNode) -> list[str]:
@@ -136,21 +147,24 @@ def _instance_scheme(
     settings: dict[str, Any],
     class_counts: Tensor | None,
 ) -> WeightingScheme:
-    """Builds the scheme over the things; a measure that needs a classifier becomes the norm."""
+    """Builds the scheme over the things; one that measures at a classifier becomes `gbw_norm`."""
     counts = None if class_counts is None else class_counts[list(thing_ids)]
     if settings["class_weights"] is not None:
-        given = dict(enumerate(settings["class_weights"]))
-        settings = {**settings, "class_weights": [given[i] for i in thing_ids if i in given]}
+        things = [settings["class_weights"][i] for i in thing_ids]
+        settings = {**settings, "class_weights": things}
     scheme = build_scheme(name, len(thing_ids), settings, counts)
     if not scheme.needs_classifier:
         return scheme
     logger.info(
-        "Head '%s' has no classifier whose hindrance could be measured: scheme '%s' takes the norm "
-        "of its gradients there (docs/equations.md 7)",
+        "Head '%s' has no classifier for scheme '%s' to measure at: its weights are those of "
+        "'%s' (docs/equations.md 7)",
         head,
         name,
+        WITHOUT_CLASSIFIER,
     )
-    return build_scheme(name, len(thing_ids), {**settings, "measure": "norm"}, counts)
+    # What the user set holds for both, but the measure, and a power that norms have in them.
+    shared = {**settings, "measure": None, "frequency_power": None}
+    return build_scheme(WITHOUT_CLASSIFIER, len(thing_ids), shared, counts)
 
 
 def _shared_weights(name: str, lender: Criterion, thing_ids: tuple[int, ...]) -> SharedWeights:

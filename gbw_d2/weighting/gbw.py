@@ -26,6 +26,7 @@ def _relative(norms: Tensor, present: Tensor, power: float) -> Tensor:
 SCALES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "released": _released,
     "relative": _relative,
+    "initial": _relative,
 }
 SOLVERS = ("closed_form", "cvxopt")
 
@@ -39,24 +40,28 @@ def gbw_weights(
     min_weight: float = 0.0,
     max_weight: float = math.inf,
     solver: str = "closed_form",
+    progress: Tensor | None = None,
 ) -> Tensor:
     """Solves the GBW programme (docs/equations.md 1 and 2).
 
     scale "released": w = projection of g^2 / (2 lam); ``power`` plays no part.
     scale "relative": w = projection of u / (2 lam), u_k = g_k^power / mean over the budget; all
     norms 0 give uniform weights.
+    scale "initial": w = projection of r u / (2 lam), r the ``progress``.
     The weights of the classes in the budget lie in [min_weight, max_weight] and sum to their
     number; every other class gets 1, so the sum over all K classes is K.
 
     Args:
         norms: (K,) g_k >= 0, or the hindrance ratios r_c.
         present: (K,) bool, the classes that share the budget; None for all K.
-        scale: "released" or "relative".
+        scale: "released", "relative" or "initial".
         lam: lambda > 0, in units of the scale; inf gives uniform weights.
         power: exponent > 0 of the relative scale.
         min_weight: 0..1.
         max_weight: >= 1; inf for no cap.
         solver: "closed_form", or "cvxopt", which copies to the host.
+        progress: scale "initial": no axes, 0..1, what is left of the norms of the run's start; None
+            for 1.
 
     Returns:
         (K,) float32, detached, on the norms' device. Non-finite norms on a GPU give NaN weights.
@@ -80,6 +85,8 @@ def gbw_weights(
             )
     values = values.masked_fill(~mask, 0)
     targets = SCALES[scale](values, mask, power) / (2 * lam)
+    if scale == "initial" and progress is not None:
+        targets = targets * progress.double()
     if solver == "cvxopt":
         weights = torch.ones_like(targets)
         size = int(mask.sum())

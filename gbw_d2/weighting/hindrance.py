@@ -141,8 +141,11 @@ def classifier_measure(
         (values, present): (K,) float32 >= 0 with 0 where absent, and (K,) bool.
 
     Raises:
-        ValueError: shapes that do not match; on the CPU also unknown labels and NaN or inf.
+        ValueError: an unknown measure, shapes that do not match; on the CPU also unknown labels and
+            NaN or inf.
     """
+    if measure not in FORMULAS:
+        raise ValueError(f"measure is '{measure}'; expected one of {', '.join(FORMULAS)}")
     check_logits(logits, labels)
     check_pixel_weights(pixel_weights, labels)
     if (

@@ -29,7 +29,7 @@ class WeightingScheme:
         num_classes: K.
         settings: its settings.
         needs_statistics: whether it reads the squared gradient norms.
-        needs_classifier: whether it reads the hindrance, and so the classifier's input.
+        needs_classifier: whether it reads a measure at the classifier, and so that one's input.
         needs_class_counts: whether it is built from the source's pixel counts.
         focal_gamma: exponent of the focal factor in the cross-entropy; 0 for none.
         nonfinite: bool tensor without axes: NaN or inf was met.
@@ -56,6 +56,7 @@ class WeightingScheme:
         self.nonfinite = torch.zeros((), dtype=torch.bool)
         self.invalid_labels = torch.zeros((), dtype=torch.bool)
         self._counters = torch.zeros(len(COUNTERS), dtype=torch.long)
+        # Not in the state: each step computes the source term before any other.
         self._of_source: Tensor | None = None
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:

@@ -24,7 +24,7 @@ class WeightingSettings:
     Attributes:
         measure: "norm" of the logit channels' gradients (released), or "hindrance",
             "interference" or "class_gradient" at the classifier (docs/equations.md 2b).
-        scale: "released" or "relative" (docs/equations.md 2).
+        scale: "released", "relative" or "initial" (docs/equations.md 2).
         power: exponent of the measure on the relative scale.
         lam: lambda of the programme, in units of the scale.
         momentum: 0..<1 of the running mean of the measure, kept per loss term; 0 for none.

@@ -39,8 +39,7 @@ class ClassStatistics:
         squared_norms: (K,) float64 g_k^2 over all processes, or None where nobody asked.
         hindrance: (K,) float32 measure at the classifier over all processes, or None.
         hindrance_present: (K,) bool, classes with a pixel at classifier resolution, or None.
-        norms_present: (K,) bool, classes whose norm was observed; None where all are in any batch
-            with a label, as those of logit channels.
+        norms_present: (K,) bool, classes whose norm was observed; None for those with a pixel.
         pixels: the softmax's parts at every pixel, for the backward pass; None where the loss is
             not a cross-entropy.
     """

@@ -77,7 +77,7 @@ def test_offsets_use_the_weights_of_another_head(
     assert criteria["offset"].last[keys.TERM_SOURCE].norms is None
 
 
-def test_hindrance_becomes_the_norm_and_the_log_says_so(
+def test_a_measure_at_the_classifier_becomes_the_norm_and_the_log_says_so(
     tiny_config: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -85,9 +85,17 @@ def test_hindrance_becomes_the_norm_and_the_log_says_so(
     assert criteria["semantic"].scheme.needs_classifier
     for head in INSTANCE_LOSSES:
         scheme = criteria[head].scheme
-        assert scheme.name == "gbw" and scheme.needs_statistics
-        assert (scheme.settings.scale, scheme.settings.min_weight) == ("relative", 0.5)
+        assert scheme.name == "gbw_norm" and scheme.needs_statistics
+        settings = scheme.settings
+        assert (settings.momentum, settings.lam, settings.frequency_power) == (0, 1, 0)
         assert f"Head '{head}' has no classifier" in caplog.text
+    asked = ("WEIGHTING.LAMBDA", 3.0, "WEIGHTING.MEASURE", "class_gradient")
+    criteria = make_criteria(tiny_config(*asked, *ALL_HEADS), None)
+    assert criteria["center"].scheme.settings.lam == 3
+    assert criteria["center"].scheme.settings.measure == "norm"
+    for wrong in (2.0, [1.0] * 19):
+        with pytest.raises(ConfigError, match="expected 16 numbers"):
+            make_criteria(tiny_config("WEIGHTING.CLASS_WEIGHTS", wrong, *ALL_HEADS), None)
 
 
 @pytest.mark.parametrize("name", SCHEMES.names())

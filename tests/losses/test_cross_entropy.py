@@ -8,7 +8,7 @@ from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.weighting import SCHEMES, build_scheme, class_hindrance, downsample_labels
 from gbw_d2.weighting import pixels as pixels_module
 
-ADAPTIVE = ["gbw", "gbw_norm", "gbw_released"]
+ADAPTIVE = ["gbw", "gbw_hindrance", "gbw_norm", "gbw_released"]
 
 
 def make_batch(classes=5, shape=(2, 6, 7), dtype=torch.float64, seed=0, ignore_index=255):
@@ -138,7 +138,7 @@ def test_half_precision(dtype, autocast):
     logits, labels, q, classifier = make_batch(dtype=dtype)
     features, low = classifier
     ours, wide = logits.clone().requires_grad_(), logits.float().requires_grad_()
-    criterion = make_loss("gbw")
+    criterion = make_loss("gbw_hindrance")
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss = criterion(ours, labels, q, (features.to(dtype), low.to(dtype)))
     weights = criterion.last["source"].weights
@@ -213,7 +213,7 @@ def test_nonfinite_pixel_weights_raise():
 def test_arguments_are_checked():
     logits, labels, q, _ = make_batch()
     with pytest.raises(ValueError, match=r"classifier=\(features, logits\)"):
-        make_loss("gbw")(logits, labels)
+        make_loss("gbw_hindrance")(logits, labels)
     with pytest.raises(ValueError, match=r"labels hold 11, 12; .* ignore value 255"):
         wrong = labels.clone()
         wrong[0, 2, 2], wrong[0, 3, 3] = 11, 12
@@ -229,7 +229,7 @@ def test_arguments_are_checked():
 def test_pixel_weights_in_gradient():
     logits, labels, q, classifier = make_batch()
     q = torch.where(labels == 1, 0.0, q)
-    for name in ("gbw_norm", "gbw"):
+    for name in ("gbw_norm", "gbw_hindrance", "gbw"):
         released = make_loss(name)
         released(logits, labels, q, classifier)
         shaped = make_loss(name, pixel_weights_in_gradient=True)
@@ -238,7 +238,7 @@ def test_pixel_weights_in_gradient():
         assert shaped.last["source"].counts[1] == 0
         assert shaped.last["source"].weights[1] == 1
         assert not torch.equal(shaped.last["source"].weights, released.last["source"].weights)
-        if name == "gbw":
+        if name == "gbw_hindrance":
             features, low = classifier
             size = (3, 3)
             expected, _ = class_hindrance(
@@ -284,6 +284,6 @@ def test_a_step_never_asks_the_device_for_a_value(name, bounds):
 
 def test_inference_mode_and_no_grad_give_the_same_loss():
     logits, labels, q, classifier = make_batch()
-    expected = make_loss("gbw")(logits, labels, q, classifier)
+    expected = make_loss("gbw_hindrance")(logits, labels, q, classifier)
     with torch.no_grad():
-        assert torch.equal(make_loss("gbw")(logits, labels, q, classifier), expected)
+        assert torch.equal(make_loss("gbw_hindrance")(logits, labels, q, classifier), expected)

@@ -29,7 +29,7 @@ logits, features, low = draw(5, 8, 8), draw(6, 4, 4), 0.1 * draw(5, 4, 4)
 labels = torch.arange(256).reshape(4, 8, 8)[share] // 60  # each half lacks classes
 heat, goal, weights = draw(8, 8), draw(2, 8, 8), (draw(8, 8) > 0.3).float()
 result = {}
-for name in ("gbw", "gbw_norm", "gbw_released"):
+for name in ("gbw", "gbw_hindrance", "gbw_norm", "gbw_released"):
     leaf = logits.clone().requires_grad_()
     criterion = ClassWeightedCrossEntropy(build_scheme(name, 5))
     loss = criterion(leaf, labels, None, (features, low))
@@ -50,7 +50,7 @@ calls = {
     "center": (ClassWeightedCenterLoss, "gbw_norm", logits[:, :1], heat, weights, owner),
     "offset": (ClassWeightedOffsetLoss, "gbw_norm", logits[:, :2], goal, weights, owner),
     "roi_cls": (ClassWeightedRoIClassification, "gbw_norm", boxes, classes),
-    "roi_hindrance": (ClassWeightedRoIClassification, "gbw", boxes, classes, inputs.abs()),
+    "roi_gbw": (ClassWeightedRoIClassification, "gbw", boxes, classes, inputs.abs()),
     "mask": (ClassWeightedRoIMask, "gbw_norm", masks, classes.clamp(max=1), truth),
 }
 for name, (kind, scheme, prediction, *rest) in calls.items():

@@ -19,9 +19,10 @@ THINGS, CLASSES = (2, 5, 6), 8
 LOSSES = {"center": (ClassWeightedCenterLoss, center_loss, 1)}
 LOSSES["offset"] = (ClassWeightedOffsetLoss, offset_loss, 2)
 # The schemes that these heads can use; the default measure of gbw needs a classifier.
-USABLE = {name: {} for name in SCHEMES if name not in ("focal", "gbw")}
-USABLE["gbw"] = {"measure": "norm"}
-ADAPTIVE = ("gbw", "gbw_norm", "gbw_released")
+AT_CLASSIFIER = ("gbw", "gbw_hindrance")
+USABLE = {name: {} for name in SCHEMES if name not in ("focal", *AT_CLASSIFIER)}
+USABLE |= {name: {"measure": "norm"} for name in AT_CLASSIFIER}
+ADAPTIVE = (*AT_CLASSIFIER, "gbw_norm", "gbw_released")
 
 
 def make_loss(head, name="gbw_norm", things=THINGS, **overrides):
@@ -126,7 +127,7 @@ def test_value_and_gradient_of_every_scheme(head, name):
     expected.backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
     assert (last.norms is not None) == (name in ADAPTIVE)
-    if name in ("gbw", "gbw_norm"):
+    if name in (*AT_CLASSIFIER, "gbw_norm"):
         assert last.weights[2] == 1 and (last.weights - 1).abs().max() > 1e-3
 
 

@@ -106,7 +106,7 @@ def test_offsets_grow_with_the_picture(
 
 def test_criterion_gets_the_classifier_and_weights_the_loss(tiny_config: Any, samples: Any) -> None:
     torch.manual_seed(0)
-    criterion = ClassWeightedCrossEntropy(build_scheme("gbw", 16))
+    criterion = ClassWeightedCrossEntropy(build_scheme("gbw_hindrance", 16))
     model = build_model(tiny_config(), {"semantic": criterion}).train()
     batch = samples()
     outputs, losses = run(model, batch, keys.TERM_MIXED)

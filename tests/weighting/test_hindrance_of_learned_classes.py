@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gbw_d2.weighting import class_hindrance, gbw_weights
 
-# As in the scheme "gbw".
+# As in the scheme "gbw_hindrance".
 GBW = {"scale": "relative", "lam": 1.0, "power": 0.5, "min_weight": 0.5}
 
 

@@ -48,6 +48,7 @@ def test_the_names_are_known():
         "fixed",
         "focal",
         "gbw",
+        "gbw_hindrance",
         "gbw_norm",
         "gbw_released",
         "inverse_frequency",
@@ -62,6 +63,11 @@ def test_defaults_are_the_documented_ones():
     assert gbw.needs_classifier
     assert not gbw.needs_statistics
     chosen = gbw.settings
+    assert (chosen.measure, chosen.momentum) == ("class_gradient", 0.99)
+    assert (chosen.power, chosen.lam, chosen.min_weight, chosen.budget) == (1, 0.5, 0.1, "present")
+    assert chosen.frequency_power == 0.25
+    chosen = build_scheme("gbw_hindrance", CLASSES).settings
+    assert (chosen.measure, chosen.momentum) == ("hindrance", 0)
     assert (chosen.power, chosen.lam, chosen.min_weight, chosen.budget) == (0.5, 1, 0.5, "present")
     norm = build_scheme("gbw_norm", CLASSES)
     assert norm.needs_statistics
@@ -78,7 +84,7 @@ def test_defaults_are_the_documented_ones():
 
 
 def test_overrides_replace_defaults_and_none_keeps_them():
-    scheme = build_scheme("gbw", CLASSES, {"measure": "norm", "lam": 3.0, "power": None})
+    scheme = build_scheme("gbw_hindrance", CLASSES, {"measure": "norm", "lam": 3.0, "power": None})
     assert scheme.needs_statistics
     assert (scheme.settings.lam, scheme.settings.power) == (3.0, 0.5)
     with pytest.raises(ValueError, match="unknown weighting setting 'lamda'"):
@@ -88,7 +94,7 @@ def test_overrides_replace_defaults_and_none_keeps_them():
 def test_gbw_hindrance_by_hand():
     # Present: 0, 1, 3, 4. sqrt r = (0, 2, 1, 3) over the mean 1.5; w = 1 + (u - 1) / 2.
     statistics = make_statistics(hindrance=[0.0, 4.0, 0.0, 1.0, 9.0, 0.0])
-    scheme = build_scheme("gbw", CLASSES)
+    scheme = build_scheme("gbw_hindrance", CLASSES)
     weights = scheme.weights(statistics, "source")
     expected = [0.5, 0.5 + 2 / 3, 1.0, 0.5 + 1 / 3, 1.5, 1.0]
     torch.testing.assert_close(weights, torch.tensor(expected))
@@ -247,3 +253,44 @@ def test_the_measure_over_a_power_of_the_running_share():
     before = scheme.state_dict()["source.share"]
     scheme.weights(nothing, "source")
     assert torch.equal(scheme.state_dict()["source.share"], before)
+
+
+def test_the_share_is_a_running_one_without_momentum_too():
+    settings = {"measure": "class_gradient", "frequency_power": 1.0, "lam": 0.5, "budget": "all"}
+    settings |= {"momentum": 0.0, "min_weight": 0.0, "power": 1.0}
+    scheme = build_scheme("gbw", 2, settings)
+    for counts in ([10.0, 0.0], [10.0, 10.0]):
+        weights = scheme.weights(make_statistics(counts, [0.1] * 2, [1.0, 1.0]), "source")
+    # Shares (1 + 1/2) / 2 and (0 + 1/2) / 2.
+    torch.testing.assert_close(weights, torch.tensor([0.5, 1.5]))
+    without = build_scheme("gbw", 2, {**settings, "frequency_power": 0.0})
+    with pytest.raises(ValueError, match="running shares"):
+        without.load_state_dict(scheme.state_dict())
+
+
+def test_a_class_lost_at_the_classifier_keeps_its_running_mean():
+    settings = {"momentum": 0.5, "frequency_power": 0.0, "min_weight": 0.0}
+    scheme = build_scheme("gbw", 3, settings)
+    scheme.weights(make_statistics([4.0, 4.0, 4.0], [0.1] * 3, [1.0, 2.0, 3.0]), "source")
+    statistics = make_statistics([4.0, 4.0, 0.0], [0.1] * 3, [1.0, 0.0, 0.0])
+    statistics.hindrance_present = torch.tensor([True, False, False])
+    weights = scheme.weights(statistics, "source")
+    torch.testing.assert_close(weights, torch.tensor([2 / 3, 4 / 3, 1.0]))
+
+
+def test_on_the_initial_scale_weights_fade_as_gradients_do():
+    settings = {"measure": "class_gradient", "scale": "initial", "power": 1.0, "lam": 0.5}
+    settings |= {"momentum": 0.0, "frequency_power": 0.0, "min_weight": 0.0}
+    scheme = build_scheme("gbw", 2, settings)
+    first = make_statistics([4.0, 4.0], [0.1] * 2, [1.0, 3.0])
+    torch.testing.assert_close(scheme.weights(first, "source"), torch.tensor([0.5, 1.5]))
+    restored = build_scheme("gbw", 2, settings)
+    restored.load_state_dict(scheme.state_dict())
+    # A fifth of the mean is left, so a fifth of the difference.
+    later = make_statistics([4.0, 4.0], [0.1] * 2, [0.2, 0.6])
+    for each in (scheme, restored):
+        torch.testing.assert_close(each.weights(later, "source"), torch.tensor([0.9, 1.1]))
+    # Another term has a start of its own.
+    torch.testing.assert_close(scheme.weights(later, "mixed"), torch.tensor([0.5, 1.5]))
+    nothing = make_statistics([4.0, 4.0], [0.1] * 2, [0.0, 0.0])
+    assert scheme.weights(nothing, "source").tolist() == [1.0, 1.0]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gbw_d2
 from gbw_d2.config import add_gbw_config
+from gbw_d2.engine.criteria import WEIGHTING_FIELDS
+from gbw_d2.weighting import SCHEMES, WeightingSettings
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -19,6 +22,7 @@ _WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD"),
     *("EVAL.PICTURES", "DATALOADER.NUM_WORKERS"),
 )
+_WEIGHTING = ("NAME", *WEIGHTING_FIELDS)
 
 
 @cache
@@ -48,6 +52,7 @@ def config_hash(cfg: CfgNode) -> str:
     """Returns 12 digits for all that a config changes of the defaults and that has an effect.
 
     A key that is added to the project later does not change it, as long as its default stands.
+    Weighting counts as what it comes to, and not by its name, for a scheme's defaults may change.
     """
     default = get_cfg()
     add_gbw_config(default)
@@ -55,9 +60,22 @@ def config_hash(cfg: CfgNode) -> str:
     changed = {
         key: value
         for key, value in _flat(cfg).items()
-        if key not in _WITHOUT_EFFECT and (key not in defaults or defaults[key] != value)
+        if key not in _WITHOUT_EFFECT
+        and key.removeprefix("WEIGHTING.") not in _WEIGHTING
+        and (key not in defaults or defaults[key] != value)
     }
+    changed |= _weighting(cfg)
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _weighting(cfg: CfgNode) -> dict[str, Any]:
+    """Returns the scheme's class, and those of its settings that are not the class's defaults."""
+    entry = SCHEMES.get(cfg.WEIGHTING.NAME)
+    given = {field: cfg.WEIGHTING[key] for key, field in WEIGHTING_FIELDS.items()}
+    settings = asdict(WeightingSettings.merge(entry.defaults, given))
+    default = asdict(WeightingSettings())
+    changed = {key: value for key, value in settings.items() if value != default[key]}
+    return {"weighting": [entry.scheme.__name__, changed]}
 
 
 def _flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:

@@ -84,7 +84,7 @@ def read_output(folder: Path) -> Row:
     protocol = run["config"]["EVAL"]["PROTOCOLS"][0]
     scores = {}
     for index, name in enumerate(names):
-        table = folder / (name if index else "") / "per_class.csv"
+        table = folder / (name.replace("/", "_") if index else "") / "per_class.csv"
         scores[name] = {
             "metrics": {k: _rounded(v) for k, v in results["datasets"][name].items()},
             "classes": _classes(table, protocol),

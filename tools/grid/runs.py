@@ -16,7 +16,11 @@ from pathlib import Path
 
 from grid.plan import Job
 
+from gbw_d2.data.locking import exclusive
+
 LOG = "run.log"
+# Exit code of a run whose training came to numbers that are not finite: a result like others.
+DIVERGED = 3
 
 
 def run_all(
@@ -62,6 +66,12 @@ def run_all(
 
 def _run(job: Job, folder: str, threads: int, slot: int) -> None:
     """Trains one job; what it says goes to run.log in its folder."""
+    # Another study.py may have begun the same run: this one waits, and then finds it finished.
+    with exclusive(Path(folder)):
+        _train(job, folder, threads, slot)
+
+
+def _train(job: Job, folder: str, threads: int, slot: int) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     with (Path(folder) / LOG).open("ab", buffering=0) as log:
         os.dup2(log.fileno(), 1)
@@ -82,17 +92,22 @@ def _run(job: Job, folder: str, threads: int, slot: int) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except (FloatingPointError, ValueError) as error:
+        traceback.print_exc()
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(DIVERGED)
     except Exception:
         traceback.print_exc()
         sys.exit(1)
 
 
 def last_words(folder: Path) -> str:
-    """Returns the last line of a run's log."""
+    """Returns the last line of a run's log, without the paths of this machine."""
     path = folder / LOG
     text = path.read_text(errors="replace") if path.is_file() else ""
     lines = text.strip().splitlines()
-    return lines[-1] if lines else "no log"
+    last = lines[-1] if lines else "no log"
+    return last.replace(str(Path.cwd()), ".").replace(str(Path.home()), "~")[:300]
 
 
 def remove_checkpoints(folder: Path) -> None:

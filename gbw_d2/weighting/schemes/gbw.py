@@ -1,4 +1,4 @@
-"""Gradient-based class weighting: one scheme under three names that differ in their defaults."""
+"""Gradient-based class weighting: one scheme under four names that differ in their defaults."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from gbw_d2.weighting.statistics import ClassStatistics
 
 # Of the pixels: a class that has hardly been seen must not take the whole budget.
 LEAST_SHARE = 1e-4
+# Of the running share, whatever the measure's own: one batch says little about how rare a class is.
+SHARE_MOMENTUM = 0.99
 
 
 class GradientBasedScheme(WeightingScheme):
@@ -39,21 +41,26 @@ class GradientBasedScheme(WeightingScheme):
         self._seen: dict[str, Tensor] = {}
         self._shares: dict[str, Tensor] = {}
         self._batches: dict[str, Tensor] = {}
+        self._levels: dict[str, Tensor] = {}
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
         values, observed = self._measure(statistics)
         settings = self.settings
+        if settings.momentum > 0:
+            values = self._running_mean(term, values, observed)
+            # A class too small for the classifier's resolution keeps the mean that it has.
+            observed = self._seen[term]
         budget = statistics.counts >= settings.min_pixels
         if settings.budget == "present":
             budget &= (statistics.counts > 0) & observed
-        if settings.momentum > 0:
-            values = self._running_mean(term, values, observed)
         if settings.frequency_power > 0:
             share = self._running_share(term, statistics.counts)
             values = values * share.clamp(min=LEAST_SHARE).pow(-settings.frequency_power)
+        progress = self._progress(term, values, budget) if settings.scale == "initial" else None
         weights = gbw_weights(
             values,
             budget,
+            progress=progress,
             scale=settings.scale,
             lam=settings.lam,
             power=settings.power,
@@ -73,7 +80,7 @@ class GradientBasedScheme(WeightingScheme):
         if self.needs_classifier:
             if statistics.hindrance is None or statistics.hindrance_present is None:
                 raise ValueError(
-                    f"scheme '{self.name}' needs the hindrance; the statistics lack it"
+                    f"scheme '{self.name}' needs {self.settings.measure}; the statistics lack it"
                 )
             return statistics.hindrance, statistics.hindrance_present
         if statistics.norms is None:
@@ -98,15 +105,24 @@ class GradientBasedScheme(WeightingScheme):
         batches = self._batches.get(term, torch.zeros((), device=counts.device)).to(counts.device)
         old = self._shares.get(term, torch.zeros_like(counts)).to(counts.device)
         labelled = counts.sum()
-        momentum = (1 - 1 / (batches + 1)).clamp(max=self.settings.momentum)
+        momentum = (1 - 1 / (batches + 1)).clamp(max=SHARE_MOMENTUM)
         blended = momentum * old + (1 - momentum) * counts / labelled.clamp(min=1)
         self._shares[term] = torch.where(labelled > 0, blended, old)
         self._batches[term] = batches + (labelled > 0)
         return self._shares[term].float()
 
+    def _progress(self, term: str, values: Tensor, budget: Tensor) -> Tensor:
+        """Returns what is left, 0..1, of the highest mean of the measure so far."""
+        powers = values.double().clamp(min=0).pow(self.settings.power) * budget
+        mean = powers.sum() / budget.sum().clamp(min=1)
+        level = torch.maximum(self._levels.get(term, mean).to(mean.device), mean)
+        self._levels[term] = level
+        return torch.where(level > 0, mean / level, torch.ones_like(mean))
+
     def _state(self) -> dict[str, dict[str, Tensor]]:
         tables = {"mean": self._means, "seen": self._seen}
-        return tables | {"share": self._shares, "batches": self._batches}
+        tables |= {"share": self._shares, "batches": self._batches}
+        return tables | {"level": self._levels}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {
@@ -119,12 +135,12 @@ class GradientBasedScheme(WeightingScheme):
         tables: dict[str, dict[str, Tensor]] = {part: {} for part in self._state()}
         for key, value in state.items():
             term, _, part = key.rpartition(".")
-            shape = () if part == "batches" else (self.num_classes,)
+            shape = () if part in ("batches", "level") else (self.num_classes,)
             if part not in tables or value.shape != shape:
                 raise ValueError(
                     f"weighting state '{key}' has shape {tuple(value.shape)}; expected "
                     f"'<term>.mean', '.seen' and '.share' of shape ({self.num_classes},), and "
-                    "'<term>.batches' without axes"
+                    "'<term>.batches' and '.level' without axes"
                 )
             tables[part][term] = value.detach().clone()
         for one, other in (("mean", "seen"), ("share", "batches")):
@@ -135,11 +151,32 @@ class GradientBasedScheme(WeightingScheme):
                 f"the checkpoint holds running means of scheme '{self.name}', but momentum is 0 "
                 "now; set the momentum it was trained with"
             )
+        if tables["share"] and self.settings.frequency_power == 0:
+            raise ValueError(
+                f"the checkpoint holds running shares of scheme '{self.name}', but the frequency "
+                "power is 0 now; set the one it was trained with"
+            )
         self._means, self._seen = tables["mean"], tables["seen"]
         self._shares, self._batches = tables["share"], tables["batches"]
+        self._levels = tables["level"]
 
 
 SCHEMES.register("gbw")(
+    SchemeEntry(
+        GradientBasedScheme,
+        {
+            "measure": "class_gradient",
+            "scale": "relative",
+            "power": 1.0,
+            "lam": 0.5,
+            "momentum": 0.99,
+            "budget": "present",
+            "min_weight": 0.1,
+            "frequency_power": 0.25,
+        },
+    )
+)
+SCHEMES.register("gbw_hindrance")(
     SchemeEntry(
         GradientBasedScheme,
         {
