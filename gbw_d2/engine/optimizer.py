@@ -25,7 +25,7 @@ def _sgd(groups: list[dict[str, Any]], solver: Any) -> torch.optim.Optimizer:
     )
 
 
-# One pass over all parameters: a fifth of a toy step, when each has a loop of its own.
+# One pass over all parameters, where one by one they cost a small network a good part of a step.
 @OPTIMIZERS.register("ADAM")
 def _adam(groups: list[dict[str, Any]], solver: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, solver.BASE_LR, fused=True)

@@ -1,0 +1,34 @@
+"""tools/mean_class_weights.py on a file written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mean_class_weights
+import pytest
+from mean_class_weights import mean_weights
+
+ROWS = """iteration,head,term,class,weight,measure,pixels
+10,semantic,source,road,0.5,1,100
+10,semantic,source,bus,9,1,0
+10,semantic,source,pole,1,1,0
+10,center,source,bus,7,1,5
+10,semantic,mixed,road,1,1,50
+20,semantic,source,road,0.25,1,100
+20,semantic,source,bus,2,1,3
+20,semantic,source,pole,1,1,0
+20,semantic,mixed,bus,4,1,3
+"""
+
+
+def test_means_over_time_then_over_terms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "class_weights.csv").write_text(ROWS)
+    # road (0.375 + 1) / 2, bus (2 + 4) / 2, pole never seen: 1; their sum is 4.6875.
+    expected = [round(w * 3 / 4.6875, 3) for w in (0.6875, 3.0, 1.0)]
+    assert mean_weights(tmp_path / "class_weights.csv") == expected
+    assert mean_class_weights.main([str(tmp_path)]) == 0
+    assert f"WEIGHTING.CLASS_WEIGHTS: {expected}" in capsys.readouterr().out
+    assert mean_class_weights.main([str(tmp_path / "nothing")]) == 2
+    assert "does not exist" in capsys.readouterr().err
