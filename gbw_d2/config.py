@@ -276,6 +276,8 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     cfg.WEIGHTING.PIXEL_WEIGHTS_IN_GRADIENT = None
     # all: each loss term has weights of its own | source: the source's act on every term.
     cfg.WEIGHTING.SHAPED_BY = None
+    # all loss terms | source: what holds pseudo-labels is not weighted.
+    cfg.WEIGHTING.ACTS_ON = None
     # closed_form | cvxopt (reference; CPU only in effect, copies to the host).
     cfg.WEIGHTING.QP_SOLVER = None
     # inverse_frequency: 1 = plain, 0.5 = square root; GBW: the measure is divided by this power of

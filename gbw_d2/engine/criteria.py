@@ -36,6 +36,7 @@ WEIGHTING_FIELDS = {
     "MAX_WEIGHT": "max_weight",
     "PIXEL_WEIGHTS_IN_GRADIENT": "pixel_weights_in_gradient",
     "SHAPED_BY": "shaped_by",
+    "ACTS_ON": "acts_on",
     "QP_SOLVER": "qp_solver",
     "FREQUENCY_POWER": "frequency_power",
     "BETA": "beta",

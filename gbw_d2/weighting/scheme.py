@@ -85,6 +85,8 @@ class WeightingScheme:
             )
         self.nonfinite = self.nonfinite.to(flags[0].device) | flags[0]
         self.invalid_labels = self.invalid_labels.to(flags[1].device) | flags[1]
+        if term != TERM_SOURCE and self.settings.acts_on == "source":
+            return torch.ones(self.num_classes, device=statistics.counts.device)
         if term != TERM_SOURCE and self.settings.shaped_by == "source":
             return self._source_weights(term)
         weights = self.solve(statistics, term).detach()

@@ -14,6 +14,7 @@ NORM = "norm"
 CLASSIFIER_MEASURES = ("hindrance", "interference", "class_gradient")
 MEASURES = (NORM, *CLASSIFIER_MEASURES)
 SHAPED_BY = ("all", "source")
+ACTS_ON = ("all", "source")
 BUDGETS = ("all", "present")
 
 
@@ -35,6 +36,8 @@ class WeightingSettings:
         pixel_weights_in_gradient: whether pixel weights shape counts, norms and hindrance.
         shaped_by: "all" loss terms have weights of their own, or those of the "source" term act
             on every term, so that pseudo-labels do not shape them.
+        acts_on: "all" loss terms are weighted, or the "source" term alone: pixels with
+            pseudo-labels, and those mixed with them, weigh 1.
         qp_solver: "closed_form" or "cvxopt".
         frequency_power: inverse frequency: 1 plain, 0.5 its square root. GBW: exponent of the
             class's share of the pixels, by which the measure is divided; 0 for none.
@@ -54,6 +57,7 @@ class WeightingSettings:
     max_weight: float = math.inf
     pixel_weights_in_gradient: bool = False
     shaped_by: str = "all"
+    acts_on: str = "all"
     qp_solver: str = "closed_form"
     frequency_power: float = 1.0
     beta: float = 0.999999
@@ -72,6 +76,7 @@ class WeightingSettings:
         _check_choice("measure", self.measure, MEASURES)
         _check_choice("budget", self.budget, BUDGETS)
         _check_choice("shaped_by", self.shaped_by, SHAPED_BY)
+        _check_choice("acts_on", self.acts_on, ACTS_ON)
         _check_range("momentum", self.momentum, 0, 1)
         _check_range("min_pixels", self.min_pixels, 0, math.inf)
         _check_range("frequency_power", self.frequency_power, 0, math.inf)

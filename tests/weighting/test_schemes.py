@@ -294,3 +294,11 @@ def test_on_the_initial_scale_weights_fade_as_gradients_do():
     torch.testing.assert_close(scheme.weights(later, "mixed"), torch.tensor([0.5, 1.5]))
     nothing = make_statistics([4.0, 4.0], [0.1] * 2, [0.0, 0.0])
     assert scheme.weights(nothing, "source").tolist() == [1.0, 1.0]
+
+
+def test_weights_that_act_on_the_source_leave_other_terms_alone():
+    for name in ("gbw_norm", "inverse_frequency"):
+        scheme = build_scheme(name, CLASSES, {"acts_on": "source"}, COUNTS)
+        assert scheme.weights(make_statistics(), "mixed").tolist() == [1.0] * CLASSES
+        usual = build_scheme(name, CLASSES, {}, COUNTS).weights(make_statistics(), "source")
+        assert torch.equal(scheme.weights(make_statistics(), "source"), usual)
