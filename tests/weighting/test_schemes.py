@@ -65,7 +65,7 @@ def test_defaults_are_the_documented_ones():
     chosen = gbw.settings
     assert (chosen.measure, chosen.momentum) == ("class_gradient", 0.99)
     assert (chosen.power, chosen.lam, chosen.min_weight, chosen.budget) == (1, 0.5, 0.1, "present")
-    assert chosen.frequency_power == 0.25
+    assert (chosen.frequency_power, chosen.scale, chosen.acts_on) == (0.25, "initial", "source")
     chosen = build_scheme("gbw_hindrance", CLASSES).settings
     assert (chosen.measure, chosen.momentum) == ("hindrance", 0)
     assert (chosen.power, chosen.lam, chosen.min_weight, chosen.budget) == (0.5, 1, 0.5, "present")
@@ -236,7 +236,7 @@ def test_the_source_shapes_the_weights_of_every_term():
 
 def test_the_measure_over_a_power_of_the_running_share():
     settings = {"measure": "class_gradient", "frequency_power": 0.5, "power": 1.0, "lam": 0.5}
-    settings |= {"momentum": 0.9, "min_weight": 0.0, "budget": "all"}
+    settings |= {"momentum": 0.9, "min_weight": 0.0, "budget": "all", "scale": "relative"}
     scheme = build_scheme("gbw", 3, settings)
     first = make_statistics([16.0, 4.0, 0.0], [0.1] * 3, [1.0, 1.0, 0.0])
     # Shares 0.8, 0.2 and the least one; the third class has shown no gradient yet.
@@ -257,7 +257,7 @@ def test_the_measure_over_a_power_of_the_running_share():
 
 def test_the_share_is_a_running_one_without_momentum_too():
     settings = {"measure": "class_gradient", "frequency_power": 1.0, "lam": 0.5, "budget": "all"}
-    settings |= {"momentum": 0.0, "min_weight": 0.0, "power": 1.0}
+    settings |= {"momentum": 0.0, "min_weight": 0.0, "power": 1.0, "scale": "relative"}
     scheme = build_scheme("gbw", 2, settings)
     for counts in ([10.0, 0.0], [10.0, 10.0]):
         weights = scheme.weights(make_statistics(counts, [0.1] * 2, [1.0, 1.0]), "source")
@@ -269,7 +269,7 @@ def test_the_share_is_a_running_one_without_momentum_too():
 
 
 def test_a_class_lost_at_the_classifier_keeps_its_running_mean():
-    settings = {"momentum": 0.5, "frequency_power": 0.0, "min_weight": 0.0}
+    settings = {"momentum": 0.5, "frequency_power": 0.0, "min_weight": 0.0, "scale": "relative"}
     scheme = build_scheme("gbw", 3, settings)
     scheme.weights(make_statistics([4.0, 4.0, 4.0], [0.1] * 3, [1.0, 2.0, 3.0]), "source")
     statistics = make_statistics([4.0, 4.0, 0.0], [0.1] * 3, [1.0, 0.0, 0.0])
@@ -280,12 +280,16 @@ def test_a_class_lost_at_the_classifier_keeps_its_running_mean():
 
 def test_on_the_initial_scale_weights_fade_as_gradients_do():
     settings = {"measure": "class_gradient", "scale": "initial", "power": 1.0, "lam": 0.5}
-    settings |= {"momentum": 0.0, "frequency_power": 0.0, "min_weight": 0.0}
+    settings |= {"momentum": 0.0, "frequency_power": 0.0, "min_weight": 0.0, "acts_on": "all"}
     scheme = build_scheme("gbw", 2, settings)
     first = make_statistics([4.0, 4.0], [0.1] * 2, [1.0, 3.0])
     torch.testing.assert_close(scheme.weights(first, "source"), torch.tensor([0.5, 1.5]))
     restored = build_scheme("gbw", 2, settings)
     restored.load_state_dict(scheme.state_dict())
+    with pytest.raises(ValueError, match="the scale is 'relative' now"):
+        build_scheme("gbw", 2, {**settings, "scale": "relative"}).load_state_dict(
+            scheme.state_dict()
+        )
     # A fifth of the mean is left, so a fifth of the difference.
     later = make_statistics([4.0, 4.0], [0.1] * 2, [0.2, 0.6])
     for each in (scheme, restored):

@@ -156,6 +156,11 @@ class GradientBasedScheme(WeightingScheme):
                 f"the checkpoint holds running shares of scheme '{self.name}', but the frequency "
                 "power is 0 now; set the one it was trained with"
             )
+        if tables["level"] and self.settings.scale != "initial":
+            raise ValueError(
+                f"the checkpoint of scheme '{self.name}' knows the run's start, but the scale is "
+                f"'{self.settings.scale}' now; set 'initial', as it was trained"
+            )
         self._means, self._seen = tables["mean"], tables["seen"]
         self._shares, self._batches = tables["share"], tables["batches"]
         self._levels = tables["level"]
@@ -166,13 +171,14 @@ SCHEMES.register("gbw")(
         GradientBasedScheme,
         {
             "measure": "class_gradient",
-            "scale": "relative",
+            "scale": "initial",
             "power": 1.0,
             "lam": 0.5,
             "momentum": 0.99,
             "budget": "present",
             "min_weight": 0.1,
             "frequency_power": 0.25,
+            "acts_on": "source",
         },
     )
 )
