@@ -21,7 +21,7 @@ class GBWCrossEntropyLoss(nn.Module):
     Args:
         num_classes: K.
         ignore_index: label of pixels without a class.
-        scale: "relative" or "released".
+        scale: "relative", "released" or "initial".
         lam: lambda > 0, in units of the scale.
         power: exponent of the measure on the relative scale.
         measure: "norm"; or "hindrance", "interference", "class_gradient", which need ``classifier``
