@@ -185,17 +185,18 @@ class ClassWeightedCrossEntropy:
         targets, invalid = prepare_labels(labels, scheme.num_classes, self.ignore_index)
         if pixel_weights is not None:
             pixel_weights = pixel_weights.detach().to(compute_dtype(logits))
+        measured = scheme.measures(term)
         statistics = class_statistics(
             logits.detach(),
             targets,
             invalid,
             pixel_weights,
-            norms=scheme.needs_statistics,
+            norms=scheme.needs_statistics and measured,
             all_processes=scheme.needs_statistics or scheme.needs_classifier,
             pixel_weights_in_gradient=scheme.settings.pixel_weights_in_gradient,
             focal_gamma=scheme.focal_gamma,
         )
-        if scheme.needs_classifier:
+        if scheme.needs_classifier and measured:
             self._add_hindrance(statistics, targets, pixel_weights, classifier)
         weights = scheme.weights(statistics, term)
         self.last[term] = LastCall(

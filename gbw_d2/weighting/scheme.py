@@ -94,6 +94,11 @@ class WeightingScheme:
             self._of_source = weights
         return weights
 
+    def measures(self, term: str) -> bool:
+        """Whether the weights of a loss term follow from its own statistics."""
+        own = self.settings.acts_on == "all" and self.settings.shaped_by == "all"
+        return term == TERM_SOURCE or own
+
     def _source_weights(self, term: str) -> Tensor:
         if self._of_source is None:
             raise ValueError(

@@ -287,3 +287,18 @@ def test_inference_mode_and_no_grad_give_the_same_loss():
     expected = make_loss("gbw_hindrance")(logits, labels, q, classifier)
     with torch.no_grad():
         assert torch.equal(make_loss("gbw_hindrance")(logits, labels, q, classifier), expected)
+
+
+@pytest.mark.parametrize("setting", ["acts_on", "shaped_by"])
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_terms_that_do_not_shape_weights_are_not_measured(name, setting):
+    logits, labels, q, classifier = make_batch()
+    criterion = make_loss(name, **{"acts_on": "all", setting: "source"})
+    criterion(logits, labels, q, classifier, term="source")
+    # No classifier is asked for, since nothing is measured at it.
+    loss = criterion(logits, labels, q, None, term="mixed")
+    last = criterion.last["mixed"]
+    assert last.norms is None and last.hindrance is None
+    expected = torch.ones(5) if setting == "acts_on" else criterion.last["source"].weights
+    assert torch.equal(last.weights, expected)
+    torch.testing.assert_close(loss.double(), reference(logits, labels, expected, q).double())
