@@ -7,10 +7,11 @@
     uv run tools/results_table.py studies/scale.yaml      # tables and pictures of what there is
 
 A run is done when results.jsonl in the study's folder has a line of the same package (the code of
-gbw_d2, comments aside), the same config and the same seed. Stop it as you like: finished runs are
-kept, half-finished ones go on at their last checkpoint, if they had come to one. Do not edit gbw_d2
-meanwhile: run a study from a clone of its own. Exit code 1: some runs ended in an error. Those that
-diverged are in the table as failed, and --retry runs them again; others are not done.
+gbw_d2, comments aside), the same config and the same seed; what another study beside it has done is copied
+from there. Stop it as you like: finished runs are kept, half-finished ones go on at their last
+checkpoint, if they had come to one. Do not edit gbw_d2 meanwhile: run a study from a clone of its
+own. Exit code 1: some runs ended in an error. Those that diverged are in the table as failed, and
+--retry runs them again; others are not done.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grid.halving import arms_of, ranking
-from grid.ledger import FILE, Row, read_output, read_rows, replace_row, write_rows
+from grid.ledger import (
+    FILE,
+    Row,
+    read_output,
+    read_rows,
+    replace_row,
+    rows_of_others,
+    run_name,
+    write_rows,
+)
 from grid.plan import Job, Study, load_study
 from grid.runs import DIVERGED, last_words, remove_checkpoints, run_all
 
@@ -67,13 +77,26 @@ class Queue:
 
     def row_of(self, job: Job) -> Row | None:
         """Returns a job's row, where it is of this config and of an accepted package."""
+        name = (job.recipe, job.arm, job.seed)
+        row = next((r for r in self.rows if run_name(r) == name and self._counts(r, job)), None)
+        return None if row is not None and self.retry and "error" in row else row
+
+    def _counts(self, row: Row, job: Job) -> bool:
+        """Whether a row is of the job's config and seed, and of an accepted package."""
         accepted = {self.package, *self.study.accept_packages}
-        for row in self.rows:
-            if (row["recipe"], row["arm"], row["seed"]) != (job.recipe, job.arm, job.seed):
+        same_config = row["config"] == self.hash_of(job) and row["seed"] == job.seed
+        return same_config and row["package"] in accepted
+
+    def take_over(self, jobs: Sequence[Job]) -> None:
+        """Copies the rows of runs that another study has done, under this study's names."""
+        others = rows_of_others(self.study.folder)
+        for job in jobs:
+            done = (r for r in others if self._counts(r, job) and "error" not in r)
+            row = next((r for r in done if r["threads"] == self.study.threads), None)
+            if row is None or self.row_of(job) is not None:
                 continue
-            if row["config"] == self.hash_of(job) and row["package"] in accepted:
-                return None if self.retry and "error" in row else row
-        return None
+            self._keep(row | {"recipe": job.recipe, "arm": job.arm})
+            print(f"{job.name}: taken over from studies/{row['taken_from']}", flush=True)
 
     def run(self, jobs: Sequence[Job], workers: int) -> None:
         """Runs those of the jobs that are not done."""
@@ -152,6 +175,7 @@ def run_study(study: Study, queue: Queue, args: argparse.Namespace) -> None:
         done = sum(queue.row_of(job) is not None for job in jobs)
         print(f"rung {number}: {len(arms)} arms, {done} of {len(jobs)} runs done", flush=True)
         if not args.status:
+            queue.take_over(selected(study, jobs, args))
             queue.run(selected(study, jobs, args), args.workers)
         rows = [queue.row_of(job) for job in jobs]
         before += [row for row in rows if row is not None]

@@ -179,6 +179,26 @@ def test_a_killed_server_is_not_a_result(tmp_path: Path) -> None:
     assert runs.last_words(tmp_path) == "no log"
 
 
+def test_a_run_of_another_study_is_taken_over(tiny: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(ROOT)
+    tiny.with_suffix("").mkdir()
+    study = load_study(tiny)
+    queue = study_tool.Queue(study, tiny.parent / "runs", retry=False, keep_checkpoints=False)
+    wanted, other_recipe, other_seed = study.jobs(["gbw"], (0, 1))[:3]
+    done = row("source_only", "default", 0, 50.0, 1.0, 2.0)
+    done |= {"config": queue.hash_of(wanted), "package": queue.package}
+    failed = done | {"arm": "broken", "error": "diverged", "scores": {}}
+    old = done | {"arm": "old", "seed": 1, "package": "of last year"}
+    threads = done | {"arm": "all cores", "threads": 2, "scores": {}}
+    (tiny.parent / "other").mkdir()
+    write_rows(tiny.parent / "other", [failed, old, threads, done])
+    queue.take_over(study.jobs(["gbw"], (0, 1)))
+    (taken,) = read_rows(tiny.with_suffix(""))
+    assert taken == done | {"recipe": "source", "arm": "gbw", "taken_from": "other"}
+    assert queue.row_of(wanted) == taken
+    assert queue.row_of(other_recipe) is None and queue.row_of(other_seed) is None
+
+
 @pytest.mark.slow
 def test_a_miniature_study_runs_resumes_and_makes_its_table(
     tmp_path: Path, monkeypatch: Any, capfd: Any

@@ -72,6 +72,17 @@ def replace_row(rows: Iterable[Row], new: Row) -> list[Row]:
     return [row for row in rows if run_name(row) != name] + [new]
 
 
+def rows_of_others(folder: Path) -> list[Row]:
+    """Reads the rows of all other studies beside this one, each with the study's name as origin."""
+    others = sorted(path.parent for path in folder.parent.glob(f"*/{FILE}"))
+    return [
+        {"taken_from": other.name, **row}
+        for other in others
+        if other.name != folder.name
+        for row in read_rows(other)
+    ]
+
+
 def run_name(row: Row) -> RunName:
     """Returns recipe, arm and seed: a study has one run of each."""
     return row["recipe"], row["arm"], row["seed"]
