@@ -250,7 +250,7 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     # A name of gbw_d2/weighting/schemes.
     cfg.WEIGHTING.NAME = "none"
     # Heads whose loss is weighted: semantic, auxiliary, center, offset. The last two have no
-    # classifier: a scheme that measures hindrance takes their gradients' norm instead.
+    # classifier: a scheme that measures at one takes their gradients' norm instead.
     cfg.WEIGHTING.HEADS = ["semantic"]
     # Class weights of the offsets: own | center | semantic. Their own tell class sizes only.
     cfg.WEIGHTING.OFFSET_WEIGHTS_FROM = "own"

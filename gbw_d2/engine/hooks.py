@@ -117,7 +117,7 @@ class ClassWeights(HookBase):
         self, done: int, head: str, term: str, last: LastCall, names: Sequence[str]
     ) -> list[list[Any]]:
         weights = last.weights.float()
-        measure = last.norms if last.hindrance is None else last.hindrance
+        measure = last.norms if last.classifier_measure is None else last.classifier_measure
         measure = torch.full_like(weights, torch.nan) if measure is None else measure
         share = weights / weights.sum()
         spread = torch.stack(

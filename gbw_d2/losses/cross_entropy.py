@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gbw_d2.keys import TERM_SOURCE
-from gbw_d2.weighting.hindrance import classifier_measure, downsample_labels
+from gbw_d2.weighting.classifier_measures import classifier_measure, downsample_labels
 from gbw_d2.weighting.pixels import (
     PixelSoftmax,
     check_logits,
@@ -35,13 +35,14 @@ class LastCall:
         weights: (K,) class weights.
         counts: (K,) pixels per class.
         norms: (K,) g_k, or None where the scheme does not read them.
-        hindrance: (K,) measure at the classifier, or None where the scheme does not read it.
+        classifier_measure: (K,) measure at the classifier, or None where the scheme does not read
+            it.
     """
 
     weights: Tensor
     counts: Tensor
     norms: Tensor | None
-    hindrance: Tensor | None
+    classifier_measure: Tensor | None
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
@@ -197,16 +198,16 @@ class ClassWeightedCrossEntropy:
             focal_gamma=scheme.focal_gamma,
         )
         if scheme.needs_classifier and measured:
-            self._add_hindrance(statistics, targets, pixel_weights, classifier)
+            self._add_classifier_measure(statistics, targets, pixel_weights, classifier)
         weights = scheme.weights(statistics, term)
         self.last[term] = LastCall(
-            weights, statistics.counts, statistics.norms, statistics.hindrance
+            weights, statistics.counts, statistics.norms, statistics.classifier_measure
         )
         return weighted_cross_entropy(
             logits, targets, weights, statistics, scheme.focal_gamma, pixel_weights
         )
 
-    def _add_hindrance(
+    def _add_classifier_measure(
         self,
         statistics: ClassStatistics,
         targets: Tensor,
@@ -226,7 +227,7 @@ class ClassWeightedCrossEntropy:
             small_weights = None
         else:
             small_weights = downsample_labels(pixel_weights, size)
-        statistics.hindrance, statistics.hindrance_present = classifier_measure(
+        statistics.classifier_measure, statistics.classifier_measure_present = classifier_measure(
             scheme.settings.measure,
             features,
             logits,
@@ -234,5 +235,5 @@ class ClassWeightedCrossEntropy:
             ignore_index=scheme.num_classes,
             pixel_weights=small_weights,
         )
-        finite = torch.isfinite(statistics.hindrance).all()
+        finite = torch.isfinite(statistics.classifier_measure).all()
         statistics.nonfinite = statistics.nonfinite | ~finite

@@ -89,7 +89,8 @@ class GBWCrossEntropyLoss(nn.Module):
             logits: (N, K, H, W), any floating dtype.
             labels: (N, H, W) integer class ids 0..K-1 or ``ignore_index``.
             pixel_weights: (N, H, W) q_i >= 0, or None for 1.
-            classifier: (features (N, D, h, w), logits (N, K, h, w)), for measure="hindrance".
+            classifier: (features (N, D, h, w), logits (N, K, h, w)), for a measure at
+                it.
 
         Returns:
             A tensor without axes.
@@ -108,13 +109,13 @@ class GBWCrossEntropyLoss(nn.Module):
 
     @property
     def norms(self) -> Tensor | None:
-        """(K,) gradient norms of the last call; None before it and for measure="hindrance"."""
+        """(K,) gradient norms of the last call; None before it and for any other measure."""
         return None if self._last is None else self._last.norms
 
     @property
-    def hindrance(self) -> Tensor | None:
-        """(K,) the measure at the classifier of the last call; None before it and for "norm"."""
-        return None if self._last is None else self._last.hindrance
+    def classifier_measure(self) -> Tensor | None:
+        """(K,) measure at the classifier of the last call; None before it and for "norm"."""
+        return None if self._last is None else self._last.classifier_measure
 
     @property
     def _last(self) -> LastCall | None:

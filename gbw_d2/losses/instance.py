@@ -77,8 +77,8 @@ class ClassWeightedInstanceLoss:
     must make the same calls.
 
     Args:
-        scheme: built for ``len(class_ids)`` classes; there is no classifier whose hindrance could
-            be measured and no probability for a focal factor.
+        scheme: built for ``len(class_ids)`` classes; there is no classifier to measure at and
+            no probability for a focal factor.
         class_ids: class id of each thing, in the order of the weights.
         num_classes: K, all classes of the label space.
         ignore_index: instance class of pixels that no thing owns.

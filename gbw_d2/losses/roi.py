@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from gbw_d2.keys import TERM_SOURCE
 from gbw_d2.losses.cross_entropy import LastCall, weighted_cross_entropy
 from gbw_d2.losses.instance import check_regression_scheme
+from gbw_d2.weighting.classifier_measures import classifier_measure
 from gbw_d2.weighting.distributed import all_reduce_sum, world_size
-from gbw_d2.weighting.hindrance import classifier_measure
 from gbw_d2.weighting.pixels import compute_dtype, per_pixel, prepare_labels
 from gbw_d2.weighting.scheme import WeightingScheme
 from gbw_d2.weighting.statistics import ClassStatistics, class_statistics, element_statistics
@@ -83,13 +83,13 @@ class ClassWeightedRoIClassification:
             focal_gamma=scheme.focal_gamma,
         )
         if scheme.needs_classifier:
-            self._add_hindrance(statistics, image, targets, features)
+            self._add_classifier_measure(statistics, image, targets, features)
         weights = scheme.weights(_without_background(statistics), term)
         self.last[term] = LastCall(
             weights,
             statistics.counts[:-1],
             None if statistics.norms is None else statistics.norms[:-1],
-            None if statistics.hindrance is None else statistics.hindrance[:-1],
+            None if statistics.classifier_measure is None else statistics.classifier_measure[:-1],
         )
         share = rois / _roi_divisor(rois, logits)
         if not rois:
@@ -98,7 +98,7 @@ class ClassWeightedRoIClassification:
         loss = weighted_cross_entropy(image, targets, everywhere, statistics, scheme.focal_gamma)
         return loss * share
 
-    def _add_hindrance(
+    def _add_classifier_measure(
         self,
         statistics: ClassStatistics,
         image: Tensor,
@@ -112,14 +112,14 @@ class ClassWeightedRoIClassification:
                 "needs features, the classifier's input; pass them, or set the measure to 'norm'"
             )
         inputs = features if features.shape[0] else features.new_zeros(1, features.shape[1])
-        statistics.hindrance, statistics.hindrance_present = classifier_measure(
+        statistics.classifier_measure, statistics.classifier_measure_present = classifier_measure(
             self.scheme.settings.measure,
             _as_image(inputs),
             image,
             targets,
             ignore_index=self.scheme.num_classes + 1,
         )
-        finite = torch.isfinite(statistics.hindrance).all()
+        finite = torch.isfinite(statistics.classifier_measure).all()
         statistics.nonfinite = statistics.nonfinite | ~finite
 
 
@@ -131,7 +131,7 @@ class ClassWeightedRoIMask:
 
     Args:
         scheme: built for the K foreground classes; its counts are RoIs. There is no classifier
-            whose hindrance could be measured and no softmax for a focal factor.
+            to measure at and no softmax for a focal factor.
         ignore_index: label of RoIs without a class; their loss is 0 and they count in R.
 
     Attributes:
@@ -207,8 +207,8 @@ def _without_background(statistics: ClassStatistics) -> ClassStatistics:
         statistics.nonfinite,
         statistics.invalid_labels,
         foreground(statistics.squared_norms),
-        foreground(statistics.hindrance),
-        foreground(statistics.hindrance_present),
+        foreground(statistics.classifier_measure),
+        foreground(statistics.classifier_measure_present),
     )
 
 

@@ -1,8 +1,12 @@
 """Class weighting on plain torch: statistics of a batch in, one weight per class out."""
 
 from gbw_d2.weighting import schemes  # noqa: F401  fills SCHEMES
+from gbw_d2.weighting.classifier_measures import (
+    class_hindrance,
+    classifier_measure,
+    downsample_labels,
+)
 from gbw_d2.weighting.gbw import gbw_weights
-from gbw_d2.weighting.hindrance import class_hindrance, classifier_measure, downsample_labels
 from gbw_d2.weighting.scheme import (
     SCHEMES,
     SchemeEntry,

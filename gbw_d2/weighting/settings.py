@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from gbw_d2.weighting.classifier_measures import FORMULAS
 from gbw_d2.weighting.gbw import check_programme
 
 NORM = "norm"
-# Measured at the classifier; gbw_d2/weighting/hindrance.py has a formula for each.
-CLASSIFIER_MEASURES = ("hindrance", "interference", "class_gradient")
+# Measured at the classifier.
+CLASSIFIER_MEASURES = tuple(FORMULAS)
 MEASURES = (NORM, *CLASSIFIER_MEASURES)
 SHAPED_BY = ("all", "source")
 ACTS_ON = ("all", "source")
@@ -33,7 +34,7 @@ class WeightingSettings:
         min_pixels: classes with fewer pixels in the batch leave the budget and get weight 1.
         min_weight: floor of the weights in the budget, 0..1.
         max_weight: cap of the weights in the budget, >= 1.
-        pixel_weights_in_gradient: whether pixel weights shape counts, norms and hindrance.
+        pixel_weights_in_gradient: whether pixel weights shape counts and measures.
         shaped_by: "all" loss terms have weights of their own, or those of the "source" term act
             on every term, so that pseudo-labels do not shape them.
         acts_on: "all" loss terms are weighted, or the "source" term alone: pixels with

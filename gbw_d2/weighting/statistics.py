@@ -37,8 +37,9 @@ class ClassStatistics:
         nonfinite: bool, no axes: whether predictions or pixel weights held NaN or inf.
         invalid_labels: bool, no axes: whether a label was neither a class nor the ignore value.
         squared_norms: (K,) float64 g_k^2 over all processes, or None where nobody asked.
-        hindrance: (K,) float32 measure at the classifier over all processes, or None.
-        hindrance_present: (K,) bool, classes with a pixel at classifier resolution, or None.
+        classifier_measure: (K,) float32 measure at the classifier over all processes, or None.
+        classifier_measure_present: (K,) bool, classes with a pixel at classifier resolution, or
+            None.
         norms_present: (K,) bool, classes whose norm was observed; None for those with a pixel.
         pixels: the softmax's parts at every pixel, for the backward pass; None where the loss is
             not a cross-entropy.
@@ -49,8 +50,8 @@ class ClassStatistics:
     nonfinite: Tensor
     invalid_labels: Tensor
     squared_norms: Tensor | None = None
-    hindrance: Tensor | None = None
-    hindrance_present: Tensor | None = None
+    classifier_measure: Tensor | None = None
+    classifier_measure_present: Tensor | None = None
     norms_present: Tensor | None = None
     pixels: PixelSoftmax | None = None
 

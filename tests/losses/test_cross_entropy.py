@@ -55,7 +55,7 @@ def test_value_and_gradient_against_torch(name):
     torch.testing.assert_close(ours.grad, theirs.grad)
     assert last.counts.tolist() == [(labels == c).sum() for c in range(5)]
     assert (last.norms is not None) == criterion.scheme.needs_statistics
-    assert (last.hindrance is not None) == criterion.scheme.needs_classifier
+    assert (last.classifier_measure is not None) == criterion.scheme.needs_classifier
     assert not last.weights.requires_grad
 
 
@@ -247,7 +247,7 @@ def test_pixel_weights_in_gradient():
                 downsample_labels(labels, size),
                 pixel_weights=downsample_labels(q, size),
             )
-            torch.testing.assert_close(shaped.last["source"].hindrance, expected)
+            torch.testing.assert_close(shaped.last["source"].classifier_measure, expected)
         ones = torch.ones_like(q)
         plain, unit = make_loss(name), make_loss(name, pixel_weights_in_gradient=True)
         plain(logits, labels, ones, classifier)
@@ -298,7 +298,7 @@ def test_terms_that_do_not_shape_weights_are_not_measured(name, setting):
     # No classifier is asked for, since nothing is measured at it.
     loss = criterion(logits, labels, q, None, term="mixed")
     last = criterion.last["mixed"]
-    assert last.norms is None and last.hindrance is None
+    assert last.norms is None and last.classifier_measure is None
     expected = torch.ones(5) if setting == "acts_on" else criterion.last["source"].weights
     assert torch.equal(last.weights, expected)
     torch.testing.assert_close(loss.double(), reference(logits, labels, expected, q).double())

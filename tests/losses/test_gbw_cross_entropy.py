@@ -38,7 +38,7 @@ def test_hindrance_at_the_classifiers_resolution():
     criterion = GBWCrossEntropyLoss(4, measure="hindrance", power=0.5)
     criterion(logits, labels, classifier=(features, low))
     ratio, present = class_hindrance(features, low, labels[:, 1::2, 1::2])
-    torch.testing.assert_close(criterion.hindrance, ratio)
+    torch.testing.assert_close(criterion.classifier_measure, ratio)
     assert criterion.norms is None
     torch.testing.assert_close(criterion.weights, gbw_weights(ratio, present, lam=1.0, power=0.5))
     with pytest.raises(ValueError, match="classifier"):

@@ -70,7 +70,7 @@ def test_classification_of_every_scheme(name):
     if name == "gbw_hindrance":
         maps = (x.t()[None, :, :, None] for x in (features, logits))
         expected, _ = class_hindrance(*maps, labels.view(1, -1, 1))
-        torch.testing.assert_close(last.hindrance, expected[:-1])
+        torch.testing.assert_close(last.classifier_measure, expected[:-1])
         with pytest.raises(ValueError, match="needs features"):
             criterion(logits, labels)
 
@@ -148,9 +148,9 @@ def test_no_roi(name):
     loss = loss + make_loss(ClassWeightedRoIMask, name)(masks, empty, torch.zeros(0, 3, 3))
     loss.backward()
     assert loss == 0 and boxes.grad.shape == (0, 5) and masks.grad.shape == (0, 4, 3, 3)
-    hindrance = make_loss(ClassWeightedRoIClassification, "gbw")
-    assert hindrance(boxes, empty, torch.zeros(0, 6)) == 0
-    assert hindrance.last["source"].weights.tolist() == [1.0] * CLASSES
+    at_classifier = make_loss(ClassWeightedRoIClassification, "gbw")
+    assert at_classifier(boxes, empty, torch.zeros(0, 6)) == 0
+    assert at_classifier.last["source"].weights.tolist() == [1.0] * CLASSES
 
 
 def test_a_step_never_asks_the_device_for_a_value():

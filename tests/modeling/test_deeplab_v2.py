@@ -57,7 +57,7 @@ def test_the_classifier_is_recorded() -> None:
     torch.testing.assert_close(logits, head.layers(features))
 
 
-def test_centre_taps_are_what_hindrance_measures() -> None:
+def test_centre_taps_are_what_is_measured_at_the_classifier() -> None:
     # sum_i G_i F_i^T, as for a 1 x 1 classifier, is the gradient of the centre taps of each branch.
     torch.manual_seed(0)
     classifier = DilatedClassifier(4, 3, (1, 2))

@@ -111,8 +111,9 @@ def test_criterion_gets_the_classifier_and_weights_the_loss(tiny_config: Any, sa
     batch = samples()
     outputs, losses = run(model, batch, keys.TERM_MIXED)
     last = criterion.last[keys.TERM_MIXED]
-    assert last.hindrance is not None and last.weights.sum().item() == pytest.approx(16, abs=1e-3)
-    # The classifier's logits are its input times its weight: what hindrance is defined on.
+    assert last.classifier_measure is not None
+    assert last.weights.sum().item() == pytest.approx(16, abs=1e-3)
+    # The classifier's logits are its input times its weight: what the measure is defined on.
     again = model.sem_seg_head.predictor(outputs[keys.CLASSIFIER_FEATURES])
     assert torch.allclose(again, outputs[keys.CLASSIFIER_LOGITS], atol=1e-5)
     labels = torch.stack([s["sem_seg"] for s in batch])

@@ -11,14 +11,12 @@ COUNTS = [1000.0, 10.0, 0.0, 500.0, 40.0, 3.0]
 GIVEN = {"class_weights": (1, 2, 3, 4, 5, 6)}
 
 
-def make_statistics(counts=None, norms=None, hindrance=None):
+def make_statistics(counts=None, norms=None, classifier_measure=None):
     counts = torch.tensor(counts or [100.0, 5.0, 0.0, 30.0, 1.0, 0.0], dtype=torch.float64)
     norms = torch.tensor(norms or [0.1, 0.4, 0.05, 0.2, 0.5, 0.01], dtype=torch.float64)
-    hindrance = torch.tensor(hindrance or [0.0, 3.0, 0.0, 0.5, 9.0, 0.0])
+    measure = torch.tensor(classifier_measure or [0.0, 3.0, 0.0, 0.5, 9.0, 0.0])
     clear = torch.zeros((), dtype=torch.bool)
-    return ClassStatistics(
-        counts, counts * 0.5, clear, clear, norms.square(), hindrance, counts > 0
-    )
+    return ClassStatistics(counts, counts * 0.5, clear, clear, norms.square(), measure, counts > 0)
 
 
 @pytest.mark.parametrize("name", SCHEMES.names())
@@ -93,7 +91,7 @@ def test_overrides_replace_defaults_and_none_keeps_them():
 
 def test_gbw_hindrance_by_hand():
     # Present: 0, 1, 3, 4. sqrt r = (0, 2, 1, 3) over the mean 1.5; w = 1 + (u - 1) / 2.
-    statistics = make_statistics(hindrance=[0.0, 4.0, 0.0, 1.0, 9.0, 0.0])
+    statistics = make_statistics(classifier_measure=[0.0, 4.0, 0.0, 1.0, 9.0, 0.0])
     scheme = build_scheme("gbw_hindrance", CLASSES)
     weights = scheme.weights(statistics, "source")
     expected = [0.5, 0.5 + 2 / 3, 1.0, 0.5 + 1 / 3, 1.5, 1.0]
@@ -125,8 +123,8 @@ def test_min_pixels_takes_small_classes_out(budget):
 def test_momentum_is_kept_per_term_and_only_for_observed_classes():
     settings = {"momentum": 0.75, "measure": "hindrance", "lam": 0.5}
     scheme = build_scheme("gbw_norm", CLASSES, settings)
-    scheme.weights(make_statistics(hindrance=[1.0, 2.0, 0.0, 3.0, 4.0, 0.0]), "source")
-    scheme.weights(make_statistics(hindrance=[9.0, 9.0, 0.0, 9.0, 1.0, 0.0]), "mixed")
+    scheme.weights(make_statistics(classifier_measure=[1.0, 2.0, 0.0, 3.0, 4.0, 0.0]), "source")
+    scheme.weights(make_statistics(classifier_measure=[9.0, 9.0, 0.0, 9.0, 1.0, 0.0]), "mixed")
     # Class 1 is absent now and keeps its mean; class 2 is new and taken as it is.
     later = make_statistics([10.0, 0.0, 5.0, 1.0, 1.0, 0.0], None, [5.0, 0.0, 6.0, 3.0, 8.0, 0.0])
     weights = scheme.weights(later, "source")
@@ -273,7 +271,7 @@ def test_a_class_lost_at_the_classifier_keeps_its_running_mean():
     scheme = build_scheme("gbw", 3, settings)
     scheme.weights(make_statistics([4.0, 4.0, 4.0], [0.1] * 3, [1.0, 2.0, 3.0]), "source")
     statistics = make_statistics([4.0, 4.0, 0.0], [0.1] * 3, [1.0, 0.0, 0.0])
-    statistics.hindrance_present = torch.tensor([True, False, False])
+    statistics.classifier_measure_present = torch.tensor([True, False, False])
     weights = scheme.weights(statistics, "source")
     torch.testing.assert_close(weights, torch.tensor([2 / 3, 4 / 3, 1.0]))
 

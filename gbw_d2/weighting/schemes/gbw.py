@@ -78,11 +78,12 @@ class GradientBasedScheme(WeightingScheme):
     def _measure(self, statistics: ClassStatistics) -> tuple[Tensor, Tensor]:
         """Returns (K,) values of the measure and (K,) bool, where they were observed."""
         if self.needs_classifier:
-            if statistics.hindrance is None or statistics.hindrance_present is None:
+            values, observed = statistics.classifier_measure, statistics.classifier_measure_present
+            if values is None or observed is None:
                 raise ValueError(
                     f"scheme '{self.name}' needs {self.settings.measure}; the statistics lack it"
                 )
-            return statistics.hindrance, statistics.hindrance_present
+            return values, observed
         if statistics.norms is None:
             raise ValueError(f"scheme '{self.name}' needs gradient norms; the statistics lack them")
         if statistics.norms_present is not None:

@@ -35,7 +35,7 @@ def hindrance_by_autograd(features, weight, bias, labels, pixel_weights=None):
     return logits.detach(), ratio, counts > 0
 
 
-def test_the_other_measures_by_hand():
+def test_the_measures_by_hand():
     # Two classes share one feature of 1; softmax 0.8 / 0.2 at three pixels of class 0 and one of 1.
     features = torch.ones(1, 1, 1, 4)
     logits = torch.tensor([0.8, 0.2]).log().view(1, 2, 1, 1).expand(1, 2, 1, 4)

@@ -1,4 +1,4 @@
-"""Hindrance: how far the other classes' gradients at the classifier raise a class's loss."""
+"""What each class's gradients at the classifier tell: their size, and who hinders whom."""
 
 from __future__ import annotations
 
