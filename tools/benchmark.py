@@ -8,6 +8,7 @@
     uv run tools/benchmark.py loader                         # images per second of the toy recipe
     uv run tools/benchmark.py evaluation                     # PQ beside panopticapi
     uv run tools/benchmark.py postprocessing                 # beside Detectron2's
+    uv run tools/benchmark.py recipe --config-file configs/synthia_panoptic_gbw.yaml  # without data
     uv run tools/benchmark.py weighting --repetitions 21 --out weighting.json
 
 Every repetition runs all candidates, in turning order; a ratio is the median over repetitions of
@@ -31,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gbw_d2.errors import UserError
 from gbw_d2.keys import TERM_SOURCE
 from gbw_d2.losses import ClassWeightedCrossEntropy, GBWCrossEntropyLoss
 from gbw_d2.weighting import build_scheme, solve_gbw_cvxopt
@@ -320,6 +322,15 @@ def run_postprocessing(repetitions: int, device: torch.device) -> dict[str, Any]
     return evaluation.run_postprocessing(report, repetitions, device)
 
 
+def run_recipe(
+    repetitions: int, device: torch.device, config_file: str, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Measures the training step of a recipe of any scale, without its data."""
+    from benchmarks import recipe
+
+    return recipe.run_recipe(report, repetitions, device, config_file, overrides)
+
+
 BENCHMARKS = {
     "weighting": run_weighting,
     "step": run_step,
@@ -328,13 +339,16 @@ BENCHMARKS = {
     "loader": run_loader,
     "evaluation": run_evaluation,
     "postprocessing": run_postprocessing,
+    "recipe": run_recipe,
 }
 
 
 def print_rows(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     """Prints one table."""
     keys = list(next(iter(rows.values())))
-    print(f"\n{title:20s}" + "".join(f"{key:>12s}" for key in keys))
+    # A long title has a line of its own.
+    first = f"\n{title:20s}" if len(title) <= 20 else f"\n{title}\n{'':20s}"
+    print(first + "".join(f"{key:>12s}" for key in keys))
     for name, row in rows.items():
         print(f"  {name:18s}" + "".join(f"{row[key]:12.2f}" for key in keys))
 
@@ -348,9 +362,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repetitions", type=int, default=11)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file; default output/benchmark_<name>.json")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--config-file", help="of the benchmark recipe: what is trained")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of that config")
+    args = parser.parse_intermixed_args(arguments)
+    is_recipe = args.benchmark == "recipe"
+    if bool(args.config_file) != is_recipe or (args.opts and not is_recipe):
+        parser.error("the benchmark recipe, and no other, takes --config-file FILE [KEY VALUE ...]")
+    of_config = (args.config_file, args.opts) if is_recipe else ()
     device = torch.device(args.device)
-    results = BENCHMARKS[args.benchmark](args.repetitions, device)
+    try:
+        results = BENCHMARKS[args.benchmark](args.repetitions, device, *of_config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     for title, rows in results.items():
         print_rows(title, rows)
     on_gpu = device.type == "cuda"

@@ -7,11 +7,11 @@
     uv run tools/results_table.py studies/scale.yaml      # tables and pictures of what there is
 
 A run is done when results.jsonl in the study's folder has a line of the same package (the code of
-gbw_d2, comments aside), the same config and the same seed; what another study beside it has done is copied
-from there. Stop it as you like: finished runs are kept, half-finished ones go on at their last
-checkpoint, if they had come to one. Do not edit gbw_d2 meanwhile: run a study from a clone of its
-own. Exit code 1: some runs ended in an error. Those that diverged are in the table as failed, and
---retry runs them again; others are not done.
+gbw_d2, comments aside), the same config and the same seed; what another study beside it has done is
+copied from there. Stop it as you like: finished runs are kept, half-finished ones go on at their
+last checkpoint, if they had come to one. Do not edit gbw_d2 meanwhile: run a study from a clone of
+its own. Exit code 1: some runs ended in an error. Those that diverged are in the table as failed,
+and --retry runs them again; others are not done.
 """
 
 from __future__ import annotations

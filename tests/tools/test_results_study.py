@@ -12,6 +12,7 @@ import pytest
 import results_table
 import yaml
 from results.comparison import Section, bootstrap_interval, chosen_arms, sections
+from results.proposed import proposed_table
 from results.rows import read_results
 from results.tables import differences_table, study_tables
 
@@ -59,6 +60,9 @@ RUNS = [
 ]
 
 
+TAUGHT = [("none", 0, 40.0), ("gbw", 0, 43.0), ("focal", 1, 2.0)]
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Any:
     def write(runs: list[dict[str, Any]], tail: str = "", **changed: Any) -> Path:
@@ -91,10 +95,10 @@ def test_values_by_hand(write: Any) -> None:
 def test_paired_differences_with_a_missing_seed(write: Any) -> None:
     found = only_section(write(RUNS)).row("gbw").differences
     # Seed 1 lacks gbw and seed 3 the baseline.
-    assert found["mIoU"].values == {0: 1.0, 2: 2.0}
+    assert found["mIoU"].values == {("source_only", 0): 1.0, ("source_only", 2): 2.0}
     assert (found["mIoU"].mean, found["mIoU"].interval) == (1.5, None)
     # Seed 2: the bus is undefined in gbw, so that the baseline's bus must not count either.
-    assert found["rare IoU"].values == {0: 3.0, 2: 0.0}
+    assert found["rare IoU"].values == {("source_only", 0): 3.0, ("source_only", 2): 0.0}
     assert "PQ" not in found
 
 
@@ -107,6 +111,24 @@ def test_differences_table(write: Any) -> None:
         "| `focal` (rival) | 3 | **-1.0 [-1.0, -1.0]** | **+0.5 [+0.5, +0.5]** | "
         "**+0.5 [+0.5, +0.5]** | 1.00 x | 1.00 x |"
     )
+
+
+def test_the_proposed_arm_is_compared_with_each_rival(write: Any) -> None:
+    taught = [run(arm, s, miou, 20.0, recipe="taught") for arm, s, miou in TAUGHT]
+    recipes = {"source_only": {"config": "a"}, "taught": {"config": "b"}}
+    path = write([*RUNS, *taught], proposed="gbw", recipes=recipes)
+    lines = proposed_table(read_results(path), "toy_val").splitlines()
+    assert lines[0] == "| minus | recipe | pairs | Δ mIoU | Δ rare IoU | Δ rare recall |"
+    assert lines[2] == "| `none` (baseline) | source_only | 2 | +1.5 | +1.5 | +1.5 |"
+    assert lines[4].startswith("| `none` (baseline) | all recipes | 3 | **+2.0 [+1.0, +3.0]** |")
+    # Seed 0: 41 - 39, bus 26 - 21. Seed 2: 47 - 44, the bus is undefined, the rider does not move.
+    assert lines[5] == "| `focal` (rival) | source_only | 2 | +2.5 | +1.2 | +1.2 |"
+    # No other recipe has the two together.
+    assert len(lines) == 6
+
+
+def test_without_a_proposed_arm_there_is_no_such_table(write: Any) -> None:
+    assert proposed_table(read_results(write(RUNS)), "toy_val") == ""
 
 
 def test_no_change_is_not_bold(write: Any) -> None:

@@ -96,6 +96,7 @@ def test_every_run_of_every_study_has_a_config(path: Path, monkeypatch: Any) -> 
         ("- {seeds: [2], best: 1, always: [late]}", "- 2", "a rung has seeds.*found 2"),
         ("best: 1", "best: one", "a rung: best must be a whole number, found 'one'"),
         ("baseline: none", "baseline: none\nrivals: [gbw, dice]", "no arm dice .there are: none,"),
+        ("baseline: none", "baseline: none\nproposed: dice", "proposed and always .* no arm dice"),
         ("rare: [rider, bus]", "rare: rider", "rare must be a list, found 'rider'"),
         ("gbw: {WEIGHTING.NAME: gbw,", "gbw: [gbw, {", "is no YAML"),
         ("choose: {datasets", "choose: {sets", "choose may have datasets and metrics"),

@@ -95,28 +95,12 @@ def _bare(name: str, cfg: Any, source: Batch, target: Batch) -> Candidate:
     return step
 
 
-def _whole(name: str, cfg: Any, source: Batch, target: Batch) -> Candidate:
-    from gbw_d2.engine.build import build_model
-    from gbw_d2.engine.trainer import Trainer
-    from gbw_d2.uda import Context, build_strategy
+def _whole(cfg: Any, source: Batch, target: Batch) -> Candidate:
+    from benchmarks.recipe import TrainingStep
 
-    from detectron2.utils.events import EventStorage
-
-    torch.manual_seed(0)
-    model = build_model(cfg, {}).train()
-    strategy = build_strategy(name, model, cfg.UDA, seed=0, max_iter=10**6)
-    strategy.prepare(strategy.stages()[0], Context(True, Path()))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    extra = list(strategy.optimizers().values())
-    batches = iter(lambda: (source, target if strategy.needs_target else None), None)
-    trainer = Trainer(model, strategy, batches, optimizer, 20, 0, extra=extra, schedule_iters=10**6)
-    trainer.iter, trainer.max_iter, trainer.storage = 1000, 10**6, EventStorage(0)
-
-    def step() -> None:
-        trainer.run_step()
-        trainer.iter += 1
-
-    return step
+    return TrainingStep(
+        cfg, {}, source, target, lambda model: torch.optim.AdamW(model.parameters(), lr=1e-4)
+    )
 
 
 NAMES = ("source_only", "self_training", "max_squares", "min_entropy", "adversarial")
@@ -136,10 +120,10 @@ def strategy_candidates(
     from gbw_d2.engine.setup import resolve
 
     # No warm-up: it is the target's part that is to be measured.
-    overrides = ["MODEL.DEVICE", str(device), "UDA.WARM_UP", "0.0"]
+    overrides = ["MODEL.DEVICE", str(device), "UDA.NAME", name, "UDA.WARM_UP", "0.0"]
     cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"), overrides)
     resolve(cfg)
     source = [{**sample, "draw": i} for i, sample in enumerate(make_batch(2, 128, 256))]
     target = [{key: sample[key] for key in ("image", "draw")} for sample in source]
-    arguments = (name, cfg, source, target)
-    return {"bare parts": _bare(*arguments), "training step": _whole(*arguments)}
+    parts = _bare(name, cfg, source, target)
+    return {"bare parts": parts, "training step": _whole(cfg, source, target)}

@@ -14,7 +14,7 @@ from gbw_d2.errors import UserError
 _REQUIRED = {"title": str, "recipes": dict, "arms": dict, "baseline": str, "rungs": list}
 _OPTIONAL = {
     **{"question": str, "rivals": list, "rare": list, "choose": dict, "schedule": str},
-    **{"overrides": dict, "threads": int, "accept_packages": list, "notes": str},
+    **{"overrides": dict, "threads": int, "accept_packages": list, "notes": str, "proposed": str},
 }
 _RUNG = {"seeds": list, "best": int, "always": list}
 _CHOICE = {"datasets": list, "metrics": list}
@@ -67,7 +67,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Study:
-    """A study as its file says; the results lie in the folder of the file's name beside it."""
+    """A study as its file says; the results lie in the folder of the file's name beside it.
+
+    Args:
+        baseline: the arm that all others are compared with.
+        rivals: arms that the study's own have to beat.
+        proposed: the arm that is compared with each rival too; "" for none.
+        rare: names of the rare classes.
+        accept_packages: hashes of earlier packages whose results still count.
+    """
 
     path: Path
     title: str
@@ -78,6 +86,7 @@ class Study:
     question: str = ""
     notes: str = ""
     rivals: tuple[str, ...] = ()
+    proposed: str = ""
     rare: tuple[str, ...] = ()
     choose: Choice = field(default_factory=Choice)
     schedule: Mapping[str, Any] = field(default_factory=dict)
@@ -166,6 +175,7 @@ def load_study(path: Path) -> Study:
         question=content.get("question", "").strip(),
         notes=content.get("notes", "").strip(),
         rivals=tuple(content.get("rivals", ())),
+        proposed=content.get("proposed", ""),
         rare=tuple(content.get("rare", ())),
         choose=_choice(path, content.get("choose", {})),
         schedule=_flat(content["schedule"]) if "schedule" in content else {},
@@ -232,10 +242,11 @@ def _check(study: Study) -> None:
         if "config" not in values:
             raise UserError(f"{study.path}: recipe '{recipe}' names no config")
     always = {arm for rung in study.rungs for arm in rung.always}
-    unknown = sorted(({study.baseline, *study.rivals} | always) - study.arms.keys())
+    named = {study.baseline, *study.rivals, *([study.proposed] if study.proposed else [])}
+    unknown = sorted((named | always) - study.arms.keys())
     if unknown:
         raise UserError(
-            f"{study.path}: baseline, rivals and always must be arms; no arm "
+            f"{study.path}: baseline, rivals, proposed and always must be arms; no arm "
             f"{', '.join(unknown)} (there are: {', '.join(study.arms)})"
         )
     for arm, values in study.arms.items():

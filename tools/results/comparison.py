@@ -64,19 +64,19 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus the baseline, over the seeds that both have.
+    """An arm minus another, over the runs that both have.
 
     Args:
-        values: seed -> difference.
-        interval: of the mean; None below MIN_SEEDS seeds.
+        values: (recipe, seed) -> difference.
+        interval: of the mean; None below MIN_SEEDS pairs.
     """
 
-    values: Mapping[int, float]
+    values: Mapping[tuple[str, int], float]
     interval: tuple[float, float] | None
 
     @property
     def mean(self) -> float:
-        """The mean over seeds."""
+        """The mean over the pairs."""
         return statistics.mean(self.values.values())
 
     @property
@@ -213,7 +213,7 @@ def _row(results: Results, dataset: str, ours: Sequence[Run], base: Sequence[Run
         role=results.role(arm),
         seeds=tuple(run.seed for run in ours),
         values={m.name: [m.value(s, rare) for s in scores] for m in MEASURES},
-        differences={} if is_baseline else _differences(rare, dataset, ours, base),
+        differences={} if is_baseline else paired_differences(rare, dataset, ours, base),
         classes=_classes(scores),
         step_seconds=step,
         peak_memory_mb=memory,
@@ -235,18 +235,29 @@ def _classes(scores: Sequence[Scores]) -> dict[str, dict[str, list[float | None]
     return table
 
 
-def _differences(
+def paired_differences(
     rare: Sequence[str], dataset: str, ours: Sequence[Run], base: Sequence[Run]
 ) -> dict[str, Difference]:
-    base_scores = {run.seed: run.scores[dataset] for run in base}
+    """Subtracts the runs of one arm from those of another that have the same recipe and seed.
+
+    Args:
+        rare: names of the rare classes.
+        dataset: on which both are scored.
+        ours: runs of the arm.
+        base: runs of the arm that is subtracted.
+
+    Returns:
+        Measure name -> differences; without those that no pair has.
+    """
+    base_scores = {(run.recipe, run.seed): run.scores[dataset] for run in base}
     made = {}
     for measure in MEASURES:
         values = {
-            run.seed: measure.difference(run.scores[dataset], base_scores[run.seed], rare)
+            pair: measure.difference(run.scores[dataset], base_scores[pair], rare)
             for run in ours
-            if run.seed in base_scores
+            if (pair := (run.recipe, run.seed)) in base_scores
         }
-        defined = {seed: value for seed, value in values.items() if value is not None}
+        defined = {pair: value for pair, value in values.items() if value is not None}
         if defined:
             interval = bootstrap_interval(list(defined.values()))
             made[measure.name] = Difference(defined, interval)

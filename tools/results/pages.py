@@ -10,6 +10,7 @@ from pathlib import Path
 
 from results.comparison import Section, chosen_arms, leading_datasets, sections
 from results.plots import MAX_ARMS, draw_arms, draw_classes, write_png
+from results.proposed import proposed_tables
 from results.rows import Results, read_results
 from results.tables import arm_rows, class_rows, classes_tables, study_tables
 
@@ -89,7 +90,8 @@ def _write_study(results: Results, wanted: Sequence[str], command: str) -> list[
     shown = leading_datasets(found)
     arms = _arms(results, shown, wanted)
     head = f"# {study.title}\n\n{NOTICE.format(command=command)}\n\n{TOY}"
-    tables = [head, study.question, study_tables(results, 2), study.notes]
+    compared = proposed_tables(results, 2)
+    tables = [head, study.question, study_tables(results, 2), compared, study.notes]
     classes = [head, "`*` marks the rare classes.", classes_tables(results, shown, arms, 2)]
     texts = {"table.md": tables, "per_class.md": classes}
     for name, parts in texts.items():
@@ -123,6 +125,7 @@ def _page(finished: Sequence[Results], page: Path, command: str) -> str:
             study.question,
             f"![Differences to the baseline, all arms]({near}/arms.png)",
             study_tables(results, 3),
+            proposed_tables(results, 3),
             f"![Scores per class]({near}/classes.png)",
             f"All numbers: [table.csv]({near}/table.csv), [per_class.csv]({near}/per_class.csv); "
             f"classes of some arms: [per_class.md]({near}/per_class.md); the study: "

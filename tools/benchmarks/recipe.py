@@ -1,0 +1,251 @@
+"""Training steps of a recipe, as its config says but for the data: random crops in memory.
+
+What a step does is what the engine does: the config's network, criteria, strategy, optimiser,
+precision and parts of a batch. Left out are the loader, the log and evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
+from gbw_d2.config import load_config
+from gbw_d2.data.formats.segments import join_segments
+from gbw_d2.data.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
+from gbw_d2.data.targets import center_and_offset_targets
+from gbw_d2.engine.build import build_model, build_precision, is_panoptic
+from gbw_d2.engine.criteria import Criterion, make_criteria
+from gbw_d2.engine.optimizer import build_optimizer, schedule_from
+from gbw_d2.engine.setup import resolve
+from gbw_d2.engine.trainer import Trainer
+from gbw_d2.errors import UserError
+from gbw_d2.uda import Context, build_strategy
+
+from detectron2.utils.events import EventStorage
+
+Batch = list[dict[str, Any]]
+Candidate = Callable[[], None]
+# benchmark.report: candidates, repetitions, device, with memory or without -> rows of a table.
+Report = Callable[[dict[str, Candidate], int, torch.device, bool], dict[str, dict[str, float]]]
+
+# A label is a grid of so many cells of one class each, an instance the cells of a class in a group.
+_CELLS = (32, 64)
+_GROUP = 4
+# Where in a run the measured steps are: the teacher's memory is long, the warm-up is over.
+_ITERATION, _ITERATIONS = 1000, 10**6
+
+
+class TrainingStep:
+    """One training step of a config on the same batches again and again.
+
+    Args:
+        cfg: the resolved config.
+        criteria: the weighted losses.
+        source: labelled samples.
+        target: samples without labels; left out where the strategy's first stage draws none.
+        make_optimizer: makes the student's optimiser.
+    """
+
+    def __init__(
+        self,
+        cfg: Any,
+        criteria: dict[str, Criterion],
+        source: Batch,
+        target: Batch,
+        make_optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer],
+    ) -> None:
+        torch.manual_seed(0)
+        self.model = build_model(cfg, criteria).train()
+        self.strategy = build_strategy(cfg.UDA.NAME, self.model, cfg.UDA, max_iter=_ITERATIONS)
+        self.stage = self.strategy.stages()[0]
+        self.strategy.prepare(self.stage, Context(True, Path()))
+        self.optimizer = make_optimizer(self.model)
+        self.extra = list(self.strategy.optimizers().values())
+        pair = (source, target if self.strategy.data(self.stage).with_target else None)
+        self.images = sum(len(batch) for batch in pair if batch is not None)
+        self.trainer = Trainer(
+            self.model,
+            self.strategy,
+            iter(lambda: pair, None),
+            self.optimizer,
+            cfg.SOLVER.LOG_PERIOD,
+            0,
+            cfg.SOLVER.GRADIENT_ACCUMULATION,
+            build_precision(cfg),
+            self.extra,
+            _ITERATIONS,
+        )
+        self.trainer.iter, self.trainer.max_iter = _ITERATION, _ITERATIONS
+        self.trainer.storage = EventStorage(0)
+
+    def __call__(self) -> None:
+        """Does one step."""
+        self.trainer.run_step()
+        self.trainer.iter += 1
+
+    def held_mb(self) -> float:
+        """Returns what the device holds between steps: weights, gradients, optimisers."""
+        modules = (self.model, *self.strategy.modules().values())
+        parameters = list(chain.from_iterable(m.parameters() for m in modules))
+        states = [
+            value
+            for optimizer in (self.optimizer, *(each.optimizer for each in self.extra))
+            for state in optimizer.state.values()
+            for value in state.values()
+        ]
+        tensors = [*parameters, *(p.grad for p in parameters), *states]
+        tensors += chain.from_iterable(m.buffers() for m in modules)
+        return sum(t.nbytes for t in tensors if isinstance(t, Tensor)) / 2**20
+
+
+def random_label(
+    space: LabelSpace, rows: int, columns: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draws a map of every class, as uneven as streets, its upper end void.
+
+    Returns:
+        (rows, columns) uint8 class ids, 255 = void.
+    """
+    shares = np.arange(1, space.num_classes + 1, dtype=float) ** -2
+    grid = rng.choice(space.num_classes, size=_CELLS, p=shares / shares.sum())
+    grid[:2] = IGNORE_LABEL
+    # Below them one cell of each class at the least.
+    grid[2, : space.num_classes] = np.arange(space.num_classes)
+    return _magnified(grid, rows, columns).astype(np.uint8)
+
+
+def random_samples(cfg: Any, count: int) -> Batch:
+    """Draws labelled samples of the config's crop size, with instances where it is panoptic."""
+    rows, columns = cfg.INPUT.CROP_SIZE
+    space, rng = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE), np.random.default_rng(0)
+    samples = []
+    for number in range(count):
+        label = random_label(space, rows, columns, rng)
+        sample = {
+            keys.FILE_NAME: f"random {number}",
+            keys.DRAW: number,
+            keys.IMAGE: rng.integers(0, 256, (3, rows, columns), dtype=np.uint8),
+            keys.SEM_SEG: label.astype(np.int64),
+        }
+        if is_panoptic(cfg):
+            sample |= _instance_targets(label, space, cfg.INPUT.GAUSSIAN_SIGMA)
+        samples.append({key: _in_memory(value, cfg.MODEL.DEVICE) for key, value in sample.items()})
+    return samples
+
+
+def _magnified(grid: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    at = np.ix_(np.arange(rows) * len(grid) // rows, np.arange(columns) * grid.shape[1] // columns)
+    return grid[at]
+
+
+def _instance_targets(label: np.ndarray, space: LabelSpace, sigma: float) -> dict[str, np.ndarray]:
+    groups = np.arange(1, _CELLS[0] * _CELLS[1] // _GROUP**2 + 1)
+    instances = _magnified(groups.reshape([n // _GROUP for n in _CELLS]), *label.shape)
+    train_ids = np.full(256, IGNORE_LABEL, dtype=np.uint8)
+    train_ids[: space.num_classes] = space.train_ids
+    segments, info = join_segments(train_ids[label], instances)
+    info = [{**s, "category_id": int(space.from_train_id[s["category_id"]])} for s in info]
+    return center_and_offset_targets(segments, info, space.thing_ids, sigma)
+
+
+def _in_memory(value: Any, device: str) -> Any:
+    """Returns what the loader hands out: a tensor on the host, pinned where there is a GPU."""
+    if not isinstance(value, np.ndarray):
+        return value
+    tensor = torch.from_numpy(value)
+    return tensor.pin_memory() if device.startswith("cuda") else tensor
+
+
+def _config(config_file: str, overrides: Sequence[str], device: torch.device, *more: str) -> Any:
+    # No warm-up: the step is to have all its parts.
+    fixed = ["UDA.WARM_UP", "0.0", "MODEL.DEVICE", str(device), *more]
+    cfg = load_config(config_file, [*overrides, *fixed])
+    resolve(cfg)
+    return cfg
+
+
+def recipe_candidates(
+    config_file: str, overrides: Sequence[str], device: torch.device
+) -> tuple[dict[str, TrainingStep], str]:
+    """Builds a recipe's step without class weights, which comes first, and with its own.
+
+    Args:
+        config_file: of the recipe.
+        overrides: ``KEY VALUE ...``.
+        device: where it runs.
+
+    Returns:
+        The steps, and what they are in words.
+
+    Raises:
+        UserError: the config cannot be used, or has no crop size.
+    """
+    cfg = _config(config_file, overrides, device)
+    if len(cfg.INPUT.CROP_SIZE) != 2:
+        raise UserError(f"INPUT.CROP_SIZE is {cfg.INPUT.CROP_SIZE}; give (rows, columns)")
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    source = random_samples(cfg, cfg.SOLVER.IMS_PER_BATCH)
+    target = [
+        {key: sample[key] for key in (keys.FILE_NAME, keys.DRAW, keys.IMAGE)} for sample in source
+    ]
+    labels = torch.stack([sample[keys.SEM_SEG] for sample in source])
+    classes = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).num_classes
+    counts = labels.flatten().bincount(minlength=256)[:classes]
+
+    def scheduled(model: torch.nn.Module) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(cfg, model)
+        # The first step's rate: a full one without the warm-up might end in NaN.
+        rates = [group["lr"] for group in optimizer.param_groups]
+        schedule_from(cfg, optimizer, rates, cfg.SOLVER.MAX_ITER, 0)
+        return optimizer
+
+    steps = {}
+    for name in dict.fromkeys(("none", cfg.WEIGHTING.NAME)):
+        weighted = _config(config_file, overrides, device, "WEIGHTING.NAME", name)
+        criteria = make_criteria(weighted, counts)
+        steps[name] = TrainingStep(weighted, criteria, source, target, scheduled)
+    return steps, _in_words(cfg, steps["none"])
+
+
+def _in_words(cfg: Any, step: TrainingStep) -> str:
+    rows, columns = cfg.INPUT.CROP_SIZE
+    amp = cfg.SOLVER.AMP
+    count = len(step.strategy.stages())
+    parts = [
+        f"{cfg.UDA.NAME}" + (f", stage {step.stage.name} alone" if count > 1 else ""),
+        f"{step.images} images of {rows}x{columns} a step, source and target",
+        amp.DTYPE if amp.ENABLED else "float32",
+        "random weights",
+    ]
+    return ", ".join(parts)
+
+
+def run_recipe(
+    report: Report,
+    repetitions: int,
+    device: torch.device,
+    config_file: str,
+    overrides: Sequence[str],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measures a recipe's steps with its weighting and without.
+
+    ``share``: per cent of a step that weighting takes, (step - step of none) / step. ``peak_mb``:
+    the most that the device holds at once by the allocator's count.
+    """
+    steps, words = recipe_candidates(config_file, overrides, device)
+    rows = {}
+    for name, row in report(steps, repetitions, device, True).items():
+        rows[name] = {
+            "images_per_s": 1000 * steps[name].images / row["ms"],
+            "ms": row["ms"],
+            "share": 100 * (1 - 1 / row["ratio"]),
+            "peak_mb": steps[name].held_mb() + row["peak_mb"],
+        }
+    return {f"{Path(config_file).stem}: {words}": rows}

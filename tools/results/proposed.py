@@ -1,0 +1,79 @@
+"""The arm that a study proposes against the baseline and each rival, by recipe and pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from results.cells import table
+from results.comparison import MEASURES, Difference, paired_differences
+from results.rows import Results, Run
+from results.tables import COMPARED, difference_cell, marked
+
+CAPTION = """\
+`{proposed}` minus the baseline and each rival, over pairs of the same recipe and seed. "all
+recipes" pools the pairs; those of one seed share the network's start and the order of the images,
+so that the interval is rather too narrow."""
+ALL = "all recipes"
+
+
+def proposed_tables(results: Results, level: int) -> str:
+    """Writes, for each dataset, the proposed arm minus the baseline and each rival.
+
+    Args:
+        results: of a study.
+        level: of the headings, 2 for ``##``.
+
+    Returns:
+        Markdown; empty where the study proposes no arm or it has not run.
+    """
+    datasets = dict.fromkeys(name for run in results.runs for name in run.scores)
+    tables = {name: proposed_table(results, name) for name in datasets}
+    parts = [f"{'#' * (level + 1)} {name}\n\n{text}" for name, text in tables.items() if text]
+    if not parts:
+        return ""
+    head = f"{'#' * level} {marked(results, results.study.proposed)} against its rivals"
+    return "\n\n".join([head, CAPTION.format(proposed=results.study.proposed), *parts])
+
+
+def proposed_table(results: Results, dataset: str) -> str:
+    """Writes a row per rival and recipe, and one of all recipes where there are several.
+
+    Args:
+        results: of a study.
+        dataset: a test set.
+
+    Returns:
+        Markdown; empty where there is no pair.
+    """
+    study = results.study
+    ours = _runs(results, study.proposed, dataset)
+    found = []
+    for other in (study.baseline, *study.rivals):
+        theirs = _runs(results, other, dataset)
+        by_recipe = {
+            recipe: paired_differences(
+                study.rare, dataset, [r for r in ours if r.recipe == recipe], theirs
+            )
+            for recipe in study.recipes
+        }
+        by_recipe = {recipe: there for recipe, there in by_recipe.items() if there}
+        if len(by_recipe) > 1:
+            by_recipe[ALL] = paired_differences(study.rare, dataset, ours, theirs)
+        found += [(marked(results, other), name, there) for name, there in by_recipe.items()]
+    if not found:
+        return ""
+    shown = [m.name for m in MEASURES if m.name in COMPARED]
+    shown = [name for name in shown if any(name in there for _, _, there in found)]
+    rows = [
+        [other, recipe, _pairs(there.values()), *(difference_cell(there.get(m)) for m in shown)]
+        for other, recipe, there in found
+    ]
+    return table(["minus", "recipe", "pairs", *(f"Δ {name}" for name in shown)], rows)
+
+
+def _runs(results: Results, arm: str, dataset: str) -> list[Run]:
+    return [run for run in results.runs if run.arm == arm and dataset in run.scores]
+
+
+def _pairs(differences: Iterable[Difference]) -> str:
+    return str(max(len(difference.values) for difference in differences))
