@@ -1,4 +1,4 @@
-"""The GBW programme: per-class gradient norms (or hindrance) in, class weights out."""
+"""The GBW programme: a measure of each class's gradients in, class weights out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ def _relative(norms: Tensor, present: Tensor, power: float) -> Tensor:
 SCALES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "released": _released,
     "relative": _relative,
-    "initial": _relative,
 }
 SOLVERS = ("closed_form", "cvxopt")
 
@@ -40,42 +39,46 @@ def gbw_weights(
     min_weight: float = 0.0,
     max_weight: float = math.inf,
     solver: str = "closed_form",
-    progress: Tensor | None = None,
+    strength: float | Tensor = 1.0,
 ) -> Tensor:
     """Solves the GBW programme (docs/equations.md 1 and 2).
 
     scale "released": w = projection of g^2 / (2 lam); ``power`` plays no part.
     scale "relative": w = projection of u / (2 lam), u_k = g_k^power / mean over the budget; all
     norms 0 give uniform weights.
-    scale "initial": w = projection of r u / (2 lam), r the ``progress``.
+    Either target is multiplied by the ``strength``, r of the schemes' initial scale.
     The weights of the classes in the budget lie in [min_weight, max_weight] and sum to their
     number; every other class gets 1, so the sum over all K classes is K.
 
     Args:
-        norms: (K,) g_k >= 0, or the hindrance ratios r_c.
+        norms: (K,) g_k >= 0, or a measure at the classifier in their place.
         present: (K,) bool, the classes that share the budget; None for all K.
-        scale: "released", "relative" or "initial".
+        scale: "released" or "relative".
         lam: lambda > 0, in units of the scale; inf gives uniform weights.
         power: exponent > 0 of the relative scale.
         min_weight: 0..1.
         max_weight: >= 1; inf for no cap.
         solver: "closed_form", or "cvxopt", which copies to the host.
-        progress: scale "initial": no axes, 0..1, what is left of the norms of the run's start; None
-            for 1.
+        strength: 0..1, a number or a tensor without axes; 0 gives uniform weights.
 
     Returns:
         (K,) float32, detached, on the norms' device. Non-finite norms on a GPU give NaN weights.
 
     Raises:
-        ValueError: an argument out of range; on the CPU also norms that are NaN, inf or negative.
+        ValueError: an argument out of range; on the CPU also norms that are NaN, inf or negative,
+            and a strength outside 0..1.
     """
-    check_programme(scale, lam, power, min_weight, max_weight, solver)
+    if scale not in SCALES:
+        raise ValueError(f"weighting scale is '{scale}'; expected one of {', '.join(SCALES)}")
+    check_programme(lam, power, min_weight, max_weight, solver)
     if norms.ndim != 1:
         raise ValueError(f"norms have shape {tuple(norms.shape)}; expected (K,)")
     values = norms.detach().double()
     mask = torch.ones_like(norms, dtype=torch.bool) if present is None else present.bool()
     if mask.shape != norms.shape:
         raise ValueError(f"present has shape {tuple(mask.shape)}, norms {tuple(norms.shape)}")
+    if isinstance(strength, Tensor) and strength.ndim:
+        raise ValueError(f"strength has shape {tuple(strength.shape)}; expected one number")
     if values.device.type == "cpu":
         usable = torch.isfinite(values) & (values >= 0)
         if not bool(usable[mask].all()):
@@ -83,10 +86,10 @@ def gbw_weights(
                 f"gradient norms are {norms.tolist()}; expected finite numbers >= 0. "
                 "NaN or inf here comes from the logits or the features: the training diverged"
             )
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength is {float(strength)}; expected 0..1")
     values = values.masked_fill(~mask, 0)
-    targets = SCALES[scale](values, mask, power) / (2 * lam)
-    if scale == "initial" and progress is not None:
-        targets = targets * progress.double()
+    targets = SCALES[scale](values, mask, power) / (2 * lam) * strength
     if solver == "cvxopt":
         weights = torch.ones_like(targets)
         size = int(mask.sum())
@@ -98,15 +101,13 @@ def gbw_weights(
 
 
 def check_programme(
-    scale: str, lam: float, power: float, min_weight: float, max_weight: float, solver: str
+    lam: float, power: float, min_weight: float, max_weight: float, solver: str
 ) -> None:
     """Checks the programme's parameters.
 
     Raises:
         ValueError: the first one that is out of range.
     """
-    if scale not in SCALES:
-        raise ValueError(f"weighting scale is '{scale}'; expected one of {', '.join(SCALES)}")
     if solver not in SOLVERS:
         raise ValueError(f"QP solver is '{solver}'; expected one of {', '.join(SOLVERS)}")
     if not lam > 0:

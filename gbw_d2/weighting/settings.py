@@ -8,12 +8,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from gbw_d2.weighting.classifier_measures import FORMULAS
+from gbw_d2.weighting.gbw import SCALES as PROGRAMME_SCALES
 from gbw_d2.weighting.gbw import check_programme
 
 NORM = "norm"
 # Measured at the classifier.
 CLASSIFIER_MEASURES = tuple(FORMULAS)
 MEASURES = (NORM, *CLASSIFIER_MEASURES)
+# The relative scale, at a strength that falls with the gradients: the scheme keeps their start.
+INITIAL = "initial"
+SCALES = (*PROGRAMME_SCALES, INITIAL)
 SHAPED_BY = ("all", "source")
 ACTS_ON = ("all", "source")
 BUDGETS = ("all", "present")
@@ -27,7 +31,7 @@ class WeightingSettings:
         measure: "norm" of the logit channels' gradients (released), or "hindrance",
             "interference" or "class_gradient" at the classifier (docs/equations.md 2b).
         scale: "released", "relative" or "initial" (docs/equations.md 2).
-        power: exponent of the measure on the relative scale.
+        power: exponent of the measure, but on the released scale.
         lam: lambda of the programme, in units of the scale.
         momentum: 0..<1 of the running mean of the measure, kept per loss term; 0 for none.
         budget: "all" classes share the weights' sum (released), or those "present" in the batch.
@@ -71,9 +75,8 @@ class WeightingSettings:
         Raises:
             ValueError: the first one that is out of range.
         """
-        check_programme(
-            self.scale, self.lam, self.power, self.min_weight, self.max_weight, self.qp_solver
-        )
+        check_programme(self.lam, self.power, self.min_weight, self.max_weight, self.qp_solver)
+        _check_choice("scale", self.scale, SCALES)
         _check_choice("measure", self.measure, MEASURES)
         _check_choice("budget", self.budget, BUDGETS)
         _check_choice("shaped_by", self.shaped_by, SHAPED_BY)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gbw_d2.weighting.gbw import gbw_weights
 from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
-from gbw_d2.weighting.settings import CLASSIFIER_MEASURES, WeightingSettings
+from gbw_d2.weighting.settings import CLASSIFIER_MEASURES, INITIAL, WeightingSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
 # Of the pixels: a class that has hardly been seen must not take the whole budget.
@@ -19,12 +19,13 @@ SHARE_MOMENTUM = 0.99
 
 
 class GradientBasedScheme(WeightingScheme):
-    """GBW (docs/equations.md 1, 2 and 2b): class weights from each batch's own gradients.
+    """GBW (docs/equations.md 1, 2 and 2b): class weights from the gradients of the batch.
 
     With momentum m the measure g is replaced by its running mean per loss term,
     mean <- m mean + (1 - m) g, updated for the classes that were observed; a class's first
     observation is taken as it is. With ``frequency_power`` b the measure is divided by the b-th
-    power of the class's share of the labelled pixels, a running mean over all batches.
+    power of the class's share of the labelled pixels, a running mean over all batches. On the
+    initial scale the strength is what is left of the highest mean of the measure so far.
     """
 
     def __init__(
@@ -56,17 +57,20 @@ class GradientBasedScheme(WeightingScheme):
         if settings.frequency_power > 0:
             share = self._running_share(term, statistics.counts)
             values = values * share.clamp(min=LEAST_SHARE).pow(-settings.frequency_power)
-        progress = self._progress(term, values, budget) if settings.scale == "initial" else None
+        scale = settings.scale
+        strength: float | Tensor = 1.0
+        if scale == INITIAL:
+            scale, strength = "relative", self._strength(term, values, budget)
         weights = gbw_weights(
             values,
             budget,
-            progress=progress,
-            scale=settings.scale,
+            scale=scale,
             lam=settings.lam,
             power=settings.power,
             min_weight=settings.min_weight,
             max_weight=settings.max_weight,
             solver=settings.qp_solver,
+            strength=strength,
         )
         self.count(
             budget & (weights <= settings.min_weight),
@@ -112,7 +116,7 @@ class GradientBasedScheme(WeightingScheme):
         self._batches[term] = batches + (labelled > 0)
         return self._shares[term].float()
 
-    def _progress(self, term: str, values: Tensor, budget: Tensor) -> Tensor:
+    def _strength(self, term: str, values: Tensor, budget: Tensor) -> Tensor:
         """Returns what is left, 0..1, of the highest mean of the measure so far."""
         powers = values.double().clamp(min=0).pow(self.settings.power) * budget
         mean = powers.sum() / budget.sum().clamp(min=1)
@@ -157,10 +161,10 @@ class GradientBasedScheme(WeightingScheme):
                 f"the checkpoint holds running shares of scheme '{self.name}', but the frequency "
                 "power is 0 now; set the one it was trained with"
             )
-        if tables["level"] and self.settings.scale != "initial":
+        if tables["level"] and self.settings.scale != INITIAL:
             raise ValueError(
                 f"the checkpoint of scheme '{self.name}' knows the run's start, but the scale is "
-                f"'{self.settings.scale}' now; set 'initial', as it was trained"
+                f"'{self.settings.scale}' now; set '{INITIAL}', as it was trained"
             )
         self._means, self._seen = tables["mean"], tables["seen"]
         self._shares, self._batches = tables["share"], tables["batches"]
