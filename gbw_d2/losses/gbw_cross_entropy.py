@@ -16,14 +16,15 @@ class GBWCrossEntropyLoss(nn.Module):
     """Cross-entropy with gradient-based class weights, computed anew from every batch.
 
     loss = mean over all N H W pixels of q_i w_{y_i} CE_i, w from docs/equations.md 1 (scale
-    "released"), 2 ("relative") or 2b (measure "hindrance").
+    "released") or 2 ("relative", "initial"), of the norm (1) or a measure at the classifier (2b).
+    The defaults are those of the scheme "gbw_norm", which needs no classifier.
 
     Args:
         num_classes: K.
         ignore_index: label of pixels without a class.
         scale: "relative", "released" or "initial".
         lam: lambda > 0, in units of the scale.
-        power: exponent of the measure on the relative scale.
+        power: exponent of the measure, but on the released scale.
         measure: "norm"; or "hindrance", "interference", "class_gradient", which need ``classifier``
             in each call.
         momentum: 0..<1 of the measure's running mean.
@@ -122,9 +123,9 @@ class GBWCrossEntropyLoss(nn.Module):
         return self._loss.last.get(TERM_SOURCE)
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """Returns the running means, for ``state_dict``."""
+        """Returns what the scheme remembers, for ``state_dict``."""
         return self.scheme.state_dict()
 
     def set_extra_state(self, state: Any) -> None:
-        """Restores the running means, for ``load_state_dict``."""
+        """Restores what the scheme remembered, for ``load_state_dict``."""
         self.scheme.load_state_dict(state)
