@@ -136,7 +136,7 @@ class WeightingScheme:
         if state:
             raise ValueError(
                 f"scheme '{self.name}' keeps no state, the checkpoint has {sorted(state)}; "
-                "it was written with another scheme"
+                "it was written with another scheme or momentum"
             )
 
 
