@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""Draws class weights over the classes' shares of the pixels: how much of a weighting is frequency.
+
+    uv run tools/plot_weights_by_share.py output/toy/semantic_source_only_gbw
+    uv run tools/plot_weights_by_share.py output/toy/gbw_seed_* --term source --phases 4
+
+Reads class_weights.csv and averages over the runs. Both axes are logarithmic, so that weights which
+are a power of the share lie on a line; its slope and how well it fits are printed, and stand in the
+picture. Writes plots/weights_by_share.png into the first folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from plot_run import COLORS
+from results.plots import write_png
+
+from gbw_d2.errors import UserError
+
+# Classes so far from the line are named in the picture; the height of a name; logarithms.
+NAMED, LINE = 0.15, 0.09
+COLUMNS = 2
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run.
+
+    Args:
+        start: its first iteration; so is end its last.
+        weights: class name -> mean weight over the batches that show it.
+        exponent: b of the fit weight = a share ** b; None where it cannot be fitted.
+        determination: R squared of that fit, of the logarithms.
+    """
+
+    start: int
+    end: int
+    weights: Mapping[str, float]
+    exponent: float | None
+    determination: float | None
+
+
+def read_weights(
+    folders: Sequence[Path], term: str
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Reads the weights of the semantic head.
+
+    Args:
+        folders: OUTPUT_DIRs of runs with the same classes.
+        term: the loss term.
+
+    Returns:
+        Class name -> (N, 2) float64, iteration and weight of each logged batch that shows the
+        class; class name -> share of the pixels of the logged batches, 0..1.
+
+    Raises:
+        UserError: no such file, or no row of the term.
+    """
+    weights: dict[str, list[tuple[float, float]]] = {}
+    pixels: dict[str, float] = {}
+    for path in (folder / "class_weights.csv" for folder in folders):
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; give the OUTPUT_DIR of a run")
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if (row["head"], row["term"]) == ("semantic", term) and float(row["pixels"]) > 0:
+                    entry = (float(row["iteration"]), float(row["weight"]))
+                    weights.setdefault(row["class"], []).append(entry)
+                    pixels[row["class"]] = pixels.get(row["class"], 0) + float(row["pixels"])
+    if not weights:
+        raise UserError(
+            f"{', '.join(map(str, folders))}: no weights of the semantic head and term '{term}'"
+        )
+    total = sum(pixels.values())
+    shares = {name: pixels[name] / total for name in sorted(pixels, key=lambda c: -pixels[c])}
+    return {name: np.asarray(weights[name]) for name in shares}, shares
+
+
+def phases(
+    weights: Mapping[str, np.ndarray], shares: Mapping[str, float], count: int
+) -> list[Phase]:
+    """Cuts runs into parts of equal length and fits a power law of the share to each.
+
+    Args:
+        weights: class name -> (N, 2), iteration and weight.
+        shares: class name -> share of the pixels, 0..1.
+        count: of parts, >= 1.
+    """
+    last = max(table[:, 0].max() for table in weights.values())
+    edges = np.linspace(0, last, count + 1).round().astype(int)
+    found = []
+    for start, end in pairwise(edges):
+        within = {n: t[(t[:, 0] > start) & (t[:, 0] <= end), 1] for n, t in weights.items()}
+        means = {name: float(values.mean()) for name, values in within.items() if len(values)}
+        fit = _power_law([shares[n] for n in means], list(means.values()))
+        found.append(Phase(int(start) + 1, int(end), means, *fit))
+    return found
+
+
+def _power_law(
+    shares: Sequence[float], weights: Sequence[float]
+) -> tuple[float, float] | tuple[None, None]:
+    # A weight of 0 has no logarithm; below three classes any line fits.
+    there = [(s, w) for s, w in zip(shares, weights, strict=True) if w > 0]
+    if len(there) < 3:
+        return None, None
+    x, y = np.log(np.asarray(there)).T
+    spread = ((y - y.mean()) ** 2).sum()
+    slope, offset = np.polyfit(x, y, 1)
+    left = ((y - slope * x - offset) ** 2).sum()
+    return float(slope), float(1 - left / spread) if spread > 0 else 1.0
+
+
+def draw(found: Sequence[Phase], shares: Mapping[str, float]) -> Figure:
+    """Draws a panel per phase: a dot per class, the fitted power law, names of what is off it."""
+    rows = math.ceil(len(found) / COLUMNS)
+    columns = min(COLUMNS, len(found))
+    figure = Figure(figsize=(5.6 * columns, 4.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, phase in zip(panels.flat, found, strict=False):
+        _panel(axes, phase, shares)
+    for axes in panels.flat[len(found) :]:
+        axes.set_axis_off()
+    for axes in panels[:, 0]:
+        axes.set_ylabel("class weight, mean over the phase")
+    for axes in panels[-1]:
+        axes.set_xlabel("share of the labelled pixels")
+    return figure
+
+
+def _panel(axes: Axes, phase: Phase, shares: Mapping[str, float]) -> None:
+    names = [name for name, weight in phase.weights.items() if weight > 0]
+    x = np.asarray([shares[name] for name in names])
+    y = np.asarray([phase.weights[name] for name in names])
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.axhline(1, color=COLORS[-1], linewidth=1)
+    line = np.ones_like(x)
+    title = f"iterations {phase.start} to {phase.end}"
+    if phase.exponent is not None:
+        line = np.exp(np.log(y).mean() + phase.exponent * (np.log(x) - np.log(x).mean()))
+        axes.plot(x, line, color=COLORS[1], linewidth=1.5, zorder=1)
+        title += f"\nshare ^ {phase.exponent:.2f}, R² {phase.determination:.2f}"
+    axes.scatter(x, y, s=22, color=COLORS[0], zorder=2)
+    distance = np.log(y / line)
+    _name(axes, [(n, *at) for n, *at, d in zip(names, x, y, distance, strict=True) if d > NAMED], 1)
+    _name(
+        axes, [(n, *at) for n, *at, d in zip(names, x, y, distance, strict=True) if d < -NAMED], -1
+    )
+    axes.set_title(title, fontsize=10)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.2, y=0.1)
+
+
+def _name(axes: Axes, dots: Sequence[tuple[str, float, float]], side: int) -> None:
+    """Names dots to the right where they are above the line (side 1), to the left below (-1)."""
+    lowest = -math.inf
+    for name, share, weight in sorted(dots, key=lambda dot: dot[2]):
+        height = max(math.log(weight), lowest)
+        lowest = height + LINE
+        axes.annotate(
+            *(name, (share, weight)),
+            xytext=(share * math.exp(side * 0.12), math.exp(height)),
+            ha="left" if side > 0 else "right",
+            va="center",
+            fontsize=8,
+        )
+
+
+def report(found: Sequence[Phase], shares: Mapping[str, float]) -> str:
+    """Writes a Markdown table: a row per class, a column per phase, the fits below."""
+
+    def text(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    heads = [f"{phase.start}-{phase.end}" for phase in found]
+    lines = [f"| class | share, % | {' | '.join(heads)} |", "|---" * (len(found) + 2) + "|"]
+    for name, share in shares.items():
+        cells = " | ".join(text(phase.weights.get(name)) for phase in found)
+        lines.append(f"| {name} | {100 * share:.2f} | {cells} |")
+    for label, values in (
+        ("exponent of the share", [phase.exponent for phase in found]),
+        ("R² of that", [phase.determination for phase in found]),
+    ):
+        lines.append(f"| {label} | | {' | '.join(map(text, values))} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line, prints the table and writes the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="of a run")
+    parser.add_argument("--term", default="source", help="loss term; default: source")
+    parser.add_argument("--phases", type=int, default=4, help="parts of equal length; default: 4")
+    parser.add_argument("--out", type=Path, help="PNG; default: see above")
+    args = parser.parse_args(arguments)
+    if args.phases < 1:
+        parser.error(f"--phases is {args.phases}; expected 1 or more")
+    out = args.out or args.runs[0] / "plots" / "weights_by_share.png"
+    try:
+        weights, shares = read_weights(args.runs, args.term)
+        found = phases(weights, shares, args.phases)
+        print(report(found, shares))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_png(draw(found, shares), out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"\nwrote {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
