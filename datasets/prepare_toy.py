@@ -4,6 +4,7 @@
     python datasets/prepare_toy.py --check             # is it there and whole?
     python datasets/prepare_toy.py --preview toy.png   # a contact sheet and nothing else
     python datasets/prepare_toy.py --layout gta5       # the toy twin of another dataset
+    python datasets/prepare_toy.py --layout large      # both again, 4400 images of 256 x 512
 
 An interrupted run goes on where it stopped. The default folder is `$DETECTRON2_DATASETS/toy`, or
 `datasets/toy`; a further layout lies beside it, in `toy_<layout>`. Exit code 2: it is not whole.
@@ -32,18 +33,22 @@ from gbw_d2.data.toyworld import (
 from gbw_d2.data.toyworld.layouts import LAYOUTS, check_layout, write_layout
 
 
-def contact_sheet(settings: ToyWorldSettings, domain: str, indices: list[int]) -> np.ndarray:
+def contact_sheet(
+    settings: ToyWorldSettings, domain: str, split: str, indices: list[int]
+) -> np.ndarray:
     """Returns images beside their coloured labels, two pairs in a row, as uint8 RGB."""
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[: len(CLASSES)] = [c.color for c in CLASSES]
-    samples = [render(settings, domain, "train", i) for i in indices]
+    samples = [render(settings, domain, split, i) for i in indices]
     cells = [np.hstack((s.image, palette[s.class_map])) for s in samples]
     return np.vstack([np.hstack(cells[i : i + 2]) for i in range(0, len(cells) - 1, 2)])
 
 
-def write_preview(path: Path, settings: ToyWorldSettings) -> None:
-    """Writes a contact sheet of both domains, the source above the target."""
-    sheets = [contact_sheet(settings, domain, list(range(6))) for domain in DOMAINS]
+def write_preview(
+    path: Path, settings: ToyWorldSettings, splits: Sequence[tuple[str, str]]
+) -> None:
+    """Writes a contact sheet of some (domain, split) pairs, one above the other."""
+    sheets = [contact_sheet(settings, *pair, list(range(6))) for pair in splits]
     if not cv2.imwrite(str(path), cv2.cvtColor(np.vstack(sheets), cv2.COLOR_RGB2BGR)):
         raise DatasetError(
             f"could not write {path}; give a path that ends in .png in a folder that exists"
@@ -61,7 +66,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout", choices=LAYOUTS.names(), help="write this layout's own images and nothing else"
     )
-    parser.add_argument("--preview", type=Path, help="only write a contact sheet to this PNG file")
+    parser.add_argument(
+        "--preview",
+        type=Path,
+        help="only write a contact sheet to this PNG file; with --layout, of the layout's scenes",
+    )
 
 
 def settings_of(args: argparse.Namespace) -> ToyWorldSettings:
@@ -75,7 +84,11 @@ def settings_of(args: argparse.Namespace) -> ToyWorldSettings:
 def make(args: argparse.Namespace) -> Sequence[str]:
     """Writes what the arguments ask for."""
     if args.preview:
-        write_preview(args.preview, settings_of(args))
+        settings, splits = settings_of(args), [(domain, "train") for domain in DOMAINS]
+        if args.layout:
+            layout = LAYOUTS.get(args.layout)
+            settings, splits = layout.settings, layout.splits
+        write_preview(args.preview, settings, splits)
         return ()
     if args.layout:
         write_layout(layout_root(args), LAYOUTS.get(args.layout), args.workers)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from gbw_d2.config import ConfigError, load_config
+from gbw_d2.engine.build import build_model
 from gbw_d2.engine.criteria import WEIGHTING_FIELDS
 from gbw_d2.engine.setup import resolve
 from gbw_d2.registry import UnknownNameError
@@ -40,6 +42,22 @@ def test_every_base_loads(path: Path, tmp_path: Path) -> None:
     load_config(str(leaf))
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/base/models").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_model_can_be_built(path: Path, tmp_path: Path) -> None:
+    leaf = tmp_path / "leaf.yaml"
+    leaf.write_text(f"_BASE_: {path}\nVERSION: 2\n")
+    # Shapes without memory.
+    cfg = load_config(str(leaf), ["MODEL.DEVICE", "meta"])
+    resolve(cfg)
+    with torch.device("meta"):
+        model = build_model(cfg, {})
+    norms = {type(m).__name__ for m in model.backbone.modules() if "Norm" in type(m).__name__}
+    # Frozen statistics are those of the weights that they come with.
+    assert norms == {"FrozenBatchNorm2d" if cfg.MODEL.WEIGHTS else "GroupNorm"}
+
+
 def test_every_method_has_a_yaml() -> None:
     for registry, folder, key in (
         (SCHEMES, "weighting", "WEIGHTING"),
@@ -62,12 +80,14 @@ def test_every_leaf_has_its_toy_twin() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs/toy").glob("*.yaml")), ids=lambda p: p.stem
+    "path",
+    [p for p in LEAVES if p.parent.name != "configs"],
+    ids=lambda p: str(p.relative_to(ROOT / "configs")),
 )
 def test_toy_twins_differ_from_their_originals_in_scale_only(path: Path) -> None:
     toy, real = load_config(str(path)), load_config(str(real_twin(path)))
     for key in ("TRAIN", "TARGET", "TEST"):
-        names = [n.removeprefix("toy_") for n in toy.DATASETS[key]]
+        names = [n.removeprefix("toy_").removeprefix("large_") for n in toy.DATASETS[key]]
         assert names == list(real.DATASETS[key])
     assert toy.WEIGHTING == real.WEIGHTING
     # The teacher's memory is a matter of scale; toy networks start from random weights.

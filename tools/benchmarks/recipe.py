@@ -89,20 +89,22 @@ class TrainingStep:
         """Does one step."""
         self.trainer.run_step()
         self.trainer.iter += 1
+        # Freed here, so that the peak of the next call counts them.
+        for optimizer in self._optimizers():
+            optimizer.zero_grad(set_to_none=True)
 
     def held_mb(self) -> float:
-        """Returns what the device holds between steps: weights, gradients, optimisers."""
+        """Returns what the device holds between calls, in MB: networks and optimisers' states."""
         modules = (self.model, *self.strategy.modules().values())
-        parameters = list(chain.from_iterable(m.parameters() for m in modules))
-        states = [
-            value
-            for optimizer in (self.optimizer, *(each.optimizer for each in self.extra))
-            for state in optimizer.state.values()
-            for value in state.values()
+        states = chain.from_iterable(each.state.values() for each in self._optimizers())
+        held = [
+            *chain.from_iterable((*m.parameters(), *m.buffers()) for m in modules),
+            *chain.from_iterable(state.values() for state in states),
         ]
-        tensors = [*parameters, *(p.grad for p in parameters), *states]
-        tensors += chain.from_iterable(m.buffers() for m in modules)
-        return sum(t.nbytes for t in tensors if isinstance(t, Tensor)) / 2**20
+        return sum(value.nbytes for value in held if isinstance(value, Tensor)) / 2**20
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self.optimizer, *(each.optimizer for each in self.extra)]
 
 
 def random_label(

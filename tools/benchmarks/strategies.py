@@ -87,10 +87,11 @@ def _bare(name: str, cfg: Any, source: Batch, target: Batch) -> Candidate:
     }
 
     def step() -> None:
-        parts.optimizer.zero_grad(set_to_none=True)
         parts.supervised()
         more[name]()
         parts.optimizer.step()
+        # As late as in the step beside it, or their peaks could not be compared.
+        parts.optimizer.zero_grad(set_to_none=True)
 
     return step
 

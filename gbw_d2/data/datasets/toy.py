@@ -22,9 +22,9 @@ def toy_root() -> Path:
     return datasets_root() / "toy"
 
 
-def layout_root(layout: str) -> Path:
-    """Returns the folder of a further toy dataset."""
-    return datasets_root() / f"toy_{layout}"
+def layout_root(layout: str, folder: str = "") -> Path:
+    """Returns the folder of a further toy dataset, or one in it."""
+    return datasets_root() / f"toy_{layout}" / folder
 
 
 def _write(root: Path, *layout: str) -> None:
@@ -85,6 +85,12 @@ for _register, _name, _layout in (
     (partial(register_synthia, split="val"), "toy_synthia", "synthia_val"),
 ):
     _register(_name, partial(layout_root, _layout), partial(prepare_layout, _layout))
+for _register, _name, _folder in (
+    (register_synthia, "toy_large_synthia", "synthia"),
+    (partial(register_synthia, split="val"), "toy_large_synthia", "synthia_val"),
+    (register_cityscapes, "toy_large_cityscapes", "cityscapes"),
+):
+    _register(_name, partial(layout_root, "large", _folder), partial(prepare_layout, "large"))
 for _beta in BETAS:
     register_cityscapes(
         f"toy_foggy_cityscapes_{_beta}",

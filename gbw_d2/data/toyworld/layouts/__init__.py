@@ -4,7 +4,15 @@ They share the renderer with the toy SYNTHIA and Cityscapes and do not touch the
 is one file and one line here.
 """
 
-from gbw_d2.data.toyworld.layouts import crosscity, foggy, gta5, held_out, own, vistas
+from gbw_d2.data.toyworld.layouts import (
+    crosscity,
+    foggy,
+    gta5,
+    held_out,
+    large,
+    own,
+    vistas,
+)
 from gbw_d2.data.toyworld.layouts.base import LAYOUTS, Layout, check_layout, write_layout
 
 __all__ = [
@@ -15,6 +23,7 @@ __all__ = [
     "foggy",
     "gta5",
     "held_out",
+    "large",
     "own",
     "vistas",
     "write_layout",

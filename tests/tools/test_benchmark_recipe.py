@@ -1,0 +1,127 @@
+"""The recipe benchmark measures the step that its config asks for. No timings are asserted."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import recipe
+
+from gbw_d2.data.label_spaces import LABEL_SPACES
+
+TINY = [
+    *("INPUT.CROP_SIZE", "(32, 64)", "SOLVER.IMS_PER_BATCH", "1"),
+    *("MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32"),
+]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tool(repository: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark", repository / "tools/benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def config(repository: Path, name: str) -> str:
+    return str(repository / f"configs/toy/{name}.yaml")
+
+
+def test_labels_have_every_class_and_instances(repository: Path) -> None:
+    cfg = recipe._config(config(repository, "panoptic_gbw"), ["INPUT.CROP_SIZE", "(64, 128)"], CPU)
+    (sample,) = recipe.random_samples(cfg, 1)
+    space = LABEL_SPACES.get("cityscapes_16")
+    labels = sample["sem_seg"]
+    assert set(labels.unique().tolist()) == {*range(16), 255}
+    assert (labels[:4] == 255).all()
+    found = sample["instance_class"]
+    assert set(found.unique().tolist()) == {*space.thing_ids, 255}
+    things = np.isin(labels.numpy(), space.thing_ids)
+    np.testing.assert_array_equal((found == labels).numpy(), things | (labels == 255).numpy())
+    assert sample["center"].max() == 1 and sample["offset"].abs().max() > 0
+    assert {key: tuple(sample[key].shape) for key in ("image", "offset")} == {
+        "image": (3, 64, 128),
+        "offset": (2, 64, 128),
+    }
+    semantic = recipe._config(config(repository, "semantic_gbw"), [], CPU)
+    assert "center" not in recipe.random_samples(semantic, 1)[0]
+
+
+def test_steps_are_of_the_config(repository: Path) -> None:
+    more = [*TINY, "SOLVER.AMP.ENABLED", "True", "SOLVER.GRADIENT_ACCUMULATION", "1"]
+    steps, words = recipe.recipe_candidates(config(repository, "panoptic_gbw"), more, CPU)
+    assert list(steps) == ["none", "gbw"]
+    assert words == (
+        "self_training, 2 images of 32x64 a step, source and target, bfloat16, random weights"
+    )
+    step = steps["gbw"]
+    assert step.trainer.precision.dtype == torch.bfloat16
+    assert type(step.strategy).__name__ == "SelfTraining" and step.strategy.adapts(0)
+    schemes = {head: c.scheme for head, c in step.model.criteria.items() if head != "auxiliary"}
+    assert {"semantic", "center", "offset"} <= set(schemes)
+    before = [p.detach().clone() for p in step.model.parameters()]
+    step()
+    after = list(step.model.parameters())
+    assert any((a != b).any() for a, b in zip(after, before, strict=True))
+    assert all(p.grad is None for p in after)
+    # The student, the teacher and two moments of Adam.
+    size = sum(p.nbytes for p in after) / 2**20
+    assert step.held_mb() == pytest.approx(4 * size, rel=1e-3)
+
+
+def test_static_weights_need_no_dataset_and_none_has_one_row(repository: Path) -> None:
+    name = config(repository, "semantic_source_only")
+    static = [*TINY, "WEIGHTING.NAME", "inverse_frequency"]
+    steps, words = recipe.recipe_candidates(name, static, CPU)
+    assert list(steps) == ["none", "inverse_frequency"]
+    steps["inverse_frequency"]()
+    assert words.startswith("source_only, 1 images of 32x64 a step")
+    assert list(recipe.recipe_candidates(name, TINY, CPU)[0]) == ["none"]
+
+
+def test_shares_and_memory_follow_from_the_measured_rows(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Step:
+        images = 6
+
+        def held_mb(self) -> float:
+            return 100.0
+
+    steps = {"none": Step(), "gbw": Step()}
+    monkeypatch.setattr(recipe, "recipe_candidates", lambda *_: (steps, "words"))
+
+    def report(candidates: dict, *arguments: object) -> dict:
+        assert candidates is steps and arguments == (3, CPU, True)
+        rows = {"none": (300.0, 1.0, 7.0), "gbw": (400.0, 1.25, 9.0)}
+        return {n: dict(zip(("ms", "ratio", "peak_mb"), v, strict=True)) for n, v in rows.items()}
+
+    (rows,) = recipe.run_recipe(report, 3, CPU, "a/b.yaml", []).values()
+    assert rows["none"] == {"images_per_s": 20.0, "ms": 300.0, "share": 0.0, "peak_mb": 107.0}
+    # (1.25 - 1) / 1.25
+    assert rows["gbw"] == pytest.approx(
+        {"images_per_s": 15.0, "ms": 400.0, "share": 20.0, "peak_mb": 109.0}
+    )
+
+
+def test_the_command(
+    tool: ModuleType, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "b.json"
+    words = ["recipe", "--config-file", config(repository, "semantic_source_only_gbw"), *TINY]
+    assert tool.main([*words, "--repetitions", "1", "--device", "cpu", "--out", str(out)]) == 0
+    ((title, rows),) = json.loads(out.read_text())["results"].items()
+    assert title.startswith("semantic_source_only_gbw: source_only, 1 images of 32x64")
+    assert list(rows) == ["none", "gbw"] and rows["gbw"]["peak_mb"] > 1
+    assert f"\n{title}\n" in capsys.readouterr().out
+    assert tool.main([*words, "SOLVER.MAXITER", "3"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+    for wrong in (["recipe"], ["step", "SEED", "1"], ["step", "--config-file", "a.yaml"]):
+        with pytest.raises(SystemExit):
+            tool.main(wrong)
