@@ -74,15 +74,16 @@ class ClassWeightedRoIClassification:
         image = _as_image(logits if rois else logits.new_zeros(1, classes + 1))
         rows = labels if rois else labels.new_full((1,), self.ignore_index)
         targets, invalid = prepare_labels(rows.view(1, -1, 1), classes + 1, self.ignore_index)
+        measured = scheme.measures(term)
         statistics = class_statistics(
             image.detach(),
             targets,
             invalid,
-            norms=scheme.needs_statistics,
+            norms=scheme.needs_statistics and measured,
             all_processes=scheme.needs_statistics or scheme.needs_classifier,
             focal_gamma=scheme.focal_gamma,
         )
-        if scheme.needs_classifier:
+        if scheme.needs_classifier and measured:
             self._add_classifier_measure(statistics, image, targets, features)
         weights = scheme.weights(_without_background(statistics), term)
         self.last[term] = LastCall(
@@ -185,7 +186,7 @@ class ClassWeightedRoIMask:
             targets,
             invalid,
             classes,
-            norms=scheme.needs_statistics,
+            norms=scheme.needs_statistics and scheme.measures(term),
         )
         weights = scheme.weights(statistics, term)
         self.last[term] = LastCall(weights, statistics.counts, statistics.norms, None)

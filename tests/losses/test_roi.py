@@ -75,6 +75,27 @@ def test_classification_of_every_scheme(name):
             criterion(logits, labels)
 
 
+@pytest.mark.parametrize("name", ["gbw", "gbw_norm"])
+def test_terms_that_are_not_weighted_are_not_measured(name):
+    logits, labels, features, *_ = make_rois()
+    criterion = make_loss(ClassWeightedRoIClassification, name, acts_on="source")
+    criterion(logits, labels, features)
+    # No features are asked for, since nothing is measured at the classifier.
+    loss = criterion(logits, labels, term="mixed")
+    last = criterion.last["mixed"]
+    assert last.norms is None and last.classifier_measure is None
+    assert torch.equal(last.weights, torch.ones(CLASSES))
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels))
+
+
+def test_masks_that_are_not_weighted_are_not_measured():
+    _, labels, _, logits, masks = make_rois()
+    criterion = make_loss(ClassWeightedRoIMask, "gbw_norm", acts_on="source")
+    criterion(logits, labels.clamp(max=2), masks, term="mixed")
+    assert criterion.last["mixed"].norms is None
+    assert torch.equal(criterion.last["mixed"].weights, torch.ones(CLASSES))
+
+
 def test_ignored_rois_count_in_the_mean():
     logits, labels, *_ = make_rois(4)
     criterion = make_loss(ClassWeightedRoIClassification, "none")

@@ -178,6 +178,17 @@ def test_terms_are_kept_apart():
     assert set(criterion.last) == {"source", "mixed"}
 
 
+@pytest.mark.parametrize("head", LOSSES)
+def test_terms_that_are_not_weighted_are_not_measured(head):
+    criterion = make_loss(head, acts_on="source")
+    batch = make_batch(head)
+    criterion(*batch[:4], term="source")
+    loss = criterion(*batch[:4], term="mixed")
+    assert criterion.last["source"].norms is not None
+    assert criterion.last["mixed"].norms is None
+    torch.testing.assert_close(loss, LOSSES[head][1](*batch[:3]))
+
+
 def test_shared_weights_by_hand():
     lent = {"source": torch.tensor([9.0, 9.0, 0.5, 9.0, 9.0, 1.5, 2.0, 9.0])}
     scheme = SharedWeights("semantic", THINGS, lent.get)
