@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,22 @@ def test_the_config_hash_sees_what_has_an_effect() -> None:
 
 def test_a_killed_server_is_not_a_result(tmp_path: Path) -> None:
     assert runs.last_words(tmp_path) == "no log"
+
+
+def test_a_signal_waits_for_the_block_and_is_not_lost() -> None:
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with runs.signals_wait():
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == []
+        assert heard == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt), runs.signals_wait():
+            signal.raise_signal(signal.SIGINT)
+            heard.append(signal.SIGINT)
+        assert heard == [signal.SIGTERM, signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_run_of_another_study_is_taken_over(tiny: Path, monkeypatch: Any) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -50,8 +52,10 @@ def run_all(
                 taken = {slot for _, _, slot, _ in running.values()}
                 slot = next(s for s in range(workers) if s not in taken)
                 process = context.Process(target=_run, args=(job, str(folder), threads, slot))
-                process.start()
-                running[process] = (job, folder, slot, time.perf_counter())
+                # A run that has started and is not in the list would outlive this process.
+                with signals_wait():
+                    process.start()
+                    running[process] = (job, folder, slot, time.perf_counter())
             wait([process.sentinel for process in running])
             for process in [p for p in running if p.exitcode is not None]:
                 job, folder, _, start = running.pop(process)
@@ -62,6 +66,23 @@ def run_all(
             process.terminate()
         for process in running:
             process.join()
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Keeps SIGINT and SIGTERM back until the block has ended."""
+    # Not by a mask: processes that are started inside would inherit it.
+    came: list[int] = []
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in kept:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _run(job: Job, folder: str, threads: int, slot: int) -> None:
