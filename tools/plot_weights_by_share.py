@@ -12,7 +12,6 @@ picture. Writes plots/weights_by_share.png into the first folder.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from plot_run import COLORS
+from results.class_log import read_class_log
 from results.plots import write_png
 
 from gbw_d2.errors import UserError
@@ -63,29 +63,23 @@ def read_weights(
 
     Returns:
         Class name -> (N, 2) float64, iteration and weight of each logged batch that shows the
-        class; class name -> share of the pixels of the logged batches, 0..1.
+        class; class name -> share of the pixels of the logged batches, 0..1, falling.
 
     Raises:
-        UserError: no such file, or no row of the term.
+        UserError: a run that cannot be read.
     """
-    weights: dict[str, list[tuple[float, float]]] = {}
+    logs = [read_class_log(folder, term) for folder in folders]
+    weights: dict[str, list[np.ndarray]] = {}
     pixels: dict[str, float] = {}
-    for path in (folder / "class_weights.csv" for folder in folders):
-        if not path.is_file():
-            raise UserError(f"{path} does not exist; give the OUTPUT_DIR of a run")
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if (row["head"], row["term"]) == ("semantic", term) and float(row["pixels"]) > 0:
-                    entry = (float(row["iteration"]), float(row["weight"]))
-                    weights.setdefault(row["class"], []).append(entry)
-                    pixels[row["class"]] = pixels.get(row["class"], 0) + float(row["pixels"])
-    if not weights:
-        raise UserError(
-            f"{', '.join(map(str, folders))}: no weights of the semantic head and term '{term}'"
-        )
+    for log in logs:
+        for name, values, counts in zip(log.names, log.weights.T, log.pixels.T, strict=True):
+            if (counts > 0).any():
+                seen = np.stack([log.iterations, values], 1)[counts > 0]
+                weights.setdefault(name, []).append(seen)
+                pixels[name] = pixels.get(name, 0) + counts.sum()
     total = sum(pixels.values())
     shares = {name: pixels[name] / total for name in sorted(pixels, key=lambda c: -pixels[c])}
-    return {name: np.asarray(weights[name]) for name in shares}, shares
+    return {name: np.concatenate(weights[name]) for name in shares}, shares
 
 
 def phases(

@@ -20,7 +20,7 @@ def write(folder: Path, powers: dict[int, float]) -> Path:
     ]
     # A batch without the class, another term, another head.
     rows += [
-        "10,semantic,source,bus,1,1,0",
+        "5,semantic,source,bus,1,1,0",
         "10,semantic,mixed,bus,9,1,5",
         "10,center,source,bus,9,1,5",
     ]

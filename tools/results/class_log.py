@@ -1,0 +1,61 @@
+"""class_weights.csv of a run, as arrays: weights and pixels of the semantic head over time."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gbw_d2.errors import UserError
+
+
+@dataclass(frozen=True)
+class ClassLog:
+    """What a run logged of one loss term.
+
+    Args:
+        names: of the K classes, in the order of their ids.
+        iterations: (T,) int64, of the logged batches.
+        weights: (T, K) float64 class weights.
+        pixels: (T, K) float64 labelled pixels in those batches.
+    """
+
+    names: tuple[str, ...]
+    iterations: np.ndarray
+    weights: np.ndarray
+    pixels: np.ndarray
+
+
+def read_class_log(folder: Path, term: str) -> ClassLog:
+    """Reads the semantic head's rows of class_weights.csv.
+
+    Args:
+        folder: OUTPUT_DIR of a run.
+        term: the loss term.
+
+    Raises:
+        UserError: no such file, or no row of the term.
+    """
+    path = folder / "class_weights.csv"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give the OUTPUT_DIR of a run")
+    rows: dict[int, dict[str, tuple[float, float]]] = {}
+    terms: dict[str, None] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["head"] == "semantic":
+                terms[row["term"]] = None
+                if row["term"] == term:
+                    values = float(row["weight"]), float(row["pixels"])
+                    rows.setdefault(int(row["iteration"]), {})[row["class"]] = values
+    if not rows:
+        raise UserError(
+            f"{path} has nothing of the semantic head's term '{term}' "
+            f"(there are: {', '.join(terms) or 'none'})"
+        )
+    names = tuple(dict.fromkeys(name for there in rows.values() for name in there))
+    nothing = (np.nan, 0.0)
+    table = np.asarray([[there.get(name, nothing) for name in names] for there in rows.values()])
+    return ClassLog(names, np.asarray(list(rows)), table[..., 0], table[..., 1])
