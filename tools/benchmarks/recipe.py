@@ -22,12 +22,13 @@ from gbw_d2.data.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
 from gbw_d2.data.targets import center_and_offset_targets
 from gbw_d2.engine.build import build_model, build_precision, is_panoptic
 from gbw_d2.engine.criteria import Criterion, make_criteria
-from gbw_d2.engine.optimizer import build_optimizer, schedule_from
+from gbw_d2.engine.optimizer import build_optimizer
 from gbw_d2.engine.setup import resolve
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.errors import UserError
 from gbw_d2.uda import Context, build_strategy
 
+from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d
 from detectron2.utils.events import EventStorage
 
 Batch = list[dict[str, Any]]
@@ -63,13 +64,14 @@ class TrainingStep:
     ) -> None:
         torch.manual_seed(0)
         self.model = build_model(cfg, criteria).train()
+        _tame(self.model.backbone)
         self.strategy = build_strategy(cfg.UDA.NAME, self.model, cfg.UDA, max_iter=_ITERATIONS)
         self.stage = self.strategy.stages()[0]
         self.strategy.prepare(self.stage, Context(True, Path()))
         self.optimizer = make_optimizer(self.model)
         self.extra = list(self.strategy.optimizers().values())
         pair = (source, target if self.strategy.data(self.stage).with_target else None)
-        self.images = sum(len(batch) for batch in pair if batch is not None)
+        self.images = (len(source), len(pair[1] or ()))
         self.trainer = Trainer(
             self.model,
             self.strategy,
@@ -105,6 +107,18 @@ class TrainingStep:
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         return [self.optimizer, *(each.optimizer for each in self.extra)]
+
+
+def _tame(backbone: torch.nn.Module) -> None:
+    """Weakens what the blocks of an encoder with frozen statistics add to their input.
+
+    With random weights nothing else normalises: each block would double the variance, and a deep
+    encoder would come to inf.
+    """
+    for block in backbone.modules():
+        norms = [m for m in block.modules() if isinstance(m, FrozenBatchNorm2d)]
+        if isinstance(block, CNNBlockBase) and norms:
+            norms[-1].weight.mul_(0.2)
 
 
 def random_label(
@@ -201,18 +215,18 @@ def recipe_candidates(
     classes = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).num_classes
     counts = labels.flatten().bincount(minlength=256)[:classes]
 
-    def scheduled(model: torch.nn.Module) -> torch.optim.Optimizer:
+    def still(model: torch.nn.Module) -> torch.optim.Optimizer:
+        # Random labels and no warm-up: at the recipe's rate it might end in NaN.
         optimizer = build_optimizer(cfg, model)
-        # The first step's rate: a full one without the warm-up might end in NaN.
-        rates = [group["lr"] for group in optimizer.param_groups]
-        schedule_from(cfg, optimizer, rates, cfg.SOLVER.MAX_ITER, 0)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
         return optimizer
 
     steps = {}
     for name in dict.fromkeys(("none", cfg.WEIGHTING.NAME)):
         weighted = _config(config_file, overrides, device, "WEIGHTING.NAME", name)
         criteria = make_criteria(weighted, counts)
-        steps[name] = TrainingStep(weighted, criteria, source, target, scheduled)
+        steps[name] = TrainingStep(weighted, criteria, source, target, still)
     return steps, _in_words(cfg, steps["none"])
 
 
@@ -222,7 +236,7 @@ def _in_words(cfg: Any, step: TrainingStep) -> str:
     count = len(step.strategy.stages())
     parts = [
         f"{cfg.UDA.NAME}" + (f", stage {step.stage.name} alone" if count > 1 else ""),
-        f"{step.images} images of {rows}x{columns} a step, source and target",
+        "{} source and {} target images of ".format(*step.images) + f"{rows}x{columns} a step",
         amp.DTYPE if amp.ENABLED else "float32",
         "random weights",
     ]
@@ -238,14 +252,15 @@ def run_recipe(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Measures a recipe's steps with its weighting and without.
 
-    ``share``: per cent of a step that weighting takes, (step - step of none) / step. ``peak_mb``:
-    the most that the device holds at once by the allocator's count.
+    ``images_per_s`` counts source and target; ``share``: per cent of a step that weighting takes,
+    (step - step of none) / step; ``peak_mb``: the most that the device holds at once, by the
+    allocator's count.
     """
     steps, words = recipe_candidates(config_file, overrides, device)
     rows = {}
     for name, row in report(steps, repetitions, device, True).items():
         rows[name] = {
-            "images_per_s": 1000 * steps[name].images / row["ms"],
+            "images_per_s": 1000 * sum(steps[name].images) / row["ms"],
             "ms": row["ms"],
             "share": 100 * (1 - 1 / row["ratio"]),
             "peak_mb": steps[name].held_mb() + row["peak_mb"],
