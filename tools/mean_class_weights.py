@@ -1,52 +1,50 @@
 #!/usr/bin/env python3
-"""Prints the class weights of a run, averaged over time: a static copy of an adaptive weighting.
+"""Prints the class weights of runs, averaged over time: a static copy of an adaptive weighting.
 
-    uv run tools/mean_class_weights.py output/toy/panoptic_gbw
+    uv run tools/mean_class_weights.py output/toy/semantic_gbw
+    uv run tools/mean_class_weights.py output/toy/gbw_seed_* --terms source mixed
 
-The line can stand in a config: `fixed` takes the numbers in the order of the class ids. All loss
-terms of the semantic head count the same; a batch counts for the classes that it shows.
+The line can stand in a config: `fixed` takes the numbers in the order of the class ids. Runs count
+the same, and so do loss terms; a batch counts for the classes that it shows. A weighting that acts
+on the source alone has a copy that does: its own ACTS_ON, and the term source.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from results.class_log import read_class_log
+
 from gbw_d2.errors import UserError
 
 
-def mean_weights(path: Path) -> list[float]:
-    """Averages class_weights.csv over time, then over terms.
+def mean_weights(folders: Sequence[Path], terms: Sequence[str]) -> list[float]:
+    """Averages class_weights.csv over time, then over runs and terms.
 
     Args:
-        path: the file; a run's classes stand in the order of their ids.
+        folders: OUTPUT_DIRs of runs with the same classes, in the order of their ids.
+        terms: loss terms.
 
     Returns:
         K weights with the mean 1; a class that no batch shows has 1 before that.
 
     Raises:
-        UserError: no such file, or no row of the semantic head.
+        UserError: a run that cannot be read, or runs with other classes.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; give the OUTPUT_DIR of a run")
-    weights: dict[str, dict[str, list[float]]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["head"] == "semantic":
-                seen = weights.setdefault(row["class"], {}).setdefault(row["term"], [])
-                if float(row["pixels"]) > 0:
-                    seen.append(float(row["weight"]))
-    if not weights:
-        raise UserError(f"{path} has no weights of the semantic head")
-    means = []
-    for terms in weights.values():
-        known = [statistics.mean(values) for values in terms.values() if values]
-        means.append(statistics.mean(known) if known else 1.0)
-    return [round(mean * len(means) / sum(means), 3) for mean in means]
+    logs = [read_class_log(folder, term) for folder in folders for term in terms]
+    if len({log.names for log in logs}) > 1:
+        raise UserError(f"{', '.join(map(str, folders))}: the runs' classes differ")
+    seen = np.stack([np.where(log.pixels > 0, log.weights, 0).sum(0) for log in logs])
+    batches = np.stack([(log.pixels > 0).sum(0) for log in logs])
+    means = np.where(batches > 0, seen / np.maximum(batches, 1), np.nan)
+    known = ~np.isnan(means)
+    mean = np.where(known, means, 0).sum(0) / np.maximum(known.sum(0), 1)
+    mean = np.where(known.any(0), mean, 1.0)
+    return [round(float(weight), 3) for weight in mean * len(mean) / mean.sum()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,10 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, metavar="OUTPUT_DIR", help="output folder of a run")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="of a run")
+    parser.add_argument("--terms", nargs="+", default=["source"], help="default: source")
     args = parser.parse_args(arguments)
     try:
-        weights = mean_weights(args.run / "class_weights.csv")
+        weights = mean_weights(args.runs, args.terms)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

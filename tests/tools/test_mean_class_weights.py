@@ -14,6 +14,8 @@ ROWS = """iteration,head,term,class,weight,measure,pixels
 10,semantic,source,pole,1,1,0
 10,center,source,bus,7,1,5
 10,semantic,mixed,road,1,1,50
+10,semantic,mixed,bus,1,1,0
+10,semantic,mixed,pole,1,1,0
 20,semantic,source,road,0.25,1,100
 20,semantic,source,bus,2,1,3
 20,semantic,source,pole,1,1,0
@@ -27,8 +29,14 @@ def test_means_over_time_then_over_terms(
     (tmp_path / "class_weights.csv").write_text(ROWS)
     # road (0.375 + 1) / 2, bus (2 + 4) / 2, pole never seen: 1; their sum is 4.6875.
     expected = [round(w * 3 / 4.6875, 3) for w in (0.6875, 3.0, 1.0)]
-    assert mean_weights(tmp_path / "class_weights.csv") == expected
-    assert mean_class_weights.main([str(tmp_path)]) == 0
+    assert mean_weights([tmp_path], ["source", "mixed"]) == expected
+    assert mean_class_weights.main([str(tmp_path), "--terms", "source", "mixed"]) == 0
     assert f"WEIGHTING.CLASS_WEIGHTS: {expected}" in capsys.readouterr().out
+    # The source alone, twice: road 0.375, bus 2; their sum with 1 is 3.375.
+    assert mean_weights([tmp_path, tmp_path], ["source"]) == [0.333, 1.778, 0.889]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/class_weights.csv").write_text(ROWS.replace("bus", "tram"))
+    assert mean_class_weights.main([str(tmp_path), str(tmp_path / "other")]) == 2
+    assert "the runs' classes differ" in capsys.readouterr().err
     assert mean_class_weights.main([str(tmp_path / "nothing")]) == 2
     assert "does not exist" in capsys.readouterr().err
