@@ -20,9 +20,9 @@ COUNTERS = ("calls", "at_min", "at_max", "absent")
 class WeightingScheme:
     """Maps the statistics of a batch to one weight per class; one instance per head.
 
-    A subclass fills in ``solve`` and sets what it needs. On a GPU nothing is copied to the host:
-    ``nonfinite`` and ``invalid_labels`` are device flags, set once and kept, which the trainer
-    copies without waiting and turns into an error one step later.
+    A subclass fills in ``solve``, and ``set_up`` where it keeps something. On a GPU nothing is
+    copied to the host: ``nonfinite`` and ``invalid_labels`` are device flags, set once and kept,
+    which the trainer copies without waiting and turns into an error one step later.
 
     Attributes:
         name: the scheme's registry name.
@@ -58,6 +58,15 @@ class WeightingScheme:
         self._counters = torch.zeros(len(COUNTERS), dtype=torch.long)
         # Not in the state: each step computes the source term before any other.
         self._of_source: Tensor | None = None
+        self.set_up(class_counts)
+
+    def set_up(self, class_counts: Tensor | None) -> None:
+        """Prepares what a scheme has of its own, once its settings are in place.
+
+        Args:
+            class_counts: (K,) labelled pixels of the source per class id; None where no scheme
+                asked for them.
+        """
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
         """Returns (K,) float32 weights >= 0 with the sum K; the part that each scheme defines."""
@@ -152,23 +161,16 @@ class StaticScheme(WeightingScheme):
 
     needs_class_counts = True
 
-    def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        settings: WeightingSettings,
-        class_counts: Tensor | None = None,
-    ) -> None:
-        super().__init__(name, num_classes, settings)
+    def set_up(self, class_counts: Tensor | None) -> None:
         if class_counts is None:
             raise ValueError(
-                f"weighting scheme '{name}' needs class_counts, the source's labelled pixels per "
-                "class id; they come from the source's class statistics"
+                f"weighting scheme '{self.name}' needs class_counts, the source's labelled pixels "
+                "per class id; they come from the source's class statistics"
             )
         counts = class_counts.detach().cpu().double()
-        if counts.shape != (num_classes,):
+        if counts.shape != (self.num_classes,):
             raise ValueError(
-                f"class_counts has shape {tuple(counts.shape)}; expected ({num_classes},), "
+                f"class_counts has shape {tuple(counts.shape)}; expected ({self.num_classes},), "
                 "one number per class id"
             )
         if not bool((torch.isfinite(counts) & (counts >= 0)).all()):

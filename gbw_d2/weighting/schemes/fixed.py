@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
-from gbw_d2.weighting.settings import WeightingSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
 
@@ -19,22 +18,15 @@ class FixedScheme(WeightingScheme):
         ValueError: not one finite number >= 0 per class, or none above 0.
     """
 
-    def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        settings: WeightingSettings,
-        class_counts: Tensor | None = None,
-    ) -> None:
-        super().__init__(name, num_classes, settings)
-        given = [float(weight) for weight in settings.class_weights]
+    def set_up(self, class_counts: Tensor | None) -> None:
+        given = [float(weight) for weight in self.settings.class_weights]
         usable = all(math.isfinite(weight) and weight >= 0 for weight in given)
-        if len(given) != num_classes or not usable or not sum(given) > 0:
+        if len(given) != self.num_classes or not usable or not sum(given) > 0:
             raise ValueError(
-                f"class_weights is {given}; scheme '{name}' expects {num_classes} finite numbers "
-                ">= 0, one per class id, not all 0"
+                f"class_weights is {given}; scheme '{self.name}' expects {self.num_classes} finite "
+                "numbers >= 0, one per class id, not all 0"
             )
-        self._fixed = torch.tensor(given) * (num_classes / sum(given))
+        self._fixed = torch.tensor(given) * (self.num_classes / sum(given))
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
         self._fixed = self._fixed.to(statistics.counts.device)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
-from gbw_d2.weighting.settings import WeightingSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
 
@@ -16,15 +15,8 @@ class FocalScheme(WeightingScheme):
     The factor is part of the differentiated loss, as in the paper.
     """
 
-    def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        settings: WeightingSettings,
-        class_counts: Tensor | None = None,
-    ) -> None:
-        super().__init__(name, num_classes, settings)
-        self.focal_gamma = settings.gamma
+    def set_up(self, class_counts: Tensor | None) -> None:
+        self.focal_gamma = self.settings.gamma
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
         return torch.ones(self.num_classes, device=statistics.counts.device)

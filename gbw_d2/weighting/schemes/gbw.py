@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gbw_d2.weighting.gbw import gbw_weights
 from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
-from gbw_d2.weighting.settings import CLASSIFIER_MEASURES, INITIAL, WeightingSettings
+from gbw_d2.weighting.settings import CLASSIFIER_MEASURES, INITIAL
 from gbw_d2.weighting.statistics import ClassStatistics
 
 # Of the pixels: a class that has hardly been seen must not take the whole budget.
@@ -28,15 +28,8 @@ class GradientBasedScheme(WeightingScheme):
     initial scale the strength is what is left of the highest mean of the measure so far.
     """
 
-    def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        settings: WeightingSettings,
-        class_counts: Tensor | None = None,
-    ) -> None:
-        super().__init__(name, num_classes, settings)
-        self.needs_classifier = settings.measure in CLASSIFIER_MEASURES
+    def set_up(self, class_counts: Tensor | None) -> None:
+        self.needs_classifier = self.settings.measure in CLASSIFIER_MEASURES
         self.needs_statistics = not self.needs_classifier
         self._means: dict[str, Tensor] = {}
         self._seen: dict[str, Tensor] = {}
