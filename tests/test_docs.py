@@ -13,6 +13,7 @@ PAGES = sorted(
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),
         ROOT / "datasets/README.md",
+        ROOT / "studies/README.md",
         *ROOT.glob("projects/*/README.md"),
     ]
 )

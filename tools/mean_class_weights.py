@@ -4,9 +4,9 @@
     uv run tools/mean_class_weights.py output/toy/semantic_gbw
     uv run tools/mean_class_weights.py output/toy/gbw_seed_* --terms source mixed
 
-The line can stand in a config: `fixed` takes the numbers in the order of the class ids. Runs count
-the same, and so do loss terms; a batch counts for the classes that it shows. A weighting that acts
-on the source alone has a copy that does: its own ACTS_ON, and the term source.
+The line can stand in a study; `fixed` takes the numbers in the order of the class ids. Runs count
+the same, and so do loss terms; a batch counts for the classes that it shows. Of the term source
+alone, as it is by default, the copy acts on the source alone, as `gbw` does.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{{WEIGHTING.NAME: fixed, WEIGHTING.CLASS_WEIGHTS: {weights}}}")
+    acts_on = "source" if args.terms == ["source"] else "all"
+    fixed = f"WEIGHTING.NAME: fixed, WEIGHTING.ACTS_ON: {acts_on}"
+    print(f"{{{fixed}, WEIGHTING.CLASS_WEIGHTS: {weights}}}")
     return 0
 
 

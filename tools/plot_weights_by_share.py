@@ -77,6 +77,10 @@ def read_weights(
                 seen = np.stack([log.iterations, values], 1)[counts > 0]
                 weights.setdefault(name, []).append(seen)
                 pixels[name] = pixels.get(name, 0) + counts.sum()
+    if not weights:
+        raise UserError(f"{', '.join(map(str, folders))}: no logged batch shows a class")
+    if len({log.names for log in logs}) > 1:
+        raise UserError(f"{', '.join(map(str, folders))}: the runs' classes differ")
     total = sum(pixels.values())
     shares = {name: pixels[name] / total for name in sorted(pixels, key=lambda c: -pixels[c])}
     return {name: np.concatenate(weights[name]) for name in shares}, shares
@@ -146,7 +150,7 @@ def _panel(axes: Axes, phase: Phase, shares: Mapping[str, float]) -> None:
     if phase.exponent is not None:
         line = np.exp(np.log(y).mean() + phase.exponent * (np.log(x) - np.log(x).mean()))
         axes.plot(x, line, color=COLORS[1], linewidth=1.5, zorder=1)
-        title += f"\nshare ^ {phase.exponent:.2f}, R² {phase.determination:.2f}"
+        title += f"\nshare ^ {phase.exponent:.2f}, R^2 {phase.determination:.2f}"
     axes.scatter(x, y, s=22, color=COLORS[0], zorder=2)
     distance = np.log(y / line)
     _name(axes, [(n, *at) for n, *at, d in zip(names, x, y, distance, strict=True) if d > NAMED], 1)
@@ -188,7 +192,7 @@ def report(found: Sequence[Phase], shares: Mapping[str, float]) -> str:
         lines.append(f"| {name} | {100 * share:.2f} | {cells} |")
     for label, values in (
         ("exponent of the share", [phase.exponent for phase in found]),
-        ("R² of that", [phase.determination for phase in found]),
+        ("R^2 of that", [phase.determination for phase in found]),
     ):
         lines.append(f"| {label} | | {' | '.join(map(text, values))} |")
     return "\n".join(lines)

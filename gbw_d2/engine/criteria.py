@@ -163,8 +163,10 @@ def _instance_scheme(
         name,
         WITHOUT_CLASSIFIER,
     )
-    # What the user set holds for both, but the measure, and a power that norms have in them.
+    # What the user set holds for both, but the measure, and a power that norms have in them. Which
+    # terms are weighted is the named scheme's: pseudo-labels of instances are no safer than others.
     shared = {**settings, "measure": None, "frequency_power": None}
+    shared["acts_on"] = scheme.settings.acts_on
     return build_scheme(WITHOUT_CLASSIFIER, len(thing_ids), shared, counts)
 
 

@@ -88,10 +88,14 @@ def test_a_measure_at_the_classifier_becomes_the_norm_and_the_log_says_so(
         assert scheme.name == "gbw_norm" and scheme.needs_statistics
         settings = scheme.settings
         assert (settings.momentum, settings.lam, settings.frequency_power) == (0, 1, 0)
+        # Which terms are weighted is as in the scheme that the user named.
+        assert settings.acts_on == criteria["semantic"].scheme.settings.acts_on == "source"
         assert f"Head '{head}' has no classifier" in caplog.text
     asked = ("WEIGHTING.LAMBDA", 3.0, "WEIGHTING.MEASURE", "class_gradient")
     criteria = make_criteria(tiny_config(*asked, *ALL_HEADS), None)
     assert criteria["center"].scheme.settings.lam == 3
+    everywhere = make_criteria(tiny_config("WEIGHTING.ACTS_ON", "all", *ALL_HEADS), None)
+    assert everywhere["center"].scheme.settings.acts_on == "all"
     assert criteria["center"].scheme.settings.measure == "norm"
     for wrong in (2.0, [1.0] * 19):
         with pytest.raises(ConfigError, match="expected 16 numbers"):

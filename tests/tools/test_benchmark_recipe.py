@@ -14,6 +14,7 @@ from benchmarks import recipe
 
 from gbw_d2.data.label_spaces import LABEL_SPACES
 from gbw_d2.engine.build import build_model
+from gbw_d2.errors import UserError
 
 TINY = [
     *("INPUT.CROP_SIZE", "(32, 64)", "SOLVER.IMS_PER_BATCH", "1"),
@@ -66,14 +67,23 @@ def test_steps_are_of_the_config(repository: Path) -> None:
     assert type(step.strategy).__name__ == "SelfTraining" and step.strategy.adapts(0)
     schemes = {head: c.scheme for head, c in step.model.criteria.items() if head != "auxiliary"}
     assert {"semantic", "center", "offset"} <= set(schemes)
-    step()
     parameters = list(step.model.parameters())
+    before = [p.detach().clone() for p in parameters]
+    step()
+    # The student's weights stay, so that every step is as much work.
+    assert all(map(torch.equal, before, parameters))
     assert all(p.grad is None for p in parameters)
     moments = [step.optimizer.state[p]["exp_avg"] for p in parameters]
     assert all(m.abs().sum() > 0 for m in moments[:3])
     # The student, the teacher and two moments of Adam.
     size = sum(p.nbytes for p in parameters) / 2**20
     assert step.held_mb() == pytest.approx(4 * size, rel=1e-3)
+
+
+def test_keys_of_the_benchmark_are_refused(repository: Path) -> None:
+    for key, value in (("MODEL.DEVICE", "cpu"), ("UDA.WARM_UP", "0.5")):
+        with pytest.raises(UserError, match=f"{key} is set by the benchmark"):
+            recipe.recipe_candidates(config(repository, "semantic_gbw"), [*TINY, key, value], CPU)
 
 
 def test_static_weights_need_no_dataset_and_none_has_one_row(repository: Path) -> None:

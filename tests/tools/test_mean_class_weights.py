@@ -31,9 +31,14 @@ def test_means_over_time_then_over_terms(
     expected = [round(w * 3 / 4.6875, 3) for w in (0.6875, 3.0, 1.0)]
     assert mean_weights([tmp_path], ["source", "mixed"]) == expected
     assert mean_class_weights.main([str(tmp_path), "--terms", "source", "mixed"]) == 0
-    assert f"WEIGHTING.CLASS_WEIGHTS: {expected}" in capsys.readouterr().out
-    # The source alone, twice: road 0.375, bus 2; their sum with 1 is 3.375.
-    assert mean_weights([tmp_path, tmp_path], ["source"]) == [0.333, 1.778, 0.889]
+    assert f"ACTS_ON: all, WEIGHTING.CLASS_WEIGHTS: {expected}" in capsys.readouterr().out
+    # The source alone: road 0.375, bus 2; their sum with 1 is 3.375. A second run has the road at
+    # 1.125 and the bus at 2: road 0.75, sum 3.75.
+    assert mean_weights([tmp_path], ["source"]) == [0.333, 1.778, 0.889]
+    (tmp_path / "second").mkdir()
+    second = ROWS.replace("road,0.5", "road,1.5").replace("road,0.25", "road,0.75")
+    (tmp_path / "second/class_weights.csv").write_text(second)
+    assert mean_weights([tmp_path, tmp_path / "second"], ["source"]) == [0.6, 1.6, 0.8]
     (tmp_path / "other").mkdir()
     (tmp_path / "other/class_weights.csv").write_text(ROWS.replace("bus", "tram"))
     assert mean_class_weights.main([str(tmp_path), str(tmp_path / "other")]) == 2

@@ -36,6 +36,9 @@ def test_the_log_as_arrays(tmp_path: Path) -> None:
     assert log.weights.shape == log.pixels.shape == (10, 2)
     assert log.pixels[0].tolist() == [90, 10]
     assert log.weights[3].tolist() == [1, 2]
+    with (tmp_path / "run/class_weights.csv").open("a") as file:
+        file.write("132,semantic,mixed,ro")
+    assert len(read_class_log(tmp_path / "run", "mixed").iterations) == 10
     with pytest.raises(UserError, match=r"term 'pseudo' \(there are: source, mixed"):
         read_class_log(tmp_path / "run", "pseudo")
 
@@ -44,7 +47,7 @@ def test_shares_of_the_parts_of_a_run(tmp_path: Path) -> None:
     log = read_class_log(write(tmp_path / "run"), "mixed")
     iterations, shares = tool.shares_over_time(log, "bus")
     # Parts of ten iterations; those without a logged batch are left out.
-    assert (np.diff(iterations) > 0).all() and len(iterations) == len(shares)
+    assert (np.diff(iterations) > 0).all() and len(iterations) == len(shares) == 10
     assert shares[iterations < 60].tolist() == pytest.approx([10] * int((iterations < 60).sum()))
     assert shares[iterations > 60].tolist() == pytest.approx([100] * int((iterations > 60).sum()))
     assert tool.shares_over_time(log, "tram")[1].tolist() == [0] * len(shares)

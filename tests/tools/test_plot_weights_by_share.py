@@ -64,3 +64,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool.main([str(run), "--term", "pseudo"]) == 2
     assert "term 'pseudo'" in capsys.readouterr().err
     assert tool.main([str(tmp_path / "nothing")]) == 2
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/class_weights.csv").write_text(f"{HEAD}\n10,semantic,source,bus,1,1,0\n")
+    assert tool.main([str(tmp_path / "empty")]) == 2
+    assert "no logged batch shows a class" in capsys.readouterr().err

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 import results_table
 import yaml
-from results.comparison import Section, bootstrap_interval, chosen_arms, sections
+from results.comparison import (
+    Section,
+    bootstrap_interval,
+    chosen_arms,
+    clustered_interval,
+    sections,
+)
 from results.proposed import proposed_table
 from results.rows import read_results
 from results.tables import differences_table, study_tables
@@ -120,11 +126,21 @@ def test_the_proposed_arm_is_compared_with_each_rival(write: Any) -> None:
     lines = proposed_table(read_results(path), "toy_val").splitlines()
     assert lines[0] == "| minus | recipe | pairs | Δ mIoU | Δ rare IoU | Δ rare recall |"
     assert lines[2] == "| `none` (baseline) | source_only | 2 | +1.5 | +1.5 | +1.5 |"
-    assert lines[4].startswith("| `none` (baseline) | all recipes | 3 | **+2.0 [+1.0, +3.0]** |")
+    assert lines[4].startswith("| `none` (baseline) | all recipes | 3 | +2.0 | ")
     # Seed 0: 41 - 39, bus 26 - 21. Seed 2: 47 - 44, the bus is undefined, the rider does not move.
     assert lines[5] == "| `focal` (rival) | source_only | 2 | +2.5 | +1.2 | +1.2 |"
     # No other recipe has the two together.
     assert len(lines) == 6
+
+
+def test_the_pooled_interval_draws_whole_seeds() -> None:
+    # One recipe: the plain bootstrap. Two seeds, however many recipes: none.
+    one = {("a", 0): 1.0, ("a", 1): 2.0, ("a", 2): 6.0}
+    assert clustered_interval(one) == bootstrap_interval(list(one.values()))
+    assert clustered_interval({(r, s): 1.0 for r in "abcd" for s in (0, 1)}) is None
+    # Seed 0 three times is (0 + 10) / 2, and never 0 or 10; seed 2 three times is 6.
+    pooled = clustered_interval({("a", 0): 0.0, ("b", 0): 10.0, ("a", 1): 5.0, ("a", 2): 6.0})
+    assert pooled == (5.0, 6.0)
 
 
 def test_without_a_proposed_arm_there_is_no_such_table(write: Any) -> None:
@@ -161,8 +177,10 @@ def test_the_last_line_for_a_seed_counts_and_a_torn_one_does_not(write: Any) -> 
 
 def test_provenance(write: Any) -> None:
     runs = [*RUNS[:-1], RUNS[-1] | {"package": "b" * 12}, run("gone", 0, 1.0, 1.0)]
+    runs[1] |= {"taken_from": "long"}
     path = write(runs, **LATE)
     text = study_tables(read_results(path), 2)
+    assert "\n\n1 of them are runs of studies/long.yaml.\n\n" in text
     assert "9 runs. Machine: cpu, torch 2.15.0, 1 thread(s). Iterations: 100." in text
     assert "mixed:** bbbbbbbbbbbb made source_only focal." in text
     assert "Not run yet: source_only late.\n" in text
@@ -207,7 +225,7 @@ def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
         for row in line["scores"]["toy_val"]["classes"].values():
             row["PQ"] = 7.0
     recipes = {name: {"config": "configs/a.yaml"} for name in ("source_only", "self_training")}
-    path = write([*RUNS, *panoptic], recipes=recipes)
+    path = write([*RUNS, *panoptic], recipes=recipes, proposed="gbw")
     page = tmp_path / "docs/results.md"
     assert results_table.main([str(path), "--out", str(page), "--arms", "focal"]) == 0
     folder = path.with_suffix("")
@@ -233,6 +251,8 @@ def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
         content = (folder / picture).read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) < 150_000
     text = page.read_text()
+    assert "\n## `gbw` against its rivals\n" in (folder / "table.md").read_text()
+    assert "\n### `gbw` against its rivals\n" in text
     assert "The toy world is a toy" in text and "--arms focal --out" in text
     assert "](../studies/scale/arms.png)" in text and "](../studies/scale.yaml)" in text
     assert text.index("Does it add up?") < text.index("| PQ | rare PQ |") < text.index("It does.")

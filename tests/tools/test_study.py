@@ -98,6 +98,7 @@ def test_every_run_of_every_study_has_a_config(path: Path, monkeypatch: Any) -> 
         ("best: 1", "best: one", "a rung: best must be a whole number, found 'one'"),
         ("baseline: none", "baseline: none\nrivals: [gbw, dice]", "no arm dice .there are: none,"),
         ("baseline: none", "baseline: none\nproposed: dice", "proposed and always .* no arm dice"),
+        ("baseline: none", "baseline: none\nproposed: none", "proposed is 'none', which"),
         ("rare: [rider, bus]", "rare: rider", "rare must be a list, found 'rider'"),
         ("gbw: {WEIGHTING.NAME: gbw,", "gbw: [gbw, {", "is no YAML"),
         ("choose: {datasets", "choose: {sets", "choose may have datasets and metrics"),
@@ -210,11 +211,30 @@ def test_a_run_of_another_study_is_taken_over(tiny: Path, monkeypatch: Any) -> N
     threads = done | {"arm": "all cores", "threads": 2, "scores": {}}
     (tiny.parent / "other").mkdir()
     write_rows(tiny.parent / "other", [failed, old, threads, done])
-    queue.take_over(study.jobs(["gbw"], (0, 1)))
+    chained = done | {"seed": 2, "taken_from": "a third"}
+    write_rows(tiny.parent / "other", [failed, old, threads, done, chained])
+    jobs = study.jobs(["gbw"], (0, 1))
+    queue.take_over(jobs)
     (taken,) = read_rows(tiny.with_suffix(""))
     assert taken == done | {"recipe": "source", "arm": "gbw", "taken_from": "other"}
     assert queue.row_of(wanted) == taken
     assert queue.row_of(other_recipe) is None and queue.row_of(other_seed) is None
+    (third,) = (j for j in study.jobs(["gbw"], (2,)) if j.recipe == "source")
+    monkeypatch.setitem(queue._hashes, third, queue.hash_of(wanted))
+    queue.take_over([third])
+    assert queue.row_of(third)["taken_from"] == "a third"
+    # What the study has itself stays, unless it ended in an error and is wanted again.
+    own = taken | {"scores": {}, "taken_from": "itself"}
+    queue.rows = [own]
+    write_rows(tiny.with_suffix(""), [own])
+    queue.take_over(jobs)
+    assert read_rows(tiny.with_suffix("")) == [own]
+    queue.rows = [own | {"error": "diverged"}]
+    queue.take_over(jobs)
+    assert read_rows(tiny.with_suffix("")) == [own]
+    queue.retry = True
+    queue.take_over(jobs)
+    assert read_rows(tiny.with_suffix("")) == [taken]
 
 
 @pytest.mark.slow

@@ -59,6 +59,11 @@ def test_strength_by_hand():
     for half in (0.5, torch.tensor(0.5)):
         assert gbw_weights(norms, strength=half).tolist() == [0.75, 1.0, 1.25]
     assert gbw_weights(norms, strength=0.0).tolist() == [1.0] * 3
+    # Released: half of g^2 / (2 lam) = (0.05, 0.2, 0.45), so u = (0.025, 0.1, 0.225), projected.
+    released = gbw_weights(norms, scale="released", lam=10.0, strength=0.5)
+    mean = (0.025 + 0.1 + 0.225) / 3
+    expected = torch.tensor([1 + u - mean for u in (0.025, 0.1, 0.225)])
+    torch.testing.assert_close(released, expected)
 
 
 def test_power_two_is_the_released_programme_at_a_relative_lambda():

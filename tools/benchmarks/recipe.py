@@ -180,6 +180,10 @@ def _in_memory(value: Any, device: str) -> Any:
 
 
 def _config(config_file: str, overrides: Sequence[str], device: torch.device, *more: str) -> Any:
+    set_here = {"MODEL.DEVICE": "--device", "UDA.WARM_UP": "nothing: the steps are those after it"}
+    for key, instead in set_here.items():
+        if key in overrides[::2]:
+            raise UserError(f"{key} is set by the benchmark; give {instead}")
     # No warm-up: the step is to have all its parts.
     fixed = ["UDA.WARM_UP", "0.0", "MODEL.DEVICE", str(device), *more]
     cfg = load_config(config_file, [*overrides, *fixed])

@@ -249,6 +249,11 @@ def _check(study: Study) -> None:
             f"{study.path}: baseline, rivals, proposed and always must be arms; no arm "
             f"{', '.join(unknown)} (there are: {', '.join(study.arms)})"
         )
+    if study.proposed in (study.baseline, *study.rivals):
+        raise UserError(
+            f"{study.path}: proposed is '{study.proposed}', which is the baseline or a rival too; "
+            "an arm is compared with others"
+        )
     for arm, values in study.arms.items():
         strange = set(values.get("recipes", ())) - study.recipes.keys()
         if strange:

@@ -45,6 +45,8 @@ def read_class_log(folder: Path, term: str) -> ClassLog:
     terms: dict[str, None] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
+            if row["pixels"] is None:
+                break  # a torn last line: the run is writing it
             if row["head"] == "semantic":
                 terms[row["term"]] = None
                 if row["term"] == term:

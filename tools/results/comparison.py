@@ -68,7 +68,7 @@ class Difference:
 
     Args:
         values: (recipe, seed) -> difference.
-        interval: of the mean; None below MIN_SEEDS pairs.
+        interval: of the mean; None below MIN_SEEDS seeds.
     """
 
     values: Mapping[tuple[str, int], float]
@@ -173,6 +173,26 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def clustered_interval(values: Mapping[tuple[str, int], float]) -> tuple[float, float] | None:
+    """Computes the same interval with whole seeds drawn again, for runs of one seed go together.
+
+    Args:
+        values: (recipe, seed) -> value.
+
+    Returns:
+        Lower and upper end; None for fewer than MIN_SEEDS seeds.
+    """
+    seeds = sorted({seed for _, seed in values})
+    if len(seeds) < MIN_SEEDS:
+        return None
+    own = [[value for (_, seed), value in values.items() if seed == one] for one in seeds]
+    drawn = _resamples(len(seeds))
+    totals = np.asarray([sum(group) for group in own])[drawn].sum(1)
+    counts = np.asarray([len(group) for group in own])[drawn].sum(1)
+    low, high = np.quantile(totals / counts, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return float(low), float(high)
+
+
 def sections(results: Results, seeds: Sequence[int] | None = None) -> list[Section]:
     """Summarises a study.
 
@@ -259,8 +279,7 @@ def paired_differences(
         }
         defined = {pair: value for pair, value in values.items() if value is not None}
         if defined:
-            interval = bootstrap_interval(list(defined.values()))
-            made[measure.name] = Difference(defined, interval)
+            made[measure.name] = Difference(defined, clustered_interval(defined))
     return made
 
 

@@ -11,8 +11,8 @@ from results.tables import COMPARED, difference_cell, marked
 
 CAPTION = """\
 `{proposed}` minus the baseline and each rival, over pairs of the same recipe and seed. "all
-recipes" pools the pairs; those of one seed share the network's start and the order of the images,
-so that the interval is rather too narrow."""
+recipes" pools the pairs; since those of one seed share the network's start and the order of the
+images, its interval draws whole seeds."""
 ALL = "all recipes"
 
 

@@ -42,6 +42,7 @@ class Run:
         step_seconds: time of one training step.
         peak_memory_mb: in MiB.
         machine: device, torch and threads, in words.
+        taken_from: the study that did the run; "" for this one.
         scores: dataset name -> scores.
     """
 
@@ -53,6 +54,7 @@ class Run:
     step_seconds: float | None
     peak_memory_mb: float | None
     machine: str
+    taken_from: str
     scores: Mapping[str, Scores]
 
 
@@ -126,5 +128,6 @@ def _run(row: Row) -> Run:
         step_seconds=row["step_seconds"],
         peak_memory_mb=row["peak_memory_mb"],
         machine=f"{row['device']}, torch {row['torch']}, {row['threads']} thread(s)",
+        taken_from=row.get("taken_from", ""),
         scores={name: Scores(s["metrics"], s["classes"]) for name, s in row["scores"].items()},
     )

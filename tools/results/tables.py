@@ -121,6 +121,8 @@ def provenance(results: Results) -> str:
         f"Iterations: {_counted([str(r.iterations) for r in runs])}. "
         f"Package: {_counted([r.package for r in runs])}."
     ]
+    for origin, number in Counter(run.taken_from for run in runs if run.taken_from).items():
+        lines.append(f"{number} of them are runs of studies/{origin}.yaml.")
     packages = Counter(run.package for run in runs).most_common()
     for package, _ in packages[1:]:
         arms = dict.fromkeys(f"{r.recipe} {r.arm}" for r in runs if r.package == package)
