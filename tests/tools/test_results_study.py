@@ -18,7 +18,7 @@ from results.comparison import (
     clustered_interval,
     sections,
 )
-from results.proposed import proposed_table
+from results.proposed import ALL, proposed_table
 from results.rows import read_results
 from results.tables import differences_table, study_tables
 
@@ -126,11 +126,14 @@ def test_the_proposed_arm_is_compared_with_each_rival(write: Any) -> None:
     lines = proposed_table(read_results(path), "toy_val").splitlines()
     assert lines[0] == "| minus | recipe | pairs | Δ mIoU | Δ rare IoU | Δ rare recall |"
     assert lines[2] == "| `none` (baseline) | source_only | 2 | +1.5 | +1.5 | +1.5 |"
-    assert lines[4].startswith("| `none` (baseline) | all recipes | 3 | +2.0 | ")
+    assert lines[4].startswith("| `none` (baseline) | all recipes | 2 | +2.0 | ")
     # Seed 0: 41 - 39, bus 26 - 21. Seed 2: 47 - 44, the bus is undefined, the rider does not move.
     assert lines[5] == "| `focal` (rival) | source_only | 2 | +2.5 | +1.2 | +1.2 |"
     # No other recipe has the two together.
     assert len(lines) == 6
+    apart = [run(arm, 3, miou, 20.0, recipe="taught") for arm, _, miou in TAUGHT]
+    path = write([*RUNS, *apart], proposed="gbw", recipes=recipes)
+    assert ALL not in proposed_table(read_results(path), "toy_val")
 
 
 def test_the_pooled_interval_draws_whole_seeds() -> None:

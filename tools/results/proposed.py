@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from results.cells import table
 from results.comparison import MEASURES, Difference, paired_differences
@@ -11,8 +11,8 @@ from results.tables import COMPARED, difference_cell, marked
 
 CAPTION = """\
 `{proposed}` minus the baseline and each rival, over pairs of the same recipe and seed. "all
-recipes" pools the pairs; since those of one seed share the network's start and the order of the
-images, its interval draws whole seeds."""
+recipes" pools the pairs of the seeds that all of these recipes have; since those of one seed share
+the network's start and the order of the images, its interval draws whole seeds."""
 ALL = "all recipes"
 
 
@@ -57,8 +57,12 @@ def proposed_table(results: Results, dataset: str) -> str:
             for recipe in study.recipes
         }
         by_recipe = {recipe: there for recipe, there in by_recipe.items() if there}
+        # Pooled with the seeds that one recipe alone has, that recipe would lead.
         if len(by_recipe) > 1:
-            by_recipe[ALL] = paired_differences(study.rare, dataset, ours, theirs)
+            common = _common_seeds(by_recipe.values())
+            shared = [run for run in ours if run.recipe in by_recipe and run.seed in common]
+            by_recipe[ALL] = paired_differences(study.rare, dataset, shared, theirs)
+        by_recipe = {recipe: there for recipe, there in by_recipe.items() if there}
         found += [(marked(results, other), name, there) for name, there in by_recipe.items()]
     if not found:
         return ""
@@ -73,6 +77,11 @@ def proposed_table(results: Results, dataset: str) -> str:
 
 def _runs(results: Results, arm: str, dataset: str) -> list[Run]:
     return [run for run in results.runs if run.arm == arm and dataset in run.scores]
+
+
+def _common_seeds(recipes: Iterable[Mapping[str, Difference]]) -> set[int]:
+    seeds = [{seed for d in there.values() for _, seed in d.values} for there in recipes]
+    return set.intersection(*seeds)
 
 
 def _pairs(differences: Iterable[Difference]) -> str:
