@@ -39,6 +39,8 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter, Tensorboard
 
 logger = logging.getLogger(__name__)
 
+FINAL = "model_final"  # as Detectron2's PeriodicCheckpointer names the last checkpoint
+
 
 @dataclass
 class _Run:
@@ -129,6 +131,9 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
 
     if done >= cfg.SOLVER.MAX_ITER:
         logger.info("Training is complete at iteration %d; evaluating", done)
+        if not (Path(cfg.OUTPUT_DIR) / f"{FINAL}.pth").is_file():
+            # It was killed between its last two files, which hold the same.
+            run.checkpointer.save(FINAL, iteration=done - 1)
         return evaluate_after(done)
     for stage in run.strategy.stages():
         if done < stage.last:

@@ -108,6 +108,17 @@ def test_killed_at_random_moments(
     assert_equal(final(tmp_path), uninterrupted)
 
 
+def test_killed_while_the_last_file_is_written(
+    repository: Path, toy_datasets: Path, tmp_path: Path, uninterrupted: dict
+) -> None:
+    finish(repository, command(tmp_path))
+    (tmp_path / "model_final.pth").rename(tmp_path / "model_final.pth.tmp")
+    (tmp_path / "last_checkpoint").write_text(f"model_{ITERATIONS - 1:07d}.pth")
+    finish(repository, command(tmp_path, "--resume"))
+    assert_equal(final(tmp_path), uninterrupted)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
 def test_killed_while_a_checkpoint_is_written(
     repository: Path, toy_datasets: Path, tmp_path: Path, uninterrupted: dict
 ) -> None:
