@@ -11,13 +11,7 @@ import numpy as np
 import pytest
 import results_table
 import yaml
-from results.comparison import (
-    Section,
-    bootstrap_interval,
-    chosen_arms,
-    clustered_interval,
-    sections,
-)
+from results.comparison import Section, bootstrap_interval, chosen_arms, sections
 from results.proposed import ALL, proposed_table
 from results.rows import read_results
 from results.tables import differences_table, study_tables
@@ -82,6 +76,10 @@ def write(tmp_path: Path) -> Any:
     return write
 
 
+def by_seed(values: list[float]) -> dict[tuple[str, int], float]:
+    return {("one recipe", seed): value for seed, value in enumerate(values)}
+
+
 def only_section(path: Path) -> Section:
     (section,) = sections(read_results(path))
     return section
@@ -137,12 +135,10 @@ def test_the_proposed_arm_is_compared_with_each_rival(write: Any) -> None:
 
 
 def test_the_pooled_interval_draws_whole_seeds() -> None:
-    # One recipe: the plain bootstrap. Two seeds, however many recipes: none.
-    one = {("a", 0): 1.0, ("a", 1): 2.0, ("a", 2): 6.0}
-    assert clustered_interval(one) == bootstrap_interval(list(one.values()))
-    assert clustered_interval({(r, s): 1.0 for r in "abcd" for s in (0, 1)}) is None
+    # Two seeds, however many recipes: none.
+    assert bootstrap_interval({(r, s): 1.0 for r in "abcd" for s in (0, 1)}) is None
     # Seed 0 three times is (0 + 10) / 2, and never 0 or 10; seed 2 three times is 6.
-    pooled = clustered_interval({("a", 0): 0.0, ("b", 0): 10.0, ("a", 1): 5.0, ("a", 2): 6.0})
+    pooled = bootstrap_interval({("a", 0): 0.0, ("b", 0): 10.0, ("a", 1): 5.0, ("a", 2): 6.0})
     assert pooled == (5.0, 6.0)
 
 
@@ -159,17 +155,17 @@ def test_no_change_is_not_bold(write: Any) -> None:
 
 
 def test_bootstrap_of_a_constant() -> None:
-    assert bootstrap_interval([0.3] * 5) == pytest.approx((0.3, 0.3))
-    assert bootstrap_interval([0.3, 0.3]) is None
+    assert bootstrap_interval(by_seed([0.3] * 5)) == pytest.approx((0.3, 0.3))
+    assert bootstrap_interval(by_seed([0.3, 0.3])) is None
 
 
 def test_bootstrap_against_all_resamples() -> None:
     # Of the 27 equally likely resamples of three values, one is all of the least: 3.7 % > 2.5 %.
-    assert bootstrap_interval([1.0, 2.0, 6.0]) == (1.0, 6.0)
+    assert bootstrap_interval(by_seed([1.0, 2.0, 6.0])) == (1.0, 6.0)
     values = np.array([-1.0, 0.0, 2.0, 3.0, 7.0])
     every = values[np.stack(np.meshgrid(*[range(5)] * 5), -1).reshape(-1, 5)].mean(1)
     expected = np.quantile(every, (0.025, 0.975))
-    assert bootstrap_interval(values.tolist()) == pytest.approx(expected, abs=0.21)
+    assert bootstrap_interval(by_seed(values.tolist())) == pytest.approx(expected, abs=0.21)
 
 
 def test_the_last_line_for_a_seed_counts_and_a_torn_one_does_not(write: Any) -> None:

@@ -157,24 +157,10 @@ def _resamples(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
 
 
-def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
+def bootstrap_interval(values: Mapping[tuple[str, int], float]) -> tuple[float, float] | None:
     """Computes the percentile bootstrap interval of a mean (Efron and Tibshirani 1993, 13.3).
 
-    Args:
-        values: one per seed.
-
-    Returns:
-        Lower and upper end; None for fewer than MIN_SEEDS values.
-    """
-    if len(values) < MIN_SEEDS:
-        return None
-    means = np.asarray(values, dtype=float)[_resamples(len(values))].mean(1)
-    low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return float(low), float(high)
-
-
-def clustered_interval(values: Mapping[tuple[str, int], float]) -> tuple[float, float] | None:
-    """Computes the same interval with whole seeds drawn again, for runs of one seed go together.
+    Whole seeds are drawn again, for runs of one seed go together.
 
     Args:
         values: (recipe, seed) -> value.
@@ -279,7 +265,7 @@ def paired_differences(
         }
         defined = {pair: value for pair, value in values.items() if value is not None}
         if defined:
-            made[measure.name] = Difference(defined, clustered_interval(defined))
+            made[measure.name] = Difference(defined, bootstrap_interval(defined))
     return made
 
 
