@@ -278,6 +278,9 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     cfg.WEIGHTING.SHAPED_BY = None
     # all loss terms | source: what holds pseudo-labels is not weighted.
     cfg.WEIGHTING.ACTS_ON = None
+    # 0..1: how far logits are freed of the tilt that weights give them, so that pseudo-labels and
+    # predictions have the classes as frequent as they are; 0 = plain class weights.
+    cfg.WEIGHTING.LOGIT_ADJUSTMENT = None
     # closed_form | cvxopt (reference; CPU only in effect, copies to the host).
     cfg.WEIGHTING.QP_SOLVER = None
     # inverse_frequency: 1 = plain, 0.5 = square root; GBW: the measure is divided by this power of

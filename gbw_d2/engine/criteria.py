@@ -37,6 +37,7 @@ WEIGHTING_FIELDS = {
     "PIXEL_WEIGHTS_IN_GRADIENT": "pixel_weights_in_gradient",
     "SHAPED_BY": "shaped_by",
     "ACTS_ON": "acts_on",
+    "LOGIT_ADJUSTMENT": "logit_adjustment",
     "QP_SOLVER": "qp_solver",
     "FREQUENCY_POWER": "frequency_power",
     "BETA": "beta",
@@ -150,6 +151,8 @@ def _instance_scheme(
 ) -> WeightingScheme:
     """Builds the scheme over the things; one that measures at a classifier becomes `gbw_norm`."""
     counts = None if class_counts is None else class_counts[list(thing_ids)]
+    # Centres and offsets have no logits.
+    settings = {**settings, "logit_adjustment": None}
     if settings["class_weights"] is not None:
         things = [settings["class_weights"][i] for i in thing_ids]
         settings = {**settings, "class_weights": things}

@@ -122,6 +122,18 @@ def weighted_cross_entropy(
     return loss
 
 
+def _shifted(
+    logits: Tensor, classifier: tuple[Tensor, Tensor] | None, shift: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Adds a shift per class to the logits, and to the classifier's."""
+    # In their own dtype: half precision must not become float32 here.
+    shift = shift.to(logits.device, logits.dtype).view(1, -1, 1, 1)
+    if classifier is not None:
+        features, small = classifier
+        classifier = (features, small + shift.to(small.dtype))
+    return logits + shift, classifier
+
+
 class ClassWeightedCrossEntropy:
     """Cross-entropy with class weights from a scheme; every scheme, "none" included, uses it.
 
@@ -130,6 +142,9 @@ class ClassWeightedCrossEntropy:
     are the pixel weights q. By default q scales the loss only; with the setting
     ``pixel_weights_in_gradient`` the class losses that shape the weights are
     sum_i q_i CE_i / (n_c + 1) with n_c = sum_i q_i, and a class's count is this n_c throughout.
+
+    With the setting ``logit_adjustment`` tau, logits + tau log w, w the mean of the term's weights so
+    far, take the logits' place throughout (docs/equations.md 2c).
 
     In several processes an adaptive scheme sums its statistics over all of them, so every process
     must make the same calls; the loss is that of the process's own pixels.
@@ -186,6 +201,9 @@ class ClassWeightedCrossEntropy:
         targets, invalid = prepare_labels(labels, scheme.num_classes, self.ignore_index)
         if pixel_weights is not None:
             pixel_weights = pixel_weights.detach().to(compute_dtype(logits))
+        shift = scheme.logit_shift(term)
+        if shift is not None:
+            logits, classifier = _shifted(logits, classifier, shift)
         measured = scheme.measures(term)
         statistics = class_statistics(
             logits.detach(),

@@ -35,6 +35,7 @@ class GBWCrossEntropyLoss(nn.Module):
         pixel_weights_in_gradient: whether pixel weights shape the class weights.
         frequency_power: the measure is divided by this power of the class's running share of the
             pixels; 0 for none.
+        logit_adjustment: 0..1, how far the logits are freed of the tilt that the weights give them.
         qp_solver: "closed_form" or "cvxopt".
 
     Raises:
@@ -56,6 +57,7 @@ class GBWCrossEntropyLoss(nn.Module):
         max_weight: float = math.inf,
         pixel_weights_in_gradient: bool = False,
         frequency_power: float = 0.0,
+        logit_adjustment: float = 0.0,
         qp_solver: str = "closed_form",
     ) -> None:
         super().__init__()
@@ -71,6 +73,7 @@ class GBWCrossEntropyLoss(nn.Module):
             "max_weight": max_weight,
             "pixel_weights_in_gradient": pixel_weights_in_gradient,
             "frequency_power": frequency_power,
+            "logit_adjustment": logit_adjustment,
             "qp_solver": qp_solver,
         }
         self._loss = ClassWeightedCrossEntropy(

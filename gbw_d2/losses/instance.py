@@ -212,8 +212,13 @@ def check_regression_scheme(scheme: WeightingScheme) -> None:
     """Checks that a scheme needs no classifier and no softmax.
 
     Raises:
-        ValueError: it measures something at a classifier, or it is the focal loss.
+        ValueError: it measures something at a classifier, adjusts logits, or is the focal loss.
     """
+    if scheme.settings.logit_adjustment > 0:
+        raise ValueError(
+            f"logit_adjustment is {scheme.settings.logit_adjustment}, but this head has no softmax "
+            "over classes whose logits could be adjusted; leave it 0"
+        )
     if scheme.needs_classifier:
         raise ValueError(
             f"scheme '{scheme.name}' measures {scheme.settings.measure}, but this head has no "

@@ -74,6 +74,10 @@ class ClassWeightedRoIClassification:
         image = _as_image(logits if rois else logits.new_zeros(1, classes + 1))
         rows = labels if rois else labels.new_full((1,), self.ignore_index)
         targets, invalid = prepare_labels(rows.view(1, -1, 1), classes + 1, self.ignore_index)
+        shift = scheme.logit_shift(term)
+        if shift is not None:
+            # The background is outside the simplex: its weight is 1.
+            image = image + F.pad(shift.to(image), (0, 1)).view(1, -1, 1, 1)
         measured = scheme.measures(term)
         statistics = class_statistics(
             image.detach(),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gbw_d2.keys import TERM_SOURCE
 from gbw_d2.registry import Registry
+from gbw_d2.weighting.mean_weights import MeanWeights, is_mean_weights
 from gbw_d2.weighting.settings import WeightingSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
@@ -58,6 +59,7 @@ class WeightingScheme:
         self._counters = torch.zeros(len(COUNTERS), dtype=torch.long)
         # Not in the state: each step computes the source term before any other.
         self._of_source: Tensor | None = None
+        self._mean_weights = MeanWeights(num_classes)
         self.set_up(class_counts)
 
     def set_up(self, class_counts: Tensor | None) -> None:
@@ -94,14 +96,32 @@ class WeightingScheme:
             )
         self.nonfinite = self.nonfinite.to(flags[0].device) | flags[0]
         self.invalid_labels = self.invalid_labels.to(flags[1].device) | flags[1]
+        weights = self._term_weights(statistics, term)
+        if self.settings.logit_adjustment > 0:
+            self._mean_weights.update(term, weights, statistics.counts)
+        return weights
+
+    def _term_weights(self, statistics: ClassStatistics, term: str) -> Tensor:
         if term != TERM_SOURCE and self.settings.acts_on == "source":
             return torch.ones(self.num_classes, device=statistics.counts.device)
         if term != TERM_SOURCE and self.settings.shaped_by == "source":
             return self._source_weights(term)
         weights = self.solve(statistics, term).detach()
         if term == TERM_SOURCE:
-            self._of_source = weights
+            known = weights if self._of_source is None else self._of_source.to(weights.device)
+            # Another term's batch may show a class that this one does not.
+            self._of_source = torch.where(statistics.counts > 0, weights, known)
         return weights
+
+    def logit_shift(self, term: str) -> Tensor | None:
+        """Returns (K,) float32 to add to the logits in a term's loss; None for nothing.
+
+        It is tau log of the term's mean weights before this batch, so that the gradients that shape
+        the weights can be those of the loss with it.
+        """
+        if self.settings.logit_adjustment == 0:
+            return None
+        return self._mean_weights.logit_shift(term, self.settings.logit_adjustment)
 
     def measures(self, term: str) -> bool:
         """Whether the weights of a loss term follow from its own statistics."""
@@ -133,8 +153,8 @@ class WeightingScheme:
         return dict(zip(COUNTERS, self._counters.unbind(), strict=True))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns the running state as plain tensors, empty for a scheme without any."""
-        return {}
+        """Returns the running state as plain tensors, empty where there is none."""
+        return self._mean_weights.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what ``state_dict`` gave.
@@ -142,11 +162,19 @@ class WeightingScheme:
         Raises:
             ValueError: entries that this scheme does not have.
         """
-        if state:
+        means = {key: value for key, value in state.items() if is_mean_weights(key)}
+        if means and self.settings.logit_adjustment == 0:
             raise ValueError(
-                f"scheme '{self.name}' keeps no state, the checkpoint has {sorted(state)}; "
-                "it was written with another scheme or momentum"
+                f"the checkpoint holds mean weights of scheme '{self.name}', but logit_adjustment "
+                "is 0 now; set the one it was trained with"
             )
+        rest = sorted(set(state) - set(means))
+        if rest:
+            raise ValueError(
+                f"scheme '{self.name}' does not keep {rest}, which the checkpoint has; it was "
+                "written with another scheme or momentum"
+            )
+        self._mean_weights.load_state_dict(means)
 
 
 class StaticScheme(WeightingScheme):

@@ -43,6 +43,8 @@ class WeightingSettings:
             on every term, so that pseudo-labels do not shape them.
         acts_on: "all" loss terms are weighted, or the "source" term alone: pixels with
             pseudo-labels, and those mixed with them, weigh 1.
+        logit_adjustment: 0..1, tau: by this part the logits are freed of the tilt that weights
+            give them (``gbw_d2.weighting.mean_weights``); 0 for plain class weights.
         qp_solver: "closed_form" or "cvxopt".
         frequency_power: inverse frequency: 1 plain, 0.5 its square root. GBW: exponent of the
             class's share of the pixels, by which the measure is divided; 0 for none.
@@ -63,6 +65,7 @@ class WeightingSettings:
     pixel_weights_in_gradient: bool = False
     shaped_by: str = "all"
     acts_on: str = "all"
+    logit_adjustment: float = 0.0
     qp_solver: str = "closed_form"
     frequency_power: float = 1.0
     beta: float = 0.999999
@@ -86,6 +89,8 @@ class WeightingSettings:
         _check_range("frequency_power", self.frequency_power, 0, math.inf)
         _check_range("beta", self.beta, 0, 1)
         _check_range("gamma", self.gamma, 0, math.inf)
+        if not 0 <= self.logit_adjustment <= 1:
+            raise ValueError(f"logit_adjustment is {self.logit_adjustment}; expected 0..1")
         if not isinstance(self.pixel_weights_in_gradient, bool):
             raise ValueError(
                 f"pixel_weights_in_gradient is {self.pixel_weights_in_gradient!r}; "

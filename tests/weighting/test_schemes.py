@@ -152,7 +152,7 @@ def test_states_that_do_not_fit_raise():
     state = build_scheme("gbw_norm", CLASSES, {"momentum": 0.9})
     state.weights(make_statistics(), "source")
     saved = state.state_dict()
-    with pytest.raises(ValueError, match="keeps no state"):
+    with pytest.raises(ValueError, match="does not keep"):
         build_scheme("none", CLASSES).load_state_dict(saved)
     with pytest.raises(ValueError, match="momentum is 0"):
         build_scheme("gbw_norm", CLASSES).load_state_dict(saved)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gbw_d2.weighting.gbw import gbw_weights
+from gbw_d2.weighting.mean_weights import is_mean_weights
 from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
 from gbw_d2.weighting.settings import CLASSIFIER_MEASURES, INITIAL
 from gbw_d2.weighting.statistics import ClassStatistics
@@ -123,16 +124,20 @@ class GradientBasedScheme(WeightingScheme):
         return tables | {"level": self._levels}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {
+        own = {
             f"{term}.{part}": value
             for part, table in self._state().items()
             for term, value in table.items()
         }
+        return super().state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         tables: dict[str, dict[str, Tensor]] = {part: {} for part in self._state()}
+        super().load_state_dict({k: v for k, v in state.items() if is_mean_weights(k)})
         for key, value in state.items():
             term, _, part = key.rpartition(".")
+            if is_mean_weights(key):
+                continue
             shape = () if part in ("batches", "level") else (self.num_classes,)
             if part not in tables or value.shape != shape:
                 raise ValueError(
