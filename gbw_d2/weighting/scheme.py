@@ -107,7 +107,7 @@ class WeightingScheme:
         if term != TERM_SOURCE and self.settings.shaped_by == "source":
             return self._source_weights(term)
         weights = self.solve(statistics, term).detach()
-        if term == TERM_SOURCE:
+        if term == TERM_SOURCE and self.settings.shaped_by == "source":
             known = weights if self._of_source is None else self._of_source.to(weights.device)
             # Another term's batch may show a class that this one does not.
             self._of_source = torch.where(statistics.counts > 0, weights, known)
@@ -134,7 +134,8 @@ class WeightingScheme:
                 f"shaped_by is 'source', but the loss of term '{term}' came before any of the "
                 "source, so there are no weights to take over; set it to 'all'"
             )
-        return self._of_source
+        # Classes of an earlier batch may be among them, so the sum need not be K yet.
+        return self._of_source * (self.num_classes / self._of_source.sum())
 
     def count(self, at_min: Tensor, at_max: Tensor, absent: Tensor) -> None:
         """Adds one call to the counters.

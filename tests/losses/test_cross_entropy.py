@@ -302,3 +302,54 @@ def test_terms_that_do_not_shape_weights_are_not_measured(name, setting):
     expected = torch.ones(5) if setting == "acts_on" else criterion.last["source"].weights
     assert torch.equal(last.weights, expected)
     torch.testing.assert_close(loss.double(), reference(logits, labels, expected, q).double())
+
+
+@pytest.mark.parametrize("name", SCHEMES.names())
+def test_adjusted_logits_against_torch(name):
+    logits, labels, q, classifier = make_batch()
+    criterion = make_loss(name, logit_adjustment=0.5)
+    criterion(logits, labels, q, classifier)
+    # After one batch the mean of the weights is that batch's; class 4 has not been seen.
+    before = criterion.last["source"].weights.double()
+    before[4] = 1
+    shift = 0.5 * before.log().view(1, -1, 1, 1)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = criterion(ours, labels, q, classifier)
+    weights, gamma = criterion.last["source"].weights, criterion.scheme.focal_gamma
+    expected = reference(theirs + shift, labels, weights, q, gamma)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    if criterion.scheme.needs_classifier:
+        # The gradients that shape the weights are those of this loss.
+        features, low = classifier
+        again = make_loss(name)
+        again(logits + shift, labels, q, (features, low + shift.float()))
+        torch.testing.assert_close(
+            criterion.last["source"].classifier_measure, again.last["source"].classifier_measure
+        )
+
+
+@pytest.mark.parametrize(("adjustment", "share"), [(1.0, 0.75), (0.0, 0.5), (0.5, 0.634)])
+def test_the_best_logits_by_hand(adjustment, share):
+    # Three pixels of four are class 0 and nothing tells them apart. Weights 1 : 3 make the network
+    # say 1/2 each; freed of them it says 3/4; by half, in between: sqrt 3 / (sqrt 3 + 1).
+    criterion = make_loss("fixed", 2, class_weights=[1.0, 3.0], logit_adjustment=adjustment)
+    labels = torch.tensor([[[0, 0, 0, 1]]])
+    criterion(torch.zeros(1, 2, 1, 4), labels)
+    said = torch.tensor([share, 1 - share], dtype=torch.float64).log()
+    logits = said.view(1, 2, 1, 1).requires_grad_()
+    criterion(logits.expand(1, 2, 1, 4), labels).backward()
+    torch.testing.assert_close(logits.grad, torch.zeros_like(logits), atol=1e-4, rtol=0)
+
+
+def test_adjustment_keeps_half_precision():
+    logits, labels, q, _ = make_batch(dtype=torch.float32)
+    criterion = make_loss("inverse_frequency", logit_adjustment=1.0)
+    criterion(logits, labels, q)
+    half = logits.bfloat16().requires_grad_()
+    loss = criterion(half, labels, q)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert half.grad is not None and half.grad.dtype == torch.bfloat16

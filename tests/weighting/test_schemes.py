@@ -40,6 +40,45 @@ def test_contract_of_every_scheme(name):
     assert not scheme.nonfinite
 
 
+@pytest.mark.parametrize("name", SCHEMES.names())
+def test_mean_weights_of_every_scheme_are_kept(name):
+    given = {**GIVEN, "logit_adjustment": 1.0}
+    first, second = (build_scheme(name, CLASSES, given, COUNTS) for _ in range(2))
+    assert first.logit_shift("source") is None
+    weights = first.weights(make_statistics(), "source")
+    shift = first.logit_shift("source")
+    present = torch.tensor([1, 1, 0, 1, 1, 0]).bool()
+    torch.testing.assert_close(shift.exp()[present], weights[present])
+    assert (shift[~present] == 0).all()
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.logit_shift("source"), shift)
+    with pytest.raises(ValueError, match="logit_adjustment is 0 now"):
+        build_scheme(name, CLASSES, GIVEN, COUNTS).load_state_dict(first.state_dict())
+    # Off, nothing is kept that only this needs.
+    off = build_scheme(name, CLASSES, GIVEN, COUNTS)
+    off.weights(make_statistics(), "source")
+    assert off.logit_shift("source") is None
+    assert not any("mean_weights" in key for key in off.state_dict())
+
+
+def test_unweighted_terms_are_not_shifted():
+    scheme = build_scheme("gbw_norm", CLASSES, {"acts_on": "source", "logit_adjustment": 1.0})
+    scheme.weights(make_statistics(), "source")
+    scheme.weights(make_statistics(), "mixed")
+    assert scheme.logit_shift("source").abs().max() > 0.1
+    assert scheme.logit_shift("mixed").abs().max() == 0
+
+
+def test_shaped_by_source_knows_classes_that_the_last_source_batch_lacks():
+    scheme = build_scheme("gbw_norm", CLASSES, {"shaped_by": "source"})
+    first = scheme.weights(make_statistics(), "source")
+    counts = [100.0, 0.0, 0.0, 30.0, 1.0, 0.0]
+    second = scheme.weights(make_statistics(counts), "source")
+    assert second[1] == 1 and first[1] != 1
+    known = torch.where(torch.tensor(counts) > 0, second, first)
+    torch.testing.assert_close(scheme.weights(make_statistics(), "mixed"), known * 6 / known.sum())
+
+
 def test_the_names_are_known():
     assert SCHEMES.names() == [
         "effective_number",
