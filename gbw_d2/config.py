@@ -281,6 +281,8 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     # 0..1: how far logits are freed of the tilt that weights give them, so that pseudo-labels and
     # predictions have the classes as frequent as they are; 0 = plain class weights.
     cfg.WEIGHTING.LOGIT_ADJUSTMENT = None
+    # 0..1: the same for what self_training and cbst make pseudo-labels of; needs ACTS_ON all.
+    cfg.WEIGHTING.PSEUDO_LABEL_ADJUSTMENT = None
     # closed_form | cvxopt (reference; CPU only in effect, copies to the host).
     cfg.WEIGHTING.QP_SOLVER = None
     # inverse_frequency: 1 = plain, 0.5 = square root; GBW: the measure is divided by this power of

@@ -38,6 +38,7 @@ WEIGHTING_FIELDS = {
     "SHAPED_BY": "shaped_by",
     "ACTS_ON": "acts_on",
     "LOGIT_ADJUSTMENT": "logit_adjustment",
+    "PSEUDO_LABEL_ADJUSTMENT": "pseudo_label_adjustment",
     "QP_SOLVER": "qp_solver",
     "FREQUENCY_POWER": "frequency_power",
     "BETA": "beta",
@@ -152,7 +153,7 @@ def _instance_scheme(
     """Builds the scheme over the things; one that measures at a classifier becomes `gbw_norm`."""
     counts = None if class_counts is None else class_counts[list(thing_ids)]
     # Centres and offsets have no logits.
-    settings = {**settings, "logit_adjustment": None}
+    settings = {**settings, "logit_adjustment": None, "pseudo_label_adjustment": None}
     if settings["class_weights"] is not None:
         things = [settings["class_weights"][i] for i in thing_ids]
         settings = {**settings, "class_weights": things}

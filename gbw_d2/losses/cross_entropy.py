@@ -122,16 +122,19 @@ def weighted_cross_entropy(
     return loss
 
 
+def _along_classes(shift: Tensor, logits: Tensor) -> Tensor:
+    """(K,) -> (1, K, 1, 1) in the logits' own dtype: half precision must not become float32."""
+    return shift.to(logits.device, logits.dtype).view(1, -1, 1, 1)
+
+
 def _shifted(
     logits: Tensor, classifier: tuple[Tensor, Tensor] | None, shift: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Adds a shift per class to the logits, and to the classifier's."""
-    # In their own dtype: half precision must not become float32 here.
-    shift = shift.to(logits.device, logits.dtype).view(1, -1, 1, 1)
     if classifier is not None:
         features, small = classifier
-        classifier = (features, small + shift.to(small.dtype))
-    return logits + shift, classifier
+        classifier = (features, small + _along_classes(shift, small))
+    return logits + _along_classes(shift, logits), classifier
 
 
 class ClassWeightedCrossEntropy:
@@ -224,6 +227,15 @@ class ClassWeightedCrossEntropy:
         return weighted_cross_entropy(
             logits, targets, weights, statistics, scheme.focal_gamma, pixel_weights
         )
+
+    def pseudo_label_logits(self, logits: Tensor) -> Tensor:
+        """Returns logits (N, K, H, W) as pseudo-labels are to be made of them.
+
+        With the setting ``pseudo_label_adjustment`` they are freed of the weights' tilt by that
+        part (docs/equations.md 2c).
+        """
+        shift = self.scheme.pseudo_label_shift()
+        return logits if shift is None else logits + _along_classes(shift, logits)
 
     def _add_classifier_measure(
         self,

@@ -214,10 +214,10 @@ def check_regression_scheme(scheme: WeightingScheme) -> None:
     Raises:
         ValueError: it measures something at a classifier, adjusts logits, or is the focal loss.
     """
-    if scheme.settings.logit_adjustment > 0:
+    if scheme.settings.knows_tilt:
         raise ValueError(
-            f"logit_adjustment is {scheme.settings.logit_adjustment}, but this head has no softmax "
-            "over classes whose logits could be adjusted; leave it 0"
+            "logit_adjustment or pseudo_label_adjustment is set, but this head has no softmax over "
+            "classes whose logits could be adjusted; leave them 0"
         )
     if scheme.needs_classifier:
         raise ValueError(

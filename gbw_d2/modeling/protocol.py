@@ -78,6 +78,14 @@ class SegmentationModel(Protocol):
         """
         ...
 
+    def pseudo_label_logits(self, logits: Tensor) -> Tensor:
+        """Returns semantic logits (N, K, H, W) as pseudo-labels are to be made of them.
+
+        They are the given ones, less what class weights have put into them where
+        ``WEIGHTING.PSEUDO_LABEL_ADJUSTMENT`` asks for it; a teacher's are given to its student.
+        """
+        ...
+
     def frozen_copy(self) -> SegmentationModel:
         """Returns a copy of the whole network that never gets gradients, in evaluation mode."""
         ...

@@ -243,6 +243,10 @@ class DenseSegmentor(nn.Module):
             )
         return losses
 
+    def pseudo_label_logits(self, logits: Tensor) -> Tensor:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        return self.criteria["semantic"].pseudo_label_logits(logits)
+
     def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
         """Returns supervised losses in training, Detectron2's per-image results in inference.
 

@@ -20,3 +20,7 @@ class SemanticCriterion(Protocol):
     ) -> Tensor:
         """Returns the scalar loss of logits (N, K, H, W) against labels (N, H, W), 255 = ignore."""
         ...
+
+    def pseudo_label_logits(self, logits: Tensor) -> Tensor:
+        """Returns logits (N, K, H, W) as pseudo-labels are to be made of them."""
+        ...

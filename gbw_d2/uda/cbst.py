@@ -179,9 +179,8 @@ class ClassBalancedSelfTraining(Strategy):
         with torch.no_grad():
             size = (images.shape[-2], images.shape[-1])
             taught = self.labeller.semantic_outputs(self.labeller.features(images), size)
-            soft, kept = lrent_soft_labels(
-                taught[keys.SEMANTIC_LOGITS], self._thresholds, self.settings.LRENT_ALPHA
-            )
+            logits = self.model.pseudo_label_logits(taught[keys.SEMANTIC_LOGITS])
+            soft, kept = lrent_soft_labels(logits, self._thresholds, self.settings.LRENT_ALPHA)
         loss = soft_cross_entropy(outputs[keys.SEMANTIC_LOGITS], soft, kept)
         rest = {key: value for key, value in targets.items() if key != keys.SEM_SEG}
         return {"loss_lrent": loss, **self._hard_losses(images, outputs, rest)}
@@ -255,9 +254,11 @@ class ClassBalancedSelfTraining(Strategy):
             with torch.no_grad():
                 results = self.model(batch)
             for sample, result in zip(batch, results, strict=True):
+                logits = self.model.pseudo_label_logits(result[keys.SEM_SEG].unsqueeze(0))
+                result[keys.SEM_SEG] = logits.squeeze(0)
                 look(sample[keys.IMAGE_ID], result)
             # The logits of an image must be gone when the next one comes.
-            del results, result
+            del results, result, logits
             if number % 200 == 0:
                 logger.info("%d target images", number)
 

@@ -130,7 +130,8 @@ class SelfTraining(Strategy):
         with_instances = self.settings.INSTANCE_PSEUDO_LABELS and keys.CENTER in targets
         with torch.no_grad():
             taught = _outputs(self.teacher, target_images, size, with_instances)
-            pseudo, confidence = pseudo_labels(taught[keys.SEMANTIC_LOGITS])
+            logits = self.model.pseudo_label_logits(taught[keys.SEMANTIC_LOGITS])
+            pseudo, confidence = pseudo_labels(logits)
             weights = self._pixel_weights(confidence)
             mask = self._mask(source, labels)
             mixed_targets = {keys.SEM_SEG: class_mix.mix(mask, labels, pseudo)}
@@ -140,7 +141,7 @@ class SelfTraining(Strategy):
                     mixed_targets[key] = class_mix.mix(mask, targets[key], value)
             mixed_weights = class_mix.mix(mask, torch.ones_like(weights), weights)
             mixed = self._augmented(source, class_mix.mix(mask, images, target_images))
-        del taught
+        del taught, logits
         outputs = _outputs(self.model, mixed, size, with_instances)
         losses = self.model.losses(outputs, mixed_targets, mixed_weights, keys.TERM_MIXED)
         factor = self.settings.LOSS_WEIGHT

@@ -97,7 +97,7 @@ class WeightingScheme:
         self.nonfinite = self.nonfinite.to(flags[0].device) | flags[0]
         self.invalid_labels = self.invalid_labels.to(flags[1].device) | flags[1]
         weights = self._term_weights(statistics, term)
-        if self.settings.logit_adjustment > 0:
+        if self.settings.knows_tilt:
             self._mean_weights.update(term, weights, statistics.counts)
         return weights
 
@@ -122,6 +122,15 @@ class WeightingScheme:
         if self.settings.logit_adjustment == 0:
             return None
         return self._mean_weights.logit_shift(term, self.settings.logit_adjustment)
+
+    def pseudo_label_shift(self) -> Tensor | None:
+        """Returns (K,) float32 to add to the logits before they become pseudo-labels; None for none.
+
+        It takes out what the source's mean weights have left in them of their tilt.
+        """
+        settings = self.settings
+        left = settings.pseudo_label_adjustment - settings.logit_adjustment
+        return self._mean_weights.logit_shift(TERM_SOURCE, -left) if left > 0 else None
 
     def measures(self, term: str) -> bool:
         """Whether the weights of a loss term follow from its own statistics."""
@@ -164,10 +173,10 @@ class WeightingScheme:
             ValueError: entries that this scheme does not have.
         """
         means = {key: value for key, value in state.items() if is_mean_weights(key)}
-        if means and self.settings.logit_adjustment == 0:
+        if means and not self.settings.knows_tilt:
             raise ValueError(
                 f"the checkpoint holds mean weights of scheme '{self.name}', but logit_adjustment "
-                "is 0 now; set the one it was trained with"
+                "and pseudo_label_adjustment are 0 now; set those it was trained with"
             )
         rest = sorted(set(state) - set(means))
         if rest:

@@ -45,6 +45,8 @@ class WeightingSettings:
             pseudo-labels, and those mixed with them, weigh 1.
         logit_adjustment: 0..1, tau: by this part the logits are freed of the tilt that weights
             give them (``gbw_d2.weighting.mean_weights``); 0 for plain class weights.
+        pseudo_label_adjustment: 0..1, the same for the logits that pseudo-labels are made of; below
+            ``logit_adjustment`` it has no effect, for those logits are free of that part already.
         qp_solver: "closed_form" or "cvxopt".
         frequency_power: inverse frequency: 1 plain, 0.5 its square root. GBW: exponent of the
             class's share of the pixels, by which the measure is divided; 0 for none.
@@ -66,6 +68,7 @@ class WeightingSettings:
     shaped_by: str = "all"
     acts_on: str = "all"
     logit_adjustment: float = 0.0
+    pseudo_label_adjustment: float = 0.0
     qp_solver: str = "closed_form"
     frequency_power: float = 1.0
     beta: float = 0.999999
@@ -89,13 +92,19 @@ class WeightingSettings:
         _check_range("frequency_power", self.frequency_power, 0, math.inf)
         _check_range("beta", self.beta, 0, 1)
         _check_range("gamma", self.gamma, 0, math.inf)
-        if not 0 <= self.logit_adjustment <= 1:
-            raise ValueError(f"logit_adjustment is {self.logit_adjustment}; expected 0..1")
+        for name in ("logit_adjustment", "pseudo_label_adjustment"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0..1")
         if not isinstance(self.pixel_weights_in_gradient, bool):
             raise ValueError(
                 f"pixel_weights_in_gradient is {self.pixel_weights_in_gradient!r}; "
                 "expected True or False"
             )
+
+    @property
+    def knows_tilt(self) -> bool:
+        """Whether the mean weights, which tilt the logits, are kept."""
+        return max(self.logit_adjustment, self.pseudo_label_adjustment) > 0
 
     @classmethod
     def merge(cls, *layers: Mapping[str, Any]) -> WeightingSettings:

@@ -52,7 +52,7 @@ def test_mean_weights_of_every_scheme_are_kept(name):
     assert (shift[~present] == 0).all()
     second.load_state_dict(first.state_dict())
     assert torch.equal(second.logit_shift("source"), shift)
-    with pytest.raises(ValueError, match="logit_adjustment is 0 now"):
+    with pytest.raises(ValueError, match="pseudo_label_adjustment are 0 now"):
         build_scheme(name, CLASSES, GIVEN, COUNTS).load_state_dict(first.state_dict())
     # Off, nothing is kept that only this needs.
     off = build_scheme(name, CLASSES, GIVEN, COUNTS)
