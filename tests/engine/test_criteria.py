@@ -102,6 +102,16 @@ def test_a_measure_at_the_classifier_becomes_the_norm_and_the_log_says_so(
             make_criteria(tiny_config("WEIGHTING.CLASS_WEIGHTS", wrong, *ALL_HEADS), None)
 
 
+def test_instance_heads_have_no_logits_to_adjust(tiny_config: Any) -> None:
+    keys_ = ("WEIGHTING.LOGIT_ADJUSTMENT", 0.5, "WEIGHTING.PSEUDO_LABEL_ADJUSTMENT", 1.0)
+    criteria = make_criteria(tiny_config("WEIGHTING.NAME", "gbw", *keys_, *ALL_HEADS), None)
+    semantic = criteria["semantic"].scheme.settings
+    assert (semantic.logit_adjustment, semantic.pseudo_label_adjustment) == (0.5, 1.0)
+    assert not any(criteria[head].scheme.settings.knows_tilt for head in INSTANCE_LOSSES)
+    with pytest.raises(ConfigError, match="logit_adjustment is 2.0; expected 0..1"):
+        make_criteria(tiny_config("WEIGHTING.LOGIT_ADJUSTMENT", 2.0), None)
+
+
 @pytest.mark.parametrize("name", SCHEMES.names())
 def test_every_scheme(tiny_config: Any, name: str) -> None:
     given = ("WEIGHTING.CLASS_WEIGHTS", list(range(1, 17)))

@@ -75,6 +75,19 @@ def test_classification_of_every_scheme(name):
             criterion(logits, labels)
 
 
+def test_adjusted_logits_leave_the_background_alone():
+    logits, labels, *_ = make_rois()
+    criterion = make_loss(ClassWeightedRoIClassification, "fixed", logit_adjustment=1.0)
+    criterion(logits, labels)
+    weights = criterion.last["source"].weights
+    counts = criterion.last["source"].counts
+    shift = torch.where(counts > 0, weights, 1.0).log()
+    shifted = logits + torch.cat([shift, shift.new_zeros(1)])
+    everywhere = torch.cat([weights, weights.new_ones(1)])
+    each = everywhere[labels] * F.cross_entropy(shifted, labels, reduction="none")
+    torch.testing.assert_close(criterion(logits, labels), each.mean())
+
+
 @pytest.mark.parametrize("name", ["gbw", "gbw_norm"])
 def test_terms_that_are_not_weighted_are_not_measured(name):
     logits, labels, features, *_ = make_rois()

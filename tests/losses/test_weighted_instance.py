@@ -238,6 +238,9 @@ def test_mistakes_are_explained(head):
             criterion(broken, target, weights, owner)
     with pytest.raises(ValueError, match="'focal' is not defined for this head"):
         make_loss(head, "focal")
+    for key in ("logit_adjustment", "pseudo_label_adjustment"):
+        with pytest.raises(ValueError, match="no softmax over classes"):
+            make_loss(head, "none", **{key: 0.5})
     with pytest.raises(ValueError, match="no classifier"):
         make_loss(head, "gbw", measure="hindrance")
     with pytest.raises(ValueError, match="built for 2 classes; there are 3 things"):

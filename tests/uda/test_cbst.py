@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 
 from gbw_d2 import keys
 from gbw_d2.engine.build import build_model
+from gbw_d2.engine.criteria import make_criteria
 from gbw_d2.errors import UserError
 from gbw_d2.losses.regularisers import lrent_soft_labels, mrkld_loss, soft_cross_entropy
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers them in a spawned process too)
@@ -71,9 +72,9 @@ def make(tiny_config: Any) -> Any:
     return build
 
 
-def strategy_of(cfg: Any) -> Any:
+def strategy_of(cfg: Any, criteria: Any = None) -> Any:
     torch.manual_seed(0)
-    model = build_model(cfg, {}).train()
+    model = build_model(cfg, criteria or {}).train()
     # A network from scratch is sure of nothing; this one is, and never of class 3.
     with torch.no_grad():
         model.sem_seg_head.predictor.weight *= 300
@@ -263,6 +264,26 @@ def test_the_best_target_images(make: Any, tmp_path: Path) -> None:
     assert labels.image_ids == [f"city/{i}" for i in best]
     assert labels.class_pixels.shape == (2, 16)
     assert len(list(tmp_path.rglob("*.png"))) == 2
+
+
+def test_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any, tmp_path: Path) -> None:
+    cfg = tiny_config(
+        *("UDA.CBST.WARM_UP", 0.0, "UDA.CBST.ROUNDS", 2, "WEIGHTING.NAME", "fixed"),
+        *("WEIGHTING.CLASS_WEIGHTS", [*range(1, 17)], "WEIGHTING.PSEUDO_LABEL_ADJUSTMENT", 1.0),
+        name="toy/semantic_cbst",
+    )
+    strategy = strategy_of(cfg, make_criteria(cfg, None))
+    source = samples()
+    for sample in source:
+        # Every class is there, so that the tilt of each is known.
+        sample[keys.SEM_SEG][0, :16] = torch.arange(16)
+    strategy.supervised_losses(source)
+    prepare(strategy, tmp_path, Images())
+    tilt = (torch.arange(1.0, 17) / 8.5).log().view(1, -1, 1, 1)
+    logits = logits_of(strategy)
+    expected = (logits - tilt).argmax(1).flatten().bincount(minlength=16)
+    assert strategy._chosen["predicted"] == expected.tolist()
+    assert expected.tolist() != logits.argmax(1).flatten().bincount(minlength=16).tolist()
 
 
 def test_a_prior_changes_the_labels(make: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from gbw_d2 import keys
 from gbw_d2.engine.build import build_model
+from gbw_d2.engine.criteria import make_criteria
 from gbw_d2.errors import UserError
 from gbw_d2.uda import Context, build_strategy
 from gbw_d2.uda.parts import class_mix
@@ -83,6 +84,40 @@ def test_mixed_loss_is_that_of_the_mixed_image(make: Any, samples: Any) -> None:
     outputs = model.outputs(model.features(images), (32, 64))
     expected = model.losses(outputs, {keys.SEM_SEG: torch.where(mask, labels, pseudo)}, None, "x")
     torch.testing.assert_close(loss, 2 * expected[keys.LOSS_SEMANTIC], rtol=1e-4, atol=1e-5)
+
+
+def test_pseudo_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any) -> None:
+    # The network sees bicycles where the weights made it; without their tilt it sees other classes.
+    weights = [1.0] * 15 + [50.0]
+    cfg = tiny_config(
+        *("UDA.SELF_TRAINING.JITTER_PROBABILITY", 0.0, "UDA.SELF_TRAINING.BLUR_PROBABILITY", 0.0),
+        *("UDA.SELF_TRAINING.CONFIDENCE_THRESHOLD", 0.0, "WEIGHTING.NAME", "fixed"),
+        *("WEIGHTING.CLASS_WEIGHTS", weights, "WEIGHTING.PSEUDO_LABEL_ADJUSTMENT", 1.0),
+        name="toy/semantic_gbw",
+    )
+    torch.manual_seed(0)
+    model = build_model(cfg, make_criteria(cfg, None)).train()
+    with torch.no_grad():
+        model.sem_seg_head.predictor.bias[15] += 2
+    strategy = build_strategy("self_training", model, cfg.UDA, seed=3, max_iter=10)
+    strategy.prepare(strategy.stages()[0], Context(True, Path()))
+    source, target = samples(), samples(seed=1)
+    for sample in source:
+        # Every class is there, so that the tilt of each is known.
+        sample[keys.SEM_SEG][0, :16] = torch.arange(16)
+    (loss,) = mixed_losses(strategy, source, target).values()
+
+    labels = model.targets(source)[keys.SEM_SEG]
+    scores = class_mix.class_scores(strategy.generators("class mix", source), 16)
+    mask = class_mix.mix_mask(labels, class_mix.drawn_classes(labels, scores))
+    logits = model.outputs(model.features(model.images(target)), (32, 64))[keys.SEMANTIC_LOGITS]
+    tilt = (16 * torch.tensor(weights) / sum(weights)).log()
+    pseudo = (logits - tilt.view(1, -1, 1, 1)).argmax(1)
+    assert (logits.argmax(1) == 15).all() and not (pseudo == 15).any()
+    images = torch.where(mask[:, None], model.images(source), model.images(target))
+    outputs = model.outputs(model.features(images), (32, 64))
+    expected = model.losses(outputs, {keys.SEM_SEG: torch.where(mask, labels, pseudo)}, None, "x")
+    torch.testing.assert_close(loss, expected[keys.LOSS_SEMANTIC], rtol=1e-4, atol=1e-5)
 
 
 def test_pseudo_labels_nobody_is_sure_of_weigh_nothing(make: Any, samples: Any) -> None:

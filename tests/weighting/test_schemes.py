@@ -69,6 +69,24 @@ def test_unweighted_terms_are_not_shifted():
     assert scheme.logit_shift("mixed").abs().max() == 0
 
 
+def test_pseudo_labels_lose_what_the_logits_keep_of_the_tilt():
+    weights = torch.tensor([1, 2, 3, 4, 5, 6]) / 3.5
+
+    def shift(left, removed):
+        settings = {**GIVEN, "logit_adjustment": left, "pseudo_label_adjustment": removed}
+        scheme = build_scheme("fixed", CLASSES, settings)
+        assert scheme.pseudo_label_shift() is None
+        scheme.weights(make_statistics([1.0] * 6), "source")
+        return scheme.pseudo_label_shift()
+
+    torch.testing.assert_close(shift(0.0, 1.0), -weights.log())
+    torch.testing.assert_close(shift(0.5, 1.0), -0.5 * weights.log())
+    assert shift(1.0, 1.0) is None and shift(0.5, 0.0) is None
+    for name in ("logit_adjustment", "pseudo_label_adjustment"):
+        with pytest.raises(ValueError, match=f"{name} is 1.5; expected 0..1"):
+            build_scheme("none", CLASSES, {name: 1.5})
+
+
 def test_shaped_by_source_knows_classes_that_the_last_source_batch_lacks():
     scheme = build_scheme("gbw_norm", CLASSES, {"shaped_by": "source"})
     first = scheme.weights(make_statistics(), "source")
