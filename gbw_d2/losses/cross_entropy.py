@@ -146,8 +146,8 @@ class ClassWeightedCrossEntropy:
     ``pixel_weights_in_gradient`` the class losses that shape the weights are
     sum_i q_i CE_i / (n_c + 1) with n_c = sum_i q_i, and a class's count is this n_c throughout.
 
-    With the setting ``logit_adjustment`` tau, logits + tau log w, w the mean of the term's weights so
-    far, take the logits' place throughout (docs/equations.md 2c).
+    With the setting ``logit_adjustment`` tau, logits + tau log w, w the mean of the term's weights
+    so far, take the logits' place throughout (docs/equations.md 2c).
 
     In several processes an adaptive scheme sums its statistics over all of them, so every process
     must make the same calls; the loss is that of the process's own pixels.

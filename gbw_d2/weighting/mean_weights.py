@@ -1,4 +1,4 @@
-"""The class weights that a loss term has had on the mean, and the logits' shift that undoes them."""
+"""The mean class weights of a loss term, and the shift of the logits that undoes their tilt."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ class MeanWeights:
             }
             for part in ("mean_weights", "weighted_batches")
         )
-        shapes = {value.shape for value in state.values()}
+        shapes = {tuple(value.shape) for value in state.values()}
         if means.keys() != batches.keys() or shapes - {(self.num_classes,)}:
             raise ValueError(
-                f"weighting state {sorted(state)} has shapes {sorted(map(tuple, shapes))}; "
+                f"weighting state {sorted(state)} has shapes {sorted(shapes)}; "
                 "expected '<term>.mean_weights' and '<term>.weighted_batches' of shape "
                 f"({self.num_classes},)"
             )

@@ -124,7 +124,7 @@ class WeightingScheme:
         return self._mean_weights.logit_shift(term, self.settings.logit_adjustment)
 
     def pseudo_label_shift(self) -> Tensor | None:
-        """Returns (K,) float32 to add to the logits before they become pseudo-labels; None for none.
+        """Returns (K,) float32 to add to logits that become pseudo-labels; None for nothing.
 
         It takes out what the source's mean weights have left in them of their tilt.
         """
