@@ -153,7 +153,7 @@ def _instance_scheme(
     """Builds the scheme over the things; one that measures at a classifier becomes `gbw_norm`."""
     counts = None if class_counts is None else class_counts[list(thing_ids)]
     # Centres and offsets have no logits.
-    settings = {**settings, "logit_adjustment": None, "pseudo_label_adjustment": None}
+    settings = {**settings, "logit_adjustment": 0.0, "pseudo_label_adjustment": 0.0}
     if settings["class_weights"] is not None:
         things = [settings["class_weights"][i] for i in thing_ids]
         settings = {**settings, "class_weights": things}
@@ -168,9 +168,10 @@ def _instance_scheme(
         WITHOUT_CLASSIFIER,
     )
     # What the user set holds for both, but the measure, and a power that norms have in them. Which
-    # terms are weighted is the named scheme's: pseudo-labels of instances are no safer than others.
+    # terms are weighted, and what shapes their weights, is the named scheme's: pseudo-labels of
+    # instances are no safer than others.
     shared = {**settings, "measure": None, "frequency_power": None}
-    shared["acts_on"] = scheme.settings.acts_on
+    shared["acts_on"], shared["shaped_by"] = scheme.settings.acts_on, scheme.settings.shaped_by
     return build_scheme(WITHOUT_CLASSIFIER, len(thing_ids), shared, counts)
 
 

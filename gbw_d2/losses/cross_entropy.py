@@ -22,6 +22,7 @@ from gbw_d2.weighting.pixels import (
     prepare_labels,
     residual,
     row_chunks,
+    shifted_rows,
 )
 from gbw_d2.weighting.scheme import WeightingScheme
 from gbw_d2.weighting.statistics import ClassStatistics, class_statistics
@@ -58,12 +59,13 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         logits: Tensor,
         targets: Tensor,
         pixel_weights: Tensor | None,
+        shift: Tensor | None,
         weights: Tensor,
         loss_sums: Tensor,
         focal_gamma: float,
         *pixels: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(logits, targets, pixel_weights, weights, *pixels)
+        ctx.save_for_backward(logits, targets, pixel_weights, shift, weights, *pixels)
         ctx.focal_gamma = focal_gamma
         loss = (weights.double() * loss_sums).sum() / targets.numel()
         return loss.to(compute_dtype(logits))
@@ -71,7 +73,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        logits, targets, pixel_weights, weights, *kept = ctx.saved_tensors
+        logits, targets, pixel_weights, shift, weights, *kept = ctx.saved_tensors
         pixels, dtype = PixelSoftmax(*kept), compute_dtype(logits)
         scale = weights.to(dtype) * (grad_output.to(dtype) / targets.numel())
         factor = per_pixel(scale, targets)
@@ -84,11 +86,11 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(logits)
         for rows in row_chunks(logits):
             parts = pixels.rows(rows)
-            exponentials = (logits[:, :, rows].to(dtype) - parts.top).exp_()
+            exponentials = (shifted_rows(logits, rows, shift) - parts.top).exp_()
             gradient[:, :, rows] = residual(
                 exponentials, parts, index[:, :, rows], factor[:, :, rows]
             )
-        return gradient, *[None] * (5 + len(kept))
+        return gradient, *[None] * (6 + len(kept))
 
 
 def weighted_cross_entropy(
@@ -98,6 +100,7 @@ def weighted_cross_entropy(
     statistics: ClassStatistics,
     focal_gamma: float,
     pixel_weights: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """Returns 1 / (N H W) sum_i q_i w_{y_i} CE_i, the statistics' loss sums with a gradient.
 
@@ -108,33 +111,20 @@ def weighted_cross_entropy(
         statistics: of these logits, targets and pixel weights.
         focal_gamma: as in ``class_statistics``.
         pixel_weights: (N, H, W) as in ``class_statistics``.
+        shift: (K,) as in ``class_statistics``.
     """
     assert statistics.pixels is not None
     loss: Tensor = _WeightedCrossEntropy.apply(
         logits,
         targets,
         pixel_weights,
+        shift,
         weights,
         statistics.loss_sums,
         focal_gamma,
         *statistics.pixels,
     )
     return loss
-
-
-def _along_classes(shift: Tensor, logits: Tensor) -> Tensor:
-    """(K,) -> (1, K, 1, 1) in the logits' own dtype: half precision must not become float32."""
-    return shift.to(logits.device, logits.dtype).view(1, -1, 1, 1)
-
-
-def _shifted(
-    logits: Tensor, classifier: tuple[Tensor, Tensor] | None, shift: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Adds a shift per class to the logits, and to the classifier's."""
-    if classifier is not None:
-        features, small = classifier
-        classifier = (features, small + _along_classes(shift, small))
-    return logits + _along_classes(shift, logits), classifier
 
 
 class ClassWeightedCrossEntropy:
@@ -205,8 +195,6 @@ class ClassWeightedCrossEntropy:
         if pixel_weights is not None:
             pixel_weights = pixel_weights.detach().to(compute_dtype(logits))
         shift = scheme.logit_shift(term)
-        if shift is not None:
-            logits, classifier = _shifted(logits, classifier, shift)
         measured = scheme.measures(term)
         statistics = class_statistics(
             logits.detach(),
@@ -214,28 +202,28 @@ class ClassWeightedCrossEntropy:
             invalid,
             pixel_weights,
             norms=scheme.needs_statistics and measured,
-            all_processes=scheme.needs_statistics or scheme.needs_classifier,
+            all_processes=scheme.needs_all_processes,
             pixel_weights_in_gradient=scheme.settings.pixel_weights_in_gradient,
             focal_gamma=scheme.focal_gamma,
+            shift=shift,
         )
         if scheme.needs_classifier and measured:
-            self._add_classifier_measure(statistics, targets, pixel_weights, classifier)
+            self._add_classifier_measure(statistics, targets, pixel_weights, classifier, shift)
         weights = scheme.weights(statistics, term)
         self.last[term] = LastCall(
             weights, statistics.counts, statistics.norms, statistics.classifier_measure
         )
         return weighted_cross_entropy(
-            logits, targets, weights, statistics, scheme.focal_gamma, pixel_weights
+            logits, targets, weights, statistics, scheme.focal_gamma, pixel_weights, shift
         )
 
-    def pseudo_label_logits(self, logits: Tensor) -> Tensor:
-        """Returns logits (N, K, H, W) as pseudo-labels are to be made of them.
+    def pseudo_label_shift(self) -> Tensor | None:
+        """Returns (K,) to add to the logits that pseudo-labels are made of, or None for 0.
 
-        With the setting ``pseudo_label_adjustment`` they are freed of the weights' tilt by that
+        With the setting ``pseudo_label_adjustment`` it frees them of the weights' tilt by that
         part (docs/equations.md 2c).
         """
-        shift = self.scheme.pseudo_label_shift()
-        return logits if shift is None else logits + _along_classes(shift, logits)
+        return self.scheme.pseudo_label_shift()
 
     def _add_classifier_measure(
         self,
@@ -243,6 +231,7 @@ class ClassWeightedCrossEntropy:
         targets: Tensor,
         pixel_weights: Tensor | None,
         classifier: tuple[Tensor, Tensor] | None,
+        shift: Tensor | None,
     ) -> None:
         scheme = self.scheme
         if classifier is None:
@@ -252,6 +241,8 @@ class ClassWeightedCrossEntropy:
                 "resolution; pass them, or set the measure to 'norm'"
             )
         features, logits = classifier
+        if shift is not None:
+            logits = shifted_rows(logits, slice(None), shift)
         size = (logits.shape[2], logits.shape[3])
         if not scheme.settings.pixel_weights_in_gradient or pixel_weights is None:
             small_weights = None

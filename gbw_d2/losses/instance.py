@@ -214,11 +214,6 @@ def check_regression_scheme(scheme: WeightingScheme) -> None:
     Raises:
         ValueError: it measures something at a classifier, adjusts logits, or is the focal loss.
     """
-    if scheme.settings.knows_tilt:
-        raise ValueError(
-            "logit_adjustment or pseudo_label_adjustment is set, but this head has no softmax over "
-            "classes whose logits could be adjusted; leave them 0"
-        )
     if scheme.needs_classifier:
         raise ValueError(
             f"scheme '{scheme.name}' measures {scheme.settings.measure}, but this head has no "
@@ -228,6 +223,11 @@ def check_regression_scheme(scheme: WeightingScheme) -> None:
         raise ValueError(
             f"scheme '{scheme.name}' is not defined for this head: it scales a cross-entropy by "
             "the probability at the label; take the head out, or use another scheme"
+        )
+    if scheme.settings.knows_tilt:
+        raise ValueError(
+            "logit_adjustment or pseudo_label_adjustment is set, but this head has no softmax over "
+            "classes whose logits could be adjusted; leave them 0"
         )
 
 

@@ -16,7 +16,7 @@ from gbw_d2.losses.cross_entropy import LastCall, weighted_cross_entropy
 from gbw_d2.losses.instance import check_regression_scheme
 from gbw_d2.weighting.classifier_measures import classifier_measure
 from gbw_d2.weighting.distributed import all_reduce_sum, world_size
-from gbw_d2.weighting.pixels import compute_dtype, per_pixel, prepare_labels
+from gbw_d2.weighting.pixels import compute_dtype, per_pixel, prepare_labels, shifted_rows
 from gbw_d2.weighting.scheme import WeightingScheme
 from gbw_d2.weighting.statistics import ClassStatistics, class_statistics, element_statistics
 
@@ -77,18 +77,20 @@ class ClassWeightedRoIClassification:
         shift = scheme.logit_shift(term)
         if shift is not None:
             # The background is outside the simplex: its weight is 1.
-            image = image + F.pad(shift.to(image), (0, 1)).view(1, -1, 1, 1)
+            shift = F.pad(shift, (0, 1))
         measured = scheme.measures(term)
         statistics = class_statistics(
             image.detach(),
             targets,
             invalid,
             norms=scheme.needs_statistics and measured,
-            all_processes=scheme.needs_statistics or scheme.needs_classifier,
+            all_processes=scheme.needs_all_processes,
             focal_gamma=scheme.focal_gamma,
+            shift=shift,
         )
         if scheme.needs_classifier and measured:
-            self._add_classifier_measure(statistics, image, targets, features)
+            shifted = shifted_rows(image, slice(None), shift)
+            self._add_classifier_measure(statistics, shifted, targets, features)
         weights = scheme.weights(_without_background(statistics), term)
         self.last[term] = LastCall(
             weights,
@@ -100,7 +102,9 @@ class ClassWeightedRoIClassification:
         if not rois:
             return logits.sum() * 0
         everywhere = torch.cat([weights, weights.new_ones(1)])
-        loss = weighted_cross_entropy(image, targets, everywhere, statistics, scheme.focal_gamma)
+        loss = weighted_cross_entropy(
+            image, targets, everywhere, statistics, scheme.focal_gamma, shift=shift
+        )
         return loss * share
 
     def _add_classifier_measure(

@@ -78,11 +78,11 @@ class SegmentationModel(Protocol):
         """
         ...
 
-    def pseudo_label_logits(self, logits: Tensor) -> Tensor:
-        """Returns semantic logits (N, K, H, W) as pseudo-labels are to be made of them.
+    def pseudo_label_shift(self) -> Tensor | None:
+        """Returns (K,) to add to the semantic logits that pseudo-labels are made of, None for 0.
 
-        They are the given ones, less what class weights have put into them where
-        ``WEIGHTING.PSEUDO_LABEL_ADJUSTMENT`` asks for it; a teacher's are given to its student.
+        It takes out what class weights have put into them, where
+        ``WEIGHTING.PSEUDO_LABEL_ADJUSTMENT`` asks for it. A teacher's logits get its student's.
         """
         ...
 

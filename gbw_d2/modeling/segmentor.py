@@ -243,9 +243,9 @@ class DenseSegmentor(nn.Module):
             )
         return losses
 
-    def pseudo_label_logits(self, logits: Tensor) -> Tensor:
+    def pseudo_label_shift(self) -> Tensor | None:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        return self.criteria["semantic"].pseudo_label_logits(logits)
+        return self.criteria["semantic"].pseudo_label_shift()
 
     def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
         """Returns supervised losses in training, Detectron2's per-image results in inference.

@@ -21,6 +21,6 @@ class SemanticCriterion(Protocol):
         """Returns the scalar loss of logits (N, K, H, W) against labels (N, H, W), 255 = ignore."""
         ...
 
-    def pseudo_label_logits(self, logits: Tensor) -> Tensor:
-        """Returns logits (N, K, H, W) as pseudo-labels are to be made of them."""
+    def pseudo_label_shift(self) -> Tensor | None:
+        """Returns (K,) to add to the logits that pseudo-labels are made of, or None for 0."""
         ...

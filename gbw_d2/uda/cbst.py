@@ -87,6 +87,8 @@ class ClassBalancedSelfTraining(Strategy):
         self._files: RoundFiles | None = None
         self._chosen: dict[str, Any] = {}
         self._thresholds: Tensor | None = None
+        # What is added to the logits that labels are made of, as it was at the round's start.
+        self._shift: Tensor | None = None
 
     def stages(self) -> list[Stage]:
         """Returns the warm-up, where there is one, and the rounds."""
@@ -111,7 +113,7 @@ class ClassBalancedSelfTraining(Strategy):
         Raises:
             PseudoLabelError: a round is resumed, but its labels are gone.
         """
-        self._files, self._chosen, self._thresholds = None, {}, None
+        self._files, self._chosen, self._thresholds, self._shift = None, {}, None, None
         number = _round_of(stage)
         if number is None:
             return
@@ -127,6 +129,7 @@ class ClassBalancedSelfTraining(Strategy):
             )
         self._files, self._chosen = files, files.thresholds()
         self._thresholds = torch.tensor(self._chosen["thresholds"], device=self._device())
+        self._shift = self._shift_of(self._chosen["key"])
 
     def data(self, stage: Stage) -> StageData:
         """Says which images a stage draws, with which pseudo-labels and which crops."""
@@ -179,11 +182,17 @@ class ClassBalancedSelfTraining(Strategy):
         with torch.no_grad():
             size = (images.shape[-2], images.shape[-1])
             taught = self.labeller.semantic_outputs(self.labeller.features(images), size)
-            logits = self.model.pseudo_label_logits(taught[keys.SEMANTIC_LOGITS])
+            logits = taught[keys.SEMANTIC_LOGITS]
+            if self._shift is not None:
+                logits = logits.float() + self._shift.view(1, -1, 1, 1)
             soft, kept = lrent_soft_labels(logits, self._thresholds, self.settings.LRENT_ALPHA)
         loss = soft_cross_entropy(outputs[keys.SEMANTIC_LOGITS], soft, kept)
         rest = {key: value for key, value in targets.items() if key != keys.SEM_SEG}
         return {"loss_lrent": loss, **self._hard_losses(images, outputs, rest)}
+
+    def _shift_of(self, key: dict[str, Any]) -> Tensor | None:
+        shift = key["logit_shift"]
+        return torch.tensor(shift, device=self._device()) if shift else None
 
     def _device(self) -> torch.device:
         return next(module_of(self.model).parameters()).device
@@ -203,7 +212,7 @@ class ClassBalancedSelfTraining(Strategy):
 
     def _label(self, number: int, files: RoundFiles, context: Context) -> None:
         """Writes thresholds and labels of a round, or what of them is missing."""
-        prior = self._prior(context)
+        prior, shift = self._prior(context), self.model.pseudo_label_shift()
         key = {
             "weights": weights_digest(module_of(self.model)),
             "policy": self.settings.POLICY,
@@ -212,6 +221,7 @@ class ClassBalancedSelfTraining(Strategy):
             "target_portion": self.settings.TARGET_PORTION,
             "instance_pseudo_labels": self.settings.INSTANCE_PSEUDO_LABELS,
             "prior": version_of(prior),
+            "logit_shift": [] if shift is None else shift.tolist(),
             "images": hashlib.sha256("\n".join(context.target.ids()).encode()).hexdigest()[:24],
         }
         found = 0
@@ -224,6 +234,7 @@ class ClassBalancedSelfTraining(Strategy):
             logger.info("Pseudo-labels of round %d are there: %s", number, files.folder)
             return
         priors = PriorAtSize(prior, self._device())
+        self._shift = self._shift_of(key)
         with _evaluating(module_of(self.model)):
             if found == 0:
                 chosen = self._find_thresholds(key["portion"], priors, context)
@@ -254,11 +265,9 @@ class ClassBalancedSelfTraining(Strategy):
             with torch.no_grad():
                 results = self.model(batch)
             for sample, result in zip(batch, results, strict=True):
-                logits = self.model.pseudo_label_logits(result[keys.SEM_SEG].unsqueeze(0))
-                result[keys.SEM_SEG] = logits.squeeze(0)
                 look(sample[keys.IMAGE_ID], result)
             # The logits of an image must be gone when the next one comes.
-            del results, result, logits
+            del results, result
             if number % 200 == 0:
                 logger.info("%d target images", number)
 
@@ -274,7 +283,9 @@ class ClassBalancedSelfTraining(Strategy):
 
         def look(image_id: str, result: dict[str, Any]) -> None:
             logits = result[keys.SEM_SEG]
-            confidence, classes = labelling.confidence_and_class(logits, priors.of(logits))
+            confidence, classes = labelling.confidence_and_class(
+                logits, priors.of(logits), self._shift
+            )
             histograms.add(confidence, classes)
             scores[place[image_id]] = labelling.image_score(confidence, classes, space.num_classes)
             if keys.PANOPTIC_SEG in result:
@@ -318,7 +329,8 @@ class ClassBalancedSelfTraining(Strategy):
 
         def look(image_id: str, result: dict[str, Any]) -> None:
             logits = result[keys.SEM_SEG]
-            labels = labelling.class_balanced_labels(logits, thresholds, priors.of(logits))
+            prior = priors.of(logits)
+            labels = labelling.class_balanced_labels(logits, thresholds, prior, self._shift)
             mine = labels.cpu().numpy()
             count(image_id, mine)
             instances = self._instances(result, chosen["instance_thresholds"])

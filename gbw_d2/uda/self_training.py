@@ -130,8 +130,8 @@ class SelfTraining(Strategy):
         with_instances = self.settings.INSTANCE_PSEUDO_LABELS and keys.CENTER in targets
         with torch.no_grad():
             taught = _outputs(self.teacher, target_images, size, with_instances)
-            logits = self.model.pseudo_label_logits(taught[keys.SEMANTIC_LOGITS])
-            pseudo, confidence = pseudo_labels(logits)
+            shift = self.model.pseudo_label_shift()
+            pseudo, confidence = pseudo_labels(taught[keys.SEMANTIC_LOGITS], shift)
             weights = self._pixel_weights(confidence)
             mask = self._mask(source, labels)
             mixed_targets = {keys.SEM_SEG: class_mix.mix(mask, labels, pseudo)}
@@ -141,7 +141,7 @@ class SelfTraining(Strategy):
                     mixed_targets[key] = class_mix.mix(mask, targets[key], value)
             mixed_weights = class_mix.mix(mask, torch.ones_like(weights), weights)
             mixed = self._augmented(source, class_mix.mix(mask, images, target_images))
-        del taught, logits
+        del taught
         outputs = _outputs(self.model, mixed, size, with_instances)
         losses = self.model.losses(outputs, mixed_targets, mixed_weights, keys.TERM_MIXED)
         factor = self.settings.LOSS_WEIGHT

@@ -157,6 +157,18 @@ def row_chunks(logits: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + rows, height))
 
 
+def shifted_rows(logits: Tensor, rows: slice, shift: Tensor | None) -> Tensor:
+    """Returns some rows of the logits in the dtype of the computation, plus a shift per class.
+
+    Args:
+        logits: (N, K, H, W).
+        rows: from ``row_chunks``.
+        shift: (K,), or None for 0.
+    """
+    chunk = logits[:, :, rows].to(compute_dtype(logits))
+    return chunk if shift is None else chunk + shift.to(chunk).view(1, -1, 1, 1)
+
+
 def compute_dtype(logits: Tensor) -> torch.dtype:
     """Returns float64 for float64 logits, else float32: half precision is for storage only."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32

@@ -15,6 +15,8 @@ from gbw_d2.weighting.mean_weights import MeanWeights, is_mean_weights
 from gbw_d2.weighting.settings import WeightingSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
+# Entry of the state: the source's weights that other terms take over.
+TAKEN_OVER = "source.taken_over"
 COUNTERS = ("calls", "at_min", "at_max", "absent")
 
 
@@ -57,7 +59,7 @@ class WeightingScheme:
         self.nonfinite = torch.zeros((), dtype=torch.bool)
         self.invalid_labels = torch.zeros((), dtype=torch.bool)
         self._counters = torch.zeros(len(COUNTERS), dtype=torch.long)
-        # Not in the state: each step computes the source term before any other.
+        # Of the source's batches so far, where the settings let them shape other terms.
         self._of_source: Tensor | None = None
         self._mean_weights = MeanWeights(num_classes)
         self.set_up(class_counts)
@@ -70,19 +72,26 @@ class WeightingScheme:
                 asked for them.
         """
 
+    @property
+    def needs_all_processes(self) -> bool:
+        """Whether the statistics, or which classes were seen, must be those of all processes."""
+        return self.needs_statistics or self.needs_classifier or self.settings.knows_tilt
+
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
         """Returns (K,) float32 weights >= 0 with the sum K; the part that each scheme defines."""
         raise NotImplementedError
 
     def weights(self, statistics: ClassStatistics, term: str) -> Tensor:
-        """Computes the class weights of one batch.
+        """Computes the class weights of one batch, and remembers them for ``logit_shift``.
 
         Args:
             statistics: of the batch.
             term: name of the loss term (source, mixed, pseudo); state is kept apart per term.
 
         Returns:
-            (K,) float32, detached, >= 0, sum K, on the statistics' device.
+            (K,) float32, detached, >= 0, sum K, on the statistics' device. With ``shaped_by``
+            "source" a term without classes of its own has the source's, those of classes that its
+            batch lacks from an earlier one, rescaled to that sum: floor and cap hold before it.
 
         Raises:
             ValueError: on the CPU, statistics that are not finite; with ``shaped_by`` "source", a
@@ -144,7 +153,26 @@ class WeightingScheme:
                 "source, so there are no weights to take over; set it to 'all'"
             )
         # Classes of an earlier batch may be among them, so the sum need not be K yet.
-        return self._of_source * (self.num_classes / self._of_source.sum())
+        total = self._of_source.sum()
+        return torch.where(total > 0, self._of_source * (self.num_classes / total), 1.0)
+
+    def check_tilt(self, state: Mapping[str, Tensor]) -> None:
+        """Checks that a state comes from a run that knew the tilt of its weights if this one does.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if state and self.settings.knows_tilt and not any(map(is_mean_weights, state)):
+            raise ValueError(
+                f"the checkpoint of scheme '{self.name}' was written without logit_adjustment and "
+                "pseudo_label_adjustment; set both to 0 (what 'gbw' was before it had them is "
+                "'gbw_fading')"
+            )
+
+    @staticmethod
+    def is_common(key: str) -> bool:
+        """Whether an entry of the state is one that any scheme may have."""
+        return key == TAKEN_OVER or is_mean_weights(key)
 
     def count(self, at_min: Tensor, at_max: Tensor, absent: Tensor) -> None:
         """Adds one call to the counters.
@@ -164,7 +192,8 @@ class WeightingScheme:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the running state as plain tensors, empty where there is none."""
-        return self._mean_weights.state_dict()
+        state = self._mean_weights.state_dict()
+        return state if self._of_source is None else {**state, TAKEN_OVER: self._of_source}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what ``state_dict`` gave.
@@ -172,19 +201,30 @@ class WeightingScheme:
         Raises:
             ValueError: entries that this scheme does not have.
         """
+        self.check_tilt(state)
         means = {key: value for key, value in state.items() if is_mean_weights(key)}
         if means and not self.settings.knows_tilt:
             raise ValueError(
                 f"the checkpoint holds mean weights of scheme '{self.name}', but logit_adjustment "
                 "and pseudo_label_adjustment are 0 now; set those it was trained with"
             )
-        rest = sorted(set(state) - set(means))
+        taken = state.get(TAKEN_OVER)
+        if taken is not None and (
+            self.settings.shaped_by != "source" or taken.shape != (self.num_classes,)
+        ):
+            raise ValueError(
+                f"the checkpoint of scheme '{self.name}' holds {tuple(taken.shape)} weights of the "
+                "source that shape other terms; set shaped_by to 'source', as it was trained, for "
+                f"{self.num_classes} classes"
+            )
+        rest = sorted(set(state) - set(means) - {TAKEN_OVER})
         if rest:
             raise ValueError(
                 f"scheme '{self.name}' does not keep {rest}, which the checkpoint has; it was "
                 "written with another scheme or momentum"
             )
         self._mean_weights.load_state_dict(means)
+        self._of_source = None if taken is None else taken.detach().clone()
 
 
 class StaticScheme(WeightingScheme):

@@ -95,6 +95,12 @@ class WeightingSettings:
         for name in ("logit_adjustment", "pseudo_label_adjustment"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0..1")
+        if self.acts_on == "source" and self.pseudo_label_adjustment > self.logit_adjustment:
+            raise ValueError(
+                f"pseudo_label_adjustment is {self.pseudo_label_adjustment}, but acts_on is "
+                "'source': the target's labels are not weighted, so the logits have less tilt than "
+                "would be taken out of them; set it to 0, or acts_on to 'all'"
+            )
         if not isinstance(self.pixel_weights_in_gradient, bool):
             raise ValueError(
                 f"pixel_weights_in_gradient is {self.pixel_weights_in_gradient!r}; "

@@ -19,6 +19,7 @@ from gbw_d2.weighting.pixels import (
     prepare_labels,
     residual,
     row_chunks,
+    shifted_rows,
     split_softmax,
     sum_per_class,
 )
@@ -71,6 +72,7 @@ def class_statistics(
     all_processes: bool = True,
     pixel_weights_in_gradient: bool = False,
     focal_gamma: float = 0.0,
+    shift: Tensor | None = None,
 ) -> ClassStatistics:
     """Gathers the statistics in one pass over the logits (docs/equations.md 1 and 3).
 
@@ -87,6 +89,7 @@ def class_statistics(
         all_processes: whether counts and norms are summed over all processes.
         pixel_weights_in_gradient: whether q shapes counts and norms.
         focal_gamma: exponent of the focal factor inside the loss sums, 0 for none.
+        shift: (K,) to add to the logits, or None for 0.
     """
     classes = logits.shape[1]
     dtype = compute_dtype(logits)
@@ -105,7 +108,7 @@ def class_statistics(
     pixels = PixelSoftmax.empty(logits)
     squared = torch.zeros(classes, dtype=torch.float64, device=logits.device)
     for rows in row_chunks(logits):
-        exponentials, parts = split_softmax(logits[:, :, rows].to(dtype), index[:, :, rows])
+        exponentials, parts = split_softmax(shifted_rows(logits, rows, shift), index[:, :, rows])
         for whole, part in zip(pixels.rows(rows), parts, strict=True):
             whole.copy_(part)
         if norms:

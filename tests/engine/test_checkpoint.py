@@ -28,11 +28,11 @@ def network(classes: int = 3) -> nn.Module:
 
 
 def test_round_trip_with_plain_content(tmp_path: Path) -> None:
-    model, scheme = network(), build_scheme("gbw", 3, {"momentum": 0.9})
+    model, scheme = network(), build_scheme("gbw_fading", 3, {"momentum": 0.9})
     scheme._means["source"], scheme._seen["source"] = torch.rand(3), torch.ones(3).bool()
     Checkpointer(model, str(tmp_path), weighting=scheme).save("model_a", iteration=7)
     assert torch.load(tmp_path / "model_a.pth", weights_only=True)["iteration"] == 7
-    other, empty = network(), build_scheme("gbw", 3, {"momentum": 0.9})
+    other, empty = network(), build_scheme("gbw_fading", 3, {"momentum": 0.9})
     rest = Checkpointer(other, str(tmp_path), weighting=empty).resume_or_load("", resume=True)
     assert rest["iteration"] == 7
     assert torch.equal(other[1].weight, model[1].weight)
@@ -106,7 +106,7 @@ def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_settings_that_changed_before_resuming(tmp_path: Path) -> None:
-    with_memory = build_scheme("gbw", 3, {"momentum": 0.9})
+    with_memory = build_scheme("gbw_fading", 3, {"momentum": 0.9})
     with_memory._means["source"], with_memory._seen["source"] = torch.ones(3), torch.ones(3).bool()
     Checkpointer(network(), str(tmp_path), weighting=with_memory).save("model")
     plain = Checkpointer(network(), str(tmp_path), weighting=build_scheme("none", 3))

@@ -89,13 +89,14 @@ def test_a_measure_at_the_classifier_becomes_the_norm_and_the_log_says_so(
         settings = scheme.settings
         assert (settings.momentum, settings.lam, settings.frequency_power) == (0, 1, 0)
         # Which terms are weighted is as in the scheme that the user named.
-        assert settings.acts_on == criteria["semantic"].scheme.settings.acts_on == "source"
+        assert settings.acts_on == criteria["semantic"].scheme.settings.acts_on == "all"
+        assert settings.shaped_by == criteria["semantic"].scheme.settings.shaped_by == "source"
         assert f"Head '{head}' has no classifier" in caplog.text
     asked = ("WEIGHTING.LAMBDA", 3.0, "WEIGHTING.MEASURE", "class_gradient")
     criteria = make_criteria(tiny_config(*asked, *ALL_HEADS), None)
     assert criteria["center"].scheme.settings.lam == 3
-    everywhere = make_criteria(tiny_config("WEIGHTING.ACTS_ON", "all", *ALL_HEADS), None)
-    assert everywhere["center"].scheme.settings.acts_on == "all"
+    fading = make_criteria(tiny_config("WEIGHTING.NAME", "gbw_fading", *ALL_HEADS), None)
+    assert fading["center"].scheme.settings.acts_on == "source"
     assert criteria["center"].scheme.settings.measure == "norm"
     for wrong in (2.0, [1.0] * 19):
         with pytest.raises(ConfigError, match="expected 16 numbers"):
@@ -108,6 +109,10 @@ def test_instance_heads_have_no_logits_to_adjust(tiny_config: Any) -> None:
     semantic = criteria["semantic"].scheme.settings
     assert (semantic.logit_adjustment, semantic.pseudo_label_adjustment) == (0.5, 1.0)
     assert not any(criteria[head].scheme.settings.knows_tilt for head in INSTANCE_LOSSES)
+    norm = make_criteria(tiny_config("WEIGHTING.MEASURE", "norm", *ALL_HEADS), None)
+    assert norm["semantic"].scheme.settings.knows_tilt
+    assert norm["center"].scheme.settings.shaped_by == "source"
+    assert not norm["center"].scheme.settings.knows_tilt
     with pytest.raises(ConfigError, match=r"logit_adjustment is 2\.0; expected 0"):
         make_criteria(tiny_config("WEIGHTING.LOGIT_ADJUSTMENT", 2.0), None)
 

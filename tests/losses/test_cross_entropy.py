@@ -8,7 +8,7 @@ from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.weighting import SCHEMES, build_scheme, class_hindrance, downsample_labels
 from gbw_d2.weighting import pixels as pixels_module
 
-ADAPTIVE = ["gbw", "gbw_hindrance", "gbw_norm", "gbw_released"]
+ADAPTIVE = ["gbw", "gbw_fading", "gbw_hindrance", "gbw_norm", "gbw_released"]
 
 
 def make_batch(classes=5, shape=(2, 6, 7), dtype=torch.float64, seed=0, ignore_index=255):
@@ -293,7 +293,8 @@ def test_inference_mode_and_no_grad_give_the_same_loss():
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_terms_that_do_not_shape_weights_are_not_measured(name, setting):
     logits, labels, q, classifier = make_batch()
-    criterion = make_loss(name, **{"acts_on": "all", setting: "source"})
+    settings = {"acts_on": "all", "shaped_by": "all", "pseudo_label_adjustment": 0.0}
+    criterion = make_loss(name, **{**settings, setting: "source"})
     criterion(logits, labels, q, classifier, term="source")
     # No classifier is asked for, since nothing is measured at it.
     loss = criterion(logits, labels, q, None, term="mixed")
@@ -344,12 +345,18 @@ def test_the_best_logits_by_hand(adjustment, share):
     torch.testing.assert_close(logits.grad, torch.zeros_like(logits), atol=1e-4, rtol=0)
 
 
-def test_adjustment_keeps_half_precision():
+def test_half_precision_is_for_storage_with_an_adjustment_too():
     logits, labels, q, _ = make_batch(dtype=torch.float32)
-    criterion = make_loss("inverse_frequency", logit_adjustment=1.0)
-    criterion(logits, labels, q)
-    half = logits.bfloat16().requires_grad_()
-    loss = criterion(half, labels, q)
-    assert loss.dtype == torch.float32
-    loss.backward()
-    assert half.grad is not None and half.grad.dtype == torch.bfloat16
+    half = logits.bfloat16()
+    losses, gradients = [], []
+    for given in (half, half.float()):
+        criterion = make_loss("inverse_frequency", logit_adjustment=1.0)
+        criterion(given, labels, q)
+        leaf = given.clone().requires_grad_()
+        loss = criterion(leaf, labels, q)
+        loss.backward()
+        losses.append(loss)
+        gradients.append(leaf.grad)
+    assert torch.equal(*losses)
+    assert gradients[0].dtype == torch.bfloat16
+    torch.testing.assert_close(gradients[0].float(), gradients[1], atol=1e-5, rtol=1e-2)

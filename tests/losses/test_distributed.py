@@ -37,6 +37,18 @@ for name in ("gbw", "gbw_hindrance", "gbw_norm", "gbw_released"):
     last = criterion.last["source"]
     result[name] = {"loss": loss.detach(), "gradient": leaf.grad, "weights": last.weights}
     result[name]["counts"] = last.counts
+# The tilt of static weights: which classes were seen is asked of all processes.
+static = build_scheme(
+    "inverse_frequency", 5, {"logit_adjustment": 1.0}, torch.tensor([5.0, 4, 3, 2, 1])
+)
+criterion = ClassWeightedCrossEntropy(static)
+criterion(logits, labels)
+shift = static.logit_shift("source")
+leaf = logits.clone().requires_grad_()
+loss = criterion(leaf, labels)
+loss.backward()
+result["adjusted"] = {"loss": loss.detach(), "gradient": leaf.grad, "weights": shift}
+result["adjusted"]["counts"] = criterion.last["source"].counts
 center = center_loss(logits[:, :1], heat, weights)
 offset = offset_loss(logits[:, :2], goal, weights)
 result["instance"] = {"loss": center + offset}

@@ -12,7 +12,8 @@ from gbw_d2.losses import ClassWeightedRoIClassification, ClassWeightedRoIMask
 from gbw_d2.weighting import SCHEMES, build_scheme, class_hindrance
 
 CLASSES = 4
-MASK_SCHEMES = [name for name in SCHEMES if name not in ("focal", "gbw", "gbw_hindrance")]
+AT_CLASSIFIER = ("gbw", "gbw_fading", "gbw_hindrance")
+MASK_SCHEMES = [name for name in SCHEMES if name not in ("focal", *AT_CLASSIFIER)]
 
 
 def make_loss(kind, name, classes=CLASSES, **overrides):
@@ -88,7 +89,7 @@ def test_adjusted_logits_leave_the_background_alone():
     torch.testing.assert_close(criterion(logits, labels), each.mean())
 
 
-@pytest.mark.parametrize("name", ["gbw", "gbw_norm"])
+@pytest.mark.parametrize("name", ["gbw_fading", "gbw_norm"])
 def test_terms_that_are_not_weighted_are_not_measured(name):
     logits, labels, features, *_ = make_rois()
     criterion = make_loss(ClassWeightedRoIClassification, name, acts_on="source")

@@ -18,10 +18,11 @@ from gbw_d2.weighting import SCHEMES, SharedWeights, build_scheme
 THINGS, CLASSES = (2, 5, 6), 8
 LOSSES = {"center": (ClassWeightedCenterLoss, center_loss, 1)}
 LOSSES["offset"] = (ClassWeightedOffsetLoss, offset_loss, 2)
-# The schemes that these heads can use; the default measure of gbw needs a classifier.
-AT_CLASSIFIER = ("gbw", "gbw_hindrance")
+# The schemes that these heads can use: no classifier to measure at, no logits to adjust.
+AT_CLASSIFIER = ("gbw", "gbw_fading", "gbw_hindrance")
 USABLE = {name: {} for name in SCHEMES if name not in ("focal", *AT_CLASSIFIER)}
-USABLE |= {name: {"measure": "norm"} for name in AT_CLASSIFIER}
+UNADJUSTED = {"logit_adjustment": 0.0, "pseudo_label_adjustment": 0.0}
+USABLE |= {name: {"measure": "norm", **UNADJUSTED} for name in AT_CLASSIFIER}
 ADAPTIVE = (*AT_CLASSIFIER, "gbw_norm", "gbw_released")
 
 

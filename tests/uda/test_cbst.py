@@ -273,17 +273,25 @@ def test_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any, tmp_path: 
         name="toy/semantic_cbst",
     )
     strategy = strategy_of(cfg, make_criteria(cfg, None))
+    # Labels that were made with another shift are not taken over.
+    prepare(strategy_of(cfg), tmp_path, Images())
     source = samples()
     for sample in source:
         # Every class is there, so that the tilt of each is known.
         sample[keys.SEM_SEG][0, :16] = torch.arange(16)
     strategy.supervised_losses(source)
-    prepare(strategy, tmp_path, Images())
+    prepare(strategy, tmp_path, images := Images())
+    assert len(images.read) == 2 * COUNT
     tilt = (torch.arange(1.0, 17) / 8.5).log().view(1, -1, 1, 1)
     logits = logits_of(strategy)
     expected = (logits - tilt).argmax(1).flatten().bincount(minlength=16)
     assert strategy._chosen["predicted"] == expected.tolist()
     assert expected.tolist() != logits.argmax(1).flatten().bincount(minlength=16).tolist()
+    # It stays that of the round's start, for LRENT's soft labels and after a resumption.
+    torch.testing.assert_close(strategy._shift, -tilt.flatten())
+    resumed = strategy_of(cfg)
+    prepare(resumed, tmp_path, Images(limit=0), fresh=False)
+    assert torch.equal(resumed._shift, strategy._shift)
 
 
 def test_a_prior_changes_the_labels(make: Any, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -52,10 +54,11 @@ def test_mean_weights_of_every_scheme_are_kept(name):
     assert (shift[~present] == 0).all()
     second.load_state_dict(first.state_dict())
     assert torch.equal(second.logit_shift("source"), shift)
-    with pytest.raises(ValueError, match="pseudo_label_adjustment are 0 now"):
-        build_scheme(name, CLASSES, GIVEN, COUNTS).load_state_dict(first.state_dict())
     # Off, nothing is kept that only this needs.
-    off = build_scheme(name, CLASSES, GIVEN, COUNTS)
+    none = {**GIVEN, "logit_adjustment": 0.0, "pseudo_label_adjustment": 0.0}
+    off = build_scheme(name, CLASSES, none, COUNTS)
+    with pytest.raises(ValueError, match="pseudo_label_adjustment are 0 now"):
+        off.load_state_dict(first.state_dict())
     off.weights(make_statistics(), "source")
     assert off.logit_shift("source") is None
     assert not any("mean_weights" in key for key in off.state_dict())
@@ -94,7 +97,36 @@ def test_shaped_by_source_knows_classes_that_the_last_source_batch_lacks():
     second = scheme.weights(make_statistics(counts), "source")
     assert second[1] == 1 and first[1] != 1
     known = torch.where(torch.tensor(counts) > 0, second, first)
-    torch.testing.assert_close(scheme.weights(make_statistics(), "mixed"), known * 6 / known.sum())
+    restored = build_scheme("gbw_norm", CLASSES, {"shaped_by": "source"})
+    restored.load_state_dict(scheme.state_dict())
+    for each in (scheme, restored):
+        weights = each.weights(make_statistics(), "mixed")
+        torch.testing.assert_close(weights, known * 6 / known.sum())
+    with pytest.raises(ValueError, match="set shaped_by to 'source'"):
+        build_scheme("gbw_norm", CLASSES).load_state_dict(scheme.state_dict())
+
+
+def test_weights_of_the_source_that_are_all_zero_become_uniform():
+    settings = {"shaped_by": "source", "lam": 1e-9}
+    scheme = build_scheme("gbw_released", CLASSES, settings)
+    # The whole budget goes to class 5, which the batch does not show.
+    norms = [0.1, 0.1, 0.1, 0.1, 0.1, 9.0]
+    weights = scheme.weights(make_statistics(norms=norms), "source")
+    assert weights.tolist() == [0, 0, 0, 0, 0, 6]
+    assert torch.isfinite(scheme.weights(make_statistics(), "mixed")).all()
+
+
+def test_a_run_that_did_not_know_its_tilt_cannot_go_on_adjusted():
+    state = build_scheme("gbw_fading", CLASSES)
+    state.weights(make_statistics(), "source")
+    with pytest.raises(ValueError, match=r"without logit_adjustment .* is 'gbw_fading'"):
+        build_scheme("gbw", CLASSES, {"scale": "initial"}).load_state_dict(state.state_dict())
+
+
+def test_no_more_tilt_is_taken_out_than_there_is():
+    with pytest.raises(ValueError, match="acts_on is 'source': the target's labels"):
+        build_scheme("gbw", CLASSES, {"acts_on": "source"})
+    build_scheme("gbw", CLASSES, {"acts_on": "source", "pseudo_label_adjustment": 0.5})
 
 
 def test_the_names_are_known():
@@ -103,6 +135,7 @@ def test_the_names_are_known():
         "fixed",
         "focal",
         "gbw",
+        "gbw_fading",
         "gbw_hindrance",
         "gbw_norm",
         "gbw_released",
@@ -120,7 +153,14 @@ def test_defaults_are_the_documented_ones():
     chosen = gbw.settings
     assert (chosen.measure, chosen.momentum) == ("class_gradient", 0.99)
     assert (chosen.power, chosen.lam, chosen.min_weight, chosen.budget) == (1, 0.5, 0.1, "present")
-    assert (chosen.frequency_power, chosen.scale, chosen.acts_on) == (0.25, "initial", "source")
+    assert (chosen.frequency_power, chosen.scale) == (0.25, "relative")
+    assert (chosen.acts_on, chosen.shaped_by) == ("all", "source")
+    assert (chosen.logit_adjustment, chosen.pseudo_label_adjustment) == (0.5, 1.0)
+    fading = build_scheme("gbw_fading", CLASSES).settings
+    changed = {"scale": "relative", "acts_on": "all", "shaped_by": "source"}
+    changed |= {"logit_adjustment": 0.5, "pseudo_label_adjustment": 1.0}
+    assert dataclasses.replace(fading, **changed) == chosen
+    assert (fading.scale, fading.acts_on, fading.knows_tilt) == ("initial", "source", False)
     chosen = build_scheme("gbw_hindrance", CLASSES).settings
     assert (chosen.measure, chosen.momentum) == ("hindrance", 0)
     assert (chosen.power, chosen.lam, chosen.min_weight, chosen.budget) == (0.5, 1, 0.5, "present")
@@ -336,13 +376,13 @@ def test_a_class_lost_at_the_classifier_keeps_its_running_mean():
 def test_on_the_initial_scale_weights_fade_as_gradients_do():
     settings = {"measure": "class_gradient", "scale": "initial", "power": 1.0, "lam": 0.5}
     settings |= {"momentum": 0.0, "frequency_power": 0.0, "min_weight": 0.0, "acts_on": "all"}
-    scheme = build_scheme("gbw", 2, settings)
+    scheme = build_scheme("gbw_fading", 2, settings)
     first = make_statistics([4.0, 4.0], [0.1] * 2, [1.0, 3.0])
     torch.testing.assert_close(scheme.weights(first, "source"), torch.tensor([0.5, 1.5]))
-    restored = build_scheme("gbw", 2, settings)
+    restored = build_scheme("gbw_fading", 2, settings)
     restored.load_state_dict(scheme.state_dict())
     with pytest.raises(ValueError, match="the scale is 'relative' now"):
-        build_scheme("gbw", 2, {**settings, "scale": "relative"}).load_state_dict(
+        build_scheme("gbw_fading", 2, {**settings, "scale": "relative"}).load_state_dict(
             scheme.state_dict()
         )
     # A fifth of the mean is left, so a fifth of the difference.

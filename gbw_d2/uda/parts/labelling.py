@@ -11,34 +11,40 @@ import torch
 from torch import Tensor
 
 from gbw_d2.uda.parts.pseudo_labels import class_balanced_pseudo_labels, pseudo_labels
-from gbw_d2.weighting.pixels import row_chunks
+from gbw_d2.weighting.pixels import row_chunks, shifted_rows
 
 
 @torch.no_grad()
-def confidence_and_class(logits: Tensor, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def confidence_and_class(
+    logits: Tensor, prior: Tensor | None = None, shift: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Returns max_c q(c) p_c and its class at each pixel.
 
     Args:
         logits: (K, H, W), any floating dtype.
         prior: (K, H, W) q in 0..1, or None for 1.
+        shift: (K,) to add to the logits, or None for 0.
 
     Returns:
         (H, W) float32 in 0..1 and (H, W) int64.
     """
     if prior is None:
         # The greatest probability needs no division of the others.
-        labels, confidence = pseudo_labels(logits.unsqueeze(0))
+        labels, confidence = pseudo_labels(logits.unsqueeze(0), shift)
         return confidence[0], labels[0]
     confidence = torch.empty(logits.shape[1:], dtype=torch.float32, device=logits.device)
     classes = torch.empty(logits.shape[1:], dtype=torch.int64, device=logits.device)
-    for rows, probs in _probabilities(logits, prior):
+    for rows, probs in _probabilities(logits, prior, shift):
         torch.max(probs, 0, out=(confidence[rows], classes[rows]))
     return confidence, classes
 
 
 @torch.no_grad()
 def class_balanced_labels(
-    logits: Tensor, thresholds: Tensor, prior: Tensor | None = None
+    logits: Tensor,
+    thresholds: Tensor,
+    prior: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """Labels a pixel with argmax_c q(c) p_c / t_c where that ratio is at least 1, else with 255.
 
@@ -46,12 +52,13 @@ def class_balanced_labels(
         logits: (K, H, W), any floating dtype.
         thresholds: (K,) t_c.
         prior: (K, H, W) q in 0..1, or None for 1.
+        shift: (K,) to add to the logits, or None for 0.
 
     Returns:
         (H, W) uint8 class ids.
     """
     labels = torch.empty(logits.shape[1:], dtype=torch.uint8, device=logits.device)
-    for rows, probs in _probabilities(logits, prior):
+    for rows, probs in _probabilities(logits, prior, shift):
         labels[rows] = class_balanced_pseudo_labels(probs.unsqueeze(0), thresholds)[0].byte()
     return labels
 
@@ -117,10 +124,13 @@ def kept_instances(
     return numbers[segments.cpu().numpy()]
 
 
-def _probabilities(logits: Tensor, prior: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+def _probabilities(
+    logits: Tensor, prior: Tensor | None, shift: Tensor | None
+) -> Iterator[tuple[slice, Tensor]]:
     # A softmax of all rows would be as large as the logits of the whole image.
-    for rows in row_chunks(logits.unsqueeze(0)):
-        probs = logits[:, rows].float().softmax(0)
+    image = logits.unsqueeze(0)
+    for rows in row_chunks(image):
+        probs = shifted_rows(image, rows, shift)[0].float().softmax(0)
         if prior is not None:
             probs *= prior[:, rows]
         yield rows, probs

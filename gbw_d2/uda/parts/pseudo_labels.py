@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from gbw_d2.weighting.distributed import all_reduce_sum
-from gbw_d2.weighting.pixels import row_chunks
+from gbw_d2.weighting.pixels import row_chunks, shifted_rows
 
 
 @torch.no_grad()
-def pseudo_labels(logits: Tensor) -> tuple[Tensor, Tensor]:
+def pseudo_labels(logits: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Returns the most probable class of each pixel and its probability.
 
     Args:
         logits: (N, K, H, W), any floating dtype.
+        shift: (K,) to add to them, or None for 0.
 
     Returns:
         (labels, confidence): (N, H, W) int64 class ids, and (N, H, W) float32 in 1/K..1.
@@ -26,7 +27,7 @@ def pseudo_labels(logits: Tensor) -> tuple[Tensor, Tensor]:
     confidence = torch.empty(shape, dtype=torch.float32, device=logits.device)
     # In chunks: a softmax of all rows would be as large as the logits themselves.
     for rows in row_chunks(logits):
-        chunk = logits[:, :, rows].float()
+        chunk = shifted_rows(logits, rows, shift).float()
         greatest, labels[:, rows] = chunk.max(1)
         exponentials = (chunk - greatest.unsqueeze(1)).exp_()
         torch.reciprocal(exponentials.sum(1), out=confidence[:, rows])

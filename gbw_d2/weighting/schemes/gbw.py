@@ -1,4 +1,4 @@
-"""Gradient-based class weighting: one scheme under four names that differ in their defaults."""
+"""Gradient-based class weighting: one scheme under five names that differ in their defaults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from gbw_d2.weighting.gbw import gbw_weights
-from gbw_d2.weighting.mean_weights import is_mean_weights
 from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
 from gbw_d2.weighting.settings import CLASSIFIER_MEASURES, INITIAL
 from gbw_d2.weighting.statistics import ClassStatistics
@@ -133,11 +132,10 @@ class GradientBasedScheme(WeightingScheme):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         tables: dict[str, dict[str, Tensor]] = {part: {} for part in self._state()}
-        super().load_state_dict({k: v for k, v in state.items() if is_mean_weights(k)})
-        for key, value in state.items():
+        self.check_tilt(state)
+        own = {key: value for key, value in state.items() if not self.is_common(key)}
+        for key, value in own.items():
             term, _, part = key.rpartition(".")
-            if is_mean_weights(key):
-                continue
             shape = () if part in ("batches", "level") else (self.num_classes,)
             if part not in tables or value.shape != shape:
                 raise ValueError(
@@ -164,26 +162,40 @@ class GradientBasedScheme(WeightingScheme):
                 f"the checkpoint of scheme '{self.name}' knows the run's start, but the scale is "
                 f"'{self.settings.scale}' now; set '{INITIAL}', as it was trained"
             )
+        common = {key: value for key, value in state.items() if self.is_common(key)}
+        super().load_state_dict(common)
         self._means, self._seen = tables["mean"], tables["seen"]
         self._shares, self._batches = tables["share"], tables["batches"]
         self._levels = tables["level"]
 
 
+_CLASS_GRADIENTS = {
+    "measure": "class_gradient",
+    "power": 1.0,
+    "lam": 0.5,
+    "momentum": 0.99,
+    "budget": "present",
+    "min_weight": 0.1,
+    "frequency_power": 0.25,
+}
+
+# On all labels, shaped by those of the source; predictions keep half of the tilt, pseudo-labels
+# nothing of it.
 SCHEMES.register("gbw")(
     SchemeEntry(
         GradientBasedScheme,
         {
-            "measure": "class_gradient",
-            "scale": "initial",
-            "power": 1.0,
-            "lam": 0.5,
-            "momentum": 0.99,
-            "budget": "present",
-            "min_weight": 0.1,
-            "frequency_power": 0.25,
-            "acts_on": "source",
+            **_CLASS_GRADIENTS,
+            "scale": "relative",
+            "shaped_by": "source",
+            "logit_adjustment": 0.5,
+            "pseudo_label_adjustment": 1.0,
         },
     )
+)
+# The same weights without the adjustments: on the source alone, fading with the gradients.
+SCHEMES.register("gbw_fading")(
+    SchemeEntry(GradientBasedScheme, {**_CLASS_GRADIENTS, "scale": "initial", "acts_on": "source"})
 )
 SCHEMES.register("gbw_hindrance")(
     SchemeEntry(
