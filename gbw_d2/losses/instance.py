@@ -209,7 +209,7 @@ class ClassWeightedOffsetLoss(ClassWeightedInstanceLoss):
 
 
 def check_regression_scheme(scheme: WeightingScheme) -> None:
-    """Checks that a scheme needs no classifier and no softmax.
+    """Checks that a scheme needs no classifier, no softmax and no logits to adjust.
 
     Raises:
         ValueError: it measures something at a classifier, adjusts logits, or is the focal loss.
