@@ -90,7 +90,7 @@ class WeightingScheme:
 
         Returns:
             (K,) float32, detached, >= 0, sum K, on the statistics' device. With ``shaped_by``
-            "source" a term without classes of its own has the source's, those of classes that its
+            "source" a term without weights of its own has the source's, those of classes that its
             batch lacks from an earlier one, rescaled to that sum: floor and cap hold before it.
 
         Raises:
