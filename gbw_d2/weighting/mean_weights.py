@@ -7,14 +7,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# Of the running mean: what the weights were over the last hundred batches tilts the network.
-MOMENTUM = 0.99
+from gbw_d2.weighting.running_mean import updated_mean
+
 # A class of weight 0 is not learned at all; its logarithm must be finite all the same.
 LEAST = 1e-3
 
 
 class MeanWeights:
     """Running means of class weights per loss term, over the batches that show the class.
+
+    What the weights were over the last hundred batches tilts the network.
 
     Cross-entropy with class weights w learns the posterior in proportion to w_c p(c | x): it is
     right for a world where class c is w_c times as frequent. With tau log w added to the logits in
@@ -34,13 +36,12 @@ class MeanWeights:
     def update(self, term: str, weights: Tensor, counts: Tensor) -> None:
         """Takes the weights (K,) of a batch with ``counts`` (K,) pixels; plain means at first."""
         zeros = torch.zeros(self.num_classes, device=weights.device)
-        old = self._means.get(term, zeros).to(weights.device)
-        batches = self._batches.get(term, zeros).to(weights.device)
-        momentum = (1 - 1 / (batches + 1)).clamp(max=MOMENTUM)
-        present = counts > 0
-        blended = momentum * old + (1 - momentum) * weights
-        self._means[term] = torch.where(present, blended, old)
-        self._batches[term] = batches + present
+        self._means[term], self._batches[term] = updated_mean(
+            self._means.get(term, zeros).to(weights.device),
+            self._batches.get(term, zeros).to(weights.device),
+            weights,
+            counts > 0,
+        )
 
     def logit_shift(self, term: str, strength: float) -> Tensor | None:
         """Returns (K,) strength log w, 0 for a class not seen yet; None before the first batch."""

@@ -156,24 +156,6 @@ class WeightingScheme:
         total = self._of_source.sum()
         return torch.where(total > 0, self._of_source * (self.num_classes / total), 1.0)
 
-    def check_tilt(self, state: Mapping[str, Tensor]) -> None:
-        """Checks that a state comes from a run that knew the tilt of its weights if this one does.
-
-        Raises:
-            ValueError: it does not.
-        """
-        if state and self.settings.knows_tilt and not any(map(is_mean_weights, state)):
-            raise ValueError(
-                f"the checkpoint of scheme '{self.name}' was written without logit_adjustment and "
-                "pseudo_label_adjustment; set both to 0 (what 'gbw' was before it had them is "
-                "'gbw_fading')"
-            )
-
-    @staticmethod
-    def is_common(key: str) -> bool:
-        """Whether an entry of the state is one that any scheme may have."""
-        return key == TAKEN_OVER or is_mean_weights(key)
-
     def count(self, at_min: Tensor, at_max: Tensor, absent: Tensor) -> None:
         """Adds one call to the counters.
 
@@ -190,25 +172,36 @@ class WeightingScheme:
         """Returns calls, and classes at the floor, at the cap and absent, summed over the calls."""
         return dict(zip(COUNTERS, self._counters.unbind(), strict=True))
 
+    def own_state(self) -> dict[str, Tensor]:
+        """Returns what ``set_up`` and ``solve`` keep, as plain tensors; each scheme's own."""
+        return {}
+
+    def load_own_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what ``own_state`` gave; all of it or, where it raises, nothing.
+
+        Raises:
+            ValueError: entries that this scheme does not have.
+        """
+        if state:
+            raise ValueError(
+                f"scheme '{self.name}' does not keep {sorted(state)}, which the checkpoint has; it "
+                "was written with another scheme or momentum"
+            )
+
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the running state as plain tensors, empty where there is none."""
-        state = self._mean_weights.state_dict()
+        state = self._mean_weights.state_dict() | self.own_state()
         return state if self._of_source is None else {**state, TAKEN_OVER: self._of_source}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what ``state_dict`` gave.
 
         Raises:
-            ValueError: entries that this scheme does not have.
+            ValueError: entries that this scheme does not have, or lacks with its settings.
         """
-        self.check_tilt(state)
         means = {key: value for key, value in state.items() if is_mean_weights(key)}
-        if means and not self.settings.knows_tilt:
-            raise ValueError(
-                f"the checkpoint holds mean weights of scheme '{self.name}', but logit_adjustment "
-                "and pseudo_label_adjustment are 0 now; set those it was trained with"
-            )
         taken = state.get(TAKEN_OVER)
+        self._check_tilt(state, means)
         if taken is not None and (
             self.settings.shaped_by != "source" or taken.shape != (self.num_classes,)
         ):
@@ -217,14 +210,24 @@ class WeightingScheme:
                 "source that shape other terms; set shaped_by to 'source', as it was trained, for "
                 f"{self.num_classes} classes"
             )
-        rest = sorted(set(state) - set(means) - {TAKEN_OVER})
-        if rest:
-            raise ValueError(
-                f"scheme '{self.name}' does not keep {rest}, which the checkpoint has; it was "
-                "written with another scheme or momentum"
-            )
+        common = means.keys() | {TAKEN_OVER}
+        self.load_own_state({key: value for key, value in state.items() if key not in common})
         self._mean_weights.load_state_dict(means)
         self._of_source = None if taken is None else taken.detach().clone()
+
+    def _check_tilt(self, state: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> None:
+        """Checks that a state is of a run that knew the tilt of its weights if this one does."""
+        if state and self.settings.knows_tilt and not means:
+            raise ValueError(
+                f"the checkpoint of scheme '{self.name}' was written without logit_adjustment and "
+                "pseudo_label_adjustment; set both to 0 (what 'gbw' was before it had them is "
+                "'gbw_fading')"
+            )
+        if means and not self.settings.knows_tilt:
+            raise ValueError(
+                f"the checkpoint holds mean weights of scheme '{self.name}', but logit_adjustment "
+                "and pseudo_label_adjustment are 0 now; set those it was trained with"
+            )
 
 
 class StaticScheme(WeightingScheme):

@@ -310,10 +310,13 @@ def test_adjusted_logits_against_torch(name):
     logits, labels, q, classifier = make_batch()
     criterion = make_loss(name, logit_adjustment=0.5)
     criterion(logits, labels, q, classifier)
-    # After one batch the mean of the weights is that batch's; class 4 has not been seen.
-    before = criterion.last["source"].weights.double()
+    # Given, so that schemes whose weights are 1 have something to shift by too; class 4 has not
+    # been seen.
+    before = torch.tensor([0.5, 2.0, 1.5, 0.7, 9.0])
+    state = criterion.scheme.state_dict()
+    criterion.scheme.load_state_dict({**state, "source.mean_weights": before})
     before[4] = 1
-    shift = 0.5 * before.log().view(1, -1, 1, 1)
+    shift = 0.5 * before.double().log().view(1, -1, 1, 1)
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     loss = criterion(ours, labels, q, classifier)
     weights, gamma = criterion.last["source"].weights, criterion.scheme.focal_gamma

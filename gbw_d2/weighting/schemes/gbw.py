@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from gbw_d2.weighting.gbw import gbw_weights
+from gbw_d2.weighting.running_mean import updated_mean
 from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
 from gbw_d2.weighting.settings import CLASSIFIER_MEASURES, INITIAL
 from gbw_d2.weighting.statistics import ClassStatistics
 
 # Of the pixels: a class that has hardly been seen must not take the whole budget.
 LEAST_SHARE = 1e-4
-# Of the running share, whatever the measure's own: one batch says little about how rare a class is.
-SHARE_MOMENTUM = 0.99
 
 
 class GradientBasedScheme(WeightingScheme):
@@ -100,13 +99,13 @@ class GradientBasedScheme(WeightingScheme):
 
     def _running_share(self, term: str, counts: Tensor) -> Tensor:
         """Returns (K,) float32 shares of the pixels; a plain mean over the first batches."""
-        batches = self._batches.get(term, torch.zeros((), device=counts.device)).to(counts.device)
-        old = self._shares.get(term, torch.zeros_like(counts)).to(counts.device)
         labelled = counts.sum()
-        momentum = (1 - 1 / (batches + 1)).clamp(max=SHARE_MOMENTUM)
-        blended = momentum * old + (1 - momentum) * counts / labelled.clamp(min=1)
-        self._shares[term] = torch.where(labelled > 0, blended, old)
-        self._batches[term] = batches + (labelled > 0)
+        self._shares[term], self._batches[term] = updated_mean(
+            self._shares.get(term, torch.zeros_like(counts)).to(counts.device),
+            self._batches.get(term, torch.zeros((), device=counts.device)).to(counts.device),
+            counts / labelled.clamp(min=1),
+            labelled > 0,
+        )
         return self._shares[term].float()
 
     def _strength(self, term: str, values: Tensor, budget: Tensor) -> Tensor:
@@ -122,19 +121,16 @@ class GradientBasedScheme(WeightingScheme):
         tables |= {"share": self._shares, "batches": self._batches}
         return tables | {"level": self._levels}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        own = {
+    def own_state(self) -> dict[str, Tensor]:
+        return {
             f"{term}.{part}": value
             for part, table in self._state().items()
             for term, value in table.items()
         }
-        return super().state_dict() | own
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_own_state(self, state: Mapping[str, Tensor]) -> None:
         tables: dict[str, dict[str, Tensor]] = {part: {} for part in self._state()}
-        self.check_tilt(state)
-        own = {key: value for key, value in state.items() if not self.is_common(key)}
-        for key, value in own.items():
+        for key, value in state.items():
             term, _, part = key.rpartition(".")
             shape = () if part in ("batches", "level") else (self.num_classes,)
             if part not in tables or value.shape != shape:
@@ -162,8 +158,6 @@ class GradientBasedScheme(WeightingScheme):
                 f"the checkpoint of scheme '{self.name}' knows the run's start, but the scale is "
                 f"'{self.settings.scale}' now; set '{INITIAL}', as it was trained"
             )
-        common = {key: value for key, value in state.items() if self.is_common(key)}
-        super().load_state_dict(common)
         self._means, self._seen = tables["mean"], tables["seen"]
         self._shares, self._batches = tables["share"], tables["batches"]
         self._levels = tables["level"]
