@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from gbw_d2 import keys
-from gbw_d2.data.label_spaces import IGNORE_LABEL
 from gbw_d2.errors import UserError
 from gbw_d2.losses.regularisers import lrent_soft_labels, mrkld_loss, soft_cross_entropy
 from gbw_d2.modeling.protocol import Losses, Outputs, SegmentationModel, Targets
-from gbw_d2.uda.parts import ema, labelling, round_summary
-from gbw_d2.uda.parts.class_histogram import ConfidenceHistograms
-from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError, RoundFiles, weights_digest
-from gbw_d2.uda.parts.spatial_prior import PriorAtSize, spatial_prior, version_of
+from gbw_d2.uda.parts import ema
+from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError, RoundFiles
+from gbw_d2.uda.parts.round_labeller import POLICIES, LabellingPolicy, RoundLabeller
+from gbw_d2.uda.parts.spatial_prior import spatial_prior
 from gbw_d2.uda.strategy import (
     PSEUDO_LABELS,
     STRATEGIES,
@@ -34,17 +31,11 @@ from gbw_d2.uda.strategy import (
     Strategy,
     module_of,
 )
-from gbw_d2.weighting.distributed import all_reduce_sum
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "pseudo_labels"
 
-# UDA.CBST.POLICY -> thresholds of the histograms for a portion and a least number of pixels.
-POLICIES: dict[str, Callable[[ConfidenceHistograms, float, int], Tensor]] = {
-    "class_balanced": ConfidenceHistograms.class_balanced_thresholds,
-    "global": lambda histograms, portion, _: histograms.global_thresholds(portion),
-}
 REGULARISERS = ("none", "mrkld", "lrent")
 
 
@@ -212,174 +203,19 @@ class ClassBalancedSelfTraining(Strategy):
 
     def _label(self, number: int, files: RoundFiles, context: Context) -> None:
         """Writes thresholds and labels of a round, or what of them is missing."""
-        prior, shift = self._prior(context), self.model.pseudo_label_shift()
-        key = {
-            "weights": weights_digest(module_of(self.model)),
-            "policy": self.settings.POLICY,
-            "portion": self._grown("PORTION", number),
-            "min_pixels_per_class": self.settings.MIN_PIXELS_PER_CLASS,
-            "target_portion": self.settings.TARGET_PORTION,
-            "instance_pseudo_labels": self.settings.INSTANCE_PSEUDO_LABELS,
-            "prior": version_of(prior),
-            "logit_shift": [] if shift is None else shift.tolist(),
-            "images": hashlib.sha256("\n".join(context.target.ids()).encode()).hexdigest()[:24],
-        }
-        found = 0
-        if context.is_main:
-            files.start(key)
-            found = bool(files.thresholds()) + bool(files.summary())
-        # Files may be seen late by other processes, so the first one says what there is.
-        found = int(all_reduce_sum(torch.tensor(found, device=self._device())))
-        if found == 2:
-            logger.info("Pseudo-labels of round %d are there: %s", number, files.folder)
-            return
-        priors = PriorAtSize(prior, self._device())
-        self._shift = self._shift_of(key)
-        with _evaluating(module_of(self.model)):
-            if found == 0:
-                chosen = self._find_thresholds(key["portion"], priors, context)
-                if context.is_main:
-                    files.write_thresholds({"key": key, "round": number, **chosen})
-            else:
-                chosen = files.thresholds()
-            pixels = self._write_labels(files, chosen, priors, context)
-        if context.is_main:
-            files.finish(pixels, self._summary(number, key, chosen, pixels))
-        self._wait()
-
-    def _wait(self) -> None:
-        """Lets all processes come here before any goes on."""
-        all_reduce_sum(torch.zeros(1, device=self._device()))
-
-    def _prior(self, context: Context) -> Tensor | None:
-        if not self.settings.SPATIAL_PRIOR:
-            return None
-        counts = context.source_positions()
-        return spatial_prior(counts, self.settings.PRIOR_KERNEL)
-
-    def _look_at(
-        self, batches: Iterable[Batch], look: Callable[[str, dict[str, Any]], None]
-    ) -> None:
-        """Calls ``look`` with each image's id and the network's result, at the file's size."""
-        for number, batch in enumerate(batches, start=1):
-            with torch.no_grad():
-                results = self.model(batch)
-            for sample, result in zip(batch, results, strict=True):
-                look(sample[keys.IMAGE_ID], result)
-            # The logits of an image must be gone when the next one comes.
-            del results, result
-            if number % 200 == 0:
-                logger.info("%d target images", number)
-
-    def _find_thresholds(
-        self, portion: float, priors: PriorAtSize, context: Context
-    ) -> dict[str, Any]:
-        """Looks at all target images once; returns thresholds and which images are labelled."""
-        space, device, ids = self.model.label_space, self._device(), list(context.target.ids())
-        place = {image_id: i for i, image_id in enumerate(ids)}
-        histograms = ConfidenceHistograms(space.num_classes, device)
-        things = ConfidenceHistograms(space.num_classes, device)
-        scores = torch.zeros(len(ids), dtype=torch.float64, device=device)
-
-        def look(image_id: str, result: dict[str, Any]) -> None:
-            logits = result[keys.SEM_SEG]
-            confidence, classes = labelling.confidence_and_class(
-                logits, priors.of(logits), self._shift
-            )
-            histograms.add(confidence, classes)
-            scores[place[image_id]] = labelling.image_score(confidence, classes, space.num_classes)
-            if keys.PANOPTIC_SEG in result:
-                found = labelling.scores_of_things(result[keys.PANOPTIC_SEG][1])
-                things.add(*(values.to(device) for values in found))
-
-        self._look_at(context.target.batches(), look)
-        totals, thing_totals = histograms.all_reduced(), things.all_reduced()
         s = self.settings
-        find = POLICIES[s.POLICY]
-        count = max(1, round(s.TARGET_PORTION * len(ids)))
-        best = all_reduce_sum(scores).argsort(descending=True, stable=True)[:count].sort().values
-        return {
-            "thresholds": find(totals, portion, s.MIN_PIXELS_PER_CLASS).tolist(),
-            "predicted": totals.predicted().tolist(),
-            "instance_thresholds": find(thing_totals, portion, 1).tolist(),
-            "instances": thing_totals.predicted().tolist(),
-            "images": [ids[i] for i in best.tolist()],
-        }
-
-    def _write_labels(
-        self, files: RoundFiles, chosen: dict[str, Any], priors: PriorAtSize, context: Context
-    ) -> np.ndarray:
-        """Writes the labels that are missing; returns labelled pixels (images, K) of all."""
-        space, device, images = self.model.label_space, self._device(), chosen["images"]
-        thresholds = torch.tensor(chosen["thresholds"], device=device)
-        place = {image_id: i for i, image_id in enumerate(images)}
-        pixels = torch.zeros(len(images), space.num_classes, dtype=torch.int64)
-
-        def count(image_id: str, labels: np.ndarray) -> None:
-            counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL + 1)
-            pixels[place[image_id]] = torch.from_numpy(counts[: space.num_classes])
-
-        there = {image_id for image_id in images if files.path_of(image_id).is_file()}
-        # Nobody writes before everybody has looked.
-        self._wait()
-        if context.is_main:
-            for image_id in there:
-                count(image_id, space.from_train_id[files.read_labels(image_id)])
-        skipped = set(context.target.ids()) - (place.keys() - there)
-
-        def look(image_id: str, result: dict[str, Any]) -> None:
-            logits = result[keys.SEM_SEG]
-            prior = priors.of(logits)
-            labels = labelling.class_balanced_labels(logits, thresholds, prior, self._shift)
-            mine = labels.cpu().numpy()
-            count(image_id, mine)
-            instances = self._instances(result, chosen["instance_thresholds"])
-            files.write_labels(image_id, space.to_train_id[mine], instances)
-
-        self._look_at(context.target.batches(skipped), look)
-        return all_reduce_sum(pixels.to(device)).cpu().numpy()
-
-    def _instances(self, result: dict[str, Any], thresholds: list[float]) -> np.ndarray | None:
-        """Returns the instances that are kept, None for networks and settings without."""
-        if not self.settings.INSTANCE_PSEUDO_LABELS or keys.PANOPTIC_SEG not in result:
-            return None
-        table = self.model.label_space.to_train_id
-        return labelling.kept_instances(*result[keys.PANOPTIC_SEG], thresholds, table)
-
-    def _summary(
-        self, number: int, key: dict[str, Any], chosen: dict[str, Any], pixels: np.ndarray
-    ) -> dict[str, Any]:
-        """Returns what is told of a round in its file, and tells it in the log."""
-        labelled, predicted = pixels.sum(axis=0).tolist(), chosen["predicted"]
-        names = self.model.label_space.class_names
-        rows = round_summary.class_rows(names, chosen["thresholds"], predicted, labelled)
-        logger.info("Pseudo-labels of round %d\n%s", number, round_summary.as_text(rows))
-        never = round_summary.never_predicted(rows)
-        if never:
-            logger.warning(
-                "Round %d: never predicted on the target, so without pseudo-labels (threshold 1): "
-                "%s. Only the source teaches them in this round.",
-                number,
-                ", ".join(never),
-            )
-        return {
-            "round": number,
-            **key,
-            "labelled_images": len(chosen["images"]),
-            "kept_share": sum(labelled) / max(1, sum(predicted)),
-            "never_predicted": never,
-            "classes": rows,
-        }
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
+        policy = LabellingPolicy(
+            policy=s.POLICY,
+            portion=self._grown("PORTION", number),
+            min_pixels_per_class=s.MIN_PIXELS_PER_CLASS,
+            target_portion=s.TARGET_PORTION,
+            instance_pseudo_labels=s.INSTANCE_PSEUDO_LABELS,
+        )
+        prior = None
+        if s.SPATIAL_PRIOR:
+            prior = spatial_prior(context.source_positions(), s.PRIOR_KERNEL)
+        shift = self.model.pseudo_label_shift()
+        RoundLabeller(self.model, policy, prior, shift, files, context).label(number)
 
 
 def _round_of(stage: Stage) -> int | None:

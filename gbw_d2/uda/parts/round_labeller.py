@@ -1,0 +1,238 @@
+"""Labels the target for one round of class-balanced self-training, and writes it to files."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gbw_d2 import keys
+from gbw_d2.data.label_spaces import IGNORE_LABEL
+from gbw_d2.modeling.protocol import SegmentationModel
+from gbw_d2.uda.parts import labelling, round_summary
+from gbw_d2.uda.parts.class_histogram import ConfidenceHistograms
+from gbw_d2.uda.parts.pseudo_label_files import RoundFiles, weights_digest
+from gbw_d2.uda.parts.spatial_prior import PriorAtSize, version_of
+from gbw_d2.uda.strategy import Batch, Context, module_of
+from gbw_d2.weighting.distributed import all_reduce_sum
+
+logger = logging.getLogger(__name__)
+
+# UDA.CBST.POLICY -> thresholds of the histograms for a portion and a least number of pixels.
+POLICIES: dict[str, Callable[[ConfidenceHistograms, float, int], Tensor]] = {
+    "class_balanced": ConfidenceHistograms.class_balanced_thresholds,
+    "global": lambda histograms, portion, _: histograms.global_thresholds(portion),
+}
+
+
+@dataclass(frozen=True)
+class LabellingPolicy:
+    """Which pixels, instances and images of the target are labelled.
+
+    Attributes:
+        policy: a name in ``POLICIES``: one threshold per class, or one for all.
+        portion: 0..1, of the pixels predicted as a class, or of all, that are labelled.
+        min_pixels_per_class: at least so many of a class, where so many are predicted.
+        target_portion: 0..1, of the images; those that the network is surest of.
+        instance_pseudo_labels: whether a panoptic network's instances are labelled too.
+    """
+
+    policy: str
+    portion: float
+    min_pixels_per_class: int
+    target_portion: float
+    instance_pseudo_labels: bool
+
+
+class RoundLabeller:
+    """Labels the target with the network as it is, once, and goes on where it was interrupted.
+
+    Zou et al., CBST, ECCV 2018; docs/equations.md 11. All target images are looked at twice: for
+    the thresholds, and for the labels.
+
+    Args:
+        model: the network that labels.
+        policy: what is labelled.
+        prior: (K, h, w) probabilities of the classes by place, or None.
+        shift: (K,) added to the logits that labels are made of, or None.
+        files: where thresholds and labels of the round lie.
+        context: the target's images, and which process writes.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        policy: LabellingPolicy,
+        prior: Tensor | None,
+        shift: Tensor | None,
+        files: RoundFiles,
+        context: Context,
+    ) -> None:
+        self.model = model
+        self.policy = policy
+        self.files = files
+        self.context = context
+        self.device = next(module_of(model).parameters()).device
+        self.shift = shift
+        self._priors = PriorAtSize(prior, self.device)
+        # What the labels depend on: those of another key are not taken over.
+        self.key = {
+            "weights": weights_digest(module_of(model)),
+            **asdict(policy),
+            "prior": version_of(prior),
+            "logit_shift": [] if shift is None else shift.tolist(),
+            "images": hashlib.sha256("\n".join(context.target.ids()).encode()).hexdigest()[:24],
+        }
+
+    def label(self, number: int) -> None:
+        """Writes thresholds and labels of round ``number``, or what of them is missing."""
+        files, context, found = self.files, self.context, 0
+        if context.is_main:
+            files.start(self.key)
+            found = bool(files.thresholds()) + bool(files.summary())
+        # Files may be seen late by other processes, so the first one says what there is.
+        found = int(all_reduce_sum(torch.tensor(found, device=self.device)))
+        if found == 2:
+            logger.info("Pseudo-labels of round %d are there: %s", number, files.folder)
+            return
+        with _evaluating(module_of(self.model)):
+            if found == 0:
+                chosen = self._find_thresholds()
+                if context.is_main:
+                    files.write_thresholds({"key": self.key, "round": number, **chosen})
+            else:
+                chosen = files.thresholds()
+            pixels = self._write_labels(chosen)
+        if context.is_main:
+            files.finish(pixels, self._summary(number, chosen, pixels))
+        self._wait()
+
+    def _wait(self) -> None:
+        """Lets all processes come here before any goes on."""
+        all_reduce_sum(torch.zeros(1, device=self.device))
+
+    def _look_at(
+        self, batches: Iterable[Batch], look: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        """Calls ``look`` with each image's id and the network's result, at the file's size."""
+        for number, batch in enumerate(batches, start=1):
+            with torch.no_grad():
+                results = self.model(batch)
+            for sample, result in zip(batch, results, strict=True):
+                look(sample[keys.IMAGE_ID], result)
+            # The logits of an image must be gone when the next one comes.
+            del results, result
+            if number % 200 == 0:
+                logger.info("%d target images", number)
+
+    def _find_thresholds(self) -> dict[str, Any]:
+        """Looks at all target images once; returns thresholds and which images are labelled."""
+        space, device, ids = self.model.label_space, self.device, list(self.context.target.ids())
+        place = {image_id: i for i, image_id in enumerate(ids)}
+        histograms = ConfidenceHistograms(space.num_classes, device)
+        things = ConfidenceHistograms(space.num_classes, device)
+        scores = torch.zeros(len(ids), dtype=torch.float64, device=device)
+
+        def look(image_id: str, result: dict[str, Any]) -> None:
+            logits = result[keys.SEM_SEG]
+            confidence, classes = labelling.confidence_and_class(
+                logits, self._priors.of(logits), self.shift
+            )
+            histograms.add(confidence, classes)
+            scores[place[image_id]] = labelling.image_score(confidence, classes, space.num_classes)
+            if keys.PANOPTIC_SEG in result:
+                found = labelling.scores_of_things(result[keys.PANOPTIC_SEG][1])
+                things.add(*(values.to(device) for values in found))
+
+        self._look_at(self.context.target.batches(), look)
+        totals, thing_totals = histograms.all_reduced(), things.all_reduced()
+        policy = self.policy
+        find = POLICIES[policy.policy]
+        count = max(1, round(policy.target_portion * len(ids)))
+        best = all_reduce_sum(scores).argsort(descending=True, stable=True)[:count].sort().values
+        return {
+            "thresholds": find(totals, policy.portion, policy.min_pixels_per_class).tolist(),
+            "predicted": totals.predicted().tolist(),
+            "instance_thresholds": find(thing_totals, policy.portion, 1).tolist(),
+            "instances": thing_totals.predicted().tolist(),
+            "images": [ids[i] for i in best.tolist()],
+        }
+
+    def _write_labels(self, chosen: dict[str, Any]) -> np.ndarray:
+        """Writes the labels that are missing; returns labelled pixels (images, K) of all."""
+        space, device, images = self.model.label_space, self.device, chosen["images"]
+        files, context = self.files, self.context
+        thresholds = torch.tensor(chosen["thresholds"], device=device)
+        place = {image_id: i for i, image_id in enumerate(images)}
+        pixels = torch.zeros(len(images), space.num_classes, dtype=torch.int64)
+
+        def count(image_id: str, labels: np.ndarray) -> None:
+            counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL + 1)
+            pixels[place[image_id]] = torch.from_numpy(counts[: space.num_classes])
+
+        there = {image_id for image_id in images if files.path_of(image_id).is_file()}
+        # Nobody writes before everybody has looked.
+        self._wait()
+        if context.is_main:
+            for image_id in there:
+                count(image_id, space.from_train_id[files.read_labels(image_id)])
+        skipped = set(context.target.ids()) - (place.keys() - there)
+
+        def look(image_id: str, result: dict[str, Any]) -> None:
+            logits = result[keys.SEM_SEG]
+            prior = self._priors.of(logits)
+            labels = labelling.class_balanced_labels(logits, thresholds, prior, self.shift)
+            mine = labels.cpu().numpy()
+            count(image_id, mine)
+            instances = self._instances(result, chosen["instance_thresholds"])
+            files.write_labels(image_id, space.to_train_id[mine], instances)
+
+        self._look_at(context.target.batches(skipped), look)
+        return all_reduce_sum(pixels.to(device)).cpu().numpy()
+
+    def _instances(self, result: dict[str, Any], thresholds: list[float]) -> np.ndarray | None:
+        """Returns the instances that are kept, None for networks and settings without."""
+        if not self.policy.instance_pseudo_labels or keys.PANOPTIC_SEG not in result:
+            return None
+        table = self.model.label_space.to_train_id
+        return labelling.kept_instances(*result[keys.PANOPTIC_SEG], thresholds, table)
+
+    def _summary(self, number: int, chosen: dict[str, Any], pixels: np.ndarray) -> dict[str, Any]:
+        """Returns what is told of a round in its file, and tells it in the log."""
+        labelled, predicted = pixels.sum(axis=0).tolist(), chosen["predicted"]
+        names = self.model.label_space.class_names
+        rows = round_summary.class_rows(names, chosen["thresholds"], predicted, labelled)
+        logger.info("Pseudo-labels of round %d\n%s", number, round_summary.as_text(rows))
+        never = round_summary.never_predicted(rows)
+        if never:
+            logger.warning(
+                "Round %d: never predicted on the target, so without pseudo-labels (threshold 1): "
+                "%s. Only the source teaches them in this round.",
+                number,
+                ", ".join(never),
+            )
+        return {
+            "round": number,
+            **self.key,
+            "labelled_images": len(chosen["images"]),
+            "kept_share": sum(labelled) / max(1, sum(predicted)),
+            "never_predicted": never,
+            "classes": rows,
+        }
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
