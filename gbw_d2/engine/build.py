@@ -319,6 +319,12 @@ def build_test_batches(cfg: CfgNode, records: list[Record]) -> Any:
     )
 
 
+def source_class_counts(cfg: CfgNode) -> torch.Tensor:
+    """Returns (K,) labelled pixels of the source by class id; counted once, then cached."""
+    spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    return torch.from_numpy(_class_counts(cfg, spec, records).sum(axis=0))
+
+
 def build_criteria(cfg: CfgNode, training: bool) -> dict[str, Criterion]:
     """Builds the loss of each head that WEIGHTING.HEADS names.
 
@@ -330,8 +336,7 @@ def build_criteria(cfg: CfgNode, training: bool) -> dict[str, Criterion]:
         return {}
     counts = None
     if SCHEMES.get(cfg.WEIGHTING.NAME).needs_class_counts:
-        spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-        counts = torch.from_numpy(_class_counts(cfg, spec, records).sum(axis=0))
+        counts = source_class_counts(cfg)
     return make_criteria(cfg, counts)
 
 

@@ -1,0 +1,127 @@
+"""tools/tilt_logits.py: logits are shifted as they should be, and what is saved scores the same."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from gbw_d2.engine.build import build_model
+from gbw_d2.modeling.heads.deeplab_v2 import DilatedClassifier
+
+DATASET = "toy_cityscapes_semantic_val"
+
+
+@pytest.fixture(scope="module")
+def tool(repository: Path) -> ModuleType:
+    path = repository / "tools/tilt_logits.py"
+    spec = importlib.util.spec_from_file_location("tilt_logits", path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(repository / "tools"))
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "tilt_logits", module)
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tiny_config: Any, toy_datasets: Path, tmp_path: Path) -> Path:
+    """The OUTPUT_DIR of a run: random weights, a config."""
+    cfg = tiny_config("DATASETS.TEST", f"('{DATASET}',)", name="toy/semantic_self_training")
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg, {}).state_dict()}, tmp_path / "model_final.pth")
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    return tmp_path
+
+
+def test_shifts_by_hand(tool: ModuleType) -> None:
+    counts = torch.tensor([8, 2, 0])
+    shifts = tool.shifts_of(counts, [0.0, 0.5])
+    # The class of a fifth against that of four fifths: sqrt 4 = 2; the third is not known.
+    half = math.log(2) / 2
+    torch.testing.assert_close(shifts, torch.tensor([[0.0, 0, 0], [-half, half, 0]]))
+
+
+@pytest.mark.parametrize("classifier", ["predictor", "branches"])
+def test_a_tilt_in_the_bias_is_one_of_the_logits(
+    tool: ModuleType, tiny_config: Any, samples: Any, classifier: str
+) -> None:
+    network = build_model(tiny_config(name="toy/semantic_self_training"), {}).eval()
+    if classifier == "branches":
+        network.sem_seg_head.predictor = DilatedClassifier(32, 16, (1, 2))
+    shift = torch.linspace(-2, 2, 16)
+    with torch.no_grad():
+        before = [result["sem_seg"] for result in network(samples())]
+        tool.tilt_(network, shift)
+        after = [result["sem_seg"] for result in network(samples())]
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one + shift.view(-1, 1, 1), other)
+
+
+def test_a_classifier_without_bias_is_refused(tool: ModuleType, tiny_config: Any) -> None:
+    network = build_model(tiny_config(name="toy/semantic_self_training"), {})
+    network.sem_seg_head.predictor = torch.nn.Conv2d(32, 16, 1, bias=False)
+    with pytest.raises(Exception, match="Conv2d has no bias"):
+        tool.tilt_(network, torch.zeros(16))
+
+
+def test_each_evaluator_sees_its_own_shift(tool: ModuleType) -> None:
+    class Seen(list):
+        def process(self, batch: Any, results: Any) -> None:
+            self.extend(result["sem_seg"].argmax(0).item() for result in results)
+
+    logits = torch.tensor([1.0, 0.0, 2.0]).view(3, 1, 1)
+    plain, tilted = Seen(), Seen()
+    shifts = torch.tensor([[0.0, 0, 0], [0, 5, 0]])
+    tool.score(lambda batch: [{"sem_seg": logits} for _ in batch], ["ab"], [plain, tilted], shifts)
+    assert (plain, tilted) == ([2, 2], [1, 1])
+    assert logits.flatten().tolist() == [1, 0, 2]
+
+
+def test_scores_csv_picture_and_what_is_saved(tool: ModuleType, run: Path, capsys: Any) -> None:
+    from gbw_d2.config import load_config
+    from gbw_d2.engine.setup import resolve
+    from gbw_d2.engine.train import evaluate_only
+
+    file = run / "tilted.pth"
+    arguments = [str(run), "--strengths", "0", "3", "--save", "3", str(file)]
+    assert tool.main(arguments) == 0
+    assert "| 3 |" in capsys.readouterr().out
+    assert (run / "plots/tilt.png").stat().st_size > 1000
+    rows = list(csv.DictReader((run / "plots/tilt.csv").open()))
+    assert [(row["dataset"], row["strength"]) for row in rows] == [(DATASET, "0"), (DATASET, "3")]
+    assert float(rows[1]["mIoU"]) != pytest.approx(float(rows[0]["mIoU"]), abs=0.1)
+    for weights, row in ((run / "model_final.pth", rows[0]), (file, rows[1])):
+        cfg = load_config(str(run / "config.yaml"), ["MODEL.WEIGHTS", str(weights)])
+        cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(run / weights.stem), "cpu"
+        resolve(cfg)
+        metrics = evaluate_only(cfg, resume=False)
+        for name in ("mIoU", "recall", "precision"):
+            assert float(row[name]) == pytest.approx(metrics[f"{name}_16"], abs=2e-3)
+
+
+def test_runs_of_one_name_are_averaged(tool: ModuleType) -> None:
+    def point(name: str, value: float) -> Any:
+        return tool.Point(name, "r", "d", 0.1, dict.fromkeys(tool.MEASURES, value))
+
+    points = [point("a", 1.0), point("b", 7.0), point("a", 2.0)]
+    means = tool.averaged(points)
+    assert [(p.name, p.scores["mIoU"]) for p in means] == [("a", 1.5), ("b", 7.0)]
+    assert tool.as_csv(points).count("\n") == 4
+
+
+def test_errors_for_people(tool: ModuleType, run: Path, tmp_path: Path, capsys: Any) -> None:
+    assert tool.main([str(tmp_path / "nowhere")]) == 2
+    assert "give the OUTPUT_DIR of a run" in capsys.readouterr().err
+    assert tool.main([str(run), "--test", "toy_cityscapes_unlabelled_train"]) == 2
+    assert "has no labels to score by" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tool.main([str(run), "--names", "a", "b"])
