@@ -5,6 +5,8 @@ FILE_NAME = "file_name"
 IMAGE_ID = "image_id"
 DRAW = "draw"  # int, number of a training sample in its stream; keys the strategies' random draws
 IMAGE = "image"  # (3, H, W) uint8, in INPUT.FORMAT order
+# (H,) float32, place of each row in the whole image: 0 upper edge, 1 lower edge, more on padding
+IMAGE_ROWS = "image_rows"
 HEIGHT = "height"  # pixels of the file on disk
 WIDTH = "width"
 # In a sample: (H, W) int64 class ids, 255 = ignore. In an inference output: (K, H, W) logits.

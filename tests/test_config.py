@@ -95,6 +95,11 @@ def test_toy_twins_differ_from_their_originals_in_scale_only(path: Path) -> None
     toy.UDA.CBST.LR_FACTOR = real.UDA.CBST.LR_FACTOR
     for key in ("EMA_DECAY", "FEATURE_DISTANCE_WEIGHT"):
         toy.UDA.SELF_TRAINING[key] = real.UDA.SELF_TRAINING[key]
+    # So is the height of the own car's hood in a picture, but not that there is one.
+    margins = [cfg.UDA.SELF_TRAINING.IGNORE_BOTTOM > 0 for cfg in (toy, real)]
+    assert margins[0] == margins[1]
+    for key in ("IGNORE_TOP", "IGNORE_BOTTOM"):
+        toy.UDA.SELF_TRAINING[key] = real.UDA.SELF_TRAINING[key]
     assert toy.UDA == real.UDA
     assert toy.MODEL.META_ARCHITECTURE == real.MODEL.META_ARCHITECTURE
 

@@ -225,6 +225,7 @@ def draw(points: Sequence[Point]) -> Figure:
             axes.set_xlabel("rare recall")
             axes.set_ylabel(measure)
             axes.grid(alpha=0.25)
+            axes.margins(0.08)  # room for the numbers
         line[0].set_title(dataset, loc="left", fontsize=10, fontweight="bold")
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -149,13 +150,28 @@ def jitter_colors(image: np.ndarray, strength: float, rng: np.random.Generator) 
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
+class Augmented(NamedTuple):
+    """An image, its label maps, and where its rows lie.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        label_maps: each (H, W), ids.
+        rows: (H,) float32, the place of each row in the whole image: 0 its upper edge, 1 its lower
+            one, more on padding.
+    """
+
+    image: np.ndarray
+    label_maps: list[np.ndarray]
+    rows: np.ndarray
+
+
 def augment(
     image: np.ndarray,
     label_maps: Sequence[tuple[np.ndarray, int]],
     settings: AugmentationSettings,
     rng: np.random.Generator,
     wanted: WantedPixels | None = None,
-) -> tuple[np.ndarray, list[np.ndarray]]:
+) -> Augmented:
     """Augments an image and its label maps alike.
 
     Args:
@@ -167,18 +183,19 @@ def augment(
         wanted: a class that the crop should show.
 
     Returns:
-        The image and the label maps, contiguous.
+        What it has become, contiguous.
     """
     factor = rng.uniform(*settings.scale_range)
     rows, cols = settings.resize or image.shape[:2]
     scaled = (max(round(rows * factor), 1), max(round(cols * factor), 1))
     image = resize_image(image, scaled)
     maps = [resize_labels(labels, scaled) for labels, _ in label_maps]
+    top = 0
     if settings.crop_size is not None:
         size = settings.crop_size
         semantic = maps[0] if maps else None
         corner = _draw_corner(scaled, size, semantic, settings, rng, wanted)
-        image = crop_or_pad(image, corner, size, settings.pad_value)
+        image, top = crop_or_pad(image, corner, size, settings.pad_value), corner[0]
         fills = [fill for _, fill in label_maps]
         maps = [
             crop_or_pad(labels, corner, size, fill)
@@ -189,4 +206,6 @@ def augment(
         maps = [labels[:, ::-1] for labels in maps]
     if settings.color_jitter > 0:
         image = jitter_colors(image, settings.color_jitter, rng)
-    return np.ascontiguousarray(image), [np.ascontiguousarray(labels) for labels in maps]
+    places = (top + np.arange(len(image), dtype=np.float32) + 0.5) / scaled[0]
+    maps = [np.ascontiguousarray(labels) for labels in maps]
+    return Augmented(np.ascontiguousarray(image), maps, places)

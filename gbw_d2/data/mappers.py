@@ -96,7 +96,7 @@ class SourceMapper:
         label_maps = [(semantic, IGNORE_LABEL)]
         if segment_map is not None:
             label_maps.append((segment_map, 0))
-        image, maps = augment(image, label_maps, self.augmentation, rng, wanted)
+        image, maps, _ = augment(image, label_maps, self.augmentation, rng, wanted)
 
         sample: Sample = {key: record[key] for key in RECORD_KEYS}
         sample[keys.IMAGE] = _to_tensor(image)
@@ -141,18 +141,18 @@ class TargetMapper:
     def __call__(
         self, record: Record, rng: np.random.Generator, wanted: WantedPixels | None = None
     ) -> Sample:
-        """Makes the sample of a record: ``RECORD_KEYS`` and the image (3, H, W) uint8.
+        """Makes the sample of a record: ``RECORD_KEYS``, the image (3, H, W) uint8, its rows.
 
         Raises:
             ValueError: a class is wanted, which only labels could show.
         """
         if wanted is not None:
             raise ValueError("rare class sampling needs labels, which the target does not have")
-        image, _ = augment(
+        image, _, rows = augment(
             _read_checked_image(record, self.image_format), [], self.augmentation, rng
         )
         sample: Sample = {key: record[key] for key in RECORD_KEYS}
-        sample[keys.IMAGE] = _to_tensor(image)
+        sample[keys.IMAGE], sample[keys.IMAGE_ROWS] = _to_tensor(image), torch.from_numpy(rows)
         return sample
 
 

@@ -14,7 +14,7 @@ from gbw_d2.errors import UserError
 from gbw_d2.modeling.protocol import Features, Losses, Outputs, SegmentationModel, Targets
 from gbw_d2.uda.parts import class_mix, ema
 from gbw_d2.uda.parts.feature_distance import feature_distance, thing_cells
-from gbw_d2.uda.parts.pseudo_labels import confidence_weights, pseudo_labels
+from gbw_d2.uda.parts.pseudo_labels import confidence_weights, pseudo_labels, rows_within
 from gbw_d2.uda.parts.strong_augmentation import StrongAugmentation
 from gbw_d2.uda.strategy import STRATEGIES, Batch, Context, RunSettings, Stage, Strategy, module_of
 
@@ -37,6 +37,13 @@ class SelfTraining(Strategy):
             raise UserError(
                 f"UDA.SELF_TRAINING.CONFIDENCE_PER is '{settings.CONFIDENCE_PER}'; expected "
                 "batch or image"
+            )
+        margins = settings.IGNORE_TOP, settings.IGNORE_BOTTOM
+        if min(margins) < 0 or sum(margins) >= 1:
+            raise UserError(
+                "UDA.SELF_TRAINING.IGNORE_TOP and IGNORE_BOTTOM are "
+                f"{margins[0]} and {margins[1]}, shares of the image's rows; expected numbers >= 0 "
+                "that leave some, 0 for none"
             )
         self.teacher = model.frozen_copy()
         has_distance = settings.FEATURE_DISTANCE_WEIGHT > 0
@@ -74,7 +81,7 @@ class SelfTraining(Strategy):
             return
         # Their graphs must not outlive the backward pass that has just run.
         del features, outputs, losses
-        yield self._mixed_losses(source, images, targets, self.model.images(target))
+        yield self._mixed_losses(source, images, targets, target)
 
     def after_step(self, iteration: int) -> None:
         """Moves the teacher towards the student."""
@@ -116,9 +123,10 @@ class SelfTraining(Strategy):
         return weight * feature_distance(features[name], reference, cells)
 
     def _mixed_losses(
-        self, source: Batch, images: Tensor, targets: Targets, target_images: Tensor
+        self, source: Batch, images: Tensor, targets: Targets, target: Batch
     ) -> Losses:
         """Returns the losses of the mixed images, named ``mixed_...``."""
+        target_images = self.model.images(target)
         if images.shape != target_images.shape:
             raise UserError(
                 f"source and target batches are {tuple(images.shape)} and "
@@ -132,7 +140,7 @@ class SelfTraining(Strategy):
             taught = _outputs(self.teacher, target_images, size, with_instances)
             shift = self.model.pseudo_label_shift()
             pseudo, confidence = pseudo_labels(taught[keys.SEMANTIC_LOGITS], shift)
-            weights = self._pixel_weights(confidence)
+            weights = self._pixel_weights(confidence, target)
             mask = self._mask(source, labels)
             mixed_targets = {keys.SEM_SEG: class_mix.mix(mask, labels, pseudo)}
             if with_instances:
@@ -147,15 +155,14 @@ class SelfTraining(Strategy):
         factor = self.settings.LOSS_WEIGHT
         return {f"mixed_{name}": factor * value for name, value in losses.items()}
 
-    def _pixel_weights(self, confidence: Tensor) -> Tensor:
-        rows = confidence.shape[1]
-        return confidence_weights(
-            confidence,
-            self.settings.CONFIDENCE_THRESHOLD,
-            self.settings.CONFIDENCE_PER == "image",
-            round(self.settings.IGNORE_TOP * rows),
-            round(self.settings.IGNORE_BOTTOM * rows),
-        )
+    def _pixel_weights(self, confidence: Tensor, target: Batch) -> Tensor:
+        s, kept = self.settings, None
+        if s.IGNORE_TOP > 0 or s.IGNORE_BOTTOM > 0:
+            places = [sample[keys.IMAGE_ROWS] for sample in target]
+            kept = rows_within(places, confidence.shape[1], s.IGNORE_TOP, s.IGNORE_BOTTOM)
+            kept = kept.to(confidence.device, non_blocking=True)
+        per_image = s.CONFIDENCE_PER == "image"
+        return confidence_weights(confidence, s.CONFIDENCE_THRESHOLD, per_image, kept)
 
     def _mask(self, source: Batch, labels: Tensor) -> Tensor:
         rngs = self.generators("class mix", source)

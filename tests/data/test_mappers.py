@@ -126,7 +126,7 @@ def test_the_target_mapper_drops_every_label(cityscapes_root: Path) -> None:
         "a_label_of_tomorrow": 1,
     }
     sample = TargetMapper(BUSY)(record, _rng())
-    assert sample.keys() == IMAGE_KEYS
+    assert sample.keys() == IMAGE_KEYS | {keys.IMAGE_ROWS}
     with pytest.raises(DatasetError):
         _source("cityscapes_panoptic_train", BUSY)(record, _rng())
 
@@ -170,7 +170,7 @@ def _striped() -> tuple[np.ndarray, np.ndarray]:
 def test_labels_follow_the_image(seed: int) -> None:
     image, labels = _striped()
     settings = AugmentationSettings(crop_size=(16, 50), flip_probability=0.5)
-    found, (semantic, segments) = augment(
+    found, (semantic, segments), _ = augment(
         image, [(labels, 255), (labels.astype(np.int32) * 300, 0)], settings, _rng(seed)
     )
     assert found.shape == (16, 50, 3) and semantic.shape == segments.shape == (16, 50)
@@ -179,6 +179,19 @@ def test_labels_follow_the_image(seed: int) -> None:
     np.testing.assert_array_equal(found[inside][:, 0], semantic[inside])
     np.testing.assert_array_equal(segments, np.where(inside, semantic.astype(np.int32) * 300, 0))
     assert (found[~inside] == (124, 116, 104)).all()
+
+
+def test_the_rows_of_a_crop_are_places_in_the_image() -> None:
+    # Each row of the image is its number; half the size: rows 0 and 1 become the first one.
+    image = np.arange(20, dtype=np.uint8).repeat(30).reshape(20, 30)[..., None].repeat(3, axis=2)
+    half = {"resize": (10, 15), "flip_probability": 0.0}
+    for seed in range(10):
+        settings = AugmentationSettings(crop_size=(4, 8), scale_range=(1.0, 2.0), **half)
+        crop, _, rows = augment(image, [], settings, _rng(seed))
+        assert rows.dtype == np.float32
+        np.testing.assert_allclose(rows * 20, crop[:, 0, 0] + 0.5, atol=1.01)
+    _, _, rows = augment(image, [], AugmentationSettings(crop_size=(14, 8), **half), _rng())
+    np.testing.assert_allclose(rows, (np.arange(14) + 0.5) / 10, rtol=1e-6)
 
 
 def test_both_flips_and_many_crops_occur() -> None:
@@ -216,7 +229,7 @@ def test_labels_take_the_nearest_pixel_centre_as_opencv_does(size: tuple[int, in
 def test_scaled_sizes() -> None:
     image, labels = _striped()
     settings = AugmentationSettings(resize=(48, 80), scale_range=(0.5, 0.5))
-    found, maps = augment(image, [(labels, 255)], settings, _rng())
+    found, maps, _ = augment(image, [(labels, 255)], settings, _rng())
     assert found.shape == (24, 40, 3)
     assert maps[0].shape == (24, 40)
 
@@ -244,14 +257,14 @@ def test_crops_are_drawn_again_until_the_wanted_class_is_seen() -> None:
     settings = AugmentationSettings(crop_size=(20, 20), crop_tries=300)
     for seed in range(10):
         wanted = WantedPixels(6, 200)
-        _, (crop,) = augment(image, [(labels, 255)], settings, _rng(seed), wanted)
+        _, (crop,), _ = augment(image, [(labels, 255)], settings, _rng(seed), wanted)
         assert (crop == 6).sum() > 200
 
 
 def test_color_jitter_changes_colours_only() -> None:
     image, labels = _striped()
     settings = AugmentationSettings(flip_probability=0, color_jitter=0.5)
-    found, maps = augment(image, [(labels, 255)], settings, _rng(3))
+    found, maps, _ = augment(image, [(labels, 255)], settings, _rng(3))
     assert found.dtype == np.uint8 and (found != image).any()
     np.testing.assert_array_equal(maps[0], labels)
 

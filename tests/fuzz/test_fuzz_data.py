@@ -132,7 +132,9 @@ def test_images_without_labels(
     rng = np.random.default_rng(seed)
     record = synthia_record(tmp_path, size, rng)
     sample = TargetMapper(augmentation)(record, rng)
-    assert set(sample) == {*(k for k in record if k != synthia.LABEL_FILE), keys.IMAGE}
+    own = {keys.IMAGE, keys.IMAGE_ROWS}
+    assert set(sample) == {*(k for k in record if k != synthia.LABEL_FILE), *own}
+    assert sample[keys.IMAGE_ROWS].shape == sample[keys.IMAGE].shape[1:2]
     image = ImageMapper(resize=resize)(record)[keys.IMAGE]
     assert tuple(image.shape) == (3, *(resize or size))
 

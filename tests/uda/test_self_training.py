@@ -128,10 +128,18 @@ def test_pseudo_labels_nobody_is_sure_of_weigh_nothing(make: Any, samples: Any) 
     assert mixed_losses(strategy, *args)["mixed_loss_semantic"].item() > 0
     less, more = (mixed_losses(s, *args)["mixed_loss_semantic"] for s in (strategy, sure))
     assert less < 0.9 * more
-    # Margins over all rows but two do nearly the same.
-    margins = make("semantic", CONFIDENCE_THRESHOLD=0.0, IGNORE_TOP=0.5, IGNORE_BOTTOM=0.4375)
+    # Margins over all rows but two do nearly the same, wherever the crop lies in the image.
+    for sample in args[1]:
+        sample[keys.IMAGE_ROWS] = (torch.arange(32) + 16.5) / 64
+    margins = make("semantic", CONFIDENCE_THRESHOLD=0.0, IGNORE_TOP=0.5, IGNORE_BOTTOM=0.46875)
     between = mixed_losses(margins, *args)["mixed_loss_semantic"]
     assert less < between < less + 0.1 * (more - less) + 1e-6
+
+
+@pytest.mark.parametrize(("top", "bottom"), [(1.0, 0.0), (0.5, 0.5), (-0.1, 0.0), (0.0, -0.1)])
+def test_margins_must_leave_rows(make: Any, top: float, bottom: float) -> None:
+    with pytest.raises(UserError, match="shares of the image's rows"):
+        make("semantic", IGNORE_TOP=top, IGNORE_BOTTOM=bottom)
 
 
 def test_augmentation_changes_the_mixed_image_only(make: Any, samples: Any) -> None:

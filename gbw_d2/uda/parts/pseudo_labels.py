@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gbw_d2.weighting.distributed import all_reduce_sum
 from gbw_d2.weighting.pixels import row_chunks, shifted_rows
@@ -39,42 +42,49 @@ def confidence_weights(
     confidence: Tensor,
     threshold: float,
     per_image: bool = False,
-    ignore_top: int = 0,
-    ignore_bottom: int = 0,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """Weighs pseudo-labels by the share of confident pixels (DACS, Tranheden et al., WACV 2021).
 
-    The share is taken before the margins are zeroed, so their pixels count in it. Without
-    ``per_image`` every process must call it.
+    The share is that of all pixels, those that are not kept included. Without ``per_image`` every
+    process must call it.
 
     Args:
         confidence: (N, H, W) from ``pseudo_labels``.
         threshold: a pixel is confident from here on, 0..1; 0.968 in DACS and DAFormer.
         per_image: True for the share of each image, False for that of the batch of all processes.
-        ignore_top: rows at the top of the crop with weight 0; 15 in DAFormer.
-        ignore_bottom: rows at the bottom of the crop with weight 0; 120 in DAFormer.
+        kept: (N, H) bool, False for rows whose pseudo-labels have weight 0 (``rows_within``); None
+            keeps all.
 
     Returns:
         (N, H, W) float32 in 0..1.
-
-    Raises:
-        ValueError: margins that leave no row.
     """
-    rows = confidence.shape[1]
-    if ignore_top < 0 or ignore_bottom < 0 or ignore_top + ignore_bottom >= rows:
-        raise ValueError(
-            f"margins of {ignore_top} rows at the top and {ignore_bottom} at the bottom leave "
-            f"nothing of a crop of {rows} rows; give smaller margins, 0 for none"
-        )
     counts = (confidence >= threshold).sum((1, 2), dtype=torch.float64)
     totals = torch.full_like(counts, confidence[0].numel())
     if not per_image:
         counts, totals = all_reduce_sum(torch.stack([counts.sum(), totals.sum()]))
     share = (counts / totals).float().view(-1, 1, 1)
     weights = share.expand_as(confidence).clone()
-    weights[:, :ignore_top] = 0
-    weights[:, rows - ignore_bottom :] = 0
-    return weights
+    return weights if kept is None else weights * kept.unsqueeze(2)
+
+
+def rows_within(places: Sequence[Tensor], rows: int, top: float, bottom: float) -> Tensor:
+    """Finds the rows of target crops that lie within the margins of their images.
+
+    The own car's hood and the rim of a rectified picture have no class, and what a teacher calls
+    them grows into the street (DAFormer and HRDA leave them out on Cityscapes).
+
+    Args:
+        places: per image (h,) of its rows: 0 the image's upper edge, 1 its lower one.
+        rows: H of the batch; rows that an image lacks are padding.
+        top: share of the image's rows at its top that are left out, 0..1.
+        bottom: share at its bottom, likewise.
+
+    Returns:
+        (N, H) bool, where the places are.
+    """
+    padded = torch.stack([F.pad(place, (0, rows - len(place)), value=2.0) for place in places])
+    return (padded >= top) & (padded < 1 - bottom)
 
 
 @torch.no_grad()

@@ -38,8 +38,9 @@ def test_nothing_looks_at_values() -> None:
         ]
 
         mine, confidence = pseudo_labels(torch.rand(2, 19, 32, 64, device="cuda").half())
-        results += [mine, confidence_weights(confidence, 0.9, False, 3, 4)]
-        results.append(confidence_weights(confidence, 0.9, True, 3, 4))
+        kept = torch.ones(2, 32, dtype=torch.bool, device="cuda")
+        results += [mine, confidence_weights(confidence, 0.9, False, kept)]
+        results.append(confidence_weights(confidence, 0.9, True, kept))
         probs = torch.rand(2, 19, 32, 64, device="cuda")
         results.append(class_balanced_pseudo_labels(probs, class_balanced_thresholds(probs, 0.3)))
 

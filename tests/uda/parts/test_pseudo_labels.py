@@ -10,6 +10,7 @@ from gbw_d2.uda.parts.pseudo_labels import (
     class_balanced_thresholds,
     confidence_weights,
     pseudo_labels,
+    rows_within,
 )
 from gbw_d2.weighting import pixels
 
@@ -44,9 +45,10 @@ def test_weights_by_hand() -> None:
     own = confidence_weights(CONFIDENCE, 0.968, per_image=True)
     torch.testing.assert_close(own, torch.tensor([0.5, 0.0]).view(2, 1, 1).expand(2, 3, 2))
     # The margin's pixels still count in the share.
-    weights = confidence_weights(CONFIDENCE, 0.968, ignore_top=1, ignore_bottom=1)
-    assert weights[:, [0, 2]].abs().max() == 0
-    assert weights[:, 1].unique().tolist() == [0.25]
+    kept = torch.tensor([[False, True, False], [True, True, False]])
+    weights = confidence_weights(CONFIDENCE, 0.968, kept=kept)
+    expected = 0.25 * kept.float().unsqueeze(2).expand(2, 3, 2)
+    torch.testing.assert_close(weights, expected)
 
 
 def test_the_share_of_an_image_does_not_depend_on_its_batch() -> None:
@@ -66,10 +68,13 @@ def test_the_share_of_the_batch_is_that_of_all_processes(monkeypatch: pytest.Mon
         assert torch.equal(confidence_weights(CONFIDENCE[i : i + 1], 0.968), whole[i : i + 1])
 
 
-@pytest.mark.parametrize(("top", "bottom"), [(3, 0), (1, 2), (-1, 0), (0, -1)])
-def test_margins_are_checked(top: int, bottom: int) -> None:
-    with pytest.raises(ValueError, match="smaller margins"):
-        confidence_weights(CONFIDENCE, 0.9, ignore_top=top, ignore_bottom=bottom)
+def test_rows_within_the_margins_by_hand() -> None:
+    # A whole image of four rows, and the lower half of one of eight, of which two rows are padding.
+    places = [torch.tensor([0.125, 0.375, 0.625, 0.875]), torch.tensor([0.5625, 0.6875])]
+    found = rows_within(places, 4, top=0.25, bottom=0.3)
+    assert found.tolist() == [[False, True, True, False], [True, True, False, False]]
+    # Padding is no part of the image, without margins too.
+    assert rows_within(places, 4, 0.0, 0.0).sum(1).tolist() == [4, 2]
 
 
 def sorted_thresholds(probs: torch.Tensor, portion: float) -> list[float]:
