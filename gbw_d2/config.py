@@ -179,7 +179,7 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     teaching.CONFIDENCE_THRESHOLD = 0.968
     # ... in the whole batch (batch, as in the references) or in their own image (image).
     teaching.CONFIDENCE_PER = "batch"
-    # Share of a target image's rows (of the whole, wherever the crop is) at its top and bottom whose
+    # Share of a target image's rows, of the whole wherever the crop is, at its top and bottom whose
     # pseudo-labels have weight 0: the own car's hood has no class, and what it is called spreads.
     teaching.IGNORE_TOP = 0.0
     teaching.IGNORE_BOTTOM = 0.0
