@@ -94,6 +94,7 @@ def samples() -> Any:
                 "file_name": f"{i}.png",
                 "draw": seed * count + i,
                 "image": (draw(3, rows, columns) * 255).to(torch.uint8),
+                "image_rows": (torch.arange(rows) + 0.5) / rows,
                 "sem_seg": labels[i],
                 "center": draw(rows, columns),
                 "center_weights": (draw(rows, columns) > 0.3).float(),

@@ -9,46 +9,44 @@ Adds -strength log(share of class c) to the logits of class c, the shares being 
 source's labelled pixels (Menon et al., Long-tail learning via logit adjustment, ICLR 2021, eq. 9):
 recall of rare classes against precision, for any network, whatever weights it was trained with. Two
 networks are compared fairly at the same recall, or each at its best strength. Scores are those of
-the semantic branch. --save writes the first network with the tilt in its classifier's bias, for
-MODEL.WEIGHTS.
+the semantic branch of the network that the run's EVAL.WEIGHTS names. --save writes the first one
+with the tilt in its classifier's bias, for MODEL.WEIGHTS.
 
-Writes plots/tilt.png and tilt.csv into the first folder. A strength that is chosen by these numbers
-is chosen on the test set's labels: say so, or choose on the source's validation set.
+Writes plots/tilt.png and, after each run, tilt.csv into the first folder. A strength that is chosen
+by these numbers is chosen on the test set's labels: say so, or choose on the source's validation
+set.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import io
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from plot_run import COLORS
 from results.plots import write_png
+from results.tilt import MEASURES, Point, as_cells, as_text, averaged, draw, mean_of_known
 from torch import Tensor, nn
 
 from gbw_d2.errors import UserError
-from gbw_d2.evaluation.report import write_atomically
+from gbw_d2.evaluation.report import write_atomically, write_csv
 
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-MEASURES = ("mIoU", "recall", "precision", "rare IoU", "rare recall")
 
 
 @dataclass(frozen=True)
-class Point:
-    """Scores, 0 to 100, of one network on one test set at one strength."""
+class Basis:
+    """What the scores of two runs must share to be compared: protocol and rare classes."""
 
-    name: str
-    run: str
-    dataset: str
-    strength: float
-    scores: Mapping[str, float]
+    protocol: str
+    rare: tuple[str, ...]
 
 
 def shifts_of(class_counts: Tensor, strengths: Sequence[float]) -> Tensor:
@@ -98,60 +96,141 @@ def tilt_(network: nn.Module, shift: Tensor) -> None:
         biases[0] += shift.to(biases[0].device)
 
 
-def _scores(evaluator: Any, protocol: str, rare: Sequence[str]) -> dict[str, float]:
-    metrics, classes = evaluator.evaluate(), evaluator.per_class[protocol]
-    found = {name: metrics[f"{name}_{protocol}"] for name in ("mIoU", "recall", "precision")}
+def basis_of(cfg: Any, class_counts: Tensor, number: int) -> Basis:
+    """Finds the protocol, and the rarest of its classes that the source has.
+
+    Args:
+        cfg: of the run.
+        class_counts: (K,) labelled pixels of the source by class id.
+        number: of rare classes.
+    """
+    from gbw_d2.data.label_spaces import LABEL_SPACES
+    from gbw_d2.evaluation.protocols import PROTOCOLS
+
+    space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+    protocol = cfg.EVAL.PROTOCOLS[0]
+    averaged_ids = PROTOCOLS.get(protocol).train_ids
+    order = [
+        class_id
+        for class_id in class_counts.argsort(stable=True).tolist()
+        if class_counts[class_id] > 0 and space.train_ids[class_id] in averaged_ids
+    ]
+    return Basis(protocol, tuple(space.class_names[class_id] for class_id in order[:number]))
+
+
+def _scores(evaluator: Any, basis: Basis) -> dict[str, float | None]:
+    metrics, classes = evaluator.evaluate(), evaluator.per_class[basis.protocol]
+    found = {name: metrics[f"{name}_{basis.protocol}"] for name in MEASURES[:3]}
     for measure in ("IoU", "recall"):
-        values = [classes[name][measure] for name in rare if name in classes]
-        values = [value for value in values if value is not None]
-        found[f"rare {measure}"] = sum(values) / len(values) if values else None
-    return {name: float("nan") if value is None else value for name, value in found.items()}
+        found[f"rare {measure}"] = mean_of_known(classes[name][measure] for name in basis.rare)
+    return found
 
 
-def run_points(args: argparse.Namespace, place: int) -> list[Point]:
-    """Scores one run at all strengths on all test sets, and saves it where that is asked for.
+def load_run(run: Path, test: Sequence[str], opts: Sequence[str]) -> Any:
+    """Returns the resolved config of a run that can be scored.
+
+    Raises:
+        UserError: the folder lacks its config or its last checkpoint, or the config will not do.
+    """
+    from gbw_d2.config import load_config
+    from gbw_d2.inference.network import resolve_for
+
+    for name in ("config.yaml", "last_checkpoint"):
+        if not (run / name).is_file():
+            raise UserError(f"'{run}' has no {name}; give the OUTPUT_DIR of a run that has ended")
+    cfg = load_config(str(run / "config.yaml"), opts)
+    if test:
+        cfg.DATASETS.TEST = tuple(test)
+    resolve_for(cfg, "auto")
+    return cfg
+
+
+def run_points(
+    cfg: Any, network: nn.Module, shifts: Tensor, basis: Basis, labels: Mapping[str, Any]
+) -> list[Point]:
+    """Scores one network at all strengths on all test sets.
+
+    Args:
+        cfg: of its run.
+        network: in evaluation mode.
+        shifts: (S, K), one per strength.
+        basis: what is scored.
+        labels: ``name``, ``run`` and ``weights`` of the points, and ``strengths``.
+    """
+    from gbw_d2.data.label_spaces import LABEL_SPACES
+    from gbw_d2.engine.build import build_test_batches, load_records
+    from gbw_d2.evaluation.evaluators import SemanticEvaluator
+
+    points = []
+    table = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).to_train_id
+    for dataset in cfg.DATASETS.TEST:
+        spec, records = load_records((dataset,), "DATASETS.TEST")
+        if spec.read_semantic is None:
+            raise UserError(f"test set '{dataset}' has no labels to score by")
+        read = read_once(spec.read_semantic)
+        evaluators = [SemanticEvaluator(read, table, (basis.protocol,)) for _ in shifts]
+        score(network, build_test_batches(cfg, records), evaluators, shifts)
+        for strength, evaluator in zip(labels["strengths"], evaluators, strict=True):
+            place = (labels["name"], labels["run"], labels["weights"], dataset, strength)
+            points.append(Point(*place, _scores(evaluator, basis)))
+    return points
+
+
+def read_once(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Returns a reader that reads a record anew only if it is not the one before."""
+    last: list[Any] = [None, None]
+
+    @functools.wraps(read)
+    def reader(record: Any) -> Any:
+        if last[0] is not record:
+            last[:] = record, read(record)
+        return last[1]
+
+    return reader
+
+
+def score_runs(args: argparse.Namespace, out: Path) -> list[Point]:
+    """Scores all runs, and saves the first where that is asked for.
 
     Args:
         args: of the command line.
-        place: of the run in it.
-    """
-    from gbw_d2.config import load_config
-    from gbw_d2.data.label_spaces import LABEL_SPACES
-    from gbw_d2.engine.build import (
-        build_test_batches,
-        load_records,
-        prepare_datasets,
-        source_class_counts,
-    )
-    from gbw_d2.evaluation.evaluators import SemanticEvaluator
-    from gbw_d2.inference.network import load_network, resolve_for
+        out: where tilt.csv goes.
 
-    run = args.runs[place]
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"'{run}' has no config.yaml; give the OUTPUT_DIR of a run")
-    cfg = load_config(str(run / "config.yaml"), args.opts)
-    resolve_for(cfg, "auto")
-    prepare_datasets(cfg, training=True)
-    network = load_network(cfg, str(run), args.weights_of)
-    counts = source_class_counts(cfg)
-    space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
-    rare = [space.class_names[c] for c in counts.argsort(stable=True)[: args.rare].tolist()]
-    if place == 0 and args.save is not None:
-        save(network, shifts_of(counts, [float(args.save[0])])[0], Path(args.save[1]))
-    points = []
-    for dataset in args.test or cfg.DATASETS.TEST:
-        spec, records = load_records((dataset,), "--test")
-        if spec.read_semantic is None:
-            raise UserError(f"--test '{dataset}' has no labels to score by")
-        evaluators = [
-            SemanticEvaluator(spec.read_semantic, space.to_train_id, cfg.EVAL.PROTOCOLS)
-            for _ in args.strengths
-        ]
+    Raises:
+        UserError: a run cannot be scored, or not be compared with the first.
+    """
+    from gbw_d2.engine.build import prepare_datasets, source_class_counts
+    from gbw_d2.inference.network import load_network
+
+    # A mistake in the last run must not come to light when the others have been scored.
+    configs = [load_run(run, args.test, args.opts) for run in args.runs]
+    points: list[Point] = []
+    first: Basis | None = None
+    for place, (run, cfg) in enumerate(zip(args.runs, configs, strict=True)):
+        weights = args.weights_of or cfg.EVAL.WEIGHTS
+        print(f"{run}, {weights} ({place + 1} of {len(configs)})", flush=True)
+        prepare_datasets(cfg, training=True)
+        counts = source_class_counts(cfg)
+        basis = basis_of(cfg, counts, args.rare)
+        first = first or basis
+        if basis != first:
+            raise UserError(
+                f"'{run}' is scored by protocol {basis.protocol}, rare classes "
+                f"{', '.join(basis.rare)}; '{args.runs[0]}' by {first.protocol}, "
+                f"{', '.join(first.rare)}: they cannot be compared; give them one by one"
+            )
+        network = load_network(cfg, str(run), weights)
+        if place == 0:
+            print(f"rare classes: {', '.join(basis.rare)}")
+            if args.save:
+                save(network, shifts_of(counts, [args.save[0]])[0], args.save[1])
+                if cfg.EVAL.WEIGHTS != "student":
+                    print("score it with EVAL.WEIGHTS student")
+        labels = {"name": args.names[place], "run": str(run), "weights": weights}
         shifts = shifts_of(counts, args.strengths)
-        score(network, build_test_batches(cfg, records), evaluators, shifts)
-        for strength, evaluator in zip(args.strengths, evaluators, strict=True):
-            scores = _scores(evaluator, cfg.EVAL.PROTOCOLS[0], rare)
-            points.append(Point(args.names[place], str(run), dataset, strength, scores))
+        labels["strengths"] = args.strengths
+        points += run_points(cfg, network, shifts, basis, labels)
+        write_csv(out / "tilt.csv", [as_cells(point) for point in points])
     return points
 
 
@@ -161,75 +240,9 @@ def save(network: nn.Module, shift: Tensor, path: Path) -> None:
     tilt_(tilted, shift)
     content = io.BytesIO()
     torch.save({"model": tilted.state_dict()}, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.getvalue())
     print(f"wrote {path}")
-
-
-def averaged(points: Sequence[Point]) -> list[Point]:
-    """Averages the runs of one name; the order of names, test sets and strengths is kept."""
-    groups: dict[tuple[str, str, float], list[Point]] = {}
-    for point in points:
-        groups.setdefault((point.name, point.dataset, point.strength), []).append(point)
-    return [
-        Point(
-            *(name, f"{len(group)} runs", dataset, strength),
-            {m: sum(p.scores[m] for p in group) / len(group) for m in MEASURES},
-        )
-        for (name, dataset, strength), group in groups.items()
-    ]
-
-
-def as_text(points: Sequence[Point]) -> str:
-    """Writes a Markdown table."""
-    lines = ["| test set | network | strength | " + " | ".join(MEASURES) + " |"]
-    lines.append("|" + "---|" * (3 + len(MEASURES)))
-    for point in points:
-        numbers = " | ".join(f"{point.scores[measure]:.1f}" for measure in MEASURES)
-        lines.append(f"| {point.dataset} | {point.name} | {point.strength:g} | {numbers} |")
-    return "\n".join(lines)
-
-
-def as_csv(points: Sequence[Point]) -> str:
-    """Writes a line per run, test set and strength."""
-    lines = [",".join(("name", "run", "dataset", "strength", *MEASURES))]
-    for point in points:
-        numbers = (f"{point.scores[measure]:.3f}" for measure in MEASURES)
-        lines.append(
-            ",".join((point.name, point.run, point.dataset, f"{point.strength:g}", *numbers))
-        )
-    return "\n".join(lines) + "\n"
-
-
-def draw(points: Sequence[Point]) -> Figure:
-    """Draws mIoU and rare IoU over rare recall: a row per test set, a line per network."""
-    datasets = list(dict.fromkeys(point.dataset for point in points))
-    names = list(dict.fromkeys(point.name for point in points))
-    figure = Figure(figsize=(9, 0.6 + 3.6 * len(datasets)), layout="constrained")
-    grid = figure.subplots(len(datasets), 2, squeeze=False)
-    for dataset, line in zip(datasets, grid, strict=True):
-        for measure, axes in zip(("mIoU", "rare IoU"), line, strict=True):
-            for name, color in zip(names, COLORS, strict=False):
-                own = [p for p in points if (p.dataset, p.name) == (dataset, name)]
-                x, y = ([p.scores[m] for p in own] for m in ("rare recall", measure))
-                axes.plot(x, y, color=color, marker="o", markersize=4, linewidth=1.8, label=name)
-                for point, across, up in zip(own, x, y, strict=True):
-                    axes.annotate(
-                        f"{point.strength:g}",
-                        (across, up),
-                        xytext=(0, 5),
-                        textcoords="offset points",
-                        ha="center",
-                        fontsize=7,
-                        color=color,
-                    )
-            axes.set_xlabel("rare recall")
-            axes.set_ylabel(measure)
-            axes.grid(alpha=0.25)
-            axes.margins(0.08)  # room for the numbers
-        line[0].set_title(dataset, loc="left", fontsize=10, fontweight="bold")
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    return figure
 
 
 def parser() -> argparse.ArgumentParser:
@@ -241,33 +254,52 @@ def parser() -> argparse.ArgumentParser:
     add("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="of a run, with its checkpoint")
     add("--names", nargs="+", help="one per run; those of one name are averaged")
     add("--strengths", type=float, nargs="+", default=STRENGTHS, help="default: 0 to 0.5")
-    add("--test", nargs="+", help="test sets; default: the run's")
+    add("--test", nargs="+", default=[], help="test sets; default: the run's")
     add("--rare", type=int, default=6, help="that many rarest classes of the source; default: 6")
-    add("--weights-of", choices=("student", "teacher"), default="student", help="which network")
-    add("--save", nargs=2, metavar=("STRENGTH", "FILE"), help="write the first network, tilted")
+    add("--weights-of", choices=("student", "teacher"), help="default: EVAL.WEIGHTS of the run")
+    add("--save", nargs=2, metavar=("STRENGTH", "FILE.pth"), help="write the first network, tilted")
     add("--out", type=Path, help="folder; default: plots/ of the first run")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config, last")
     return made
 
 
+def check(args: argparse.Namespace) -> None:
+    """Completes the arguments in place.
+
+    Raises:
+        UserError: they cannot be used.
+    """
+    if args.names is None:
+        names = [run.name for run in args.runs]
+        # Folders of one name are different networks.
+        args.names = names if len(set(names)) == len(names) else [str(run) for run in args.runs]
+    if len(args.names) != len(args.runs):
+        raise UserError(f"--names has {len(args.names)} names for {len(args.runs)} runs")
+    if len(set(args.names)) > len(COLORS):
+        raise UserError(
+            f"at most {len(COLORS)} networks can be told apart, found {len(set(args.names))}; "
+            "group them: --names has one name per run, and those of one name are averaged"
+        )
+    if args.rare < 1:
+        raise UserError(f"--rare is {args.rare}; expected 1 or more")
+    if args.save:
+        strength, path = args.save[0], Path(args.save[1])
+        try:
+            args.save = float(strength), path
+        except ValueError as error:
+            raise UserError(f"--save's strength is '{strength}'; expected a number") from error
+        if path.suffix != ".pth" or path.exists():
+            raise UserError(f"--save's file is '{path}'; expected a new one that ends with .pth")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the command line, scores, draws."""
-    made = parser()
-    args = made.parse_args(arguments)
-    args.names = args.names or [run.name for run in args.runs]
-    if len(args.names) != len(args.runs):
-        made.error(f"--names has {len(args.names)} names for {len(args.runs)} runs")
-    if len(set(args.names)) > len(COLORS):
-        made.error(f"at most {len(COLORS)} names can be told apart, found {len(set(args.names))}")
+    args = parser().parse_args(arguments)
     out = args.out or args.runs[0] / "plots"
-    points: list[Point] = []
     try:
-        for place, run in enumerate(args.runs):
-            print(f"{run} ({place + 1} of {len(args.runs)})", flush=True)
-            points += run_points(args, place)
+        check(args)
+        points = score_runs(args, out)
         means = averaged(points)
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / "tilt.csv", as_csv(points).encode())
         write_png(draw(means), out / "tilt.png")
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

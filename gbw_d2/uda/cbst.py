@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,8 +30,6 @@ from gbw_d2.uda.strategy import (
     Strategy,
     module_of,
 )
-
-logger = logging.getLogger(__name__)
 
 FOLDER = "pseudo_labels"
 

@@ -14,7 +14,7 @@ from gbw_d2.errors import UserError
 from gbw_d2.modeling.protocol import Features, Losses, Outputs, SegmentationModel, Targets
 from gbw_d2.uda.parts import class_mix, ema
 from gbw_d2.uda.parts.feature_distance import feature_distance, thing_cells
-from gbw_d2.uda.parts.pseudo_labels import confidence_weights, pseudo_labels, rows_within
+from gbw_d2.uda.parts.pseudo_labels import confidence_weights, pseudo_labels, rows_outside_margins
 from gbw_d2.uda.parts.strong_augmentation import StrongAugmentation
 from gbw_d2.uda.strategy import STRATEGIES, Batch, Context, RunSettings, Stage, Strategy, module_of
 
@@ -158,8 +158,14 @@ class SelfTraining(Strategy):
     def _pixel_weights(self, confidence: Tensor, target: Batch) -> Tensor:
         s, kept = self.settings, None
         if s.IGNORE_TOP > 0 or s.IGNORE_BOTTOM > 0:
+            if any(keys.IMAGE_ROWS not in sample for sample in target):
+                raise ValueError(
+                    f"a target sample has no '{keys.IMAGE_ROWS}', where its rows lie in the whole "
+                    "image, which UDA.SELF_TRAINING.IGNORE_TOP and IGNORE_BOTTOM go by; "
+                    "gbw_d2.data.mappers.TargetMapper gives it"
+                )
             places = [sample[keys.IMAGE_ROWS] for sample in target]
-            kept = rows_within(places, confidence.shape[1], s.IGNORE_TOP, s.IGNORE_BOTTOM)
+            kept = rows_outside_margins(places, confidence.shape[1], s.IGNORE_TOP, s.IGNORE_BOTTOM)
             kept = kept.to(confidence.device, non_blocking=True)
         per_image = s.CONFIDENCE_PER == "image"
         return confidence_weights(confidence, s.CONFIDENCE_THRESHOLD, per_image, kept)

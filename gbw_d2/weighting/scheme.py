@@ -211,8 +211,11 @@ class WeightingScheme:
                 f"{self.num_classes} classes"
             )
         common = means.keys() | {TAKEN_OVER}
+        # Whatever raises comes before anything is replaced.
+        mean_weights = MeanWeights(self.num_classes)
+        mean_weights.load_state_dict(means)
         self.load_own_state({key: value for key, value in state.items() if key not in common})
-        self._mean_weights.load_state_dict(means)
+        self._mean_weights = mean_weights
         self._of_source = None if taken is None else taken.detach().clone()
 
     def _check_tilt(self, state: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> None:

@@ -97,7 +97,10 @@ def test_scores_csv_picture_and_what_is_saved(tool: ModuleType, run: Path, capsy
     assert "| 3 |" in capsys.readouterr().out
     assert (run / "plots/tilt.png").stat().st_size > 1000
     rows = list(csv.DictReader((run / "plots/tilt.csv").open()))
-    assert [(row["dataset"], row["strength"]) for row in rows] == [(DATASET, "0"), (DATASET, "3")]
+    assert [(row["dataset"], row["strength"]) for row in rows] == [
+        (DATASET, "0.0"),
+        (DATASET, "3.0"),
+    ]
     assert float(rows[1]["mIoU"]) != pytest.approx(float(rows[0]["mIoU"]), abs=0.1)
     for weights, row in ((run / "model_final.pth", rows[0]), (file, rows[1])):
         cfg = load_config(str(run / "config.yaml"), ["MODEL.WEIGHTS", str(weights)])
@@ -109,19 +112,71 @@ def test_scores_csv_picture_and_what_is_saved(tool: ModuleType, run: Path, capsy
 
 
 def test_runs_of_one_name_are_averaged(tool: ModuleType) -> None:
-    def point(name: str, value: float) -> Any:
-        return tool.Point(name, "r", "d", 0.1, dict.fromkeys(tool.MEASURES, value))
+    def point(name: str, value: float | None) -> Any:
+        scores = dict.fromkeys(tool.MEASURES, value)
+        return tool.Point(name, "r", "student", "d", 0.1, scores)
 
-    points = [point("a", 1.0), point("b", 7.0), point("a", 2.0)]
+    points = [point("a", 1.0), point("b", None), point("a", 2.0)]
     means = tool.averaged(points)
-    assert [(p.name, p.scores["mIoU"]) for p in means] == [("a", 1.5), ("b", 7.0)]
-    assert tool.as_csv(points).count("\n") == 4
+    assert [(p.name, p.run, p.scores["mIoU"]) for p in means] == [("a", "2", 1.5), ("b", "1", None)]
+    assert "| a | student | 2 | 0.1 | 1.5 |" in tool.as_text(means)
+    assert tool.draw(means).axes[0].get_xlabel() == "rare recall"
+
+
+def test_rare_classes_are_classes_of_source_and_protocol(
+    tool: ModuleType, tiny_config: Any
+) -> None:
+    cfg = tiny_config(name="toy/semantic_self_training")
+    counts = torch.arange(16, 0, -1)
+    counts[15], counts[3] = 0, 1  # no bicycle; few walls, which the next protocol lacks
+    cfg.EVAL.PROTOCOLS = ("13",)
+    basis = tool.basis_of(cfg, counts, 2)
+    assert basis == tool.Basis("13", ("motorcycle", "bus"))
+
+
+def test_a_run_with_its_teacher_and_one_without(
+    tool: ModuleType, run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    state = torch.load(run / "model_final.pth", weights_only=True)
+    torch.save({**state, "teacher": state["model"]}, run / "model_final.pth")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("WEIGHTS: student", "WEIGHTS: teacher"))
+    other = tmp_path / "other" / run.name
+    other.mkdir(parents=True)
+    for name in ("config.yaml", "last_checkpoint"):
+        (other / name).write_bytes((run / name).read_bytes())
+    (other / "config.yaml").write_text(config)
+    torch.save(state, other / "model_final.pth")
+    out = ["--out", str(tmp_path / "out"), "--strengths", "0"]
+    assert tool.main([str(run), str(other), *out, "--save", "0.2", str(tmp_path / "t.pth")]) == 0
+    printed = capsys.readouterr().out
+    assert "score it with EVAL.WEIGHTS student" in printed
+    rows = list(csv.DictReader((tmp_path / "out/tilt.csv").open()))
+    # Folders of one name are two networks, and one set of weights gives one score.
+    assert [(row["name"], row["weights"]) for row in rows] == [
+        (str(run), "teacher"),
+        (str(other), "student"),
+    ]
+    assert rows[0]["mIoU"] == rows[1]["mIoU"]
+    (other / "config.yaml").write_text(config.replace("- '16'", "- '13'"))
+    assert tool.main([str(run), str(other), *out]) == 2
+    assert "cannot be compared" in capsys.readouterr().err
 
 
 def test_errors_for_people(tool: ModuleType, run: Path, tmp_path: Path, capsys: Any) -> None:
-    assert tool.main([str(tmp_path / "nowhere")]) == 2
-    assert "give the OUTPUT_DIR of a run" in capsys.readouterr().err
-    assert tool.main([str(run), "--test", "toy_cityscapes_unlabelled_train"]) == 2
-    assert "has no labels to score by" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        tool.main([str(run), "--names", "a", "b"])
+    folder, file = str(run), str(tmp_path / "model_final.pth")
+    for arguments, message in (
+        ([str(tmp_path / "nowhere")], "nowhere' has no config.yaml; give the OUTPUT_DIR of a run"),
+        ([folder, "--test", "toy_cityscapes_unlabelled_train"], "no labels to score by"),
+        ([folder, "--test", "toy_cityscapes_semantic_vall"], "toy_cityscapes_semantic_val"),
+        ([folder, "--names", "a", "b"], "2 names for 1 runs"),
+        ([folder] * 8, "group them: --names"),
+        ([folder, "--rare", "0"], "expected 1 or more"),
+        ([folder, "--save", "much", "a.pth"], "strength is 'much'"),
+        ([folder, "--save", "0.2", file], "expected a new one that ends with .pth"),
+        ([folder, "--save", "0.2", "a.pkl"], "expected a new one that ends with .pth"),
+    ):
+        if len(arguments) == 8:
+            arguments += ["--names", *"abcdefgh"]
+        assert tool.main(arguments) == 2
+        assert message in capsys.readouterr().err

@@ -47,6 +47,7 @@ def draw(number: int) -> dict[str, Any]:
         "file_name": f"{number}.png",
         "draw": number,
         "image": torch.randint(0, 256, (3, 32, 64), generator=generator, dtype=torch.uint8),
+        "image_rows": (torch.arange(32) + 0.5) / 32,
         "sem_seg": labels,
         "center": torch.rand(32, 64, generator=generator),
         "center_weights": torch.ones(32, 64),

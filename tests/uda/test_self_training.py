@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from gbw_d2 import keys
+from gbw_d2.data.augmentation import AugmentationSettings
+from gbw_d2.data.catalog import get_dataset, register_with_detectron2
+from gbw_d2.data.mappers import TargetMapper
 from gbw_d2.engine.build import build_model
 from gbw_d2.engine.criteria import make_criteria
 from gbw_d2.errors import UserError
@@ -21,8 +26,9 @@ def make(tiny_config: Any) -> Any:
     """Returns a function: overrides of UDA.SELF_TRAINING -> prepared strategy."""
 
     def build(architecture: str = "panoptic", fresh: bool = True, **settings: Any) -> Any:
-        # Nothing is augmented, so that the mixed images are known.
-        plain = {"JITTER_PROBABILITY": 0.0, "BLUR_PROBABILITY": 0.0, **settings}
+        # Nothing is augmented or left out, so that the mixed images are known.
+        plain = {"JITTER_PROBABILITY": 0.0, "BLUR_PROBABILITY": 0.0, "IGNORE_BOTTOM": 0.0}
+        plain |= settings
         overrides = [x for k, v in plain.items() for x in (f"UDA.SELF_TRAINING.{k}", v)]
         cfg = tiny_config(*overrides, name=f"toy/{architecture}_gbw")
         torch.manual_seed(0)
@@ -93,6 +99,7 @@ def test_pseudo_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any) -> 
         *("UDA.SELF_TRAINING.JITTER_PROBABILITY", 0.0, "UDA.SELF_TRAINING.BLUR_PROBABILITY", 0.0),
         *("UDA.SELF_TRAINING.CONFIDENCE_THRESHOLD", 0.0, "WEIGHTING.NAME", "fixed"),
         *("WEIGHTING.CLASS_WEIGHTS", weights, "WEIGHTING.PSEUDO_LABEL_ADJUSTMENT", 1.0),
+        *("UDA.SELF_TRAINING.IGNORE_BOTTOM", 0.0),
         name="toy/semantic_gbw",
     )
     torch.manual_seed(0)
@@ -140,6 +147,40 @@ def test_pseudo_labels_nobody_is_sure_of_weigh_nothing(make: Any, samples: Any) 
 def test_margins_must_leave_rows(make: Any, top: float, bottom: float) -> None:
     with pytest.raises(UserError, match="shares of the image's rows"):
         make("semantic", IGNORE_TOP=top, IGNORE_BOTTOM=bottom)
+
+
+def test_margins_of_the_mappers_samples(make: Any, toy_datasets: Path) -> None:
+    # Crops of any place and scale, some of them larger than the image.
+    settings = AugmentationSettings(crop_size=(48, 64), scale_range=(0.5, 2.0))
+    mapper, rng = TargetMapper(settings), np.random.default_rng(0)
+    register_with_detectron2()
+    record = get_dataset("toy_cityscapes_unlabelled_train").load()[0]
+    image = cv2.imread(record[keys.FILE_NAME])
+    # The lowest quarter of the file is painted white: what is white has no weight.
+    image[48:] = 255
+    record = record | {keys.FILE_NAME: str(toy_datasets / "painted.png")}
+    cv2.imwrite(record[keys.FILE_NAME], image)
+    strategy = make("semantic", CONFIDENCE_THRESHOLD=0.0, IGNORE_BOTTOM=0.25)
+    target = [mapper(record, rng) for _ in range(20)]
+    weights = strategy._pixel_weights(torch.ones(20, 48, 64), target)
+    shares = []
+    for sample, weight in zip(target, weights, strict=True):
+        white = (sample[keys.IMAGE] > 250).all(0).float().mean(1) > 0.5
+        padding = (sample[keys.IMAGE] == sample[keys.IMAGE][:, -1:, -1:]).all(0).all(1)
+        kept = weight[:, 0] > 0
+        # Resizing blurs the border: one row.
+        assert (kept & (white | padding)).sum() <= 1
+        assert (~kept & ~(white | padding)).sum() <= 1
+        shares.append(kept.float().mean().item())
+    assert min(shares) < 0.6 and max(shares) == 1
+
+
+def test_samples_that_do_not_say_where_their_rows_lie(make: Any, samples: Any) -> None:
+    target = samples(seed=1)
+    del target[1][keys.IMAGE_ROWS]
+    assert mixed_losses(make("semantic"), samples(), target)
+    with pytest.raises(ValueError, match=r"no 'image_rows'.*TargetMapper gives it"):
+        mixed_losses(make("semantic", IGNORE_BOTTOM=0.1), samples(), target)
 
 
 def test_augmentation_changes_the_mixed_image_only(make: Any, samples: Any) -> None:

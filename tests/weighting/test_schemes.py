@@ -116,6 +116,22 @@ def test_weights_of_the_source_that_are_all_zero_become_uniform():
     assert torch.isfinite(scheme.weights(make_statistics(), "mixed")).all()
 
 
+def test_a_state_is_restored_whole_or_not_at_all():
+    first, second = (build_scheme("gbw", CLASSES) for _ in range(2))
+    for scheme, step in ((first, 1.0), (second, 3.0)):
+        scheme.weights(
+            make_statistics(classifier_measure=[step, 2.0, 3.0, 4.0, 5.0, 6.0]), "source"
+        )
+    theirs, ours = first.state_dict(), second.state_dict()
+    assert theirs.keys() == ours.keys() and len(theirs) > 5
+    for key in theirs:
+        with pytest.raises(ValueError):
+            second.load_state_dict({**theirs, key: torch.ones(CLASSES + 1)})
+        after = second.state_dict()
+        assert after.keys() == ours.keys()
+        assert all(torch.equal(after[name], ours[name]) for name in ours), key
+
+
 def test_a_run_that_did_not_know_its_tilt_cannot_go_on_adjusted():
     state = build_scheme("gbw_fading", CLASSES)
     state.weights(make_statistics(), "source")

@@ -57,20 +57,27 @@ def labelling_candidates(
     from gbw_d2.config import load_config
     from gbw_d2.engine.build import build_model
     from gbw_d2.engine.setup import resolve
-    from gbw_d2.uda import Context, build_strategy
+    from gbw_d2.uda import Context
     from gbw_d2.uda.parts.pseudo_label_files import RoundFiles
-    from gbw_d2.uda.parts.spatial_prior import PriorAtSize
+    from gbw_d2.uda.parts.round_labeller import LabellingPolicy, RoundLabeller
 
     cfg = load_config(str(ROOT / f"configs/{name}.yaml"), ["MODEL.DEVICE", str(device)])
     resolve(cfg)
     torch.manual_seed(0)
     model = build_model(cfg, {}).eval()
-    strategy = build_strategy("cbst", model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER)
     images = _Images(count, rows, columns)
     folder = tempfile.TemporaryDirectory()
     context = Context(True, Path(folder.name), target=images)
-    prior = PriorAtSize(None, device)
-    chosen = strategy._find_thresholds(0.2, prior, context)
+    settings = cfg.UDA.CBST
+    policy = LabellingPolicy(
+        policy=settings.POLICY,
+        portion=settings.PORTION_START,
+        min_pixels_per_class=settings.MIN_PIXELS_PER_CLASS,
+        target_portion=settings.TARGET_PORTION,
+        instance_pseudo_labels=settings.INSTANCE_PSEUDO_LABELS,
+    )
+    labeller = RoundLabeller(model, policy, None, None, RoundFiles(Path(folder.name)), context)
+    chosen = labeller.find_thresholds()
 
     def infer() -> None:
         with torch.no_grad():
@@ -79,10 +86,11 @@ def labelling_candidates(
 
     def label(_keep: Any = folder) -> None:
         with tempfile.TemporaryDirectory(dir=_keep.name) as fresh:
-            strategy._write_labels(RoundFiles(Path(fresh)), chosen, prior, context)
+            labeller.files = RoundFiles(Path(fresh))
+            labeller.write_labels(chosen)
 
     return {
         "inference": infer,
-        "threshold pass": lambda: strategy._find_thresholds(0.2, prior, context) and None,
+        "threshold pass": lambda: labeller.find_thresholds() and None,
         "labelling pass": label,
     }

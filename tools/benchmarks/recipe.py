@@ -148,6 +148,7 @@ def random_samples(cfg: Any, count: int) -> Batch:
             keys.FILE_NAME: f"random {number}",
             keys.DRAW: number,
             keys.IMAGE: rng.integers(0, 256, (3, rows, columns), dtype=np.uint8),
+            keys.IMAGE_ROWS: (np.arange(rows, dtype=np.float32) + 0.5) / rows,
             keys.SEM_SEG: label.astype(np.int64),
         }
         if is_panoptic(cfg):
@@ -212,9 +213,8 @@ def recipe_candidates(
         raise UserError(f"INPUT.CROP_SIZE is {cfg.INPUT.CROP_SIZE}; give (rows, columns)")
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     source = random_samples(cfg, cfg.SOLVER.IMS_PER_BATCH)
-    target = [
-        {key: sample[key] for key in (keys.FILE_NAME, keys.DRAW, keys.IMAGE)} for sample in source
-    ]
+    unlabelled = (keys.FILE_NAME, keys.DRAW, keys.IMAGE, keys.IMAGE_ROWS)
+    target = [{key: sample[key] for key in unlabelled} for sample in source]
     labels = torch.stack([sample[keys.SEM_SEG] for sample in source])
     classes = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).num_classes
     counts = labels.flatten().bincount(minlength=256)[:classes]

@@ -125,6 +125,7 @@ def strategy_candidates(
     cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"), overrides)
     resolve(cfg)
     source = [{**sample, "draw": i} for i, sample in enumerate(make_batch(2, 128, 256))]
-    target = [{key: sample[key] for key in ("image", "draw")} for sample in source]
+    rows = (torch.arange(128) + 0.5) / 128
+    target = [{**{k: s[k] for k in ("image", "draw")}, "image_rows": rows} for s in source]
     parts = _bare(name, cfg, source, target)
     return {"bare parts": parts, "training step": _whole(cfg, source, target)}

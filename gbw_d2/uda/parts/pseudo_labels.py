@@ -53,8 +53,7 @@ def confidence_weights(
         confidence: (N, H, W) from ``pseudo_labels``.
         threshold: a pixel is confident from here on, 0..1; 0.968 in DACS and DAFormer.
         per_image: True for the share of each image, False for that of the batch of all processes.
-        kept: (N, H) bool, False for rows whose pseudo-labels have weight 0 (``rows_within``); None
-            keeps all.
+        kept: (N, H) bool of ``rows_outside_margins``, False for rows with weight 0; None keeps all.
 
     Returns:
         (N, H, W) float32 in 0..1.
@@ -68,8 +67,8 @@ def confidence_weights(
     return weights if kept is None else weights * kept.unsqueeze(2)
 
 
-def rows_within(places: Sequence[Tensor], rows: int, top: float, bottom: float) -> Tensor:
-    """Finds the rows of target crops that lie within the margins of their images.
+def rows_outside_margins(places: Sequence[Tensor], rows: int, top: float, bottom: float) -> Tensor:
+    """Finds the rows of target crops whose pseudo-labels count: those not in the images' margins.
 
     The own car's hood and the rim of a rectified picture have no class, and what a teacher calls
     them grows into the street (DAFormer and HRDA leave them out on Cityscapes).
@@ -81,7 +80,7 @@ def rows_within(places: Sequence[Tensor], rows: int, top: float, bottom: float) 
         bottom: share at its bottom, likewise.
 
     Returns:
-        (N, H) bool, where the places are.
+        (N, H) bool, where the places are: True for rows that count, False in margins and padding.
     """
     padded = torch.stack([F.pad(place, (0, rows - len(place)), value=2.0) for place in places])
     return (padded >= top) & (padded < 1 - bottom)

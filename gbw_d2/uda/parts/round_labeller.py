@@ -80,7 +80,7 @@ class RoundLabeller:
         self.files = files
         self.context = context
         self.device = next(module_of(model).parameters()).device
-        self.shift = shift
+        self.shift = None if shift is None else shift.to(self.device)
         self._priors = PriorAtSize(prior, self.device)
         # What the labels depend on: those of another key are not taken over.
         self.key = {
@@ -104,12 +104,12 @@ class RoundLabeller:
             return
         with _evaluating(module_of(self.model)):
             if found == 0:
-                chosen = self._find_thresholds()
+                chosen = self.find_thresholds()
                 if context.is_main:
                     files.write_thresholds({"key": self.key, "round": number, **chosen})
             else:
                 chosen = files.thresholds()
-            pixels = self._write_labels(chosen)
+            pixels = self.write_labels(chosen)
         if context.is_main:
             files.finish(pixels, self._summary(number, chosen, pixels))
         self._wait()
@@ -132,7 +132,7 @@ class RoundLabeller:
             if number % 200 == 0:
                 logger.info("%d target images", number)
 
-    def _find_thresholds(self) -> dict[str, Any]:
+    def find_thresholds(self) -> dict[str, Any]:
         """Looks at all target images once; returns thresholds and which images are labelled."""
         space, device, ids = self.model.label_space, self.device, list(self.context.target.ids())
         place = {image_id: i for i, image_id in enumerate(ids)}
@@ -165,7 +165,7 @@ class RoundLabeller:
             "images": [ids[i] for i in best.tolist()],
         }
 
-    def _write_labels(self, chosen: dict[str, Any]) -> np.ndarray:
+    def write_labels(self, chosen: dict[str, Any]) -> np.ndarray:
         """Writes the labels that are missing; returns labelled pixels (images, K) of all."""
         space, device, images = self.model.label_space, self.device, chosen["images"]
         files, context = self.files, self.context

@@ -14,6 +14,7 @@ from gbw_d2.uda.parts.pseudo_labels import (
     class_balanced_thresholds,
     confidence_weights,
     pseudo_labels,
+    rows_outside_margins,
 )
 from gbw_d2.uda.parts.strong_augmentation import StrongAugmentation
 
@@ -24,6 +25,7 @@ RNGS = [np.random.default_rng(i) for i in range(2)]
 def test_nothing_looks_at_values() -> None:
     augmentation = StrongAugmentation()
     host = class_scores(RNGS, 19), augmentation.draw(RNGS)
+    outside = rows_outside_margins([torch.linspace(0, 1, 32)] * 2, 32, 0.1, 0.1)
     with FakeTensorMode() as mode:
         scores, parameters = (mode.from_tensor(t).to("cuda", non_blocking=True) for t in host)
         images = torch.rand(2, 3, 32, 64, device="cuda")
@@ -38,7 +40,7 @@ def test_nothing_looks_at_values() -> None:
         ]
 
         mine, confidence = pseudo_labels(torch.rand(2, 19, 32, 64, device="cuda").half())
-        kept = torch.ones(2, 32, dtype=torch.bool, device="cuda")
+        kept = mode.from_tensor(outside).to("cuda", non_blocking=True)
         results += [mine, confidence_weights(confidence, 0.9, False, kept)]
         results.append(confidence_weights(confidence, 0.9, True, kept))
         probs = torch.rand(2, 19, 32, 64, device="cuda")

@@ -10,7 +10,7 @@ from gbw_d2.uda.parts.pseudo_labels import (
     class_balanced_thresholds,
     confidence_weights,
     pseudo_labels,
-    rows_within,
+    rows_outside_margins,
 )
 from gbw_d2.weighting import pixels
 
@@ -68,13 +68,13 @@ def test_the_share_of_the_batch_is_that_of_all_processes(monkeypatch: pytest.Mon
         assert torch.equal(confidence_weights(CONFIDENCE[i : i + 1], 0.968), whole[i : i + 1])
 
 
-def test_rows_within_the_margins_by_hand() -> None:
+def test_rows_outside_margins_by_hand() -> None:
     # A whole image of four rows, and the lower half of one of eight, of which two rows are padding.
     places = [torch.tensor([0.125, 0.375, 0.625, 0.875]), torch.tensor([0.5625, 0.6875])]
-    found = rows_within(places, 4, top=0.25, bottom=0.3)
+    found = rows_outside_margins(places, 4, top=0.25, bottom=0.3)
     assert found.tolist() == [[False, True, True, False], [True, True, False, False]]
     # Padding is no part of the image, without margins too.
-    assert rows_within(places, 4, 0.0, 0.0).sum(1).tolist() == [4, 2]
+    assert rows_outside_margins(places, 4, 0.0, 0.0).sum(1).tolist() == [4, 2]
 
 
 def sorted_thresholds(probs: torch.Tensor, portion: float) -> list[float]:
