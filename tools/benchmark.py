@@ -40,7 +40,7 @@ from gbw_d2.weighting import build_scheme, solve_gbw_cvxopt
 SHAPES = ((2, 19, 512, 512), (2, 19, 1024, 1024), (1, 150, 512, 512))
 ROOT = Path(__file__).resolve().parents[1]
 
-WEIGHTINGS = ("none", "gbw_norm", "gbw")
+WEIGHTINGS = ("none", "gbw_norm", "gbw_fading", "gbw")  # the last one adjusts logits
 TOY_CLASSES = 16
 
 Candidate = Callable[[], None]
@@ -91,10 +91,13 @@ def loss_candidates(shape: Sequence[int], device: torch.device) -> dict[str, Can
     logits, labels = random_batch(shape, device)
     logits.requires_grad_()
     plain = ClassWeightedCrossEntropy(build_scheme("none", shape[1]))
+    settings = {"class_weights": [*range(1, shape[1] + 1)], "logit_adjustment": 0.5}
+    adjusted = ClassWeightedCrossEntropy(build_scheme("fixed", shape[1], settings))
     gbw = GBWCrossEntropyLoss(shape[1])
     losses: dict[str, Callable[[], Tensor]] = {
         "F.cross_entropy": lambda: F.cross_entropy(logits, labels, ignore_index=255),
         "none": lambda: plain(logits, labels),
+        "fixed, logits adjusted": lambda: adjusted(logits, labels),
         "gbw_norm": lambda: gbw(logits, labels),
         "released formula": lambda: released_loss(logits, labels),
     }

@@ -37,7 +37,10 @@ def test_report_and_file(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.M
     out = tmp_path / "b.json"
     assert tool.main(["weighting", "--repetitions", "2", "--device", "cpu", "--out", str(out)]) == 0
     rows = json.loads(out.read_text())["results"]["1x5x64x64"]
-    assert list(rows) == ["F.cross_entropy", "none", "gbw_norm", "released formula"]
+    assert list(rows) == [
+        *("F.cross_entropy", "none", "fixed, logits adjusted"),
+        *("gbw_norm", "released formula"),
+    ]
     assert rows["F.cross_entropy"]["ratio"] == 1.0
 
 
@@ -57,7 +60,7 @@ def test_share_of_a_step_is_of_the_losses_that_it_computes(
     monkeypatch.setattr(tool, "_toy_batch", lambda *_: batch)
     tables = tool.run_step(1, torch.device("cpu"))
     steps, losses = tables["toy step"], tables["its semantic loss"]
-    assert list(steps) == list(losses) == ["none", "gbw_norm", "gbw"]
+    assert list(steps) == list(losses) == ["none", "gbw_norm", "gbw_fading", "gbw"]
     assert losses["none"]["share"] == 0
     expected = 100 * (losses["gbw"]["ms"] - losses["none"]["ms"]) / steps["none"]["ms"]
     assert losses["gbw"]["share"] == pytest.approx(expected)

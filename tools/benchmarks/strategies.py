@@ -125,7 +125,10 @@ def strategy_candidates(
     cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"), overrides)
     resolve(cfg)
     source = [{**sample, "draw": i} for i, sample in enumerate(make_batch(2, 128, 256))]
-    rows = (torch.arange(128) + 0.5) / 128
-    target = [{**{k: s[k] for k in ("image", "draw")}, "image_rows": rows} for s in source]
+    target = []
+    for number, sample in enumerate(source):
+        rows = sample["image"].shape[1]
+        places = (torch.arange(rows) + 0.5) / rows
+        target.append({"image": sample["image"], "draw": number, "image_rows": places})
     parts = _bare(name, cfg, source, target)
     return {"bare parts": parts, "training step": _whole(cfg, source, target)}
