@@ -24,6 +24,7 @@ CLASS_SCORES = ("IoU", "recall")
 BLUE, ORANGE, GREY = COLORS[0], COLORS[1], COLORS[-1]
 MIN_REACH = 5.0  # points below 0 that arms.png shows in any case
 MAX_ARMS = len(COLORS)
+MAX_LEGEND_LETTERS = 140  # on one line
 DPI, PALETTE = 110, 64
 
 
@@ -135,7 +136,9 @@ def draw_classes(results: Results, shown: Sequence[Section], arms: Sequence[str]
         for arm in arms
     ]
     handles.append(Line2D([], [], linestyle="", label="*  rare"))
-    columns = 4 if len(handles) > 6 else len(handles)
+    # One line as long as it fits.
+    letters = sum(len(str(handle.get_label())) + 8 for handle in handles)
+    columns = 4 if letters > MAX_LEGEND_LETTERS else len(handles)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     title = f"{results.study.title}: classes, mean ± standard deviation over seeds"
     figure.suptitle(title, fontsize=12)
