@@ -24,7 +24,7 @@ import copy
 import functools
 import io
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,25 @@ class Basis:
 
     protocol: str
     rare: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is scored.
+
+    Args:
+        name: for people; runs of one name are averaged.
+        folder: its OUTPUT_DIR.
+        cfg: its resolved config.
+        class_counts: (K,) labelled pixels of its source by class id.
+        basis: what the scores are of.
+    """
+
+    name: str
+    folder: Path
+    cfg: Any
+    class_counts: Tensor
+    basis: Basis
 
 
 def shifts_of(class_counts: Tensor, strengths: Sequence[float]) -> Tensor:
@@ -126,7 +145,7 @@ def _scores(evaluator: Any, basis: Basis) -> dict[str, float | None]:
     return found
 
 
-def load_run(run: Path, test: Sequence[str], opts: Sequence[str]) -> Any:
+def load_config_of(folder: Path, test: Sequence[str], opts: Sequence[str]) -> Any:
     """Returns the resolved config of a run that can be scored.
 
     Raises:
@@ -136,43 +155,70 @@ def load_run(run: Path, test: Sequence[str], opts: Sequence[str]) -> Any:
     from gbw_d2.inference.network import resolve_for
 
     for name in ("config.yaml", "last_checkpoint"):
-        if not (run / name).is_file():
-            raise UserError(f"'{run}' has no {name}; give the OUTPUT_DIR of a run that has ended")
-    cfg = load_config(str(run / "config.yaml"), opts)
+        if not (folder / name).is_file():
+            raise UserError(
+                f"'{folder}' has no {name}; give the OUTPUT_DIR of a run that has ended"
+            )
+    cfg = load_config(str(folder / "config.yaml"), opts)
     if test:
         cfg.DATASETS.TEST = tuple(test)
     resolve_for(cfg, "auto")
     return cfg
 
 
-def run_points(
-    cfg: Any, network: nn.Module, shifts: Tensor, basis: Basis, labels: Mapping[str, Any]
+def load_runs(args: argparse.Namespace) -> list[Run]:
+    """Reads what is needed of all runs before the first is scored: the last may hold a mistake.
+
+    Raises:
+        UserError: a run cannot be scored, or not be compared with the first.
+    """
+    from gbw_d2.engine.build import prepare_datasets, source_class_counts
+
+    runs: list[Run] = []
+    for name, folder in zip(args.names, args.runs, strict=True):
+        cfg = load_config_of(folder, args.test, args.opts)
+        prepare_datasets(cfg, training=True)
+        counts = source_class_counts(cfg)
+        run = Run(name, folder, cfg, counts, basis_of(cfg, counts, args.rare))
+        runs.append(run)
+        first = runs[0].basis
+        if run.basis != first:
+            raise UserError(
+                f"'{folder}' is scored by protocol {run.basis.protocol}, rare classes "
+                f"{', '.join(run.basis.rare)}; '{args.runs[0]}' by {first.protocol}, "
+                f"{', '.join(first.rare)}: they cannot be compared; give them one by one"
+            )
+    return runs
+
+
+def score_run(
+    run: Run, network: nn.Module, weights: str, strengths: Sequence[float]
 ) -> list[Point]:
-    """Scores one network at all strengths on all test sets.
+    """Scores one network at all strengths on all its test sets.
 
     Args:
-        cfg: of its run.
+        run: whose network it is.
         network: in evaluation mode.
-        shifts: (S, K), one per strength.
-        basis: what is scored.
-        labels: ``name``, ``run`` and ``weights`` of the points, and ``strengths``.
+        weights: of the student or the teacher.
+        strengths: of the tilt.
     """
     from gbw_d2.data.label_spaces import LABEL_SPACES
     from gbw_d2.engine.build import build_test_batches, load_records
     from gbw_d2.evaluation.evaluators import SemanticEvaluator
 
     points = []
-    table = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).to_train_id
-    for dataset in cfg.DATASETS.TEST:
+    table = LABEL_SPACES.get(run.cfg.DATASETS.LABEL_SPACE).to_train_id
+    shifts = shifts_of(run.class_counts, strengths)
+    for dataset in run.cfg.DATASETS.TEST:
         spec, records = load_records((dataset,), "DATASETS.TEST")
         if spec.read_semantic is None:
             raise UserError(f"test set '{dataset}' has no labels to score by")
         read = read_once(spec.read_semantic)
-        evaluators = [SemanticEvaluator(read, table, (basis.protocol,)) for _ in shifts]
-        score(network, build_test_batches(cfg, records), evaluators, shifts)
-        for strength, evaluator in zip(labels["strengths"], evaluators, strict=True):
-            place = (labels["name"], labels["run"], labels["weights"], dataset, strength)
-            points.append(Point(*place, _scores(evaluator, basis)))
+        evaluators = [SemanticEvaluator(read, table, (run.basis.protocol,)) for _ in strengths]
+        score(network, build_test_batches(run.cfg, records), evaluators, shifts)
+        for strength, evaluator in zip(strengths, evaluators, strict=True):
+            place = run.name, str(run.folder), weights, dataset, strength
+            points.append(Point(*place, _scores(evaluator, run.basis)))
     return points
 
 
@@ -199,37 +245,20 @@ def score_runs(args: argparse.Namespace, out: Path) -> list[Point]:
     Raises:
         UserError: a run cannot be scored, or not be compared with the first.
     """
-    from gbw_d2.engine.build import prepare_datasets, source_class_counts
     from gbw_d2.inference.network import load_network
 
-    # A mistake in the last run must not come to light when the others have been scored.
-    configs = [load_run(run, args.test, args.opts) for run in args.runs]
+    runs = load_runs(args)
+    print(f"rare classes: {', '.join(runs[0].basis.rare)}")
     points: list[Point] = []
-    first: Basis | None = None
-    for place, (run, cfg) in enumerate(zip(args.runs, configs, strict=True)):
-        weights = args.weights_of or cfg.EVAL.WEIGHTS
-        print(f"{run}, {weights} ({place + 1} of {len(configs)})", flush=True)
-        prepare_datasets(cfg, training=True)
-        counts = source_class_counts(cfg)
-        basis = basis_of(cfg, counts, args.rare)
-        first = first or basis
-        if basis != first:
-            raise UserError(
-                f"'{run}' is scored by protocol {basis.protocol}, rare classes "
-                f"{', '.join(basis.rare)}; '{args.runs[0]}' by {first.protocol}, "
-                f"{', '.join(first.rare)}: they cannot be compared; give them one by one"
-            )
-        network = load_network(cfg, str(run), weights)
-        if place == 0:
-            print(f"rare classes: {', '.join(basis.rare)}")
-            if args.save:
-                save(network, shifts_of(counts, [args.save[0]])[0], args.save[1])
-                if cfg.EVAL.WEIGHTS != "student":
-                    print("score it with EVAL.WEIGHTS student")
-        labels = {"name": args.names[place], "run": str(run), "weights": weights}
-        shifts = shifts_of(counts, args.strengths)
-        labels["strengths"] = args.strengths
-        points += run_points(cfg, network, shifts, basis, labels)
+    for place, run in enumerate(runs):
+        weights = args.weights_of or run.cfg.EVAL.WEIGHTS
+        print(f"{run.folder}, {weights} ({place + 1} of {len(runs)})", flush=True)
+        network = load_network(run.cfg, str(run.folder), weights)
+        if place == 0 and args.save:
+            save(network, shifts_of(run.class_counts, [args.save[0]])[0], args.save[1])
+            if run.cfg.EVAL.WEIGHTS != "student":
+                print("score it with EVAL.WEIGHTS student")
+        points += score_run(run, network, weights, args.strengths)
         write_csv(out / "tilt.csv", [as_cells(point) for point in points])
     return points
 
