@@ -26,7 +26,8 @@ STUDY = {
     "baseline": "none",
     "rivals": ["focal"],
     "rare": ["bus", "rider"],
-    "notes": "It does.",
+    "answer": "It\ndoes.",
+    "notes": "It does, to the digit.",
     "rungs": [{"seeds": [0, 1, 2]}],
 }
 LATE = {"arms": {"none": {}, "gbw": {}, "focal": {}, "late": {}, "elsewhere": {"recipes": []}}}
@@ -254,7 +255,10 @@ def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "\n### `gbw` against its rivals\n" in text
     assert "The toy world is a toy" in text and "--arms focal --out" in text
     assert "](../studies/scale/arms.png)" in text and "](../studies/scale.yaml)" in text
-    assert text.index("Does it add up?") < text.index("| PQ | rare PQ |") < text.index("It does.")
+    answer = "| [Study T: by hand](#study-t-by-hand) | It does. |"
+    order = [answer, "Does it add up?", "It does, to the digit.", "| PQ | rare PQ |", "</details>"]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize(

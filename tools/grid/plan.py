@@ -15,6 +15,7 @@ _REQUIRED = {"title": str, "recipes": dict, "arms": dict, "baseline": str, "rung
 _OPTIONAL = {
     **{"question": str, "rivals": list, "rare": list, "choose": dict, "schedule": str},
     **{"overrides": dict, "threads": int, "accept_packages": list, "notes": str, "proposed": str},
+    **{"answer": str},
 }
 _RUNG = {"seeds": list, "best": int, "always": list}
 _CHOICE = {"datasets": list, "metrics": list}
@@ -70,6 +71,7 @@ class Study:
     """A study as its file says; the results lie in the folder of the file's name beside it.
 
     Args:
+        answer: what came out, in a sentence or two; ``notes`` has the whole.
         baseline: the arm that all others are compared with.
         rivals: arms that the study's own have to beat.
         proposed: the arm that is compared with each rival too; "" for none.
@@ -84,6 +86,7 @@ class Study:
     baseline: str
     rungs: tuple[Rung, ...]
     question: str = ""
+    answer: str = ""
     notes: str = ""
     rivals: tuple[str, ...] = ()
     proposed: str = ""
@@ -173,6 +176,7 @@ def load_study(path: Path) -> Study:
         baseline=content["baseline"],
         rungs=tuple(_rung(path, rung) for rung in content["rungs"]),
         question=content.get("question", "").strip(),
+        answer=" ".join(content.get("answer", "").split()),
         notes=content.get("notes", "").strip(),
         rivals=tuple(content.get("rivals", ())),
         proposed=content.get("proposed", ""),

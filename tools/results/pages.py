@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ def _write_study(results: Results, wanted: Sequence[str], command: str) -> list[
     arms = _arms(results, shown, wanted)
     head = f"# {study.title}\n\n{NOTICE.format(command=command)}\n\n{TOY}"
     compared = proposed_tables(results, 2)
-    tables = [head, study.question, study_tables(results, 2), compared, study.notes]
+    tables = [head, study.question, study.notes, study_tables(results, 2), compared]
     classes = [head, "`*` marks the rare classes.", classes_tables(results, shown, arms, 2)]
     texts = {"table.md": tables, "per_class.md": classes}
     for name, parts in texts.items():
@@ -114,8 +115,18 @@ def _joined(parts: Sequence[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _summary(finished: Sequence[Results]) -> str:
+    """Writes a table of all studies with their answers, with links to their sections."""
+    lines = ["## In short", "", "| study | what came out |", "|---|---|"]
+    for study in (results.study for results in finished):
+        # As GitHub makes them of headings.
+        anchor = re.sub(r"[^\w\- ]", "", study.title.lower()).replace(" ", "-")
+        lines.append(f"| [{study.title}](#{anchor}) | {study.answer or '-'} |")
+    return "\n".join(lines)
+
+
 def _page(finished: Sequence[Results], page: Path, command: str) -> str:
-    parts = ["# Results", NOTICE.format(command=command), TOY]
+    parts = ["# Results", NOTICE.format(command=command), TOY, _summary(finished)]
     for results in finished:
         study = results.study
         # GitHub and the reader's disk resolve links from the page's own folder.
@@ -123,13 +134,15 @@ def _page(finished: Sequence[Results], page: Path, command: str) -> str:
         parts += [
             f"## {study.title}",
             study.question,
+            study.notes,
             f"![Differences to the baseline, all arms]({near}/arms.png)",
+            "<details><summary>Tables</summary>",
             study_tables(results, 3),
             proposed_tables(results, 3),
+            "</details>",
             f"![Scores per class]({near}/classes.png)",
             f"All numbers: [table.csv]({near}/table.csv), [per_class.csv]({near}/per_class.csv); "
             f"classes of some arms: [per_class.md]({near}/per_class.md); the study: "
             f"[{study.path.name}]({near}.yaml).",
-            study.notes,
         ]
     return _joined(parts)
