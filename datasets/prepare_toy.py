@@ -57,7 +57,7 @@ def write_preview(
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds this script's options."""
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
+    parser.add_argument("--seed", type=int, help="seed of every random draw; default: 0")
     parser.add_argument(
         "--images",
         type=int,
@@ -74,36 +74,48 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> ToyWorldSettings:
-    """Returns the world that the arguments ask for."""
+    """Returns the world that the arguments ask for.
+
+    Raises:
+        DatasetError: a layout, whose seed and number of images are its own, with one of them.
+    """
+    if args.layout:
+        for name in ("seed", "images"):
+            if getattr(args, name) is not None:
+                raise DatasetError(
+                    f"--{name} is for the toy world alone; layout '{args.layout}' has its own: "
+                    "leave one of the two out"
+                )
+        return LAYOUTS.get(args.layout).settings
     counts = (
         {} if args.images is None else {"num_source": args.images, "num_target_train": args.images}
     )
-    return ToyWorldSettings(seed=args.seed, **counts)
+    return ToyWorldSettings(seed=args.seed or 0, **counts)
 
 
 def make(args: argparse.Namespace) -> Sequence[str]:
     """Writes what the arguments ask for."""
+    settings = settings_of(args)
     if args.preview:
-        settings, splits = settings_of(args), [(domain, "train") for domain in DOMAINS]
-        if args.layout:
-            layout = LAYOUTS.get(args.layout)
-            settings, splits = layout.settings, layout.splits
-        write_preview(args.preview, settings, splits)
+        splits = [(domain, "train") for domain in DOMAINS]
+        write_preview(
+            args.preview, settings, LAYOUTS.get(args.layout).splits if args.layout else splits
+        )
         return ()
     if args.layout:
         write_layout(layout_root(args), LAYOUTS.get(args.layout), args.workers)
     else:
-        write_toy_world(args.root, settings_of(args), args.workers)
+        write_toy_world(args.root, settings, args.workers)
     return check(args)
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:
     """Looks whether it is there and whole."""
-    root = layout_root(args)
+    root, settings = layout_root(args), settings_of(args)
     if args.layout:
         check_layout(root, LAYOUTS.get(args.layout))
     else:
-        check_toy_world(root, settings_of(args))
+        check_toy_world(root, settings)
     print(f"{root}: complete")
     return ()
 

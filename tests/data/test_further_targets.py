@@ -296,3 +296,11 @@ def test_the_command_for_toy_layouts(tmp_path: Path) -> None:
     found = run("prepare_toy.py", "--root", str(tmp_path / "x"), "--layout", "own", "--check")
     assert found.returncode == 2 and "Traceback" not in found.stderr
     assert f"{tmp_path / 'x_own'} holds no finished toy dataset" in found.stderr
+
+
+@pytest.mark.parametrize("option", ["--seed", "--images"])
+def test_a_toy_layout_has_its_own_seed_and_number(tmp_path: Path, option: str) -> None:
+    place = ("--root", str(tmp_path / "x"), "--layout", "gta5")
+    found = run("prepare_toy.py", *place, option, "3")
+    assert found.returncode == 2 and f"{option} is for the toy world alone" in found.stderr
+    assert not list(tmp_path.iterdir())
