@@ -201,7 +201,7 @@ class ClassWeightedCrossEntropy:
             targets,
             invalid,
             pixel_weights,
-            norms=scheme.needs_statistics and measured,
+            norms=scheme.needs_norms and measured,
             all_processes=scheme.needs_all_processes,
             pixel_weights_in_gradient=scheme.settings.pixel_weights_in_gradient,
             focal_gamma=scheme.focal_gamma,

@@ -168,7 +168,7 @@ class ClassWeightedInstanceLoss:
             invalid,
             scheme.num_classes,
             scaled if scheme.settings.pixel_weights_in_gradient else weights,
-            norms=scheme.needs_statistics and scheme.measures(term),
+            norms=scheme.needs_norms and scheme.measures(term),
         )
         class_weights = scheme.weights(statistics, term)
         self.last[term] = LastCall(class_weights, statistics.counts, statistics.norms, None)

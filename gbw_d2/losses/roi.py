@@ -83,7 +83,7 @@ class ClassWeightedRoIClassification:
             image.detach(),
             targets,
             invalid,
-            norms=scheme.needs_statistics and measured,
+            norms=scheme.needs_norms and measured,
             all_processes=scheme.needs_all_processes,
             focal_gamma=scheme.focal_gamma,
             shift=shift,
@@ -194,7 +194,7 @@ class ClassWeightedRoIMask:
             targets,
             invalid,
             classes,
-            norms=scheme.needs_statistics and scheme.measures(term),
+            norms=scheme.needs_norms and scheme.measures(term),
         )
         weights = scheme.weights(statistics, term)
         self.last[term] = LastCall(weights, statistics.counts, statistics.norms, None)

@@ -31,7 +31,7 @@ class WeightingScheme:
         name: the scheme's registry name.
         num_classes: K.
         settings: its settings.
-        needs_statistics: whether it reads the squared gradient norms.
+        needs_norms: whether it reads the squared gradient norms.
         needs_classifier: whether it reads a measure at the classifier, and so that one's input.
         needs_class_counts: whether it is built from the source's pixel counts.
         focal_gamma: exponent of the focal factor in the cross-entropy; 0 for none.
@@ -39,7 +39,7 @@ class WeightingScheme:
         invalid_labels: bool tensor without axes: a label that is neither class nor ignore was met.
     """
 
-    needs_statistics: bool = False
+    needs_norms: bool = False
     needs_classifier: bool = False
     needs_class_counts: bool = False
     focal_gamma: float = 0.0
@@ -75,7 +75,7 @@ class WeightingScheme:
     @property
     def needs_all_processes(self) -> bool:
         """Whether the statistics, or which classes were seen, must be those of all processes."""
-        return self.needs_statistics or self.needs_classifier or self.settings.knows_tilt
+        return self.needs_norms or self.needs_classifier or self.settings.knows_tilt
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
         """Returns (K,) float32 weights >= 0 with the sum K; the part that each scheme defines."""

@@ -85,7 +85,7 @@ def test_a_measure_at_the_classifier_becomes_the_norm_and_the_log_says_so(
     assert criteria["semantic"].scheme.needs_classifier
     for head in INSTANCE_LOSSES:
         scheme = criteria[head].scheme
-        assert scheme.name == "gbw_norm" and scheme.needs_statistics
+        assert scheme.name == "gbw_norm" and scheme.needs_norms
         settings = scheme.settings
         assert (settings.momentum, settings.lam, settings.frequency_power) == (0, 1, 0)
         # Which terms are weighted is as in the scheme that the user named.

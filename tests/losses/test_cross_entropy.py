@@ -54,7 +54,7 @@ def test_value_and_gradient_against_torch(name):
     (3 * expected).backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
     assert last.counts.tolist() == [(labels == c).sum() for c in range(5)]
-    assert (last.norms is not None) == criterion.scheme.needs_statistics
+    assert (last.norms is not None) == criterion.scheme.needs_norms
     assert (last.classifier_measure is not None) == criterion.scheme.needs_classifier
     assert not last.weights.requires_grad
 

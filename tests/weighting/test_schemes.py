@@ -165,7 +165,7 @@ def test_the_names_are_known():
 def test_defaults_are_the_documented_ones():
     gbw = build_scheme("gbw", CLASSES)
     assert gbw.needs_classifier
-    assert not gbw.needs_statistics
+    assert not gbw.needs_norms
     chosen = gbw.settings
     assert (chosen.measure, chosen.momentum) == ("class_gradient", 0.99)
     assert (chosen.power, chosen.lam, chosen.min_weight, chosen.budget) == (1, 0.5, 0.1, "present")
@@ -181,7 +181,7 @@ def test_defaults_are_the_documented_ones():
     assert (chosen.measure, chosen.momentum) == ("hindrance", 0)
     assert (chosen.power, chosen.lam, chosen.min_weight, chosen.budget) == (0.5, 1, 0.5, "present")
     norm = build_scheme("gbw_norm", CLASSES)
-    assert norm.needs_statistics
+    assert norm.needs_norms
     assert not norm.needs_classifier
     released = build_scheme("gbw_released", CLASSES).settings
     assert (released.scale, released.budget, released.lam) == ("released", "all", 1)
@@ -196,7 +196,7 @@ def test_defaults_are_the_documented_ones():
 
 def test_overrides_replace_defaults_and_none_keeps_them():
     scheme = build_scheme("gbw_hindrance", CLASSES, {"measure": "norm", "lam": 3.0, "power": None})
-    assert scheme.needs_statistics
+    assert scheme.needs_norms
     assert (scheme.settings.lam, scheme.settings.power) == (3.0, 0.5)
     with pytest.raises(ValueError, match="unknown weighting setting 'lamda'"):
         build_scheme("gbw", CLASSES, {"lamda": 1.0})

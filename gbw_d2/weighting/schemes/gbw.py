@@ -29,7 +29,7 @@ class GradientBasedScheme(WeightingScheme):
 
     def set_up(self, class_counts: Tensor | None) -> None:
         self.needs_classifier = self.settings.measure in CLASSIFIER_MEASURES
-        self.needs_statistics = not self.needs_classifier
+        self.needs_norms = not self.needs_classifier
         self._means: dict[str, Tensor] = {}
         self._seen: dict[str, Tensor] = {}
         self._shares: dict[str, Tensor] = {}
