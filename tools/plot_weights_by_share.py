@@ -3,10 +3,13 @@
 
     uv run tools/plot_weights_by_share.py output/toy/semantic_source_only_gbw
     uv run tools/plot_weights_by_share.py output/toy/gbw_seed_* --term source --phases 4
+    uv run tools/plot_weights_by_share.py output/toy/semantic_source_only_gbw --of pull
 
 Reads class_weights.csv and averages over the runs. Both axes are logarithmic, so that weights which
 are a power of the share lie on a line; its slope and how well it fits are printed, and stand in the
-picture. Writes plots/weights_by_share.png into the first folder.
+picture. --of measure draws what the weights are made of, and --of pull weight x share x measure: of
+class gradients (docs/equations.md 2b), how hard a class pulls at the classifier.
+Writes plots/weights_by_share.png (measure..., pull...) into the first folder.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +36,13 @@ from gbw_d2.errors import UserError
 NAMED, LINE = 0.15, 0.09
 COLUMNS = 2
 
+# What is drawn: class weight, measure and share of the pixels -> its values; what the axis says.
+QUANTITIES: dict[str, tuple[Callable[[np.ndarray, np.ndarray, float], np.ndarray], str]] = {
+    "weight": (lambda weight, measure, share: weight, "class weight"),
+    "measure": (lambda weight, measure, share: measure, "measure"),
+    "pull": (lambda weight, measure, share: weight * measure * share, "weight x share x measure"),
+}
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -40,78 +50,86 @@ class Phase:
 
     Args:
         start: its first iteration; so is end its last.
-        weights: class name -> mean weight over the batches that show it.
-        exponent: b of the fit weight = a share ** b; None where it cannot be fitted.
+        values: class name -> mean over the batches that show it.
+        exponent: b of the fit value = a share ** b; None where it cannot be fitted.
         determination: R squared of that fit, of the logarithms.
     """
 
     start: int
     end: int
-    weights: Mapping[str, float]
+    values: Mapping[str, float]
     exponent: float | None
     determination: float | None
 
 
-def read_weights(
-    folders: Sequence[Path], term: str
+def read_values(
+    folders: Sequence[Path], term: str, of: str = "weight"
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Reads the weights of the semantic head.
+    """Reads what is drawn of the semantic head.
 
     Args:
         folders: OUTPUT_DIRs of runs with the same classes.
         term: the loss term.
+        of: a name in QUANTITIES.
 
     Returns:
-        Class name -> (N, 2) float64, iteration and weight of each logged batch that shows the
+        Class name -> (N, 2) float64, iteration and value of each logged batch that shows the
         class; class name -> share of the pixels of the logged batches, 0..1, falling.
 
     Raises:
-        UserError: a run that cannot be read.
+        UserError: a run that cannot be read, or runs without measures where these are asked for.
     """
     logs = [read_class_log(folder, term) for folder in folders]
-    weights: dict[str, list[np.ndarray]] = {}
-    pixels: dict[str, float] = {}
-    for log in logs:
-        for name, values, counts in zip(log.names, log.weights.T, log.pixels.T, strict=True):
-            if (counts > 0).any():
-                seen = np.stack([log.iterations, values], 1)[counts > 0]
-                weights.setdefault(name, []).append(seen)
-                pixels[name] = pixels.get(name, 0) + counts.sum()
-    if not weights:
-        raise UserError(f"{', '.join(map(str, folders))}: no logged batch shows a class")
+    runs = ", ".join(map(str, folders))
     if len({log.names for log in logs}) > 1:
-        raise UserError(f"{', '.join(map(str, folders))}: the runs' classes differ")
+        raise UserError(f"{runs}: the runs' classes differ")
+    pixels = dict(zip(logs[0].names, sum(log.pixels.sum(0) for log in logs), strict=True))
     total = sum(pixels.values())
-    shares = {name: pixels[name] / total for name in sorted(pixels, key=lambda c: -pixels[c])}
-    return {name: np.concatenate(weights[name]) for name in shares}, shares
+    order = sorted(pixels, key=lambda name: -pixels[name])
+    shares = {name: pixels[name] / total for name in order if pixels[name] > 0}
+    if not shares:
+        raise UserError(f"{runs}: no logged batch shows a class")
+    value_of = QUANTITIES[of][0]
+    found = {}
+    for name, share in shares.items():
+        tables = []
+        for log in logs:
+            at = log.names.index(name)
+            values = value_of(log.weights[:, at], log.measures[:, at], share)
+            there = (log.pixels[:, at] > 0) & np.isfinite(values)
+            tables.append(np.stack([log.iterations, values], 1)[there])
+        found[name] = np.concatenate(tables)
+    if not any(len(table) for table in found.values()):
+        raise UserError(f"{runs}: no {of} was logged; schemes without a measure have none")
+    return found, shares
 
 
 def phases(
-    weights: Mapping[str, np.ndarray], shares: Mapping[str, float], count: int
+    values: Mapping[str, np.ndarray], shares: Mapping[str, float], count: int
 ) -> list[Phase]:
     """Cuts runs into parts of equal length and fits a power law of the share to each.
 
     Args:
-        weights: class name -> (N, 2), iteration and weight.
+        values: class name -> (N, 2), iteration and value.
         shares: class name -> share of the pixels, 0..1.
         count: of parts, >= 1.
     """
-    last = max(table[:, 0].max() for table in weights.values())
+    last = max(table[:, 0].max() for table in values.values() if len(table))
     edges = np.linspace(0, last, count + 1).round().astype(int)
     found = []
     for start, end in pairwise(edges):
-        within = {n: t[(t[:, 0] > start) & (t[:, 0] <= end), 1] for n, t in weights.items()}
-        means = {name: float(values.mean()) for name, values in within.items() if len(values)}
+        within = {n: t[(t[:, 0] > start) & (t[:, 0] <= end), 1] for n, t in values.items()}
+        means = {name: float(part.mean()) for name, part in within.items() if len(part)}
         fit = _power_law([shares[n] for n in means], list(means.values()))
         found.append(Phase(int(start) + 1, int(end), means, *fit))
     return found
 
 
 def _power_law(
-    shares: Sequence[float], weights: Sequence[float]
+    shares: Sequence[float], values: Sequence[float]
 ) -> tuple[float, float] | tuple[None, None]:
-    # A weight of 0 has no logarithm; below three classes any line fits.
-    there = [(s, w) for s, w in zip(shares, weights, strict=True) if w > 0]
+    # 0 has no logarithm; below three classes any line fits.
+    there = [(s, v) for s, v in zip(shares, values, strict=True) if v > 0]
     if len(there) < 3:
         return None, None
     x, y = np.log(np.asarray(there)).T
@@ -121,7 +139,7 @@ def _power_law(
     return float(slope), float(1 - left / spread) if spread > 0 else 1.0
 
 
-def draw(found: Sequence[Phase], shares: Mapping[str, float]) -> Figure:
+def draw(found: Sequence[Phase], shares: Mapping[str, float], of: str = "weight") -> Figure:
     """Draws a panel per phase: a dot per class, the fitted power law, names of what is off it."""
     rows = math.ceil(len(found) / COLUMNS)
     columns = min(COLUMNS, len(found))
@@ -129,22 +147,23 @@ def draw(found: Sequence[Phase], shares: Mapping[str, float]) -> Figure:
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, phase in zip(panels.flat, found, strict=False):
         _panel(axes, phase, shares)
+        if of == "weight":
+            axes.axhline(1, color=COLORS[-1], linewidth=1)
     for axes in panels.flat[len(found) :]:
         axes.set_axis_off()
     for axes in panels[:, 0]:
-        axes.set_ylabel("class weight, mean over the phase")
+        axes.set_ylabel(f"{QUANTITIES[of][1]}, mean over the phase")
     for axes in panels[-1]:
         axes.set_xlabel("share of the labelled pixels")
     return figure
 
 
 def _panel(axes: Axes, phase: Phase, shares: Mapping[str, float]) -> None:
-    names = [name for name, weight in phase.weights.items() if weight > 0]
+    names = [name for name, value in phase.values.items() if value > 0]
     x = np.asarray([shares[name] for name in names])
-    y = np.asarray([phase.weights[name] for name in names])
+    y = np.asarray([phase.values[name] for name in names])
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.axhline(1, color=COLORS[-1], linewidth=1)
     line = np.ones_like(x)
     title = f"iterations {phase.start} to {phase.end}"
     if phase.exponent is not None:
@@ -167,11 +186,11 @@ def _panel(axes: Axes, phase: Phase, shares: Mapping[str, float]) -> None:
 def _name(axes: Axes, dots: Sequence[tuple[str, float, float]], side: int) -> None:
     """Names dots to the right where they are above the line (side 1), to the left below (-1)."""
     lowest = -math.inf
-    for name, share, weight in sorted(dots, key=lambda dot: dot[2]):
-        height = max(math.log(weight), lowest)
+    for name, share, value in sorted(dots, key=lambda dot: dot[2]):
+        height = max(math.log(value), lowest)
         lowest = height + LINE
         axes.annotate(
-            *(name, (share, weight)),
+            *(name, (share, value)),
             xytext=(share * math.exp(side * 0.12), math.exp(height)),
             ha="left" if side > 0 else "right",
             va="center",
@@ -183,12 +202,12 @@ def report(found: Sequence[Phase], shares: Mapping[str, float]) -> str:
     """Writes a Markdown table: a row per class, a column per phase, the fits below."""
 
     def text(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
+        return "-" if value is None else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.4f}"
 
     heads = [f"{phase.start}-{phase.end}" for phase in found]
     lines = [f"| class | share, % | {' | '.join(heads)} |", "|---" * (len(found) + 2) + "|"]
     for name, share in shares.items():
-        cells = " | ".join(text(phase.weights.get(name)) for phase in found)
+        cells = " | ".join(text(phase.values.get(name)) for phase in found)
         lines.append(f"| {name} | {100 * share:.2f} | {cells} |")
     for label, values in (
         ("exponent of the share", [phase.exponent for phase in found]),
@@ -205,18 +224,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="of a run")
     parser.add_argument("--term", default="source", help="loss term; default: source")
+    parser.add_argument(
+        "--of", choices=QUANTITIES, default="weight", help="what is drawn; default: weight"
+    )
     parser.add_argument("--phases", type=int, default=4, help="parts of equal length; default: 4")
     parser.add_argument("--out", type=Path, help="PNG; default: see above")
     args = parser.parse_args(arguments)
     if args.phases < 1:
         parser.error(f"--phases is {args.phases}; expected 1 or more")
-    out = args.out or args.runs[0] / "plots" / "weights_by_share.png"
+    out = args.out or args.runs[0] / "plots" / f"{args.of}s_by_share.png"
     try:
-        weights, shares = read_weights(args.runs, args.term)
-        found = phases(weights, shares, args.phases)
+        values, shares = read_values(args.runs, args.term, args.of)
+        found = phases(values, shares, args.phases)
         print(report(found, shares))
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_png(draw(found, shares), out)
+        write_png(draw(found, shares, args.of), out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -29,27 +29,27 @@ def write(folder: Path, powers: dict[int, float]) -> Path:
 
 
 def test_the_exponent_of_each_phase(tmp_path: Path) -> None:
-    weights, shares = tool.read_weights([write(tmp_path / "run", {10: -0.5, 20: -0.25})], "source")
+    weights, shares = tool.read_values([write(tmp_path / "run", {10: -0.5, 20: -0.25})], "source")
     assert list(shares) == ["road", "car", "bus"]
     assert shares["car"] == pytest.approx(400 / 6900)
     early, late = tool.phases(weights, shares, 2)
     assert (early.start, early.end, late.start, late.end) == (1, 10, 11, 20)
     assert (early.exponent, late.exponent) == (pytest.approx(-0.5), pytest.approx(-0.25))
     assert early.determination == pytest.approx(1)
-    assert early.weights["bus"] == pytest.approx(3 * 69**0.5)
+    assert early.values["bus"] == pytest.approx(3 * 69**0.5)
 
 
 def test_runs_are_averaged_and_a_bad_fit_is_said(tmp_path: Path) -> None:
     folders = [write(tmp_path / "a", {10: -0.5}), write(tmp_path / "b", {10: 0.5})]
-    weights, shares = tool.read_weights(folders, "source")
+    weights, shares = tool.read_values(folders, "source")
     (phase,) = tool.phases(weights, shares, 1)
     # (x^-1/2 + x^1/2) / 2 rises to both sides of its least value at 1.
-    assert phase.weights["car"] == pytest.approx(1.5 * (17.25**0.5 + 17.25**-0.5))
+    assert phase.values["car"] == pytest.approx(1.5 * (17.25**0.5 + 17.25**-0.5))
     assert phase.determination is not None and phase.determination < 1
 
 
 def test_two_classes_have_no_fit(tmp_path: Path) -> None:
-    weights, shares = tool.read_weights([write(tmp_path / "run", {10: -0.5})], "source")
+    weights, shares = tool.read_values([write(tmp_path / "run", {10: -0.5})], "source")
     del weights["car"]
     (phase,) = tool.phases(weights, shares, 1)
     assert (phase.exponent, phase.determination) == (None, None)
@@ -68,3 +68,32 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty/class_weights.csv").write_text(f"{HEAD}\n10,semantic,source,bus,1,1,0\n")
     assert tool.main([str(tmp_path / "empty")]) == 2
     assert "no logged batch shows a class" in capsys.readouterr().err
+
+
+def test_measures_and_pulls(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    # Weight, measure and pixels; the bus is not measured in the second batch.
+    rows = ["10,semantic,source,road,0.5,2,96", "10,semantic,source,bus,1.5,8,2"]
+    rows += ["20,semantic,source,road,0.5,4,100", "20,semantic,source,bus,1.5,nan,2"]
+    (run / "class_weights.csv").write_text("\n".join([HEAD, *rows]) + "\n")
+    measures, shares = tool.read_values([run], "source", "measure")
+    assert shares == {"road": 0.98, "bus": 0.02}
+    assert {name: table[:, 1].tolist() for name, table in measures.items()} == {
+        "road": [2, 4],
+        "bus": [8],
+    }
+    pulls, _ = tool.read_values([run], "source", "pull")
+    (phase,) = tool.phases(pulls, shares, 1)
+    assert phase.values["road"] == pytest.approx(0.5 * 3 * 0.98)
+    assert phase.values["bus"] == pytest.approx(1.5 * 8 * 0.02)
+
+
+def test_a_scheme_without_a_measure_has_no_pull(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "class_weights.csv").write_text(f"{HEAD}\n10,semantic,source,road,1,nan,5\n")
+    assert tool.main([str(run), "--of", "pull"]) == 2
+    assert "no pull was logged" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""class_weights.csv of a run, as arrays: weights and pixels of the semantic head over time."""
+"""class_weights.csv of a run, as arrays: what was logged of the semantic head over time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ class ClassLog:
         names: of the K classes, in the order of their ids.
         iterations: (T,) int64, of the logged batches.
         weights: (T, K) float64 class weights.
+        measures: (T, K) float64 of the batch that the weights were made of; NaN without one.
         pixels: (T, K) float64 labelled pixels in those batches.
     """
 
     names: tuple[str, ...]
     iterations: np.ndarray
     weights: np.ndarray
+    measures: np.ndarray
     pixels: np.ndarray
 
 
@@ -41,7 +43,7 @@ def read_class_log(folder: Path, term: str) -> ClassLog:
     path = folder / "class_weights.csv"
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the OUTPUT_DIR of a run")
-    rows: dict[int, dict[str, tuple[float, float]]] = {}
+    rows: dict[int, dict[str, tuple[float, ...]]] = {}
     terms: dict[str, None] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -50,7 +52,8 @@ def read_class_log(folder: Path, term: str) -> ClassLog:
             if row["head"] == "semantic":
                 terms[row["term"]] = None
                 if row["term"] == term:
-                    values = float(row["weight"]), float(row["pixels"])
+                    columns = ("weight", "measure", "pixels")
+                    values = tuple(float(row[column]) for column in columns)
                     rows.setdefault(int(row["iteration"]), {})[row["class"]] = values
     if not rows:
         raise UserError(
@@ -58,6 +61,6 @@ def read_class_log(folder: Path, term: str) -> ClassLog:
             f"(there are: {', '.join(terms) or 'none'})"
         )
     names = tuple(dict.fromkeys(name for there in rows.values() for name in there))
-    nothing = (np.nan, 0.0)
+    nothing = (np.nan, np.nan, 0.0)
     table = np.asarray([[there.get(name, nothing) for name in names] for there in rows.values()])
-    return ClassLog(names, np.asarray(list(rows)), table[..., 0], table[..., 1])
+    return ClassLog(names, np.asarray(list(rows)), *np.moveaxis(table, -1, 0))
