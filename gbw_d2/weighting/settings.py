@@ -120,6 +120,7 @@ class WeightingSettings:
             ValueError: a key that is no setting, or a value out of range.
         """
         known = [field.name for field in fields(cls)]
+        numbers = [field.name for field in fields(cls) if field.type == "float"]
         merged: dict[str, Any] = {}
         for layer in layers:
             for key, value in layer.items():
@@ -128,8 +129,17 @@ class WeightingSettings:
                         f"unknown weighting setting '{key}' (known: {', '.join(known)})"
                     )
                 if value is not None:
-                    merged[key] = value
+                    merged[key] = _number(key, value) if key in numbers else value
         return cls(**merged)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, int | float):
+        return value
+    # YAML and command lines leave inf a text.
+    if value == "inf":
+        return math.inf
+    raise ValueError(f"{name} is {value!r}; expected a number")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

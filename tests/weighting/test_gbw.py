@@ -176,3 +176,12 @@ def test_settings_are_checked(setting):
 def test_none_means_the_layer_below():
     merged = WeightingSettings.merge({"lam": 3.0, "power": 2.0}, {"lam": None, "power": 0.5})
     assert (merged.lam, merged.power) == (3.0, 0.5)
+
+
+def test_settings_know_inf_and_refuse_what_is_no_number() -> None:
+    # As they come from a config file ("LAMBDA: inf") and from the command line.
+    merged = WeightingSettings.merge({"lam": "inf", "max_weight": "inf"})
+    assert (merged.lam, merged.max_weight) == (math.inf, math.inf)
+    for value in ("strong", [1.0]):
+        with pytest.raises(ValueError, match=r"lam is .*; expected a number"):
+            WeightingSettings.merge({"lam": value})
