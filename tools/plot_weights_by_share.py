@@ -3,13 +3,14 @@
 
     uv run tools/plot_weights_by_share.py output/toy/semantic_source_only_gbw
     uv run tools/plot_weights_by_share.py output/toy/gbw_seed_* --term source --phases 4
-    uv run tools/plot_weights_by_share.py output/toy/semantic_source_only_gbw --of pull
+    uv run tools/plot_weights_by_share.py output/plain output/gbw_* --of pull --names plain GBW GBW
 
-Reads class_weights.csv and averages over the runs. Both axes are logarithmic, so that weights which
-are a power of the share lie on a line; its slope and how well it fits are printed, and stand in the
-picture. --of measure draws what the weights are made of, and --of pull weight x share x measure: of
-class gradients (docs/equations.md 2b), how hard a class pulls at the classifier.
-Writes plots/weights_by_share.png (measure..., pull...) into the first folder.
+Reads class_weights.csv and averages over the runs, or over those of one name. Both axes are
+logarithmic, so that weights which are a power of the share lie on a line; its slope and how well it
+fits are printed, and stand in the picture. --of measure draws what the weights are made of, and
+--of pull weight x share x measure: of class gradients (docs/equations.md 2b), how hard a class
+pulls at the classifier. Writes plots/weights_by_share.png (measures_..., pulls_...) into the first
+folder.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from results.plots import write_png
 
 from gbw_d2.errors import UserError
 
-# Classes so far from the line are named in the picture; the height of a name; logarithms.
-NAMED, LINE = 0.15, 0.09
+# Classes so far from the line are named in the picture, in logarithms; the height of a name as a
+# share of that of all panels' values.
+NAMED, LINE = 0.15, 0.043
+NAME_WIDTH = 1.0  # names that are farther apart cannot touch; logarithms of the share
 COLUMNS = 2
 
 # What is drawn: class weight, measure and share of the pixels -> its values; what the axis says.
@@ -60,6 +63,21 @@ class Phase:
     values: Mapping[str, float]
     exponent: float | None
     determination: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are averaged.
+
+    Args:
+        name: for people; "" where there is one group.
+        phases: parts of the runs.
+        shares: class name -> share of the pixels, 0..1.
+    """
+
+    name: str
+    phases: Sequence[Phase]
+    shares: Mapping[str, float]
 
 
 def read_values(
@@ -139,17 +157,26 @@ def _power_law(
     return float(slope), float(1 - left / spread) if spread > 0 else 1.0
 
 
-def draw(found: Sequence[Phase], shares: Mapping[str, float], of: str = "weight") -> Figure:
-    """Draws a panel per phase: a dot per class, the fitted power law, names of what is off it."""
-    rows = math.ceil(len(found) / COLUMNS)
-    columns = min(COLUMNS, len(found))
+def draw(groups: Sequence[Group], of: str = "weight") -> Figure:
+    """Draws a panel per phase: a dot per class, the fitted power law, names of what is off it.
+
+    Args:
+        groups: with the same phases; of several, each has a row of its own.
+        of: a name in QUANTITIES.
+    """
+    phases_of_each = max(len(group.phases) for group in groups)
+    columns = phases_of_each if len(groups) > 1 else min(COLUMNS, phases_of_each)
+    rows = sum(math.ceil(len(group.phases) / columns) for group in groups)
     figure = Figure(figsize=(5.6 * columns, 4.2 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes, phase in zip(panels.flat, found, strict=False):
-        _panel(axes, phase, shares)
+    drawn = [(group, phase) for group in groups for phase in group.phases]
+    heights = [math.log(v) for _, phase in drawn for v in phase.values.values() if v > 0]
+    line = LINE * (max(heights) - min(heights)) if heights else LINE
+    for axes, (group, phase) in zip(panels.flat, drawn, strict=False):
+        _panel(axes, phase, group, line)
         if of == "weight":
             axes.axhline(1, color=COLORS[-1], linewidth=1)
-    for axes in panels.flat[len(found) :]:
+    for axes in panels.flat[len(drawn) :]:
         axes.set_axis_off()
     for axes in panels[:, 0]:
         axes.set_ylabel(f"{QUANTITIES[of][1]}, mean over the phase")
@@ -158,24 +185,23 @@ def draw(found: Sequence[Phase], shares: Mapping[str, float], of: str = "weight"
     return figure
 
 
-def _panel(axes: Axes, phase: Phase, shares: Mapping[str, float]) -> None:
+def _panel(axes: Axes, phase: Phase, group: Group, line_height: float) -> None:
     names = [name for name, value in phase.values.items() if value > 0]
-    x = np.asarray([shares[name] for name in names])
+    x = np.asarray([group.shares[name] for name in names])
     y = np.asarray([phase.values[name] for name in names])
     axes.set_xscale("log")
     axes.set_yscale("log")
     line = np.ones_like(x)
-    title = f"iterations {phase.start} to {phase.end}"
+    title = f"{group.name}, " * bool(group.name) + f"iterations {phase.start} to {phase.end}"
     if phase.exponent is not None:
         line = np.exp(np.log(y).mean() + phase.exponent * (np.log(x) - np.log(x).mean()))
         axes.plot(x, line, color=COLORS[1], linewidth=1.5, zorder=1)
         title += f"\nshare ^ {phase.exponent:.2f}, R^2 {phase.determination:.2f}"
     axes.scatter(x, y, s=22, color=COLORS[0], zorder=2)
     distance = np.log(y / line)
-    _name(axes, [(n, *at) for n, *at, d in zip(names, x, y, distance, strict=True) if d > NAMED], 1)
-    _name(
-        axes, [(n, *at) for n, *at, d in zip(names, x, y, distance, strict=True) if d < -NAMED], -1
-    )
+    dots = list(zip(names, x.tolist(), y.tolist(), distance, strict=True))
+    for side in (1, -1):
+        _name(axes, [dot[:3] for dot in dots if side * dot[3] > NAMED], side, line_height)
     axes.set_title(title, fontsize=10)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(ScalarFormatter())
@@ -183,12 +209,16 @@ def _panel(axes: Axes, phase: Phase, shares: Mapping[str, float]) -> None:
     axes.margins(x=0.2, y=0.1)
 
 
-def _name(axes: Axes, dots: Sequence[tuple[str, float, float]], side: int) -> None:
+def _name(
+    axes: Axes, dots: Sequence[tuple[str, float, float]], side: int, line_height: float
+) -> None:
     """Names dots to the right where they are above the line (side 1), to the left below (-1)."""
-    lowest = -math.inf
+    placed: list[tuple[float, float]] = []
     for name, share, value in sorted(dots, key=lambda dot: dot[2]):
-        height = max(math.log(value), lowest)
-        lowest = height + LINE
+        place, height = math.log(share), math.log(value)
+        near = [at for other, at in placed if abs(other - place) < NAME_WIDTH]
+        height = max([height, *(at + line_height for at in near)])
+        placed.append((place, height))
         axes.annotate(
             *(name, (share, value)),
             xytext=(share * math.exp(side * 0.12), math.exp(height)),
@@ -198,8 +228,9 @@ def _name(axes: Axes, dots: Sequence[tuple[str, float, float]], side: int) -> No
         )
 
 
-def report(found: Sequence[Phase], shares: Mapping[str, float]) -> str:
+def report(group: Group) -> str:
     """Writes a Markdown table: a row per class, a column per phase, the fits below."""
+    found, shares = group.phases, group.shares
 
     def text(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.4f}"
@@ -229,16 +260,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--phases", type=int, default=4, help="parts of equal length; default: 4")
     parser.add_argument("--out", type=Path, help="PNG; default: see above")
+    parser.add_argument("--names", nargs="+", help="one per run; those of one name are averaged")
     args = parser.parse_args(arguments)
     if args.phases < 1:
         parser.error(f"--phases is {args.phases}; expected 1 or more")
+    names = args.names or [""] * len(args.runs)
+    if len(names) != len(args.runs):
+        parser.error(f"--names has {len(names)} names for {len(args.runs)} runs")
     out = args.out or args.runs[0] / "plots" / f"{args.of}s_by_share.png"
     try:
-        values, shares = read_values(args.runs, args.term, args.of)
-        found = phases(values, shares, args.phases)
-        print(report(found, shares))
+        groups = []
+        for name in dict.fromkeys(names):
+            runs = [run for run, its in zip(args.runs, names, strict=True) if its == name]
+            values, shares = read_values(runs, args.term, args.of)
+            groups.append(Group(name, phases(values, shares, args.phases), shares))
+            print(f"{name}\n\n{report(groups[-1])}\n" if name else report(groups[-1]))
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_png(draw(found, shares, args.of), out)
+        write_png(draw(groups, args.of), out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

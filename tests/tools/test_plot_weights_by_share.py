@@ -53,7 +53,7 @@ def test_two_classes_have_no_fit(tmp_path: Path) -> None:
     del weights["car"]
     (phase,) = tool.phases(weights, shares, 1)
     assert (phase.exponent, phase.determination) == (None, None)
-    assert "| exponent of the share | | - |" in tool.report([phase], shares)
+    assert "| exponent of the share | | - |" in tool.report(tool.Group("", [phase], shares))
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +87,24 @@ def test_measures_and_pulls(tmp_path: Path) -> None:
     (phase,) = tool.phases(pulls, shares, 1)
     assert phase.values["road"] == pytest.approx(0.5 * 3 * 0.98)
     assert phase.values["bus"] == pytest.approx(1.5 * 8 * 0.02)
+
+
+def test_runs_by_name_have_rows_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (
+        write(tmp_path / "a", {10: -0.5, 20: -0.5}),
+        write(tmp_path / "b", {10: 0.5, 20: 1}),
+    )
+    out = tmp_path / "x.png"
+    runs = [str(one), str(other)]
+    assert tool.main([*runs, "--names", "down", "up", "--phases", "2", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    order = ["down\n", "| exponent of the share | | -0.50 | -0.50 |", "up\n", "| 0.50 | 1.00 |"]
+    places = [said.index(part) for part in order]
+    assert places == sorted(places) and out.is_file()
+    with pytest.raises(SystemExit):
+        tool.main([*runs, "--names", "down"])
 
 
 def test_a_scheme_without_a_measure_has_no_pull(
