@@ -161,7 +161,7 @@ def draw(groups: Sequence[Group], of: str = "weight") -> Figure:
     """Draws a panel per phase: a dot per class, the fitted power law, names of what is off it.
 
     Args:
-        groups: with the same phases; of several, each has a row of its own.
+        groups: of several, each has a row of its own, and its own phases.
         of: a name in QUANTITIES.
     """
     phases_of_each = max(len(group.phases) for group in groups)

@@ -117,7 +117,8 @@ class WeightingSettings:
         """Builds settings from layers of values, later ones first in rank; None means "not set".
 
         Raises:
-            ValueError: a key that is no setting, or a value out of range.
+            ValueError: a key that is no setting, or a value that is no number or out of range;
+                the text "inf" is a number.
         """
         known = [field.name for field in fields(cls)]
         numbers = [field.name for field in fields(cls) if field.type == "float"]

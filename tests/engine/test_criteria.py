@@ -45,6 +45,16 @@ def train(cfg: Any, samples: Any, steps: int, folder: Path) -> tuple[dict, list[
         return criteria, list(csv.DictReader(file))
 
 
+def test_numbers_from_the_command_line(tiny_config: Any) -> None:
+    # What comes after the config file: no Python literal, so a text.
+    cfg = tiny_config("WEIGHTING.NAME", "gbw_norm", "WEIGHTING.LAMBDA", "inf")
+    assert cfg.WEIGHTING.LAMBDA == "inf"
+    assert make_criteria(cfg, COUNTS)["semantic"].scheme.settings.lam == float("inf")
+    cfg = tiny_config("WEIGHTING.NAME", "gbw_norm", "WEIGHTING.LAMBDA", "strong")
+    with pytest.raises(ConfigError, match="'semantic': lam is 'strong'; expected a number"):
+        make_criteria(cfg, COUNTS)
+
+
 def test_all_heads_train_and_are_logged(tiny_config: Any, samples: Any, tmp_path: Path) -> None:
     cfg = tiny_config("WEIGHTING.NAME", "gbw_norm", *ALL_HEADS)
     criteria, rows = train(cfg, samples, 2, tmp_path)

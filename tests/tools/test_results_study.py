@@ -26,7 +26,7 @@ STUDY = {
     "baseline": "none",
     "rivals": ["focal"],
     "rare": ["bus", "rider"],
-    "answer": "It\ndoes.",
+    "answer": "It\ndoes, |x| and all.",
     "notes": "It does, to the digit.",
     "rungs": [{"seeds": [0, 1, 2]}],
 }
@@ -255,7 +255,7 @@ def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "\n### `gbw` against its rivals\n" in text
     assert "The toy world is a toy" in text and "--arms focal --out" in text
     assert "](../studies/scale/arms.png)" in text and "](../studies/scale.yaml)" in text
-    answer = "| [Study T: by hand](#study-t-by-hand) | It does. |"
+    answer = "| [Study T: by hand](#study-t-by-hand) | It does, \\|x\\| and all. |"
     order = [answer, "Does it add up?", "It does, to the digit.", "| PQ | rare PQ |", "</details>"]
     places = [text.index(part) for part in order]
     assert places == sorted(places)

@@ -159,8 +159,12 @@ def test_a_run_with_its_teacher_and_one_without(
     ]
     assert rows[0]["mIoU"] == rows[1]["mIoU"]
     (other / "config.yaml").write_text(config.replace("- '16'", "- '13'"))
-    assert tool.main([str(run), str(other), *out]) == 2
-    assert "cannot be compared" in capsys.readouterr().err
+    fresh = ["--out", str(tmp_path / "fresh"), "--strengths", "0"]
+    assert tool.main([str(run), str(other), *fresh]) == 2
+    said = capsys.readouterr()
+    # Before the first is scored, not after it.
+    assert "cannot be compared" in said.err and "(1 of 2)" not in said.out
+    assert not (tmp_path / "fresh").exists()
 
 
 def test_errors_for_people(tool: ModuleType, run: Path, tmp_path: Path, capsys: Any) -> None:

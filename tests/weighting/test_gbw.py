@@ -179,7 +179,6 @@ def test_none_means_the_layer_below():
 
 
 def test_settings_know_inf_and_refuse_what_is_no_number() -> None:
-    # As they come from a config file ("LAMBDA: inf") and from the command line.
     merged = WeightingSettings.merge({"lam": "inf", "max_weight": "inf"})
     assert (merged.lam, merged.max_weight) == (math.inf, math.inf)
     for value in ("strong", [1.0]):

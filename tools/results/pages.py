@@ -121,7 +121,8 @@ def _summary(finished: Sequence[Results]) -> str:
     for study in (results.study for results in finished):
         # As GitHub makes them of headings.
         anchor = re.sub(r"[^\w\- ]", "", study.title.lower()).replace(" ", "-")
-        lines.append(f"| [{study.title}](#{anchor}) | {study.answer or '-'} |")
+        answer = study.answer.replace("|", "\\|") or "-"
+        lines.append(f"| [{study.title}](#{anchor}) | {answer} |")
     return "\n".join(lines)
 
 
