@@ -184,7 +184,11 @@ def test_a_killed_server_is_not_a_result(tmp_path: Path) -> None:
 
 def test_a_signal_waits_for_the_block_and_is_not_lost() -> None:
     heard = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: heard.append(number)),
+        # A shell that starts the tests in the background has it ignored.
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
     try:
         with runs.signals_wait():
             signal.raise_signal(signal.SIGTERM)
@@ -195,7 +199,8 @@ def test_a_signal_waits_for_the_block_and_is_not_lost() -> None:
             heard.append(signal.SIGINT)
         assert heard == [signal.SIGTERM, signal.SIGINT]
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_run_of_another_study_is_taken_over(tiny: Path, monkeypatch: Any) -> None:
