@@ -97,10 +97,10 @@ def make(args: argparse.Namespace) -> Sequence[str]:
     """Writes what the arguments ask for."""
     settings = settings_of(args)
     if args.preview:
-        splits = [(domain, "train") for domain in DOMAINS]
-        write_preview(
-            args.preview, settings, LAYOUTS.get(args.layout).splits if args.layout else splits
-        )
+        splits: Sequence[tuple[str, str]] = [(domain, "train") for domain in DOMAINS]
+        if args.layout:
+            splits = LAYOUTS.get(args.layout).splits
+        write_preview(args.preview, settings, splits)
         return ()
     if args.layout:
         write_layout(layout_root(args), LAYOUTS.get(args.layout), args.workers)
