@@ -1,0 +1,89 @@
+"""tools/plot_studies.py on runs written by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import plot_studies
+import pytest
+import yaml
+from PIL import Image
+from results.rows import read_results
+
+from gbw_d2.errors import UserError
+
+STUDY = {
+    "title": "Study T: by hand",
+    "question": "Does it add up?",
+    "recipes": {"taught": {"config": "configs/a.yaml"}},
+    "arms": {"none": {"WEIGHTING.NAME": "none"}, "gbw": {}, "static": {}, "focal": {}},
+    "baseline": "none",
+    "proposed": "gbw",
+    "rivals": ["static", "focal"],
+    "rare": ["bus"],
+    "rungs": [{"seeds": [0, 1]}],
+}
+MIOU = {
+    **{("none", 0): 40.0, ("none", 1): 50.0, ("focal", 0): 99.0},
+    **{("gbw", 0): 41.0, ("gbw", 1): 54.0, ("static", 1): 47.0},
+}
+
+
+def row(arm: str, seed: int, miou: float) -> dict[str, Any]:
+    """The bus has IoU miou / 2 and recall 30; on the second test set mIoU is 1 whatever the arm."""
+    classes = {"bus": {"IoU": miou / 2, "recall": 30.0}}
+    scores = {
+        "first_val": {"metrics": {"mIoU_16": miou}, "classes": classes},
+        "second_val": {"metrics": {"mIoU_16": 1.0}, "classes": classes},
+    }
+    return {
+        **{"recipe": "taught", "arm": arm, "seed": seed, "config": "0" * 12, "package": "a" * 12},
+        **{"iterations": 100, "wall_seconds": 9.0, "step_seconds": 0.2, "peak_memory_mb": 1.0},
+        **{"torch": "2.15.0", "device": "cpu", "threads": 1, "scores": scores},
+    }
+
+
+def write(folder: Path, **changed: Any) -> Path:
+    path = folder / "hand.yaml"
+    path.with_suffix("").mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump({**STUDY, **changed}))
+    lines = [json.dumps(row(*name, miou)) for name, miou in MIOU.items()]
+    (path.with_suffix("") / "results.jsonl").write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_gains_by_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, out = write(tmp_path), tmp_path / "gains.png"
+    assert plot_studies.main([str(path), "--without", "second_val", "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "| study | recipe, test set | pairs | Δ mIoU | Δ rare IoU | Δ rare recall |"
+    )
+    # gbw: (41 - 40 + 54 - 50) / 2; static with seed 1 alone: 47 - 50. Not focal, the second rival.
+    assert lines[2:] == [
+        "| hand.yaml | taught, first_val | 2 / 1 | +2.5 / -3.0 | +1.2 / -1.5 | +0.0 / +0.0 |"
+    ]
+    assert Image.open(out).width > 1000
+
+
+def test_dots_are_seeds_and_bars_their_means(tmp_path: Path) -> None:
+    figure = plot_studies.draw([plot_studies.group(read_results(write(tmp_path)))])
+    drawn = {(line.get_marker(), tuple(line.get_xdata())) for line in figure.axes[0].lines}
+    assert {("o", (1.0, 4.0)), ("|", (2.5,)), ("o", (-3.0,)), ("|", (-3.0,))} <= drawn
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [
+        "taught, first_val",
+        "taught, second_val",
+    ]
+
+
+def test_what_cannot_be_drawn_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs 'proposed' and 'rivals'"):
+        plot_studies.group(read_results(write(tmp_path, rivals=[])))
+    results = read_results(write(tmp_path))
+    with pytest.raises(UserError, match="'gbw' and 'none' share no finished seed"):
+        plot_studies.group(results, ["first_val", "second_val"])

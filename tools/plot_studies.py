@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Draws what the proposed arms of studies gain, beside their first rivals, by recipe and test set.
+
+    uv run tools/plot_studies.py studies/margins.yaml studies/toy_panoptic.yaml --out gains.png
+    uv run tools/plot_studies.py studies/heads.yaml --without toy_synthia_panoptic_val --out g.png
+
+Reads the studies' results.jsonl (tools/study.py); writes the picture, and prints the numbers as a
+Markdown table. A gain is the arm minus the study's baseline, with the same recipe and seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from results.cells import table
+from results.comparison import Difference, Section, sections
+from results.plots import BLUE, ORANGE, write_png
+from results.rows import Results, read_results
+from results.tables import COMPARED
+
+from gbw_d2.errors import UserError
+
+APART = 0.17  # how far above and below the line of its row an arm is drawn
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One recipe and test set of a study.
+
+    Args:
+        name: recipe and test set.
+        proposed: measure name -> difference to the baseline.
+        rival: the same of the first rival; empty where it has not run.
+    """
+
+    name: str
+    proposed: Mapping[str, Difference]
+    rival: Mapping[str, Difference]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The settings of one study.
+
+    Args:
+        study: the YAML file's name.
+        title: the study's.
+        arms: the proposed arm and the first rival.
+    """
+
+    study: str
+    title: str
+    arms: tuple[str, str]
+    settings: tuple[Setting, ...]
+
+
+def group(results: Results, without: Sequence[str] = ()) -> Group:
+    """Compares a study's proposed arm and its first rival with the baseline.
+
+    Args:
+        results: of a study.
+        without: test sets that are left out.
+
+    Raises:
+        UserError: the study proposes no arm, has no rival, or no pair of runs is finished.
+    """
+    study = results.study
+    if not study.proposed or not study.rivals:
+        raise UserError(f"{study.path} needs 'proposed' and 'rivals' to be drawn with others")
+    arms = study.proposed, study.rivals[0]
+    found = [
+        _setting(section, arms) for section in sections(results) if section.dataset not in without
+    ]
+    settings = tuple(setting for setting in found if setting.proposed)
+    if not settings:
+        raise UserError(f"{study.path}: '{arms[0]}' and '{study.baseline}' share no finished seed")
+    return Group(study.path.name, study.title, arms, settings)
+
+
+def _setting(section: Section, arms: tuple[str, str]) -> Setting:
+    rows = [section.row(arm) for arm in arms]
+    ours, theirs = [row.differences if row is not None else {} for row in rows]
+    return Setting(f"{section.recipe}, {section.dataset}", ours, theirs)
+
+
+def markdown(groups: Sequence[Group]) -> str:
+    """Writes a row per setting, with the gains of both arms and the number of their pairs."""
+    measures = _measures(groups)
+    rows = [
+        [
+            one.study,
+            setting.name,
+            f"{_pairs(setting.proposed)} / {_pairs(setting.rival)}",
+            *(f"{_mean(setting.proposed, m)} / {_mean(setting.rival, m)}" for m in measures),
+        ]
+        for one in groups
+        for setting in one.settings
+    ]
+    return table(["study", "recipe, test set", "pairs", *(f"Δ {m}" for m in measures)], rows)
+
+
+def _measures(groups: Sequence[Group]) -> list[str]:
+    return [m for m in COMPARED if any(m in s.proposed for one in groups for s in one.settings)]
+
+
+def _pairs(differences: Mapping[str, Difference]) -> int:
+    return max((len(difference.values) for difference in differences.values()), default=0)
+
+
+def _mean(differences: Mapping[str, Difference], measure: str) -> str:
+    return f"{differences[measure].mean:+.1f}" if measure in differences else "-"
+
+
+def draw(groups: Sequence[Group]) -> Figure:
+    """Draws a panel per study and measure: small dots for seeds, a bar at their mean."""
+    measures, counts = _measures(groups), [len(one.settings) for one in groups]
+    height = 1.2 + sum(0.3 * count + 0.75 for count in counts)
+    figure = Figure(figsize=(12.5, height), layout="constrained")
+    ratios = {"height_ratios": [count + 1 for count in counts]}
+    figure.get_layout_engine().set(h_pad=0.12)  # inches, for the headlines
+    shape = len(groups), len(measures)
+    grid = figure.subplots(*shape, sharex="col", sharey="row", squeeze=False, gridspec_kw=ratios)
+    for one, line in zip(groups, grid, strict=True):
+        for measure, axes in zip(measures, line, strict=True):
+            _panel(axes, one, measure)
+        _headline(line[0], f"{one.title} ({one.study})")
+        line[0].set_yticks(range(len(one.settings)), [s.name for s in one.settings], fontsize=8)
+        line[0].set_ylim(len(one.settings) - 0.5, -0.5)
+        for measure, axes in zip(measures, line, strict=True):
+            axes.set_xlabel(f"{measure}, points", fontsize=8)
+    names = [", ".join(dict.fromkeys(one.arms[i] for one in groups)) for i in (0, 1)]
+    figure.legend(
+        handles=[_key(BLUE, names[0]), _key(ORANGE, names[1])],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
+    figure.suptitle("Arm minus baseline: mean (bar) and each seed (dot)", fontsize=11)
+    return figure
+
+
+def _headline(axes: Axes, text: str) -> None:
+    # A title would make its column as wide as it is.
+    title = axes.annotate(
+        *(text, (0, 1)),
+        xycoords="axes fraction",
+        xytext=(0, 5),
+        textcoords="offset points",
+        fontsize=9,
+        fontweight="bold",
+    )
+    title.set_in_layout(False)
+
+
+def _key(color: str, name: str) -> Line2D:
+    return Line2D([], [], color=color, marker="o", markersize=4, linestyle="", label=name)
+
+
+def _panel(axes: Axes, one: Group, measure: str) -> None:
+    if not any(measure in setting.proposed for setting in one.settings):
+        axes.set_visible(False)
+        return
+    axes.axvline(0, color="0.4", linewidth=1, zorder=1)
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, labelbottom=True)
+    for place, setting in enumerate(one.settings):
+        if place % 2:
+            axes.axhspan(place - 0.5, place + 0.5, color="0.965", zorder=0, linewidth=0)
+        pairs = ((setting.proposed, BLUE, -APART), (setting.rival, ORANGE, APART))
+        for differences, color, offset in pairs:
+            if measure not in differences:
+                continue
+            values = [*differences[measure].values.values()]
+            at = place + offset
+            axes.plot(values, [at] * len(values), "o", color=color, markersize=2.6, alpha=0.75)
+            axes.plot(
+                statistics.mean(values), at, "|", color=color, markersize=9, markeredgewidth=2.4
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line, prints the table and writes the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("studies", nargs="+", type=Path, help="YAML files")
+    parser.add_argument("--out", type=Path, required=True, help="the PNG")
+    parser.add_argument("--without", nargs="+", default=(), help="test sets that are left out")
+    args = parser.parse_args(arguments)
+    try:
+        groups = [group(read_results(path), args.without) for path in args.studies]
+        write_png(draw(groups), args.out)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(markdown(groups))
+    print(args.out, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
