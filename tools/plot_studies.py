@@ -85,6 +85,18 @@ def group(results: Results, without: Sequence[str] = ()) -> Group:
     return Group(study.path.name, study.title, arms, settings)
 
 
+def check_test_sets(studies: Sequence[Results], names: Sequence[str]) -> None:
+    """Checks that some run is scored on each of the test sets.
+
+    Raises:
+        UserError: on one of them none is.
+    """
+    known = sorted({name for results in studies for run in results.runs for name in run.scores})
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise UserError(f"no run is scored on {', '.join(strange)} (there are: {', '.join(known)})")
+
+
 def _setting(section: Section, arms: tuple[str, str]) -> Setting:
     rows = [section.row(arm) for arm in arms]
     ours, theirs = [row.differences if row is not None else {} for row in rows]
@@ -198,7 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--without", nargs="+", default=(), help="test sets that are left out")
     args = parser.parse_args(arguments)
     try:
-        groups = [group(read_results(path), args.without) for path in args.studies]
+        studies = [read_results(path) for path in args.studies]
+        check_test_sets(studies, args.without)
+        groups = [group(results, args.without) for results in studies]
         write_png(draw(groups), args.out)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

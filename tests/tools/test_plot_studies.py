@@ -87,3 +87,15 @@ def test_what_cannot_be_drawn_is_named(tmp_path: Path) -> None:
     results = read_results(write(tmp_path))
     with pytest.raises(UserError, match="'gbw' and 'none' share no finished seed"):
         plot_studies.group(results, ["first_val", "second_val"])
+
+
+def test_a_test_set_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gains.png"
+    assert (
+        plot_studies.main([str(write(tmp_path)), "--without", "thrid_val", "--out", str(out)]) == 2
+    )
+    said = capsys.readouterr().err
+    assert "no run is scored on thrid_val (there are: first_val, second_val)" in said
+    assert not out.exists()
