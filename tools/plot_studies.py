@@ -2,7 +2,7 @@
 """Draws what the proposed arms of studies gain, beside their first rivals, by recipe and test set.
 
     uv run tools/plot_studies.py studies/margins.yaml studies/toy_panoptic.yaml --out gains.png
-    uv run tools/plot_studies.py studies/heads.yaml --without toy_synthia_panoptic_val --out g.png
+    uv run tools/plot_studies.py studies/long.yaml --without toy_synthia_semantic_val --out a.png
 
 Reads the studies' results.jsonl (tools/study.py); writes the picture, and prints the numbers as a
 Markdown table. A gain is the arm minus the study's baseline, with the same recipe and seed.
@@ -24,7 +24,7 @@ from results.cells import table
 from results.comparison import Difference, Section, sections
 from results.plots import BLUE, ORANGE, write_png
 from results.rows import Results, read_results
-from results.tables import COMPARED
+from results.tables import COMPARED, signed
 
 from gbw_d2.errors import UserError
 
@@ -81,7 +81,10 @@ def group(results: Results, without: Sequence[str] = ()) -> Group:
     ]
     settings = tuple(setting for setting in found if setting.proposed)
     if not settings:
-        raise UserError(f"{study.path}: '{arms[0]}' and '{study.baseline}' share no finished seed")
+        elsewhere = f" outside {', '.join(without)}" if without else ""
+        raise UserError(
+            f"{study.path}: '{arms[0]}' and '{study.baseline}' share no finished seed{elsewhere}"
+        )
     return Group(study.path.name, study.title, arms, settings)
 
 
@@ -128,7 +131,7 @@ def _pairs(differences: Mapping[str, Difference]) -> int:
 
 
 def _mean(differences: Mapping[str, Difference], measure: str) -> str:
-    return f"{differences[measure].mean:+.1f}" if measure in differences else "-"
+    return signed(differences[measure].mean) if measure in differences else "-"
 
 
 def draw(groups: Sequence[Group]) -> Figure:
@@ -143,19 +146,22 @@ def draw(groups: Sequence[Group]) -> Figure:
     for one, line in zip(groups, grid, strict=True):
         for measure, axes in zip(measures, line, strict=True):
             _panel(axes, one, measure)
+        seeds = [f"{_pairs(s.proposed)} / {_pairs(s.rival)}" for s in one.settings]
+        names = [f"{s.name}  ({n})" for s, n in zip(one.settings, seeds, strict=True)]
         _headline(line[0], f"{one.title} ({one.study})")
-        line[0].set_yticks(range(len(one.settings)), [s.name for s in one.settings], fontsize=8)
+        line[0].set_yticks(range(len(one.settings)), names, fontsize=8)
         line[0].set_ylim(len(one.settings) - 0.5, -0.5)
-        for measure, axes in zip(measures, line, strict=True):
-            axes.set_xlabel(f"{measure}, points", fontsize=8)
-    names = [", ".join(dict.fromkeys(one.arms[i] for one in groups)) for i in (0, 1)]
+    arms = [", ".join(dict.fromkeys(one.arms[i] for one in groups)) for i in (0, 1)]
     figure.legend(
-        handles=[_key(BLUE, names[0]), _key(ORANGE, names[1])],
+        handles=[_key(BLUE, arms[0]), _key(ORANGE, arms[1])],
         loc="outside lower center",
         ncols=2,
         frameon=False,
     )
-    figure.suptitle("Arm minus baseline: mean (bar) and each seed (dot)", fontsize=11)
+    figure.suptitle(
+        "Arm minus baseline: mean (bar) and each seed (dot); in brackets, seeds of either arm",
+        fontsize=11,
+    )
     return figure
 
 
@@ -178,13 +184,16 @@ def _key(color: str, name: str) -> Line2D:
 
 def _panel(axes: Axes, one: Group, measure: str) -> None:
     if not any(measure in setting.proposed for setting in one.settings):
-        axes.set_visible(False)
+        axes.spines[:].set_visible(False)
+        axes.xaxis.set_visible(False)
+        axes.tick_params(left=False)
         return
     axes.axvline(0, color="0.4", linewidth=1, zorder=1)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, labelbottom=True)
+    axes.set_xlabel(f"{measure}, points", fontsize=8)
     for place, setting in enumerate(one.settings):
         if place % 2:
             axes.axhspan(place - 0.5, place + 0.5, color="0.965", zorder=0, linewidth=0)

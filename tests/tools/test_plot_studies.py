@@ -9,7 +9,7 @@ from typing import Any
 import plot_studies
 import pytest
 import yaml
-from PIL import Image
+from results.comparison import Difference
 from results.rows import read_results
 
 from gbw_d2.errors import UserError
@@ -68,24 +68,55 @@ def test_gains_by_hand(
     assert lines[2:] == [
         "| hand.yaml | taught, first_val | 2 / 1 | +2.5 / -3.0 | +1.2 / -1.5 | +0.0 / +0.0 |"
     ]
-    assert Image.open(out).width > 1000
+    assert out.read_bytes().startswith(b"\x89PNG")
 
 
 def test_dots_are_seeds_and_bars_their_means(tmp_path: Path) -> None:
     figure = plot_studies.draw([plot_studies.group(read_results(write(tmp_path)))])
-    drawn = {(line.get_marker(), tuple(line.get_xdata())) for line in figure.axes[0].lines}
-    assert {("o", (1.0, 4.0)), ("|", (2.5,)), ("o", (-3.0,)), ("|", (-3.0,))} <= drawn
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [
-        "taught, first_val",
-        "taught, second_val",
+    axes = figure.axes[0]
+    drawn = [
+        (line.get_marker(), line.get_color(), round(line.get_ydata()[0], 2), [*line.get_xdata()])
+        for line in axes.lines
+        if line.get_marker() in ("o", "|")
     ]
+    high, low = -plot_studies.APART, plot_studies.APART
+    # On the second test set mIoU is 1 in all runs.
+    assert drawn == [
+        ("o", plot_studies.BLUE, high, [1.0, 4.0]),
+        ("|", plot_studies.BLUE, high, [2.5]),
+        ("o", plot_studies.ORANGE, low, [-3.0]),
+        ("|", plot_studies.ORANGE, low, [-3.0]),
+        ("o", plot_studies.BLUE, 1 + high, [0.0, 0.0]),
+        ("|", plot_studies.BLUE, 1 + high, [0.0]),
+        ("o", plot_studies.ORANGE, 1 + low, [0.0]),
+        ("|", plot_studies.ORANGE, 1 + low, [0.0]),
+    ]
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels == ["taught, first_val  (2 / 1)", "taught, second_val  (2 / 1)"]
+
+
+def test_a_study_without_a_measure_keeps_its_place(tmp_path: Path) -> None:
+    plain = plot_studies.group(read_results(write(tmp_path)), ["second_val"])
+    gain = Difference({("taught", 0): -0.04}, None)
+    panoptic = plot_studies.Setting("all, val", {"mIoU": gain, "PQ": gain}, {})
+    groups = [plain, plot_studies.Group("b.yaml", "B", ("gbw", "static"), (panoptic,))]
+    rows = plot_studies.markdown(groups).splitlines()
+    assert rows[0].endswith("| Δ rare recall | Δ PQ |") and rows[2].endswith("| - / - |")
+    assert rows[3] == "| b.yaml | all, val | 1 / 0 | +0.0 / - | - / - | - / - | +0.0 / - |"
+    grid = plot_studies.draw(groups).axes
+    assert [bool(axes.lines) for axes in grid] == [
+        *(True, True, True, False),
+        *(True, False, False, True),
+    ]
+    assert grid[4].get_yticklabels()[0].get_text() == "all, val  (1 / 0)"
 
 
 def test_what_cannot_be_drawn_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs 'proposed' and 'rivals'"):
         plot_studies.group(read_results(write(tmp_path, rivals=[])))
     results = read_results(write(tmp_path))
-    with pytest.raises(UserError, match="'gbw' and 'none' share no finished seed"):
+    message = "'gbw' and 'none' share no finished seed outside first_val, second_val"
+    with pytest.raises(UserError, match=message):
         plot_studies.group(results, ["first_val", "second_val"])
 
 

@@ -99,13 +99,14 @@ def difference_cell(difference: Difference | None) -> str:
     """Writes mean and interval, in bold where the interval excludes 0."""
     if difference is None:
         return "-"
-    text = _signed(difference.mean)
+    text = signed(difference.mean)
     if difference.interval is not None:
-        text += f" [{', '.join(map(_signed, difference.interval))}]"
+        text += f" [{', '.join(map(signed, difference.interval))}]"
     return f"**{text}**" if difference.excludes_zero else text
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Writes a difference with its sign and one digit."""
     return f"{round(value, 1) + 0.0:+.1f}"  # + 0.0: no -0.0
 
 
