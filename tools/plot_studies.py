@@ -11,7 +11,6 @@ Markdown table. A gain is the arm minus the study's baseline, with the same reci
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from results.cells import table
-from results.comparison import Difference, Section, sections
+from results.comparison import Difference, Section, pair_count, sections
 from results.plots import BLUE, ORANGE, write_png
 from results.rows import Results, read_results
 from results.tables import COMPARED, signed
@@ -44,6 +43,11 @@ class Setting:
     name: str
     proposed: Mapping[str, Difference]
     rival: Mapping[str, Difference]
+
+    @property
+    def pairs(self) -> str:
+        """How many pairs of runs either difference rests on."""
+        return f"{pair_count(self.proposed)} / {pair_count(self.rival)}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def markdown(groups: Sequence[Group]) -> str:
         [
             one.study,
             setting.name,
-            f"{_pairs(setting.proposed)} / {_pairs(setting.rival)}",
+            setting.pairs,
             *(f"{_mean(setting.proposed, m)} / {_mean(setting.rival, m)}" for m in measures),
         ]
         for one in groups
@@ -124,10 +128,6 @@ def markdown(groups: Sequence[Group]) -> str:
 
 def _measures(groups: Sequence[Group]) -> list[str]:
     return [m for m in COMPARED if any(m in s.proposed for one in groups for s in one.settings)]
-
-
-def _pairs(differences: Mapping[str, Difference]) -> int:
-    return max((len(difference.values) for difference in differences.values()), default=0)
 
 
 def _mean(differences: Mapping[str, Difference], measure: str) -> str:
@@ -146,8 +146,7 @@ def draw(groups: Sequence[Group]) -> Figure:
     for one, line in zip(groups, grid, strict=True):
         for measure, axes in zip(measures, line, strict=True):
             _panel(axes, one, measure)
-        seeds = [f"{_pairs(s.proposed)} / {_pairs(s.rival)}" for s in one.settings]
-        names = [f"{s.name}  ({n})" for s, n in zip(one.settings, seeds, strict=True)]
+        names = [f"{setting.name}  ({setting.pairs})" for setting in one.settings]
         _headline(line[0], f"{one.title} ({one.study})")
         line[0].set_yticks(range(len(one.settings)), names, fontsize=8)
         line[0].set_ylim(len(one.settings) - 0.5, -0.5)
@@ -204,9 +203,8 @@ def _panel(axes: Axes, one: Group, measure: str) -> None:
             values = [*differences[measure].values.values()]
             at = place + offset
             axes.plot(values, [at] * len(values), "o", color=color, markersize=2.6, alpha=0.75)
-            axes.plot(
-                statistics.mean(values), at, "|", color=color, markersize=9, markeredgewidth=2.4
-            )
+            middle = differences[measure].mean
+            axes.plot(middle, at, "|", color=color, markersize=9, markeredgewidth=2.4)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -54,10 +54,7 @@ def write(folder: Path, **changed: Any) -> Path:
     return path
 
 
-def test_gains_by_hand(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_gains_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = write(tmp_path), tmp_path / "gains.png"
     assert plot_studies.main([str(path), "--without", "second_val", "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()

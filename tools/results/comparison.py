@@ -142,6 +142,11 @@ class Section:
         return next((row for row in self.rows if row.arm == arm), None)
 
 
+def pair_count(differences: Mapping[str, Difference]) -> int:
+    """Counts the pairs of runs that an arm's differences rest on: the most of any measure."""
+    return max((len(difference.values) for difference in differences.values()), default=0)
+
+
 def deviation(values: Sequence[float | None]) -> float | None:
     """Computes the sample standard deviation of what is defined; None below two values."""
     defined = [v for v in values if v is not None]

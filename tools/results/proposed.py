@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from results.cells import table
-from results.comparison import MEASURES, Difference, paired_differences
+from results.comparison import MEASURES, Difference, pair_count, paired_differences
 from results.rows import Results, Run
 from results.tables import COMPARED, difference_cell, marked
 
@@ -69,7 +69,7 @@ def proposed_table(results: Results, dataset: str) -> str:
     shown = [m.name for m in MEASURES if m.name in COMPARED]
     shown = [name for name in shown if any(name in there for _, _, there in found)]
     rows = [
-        [other, recipe, _pairs(there.values()), *(difference_cell(there.get(m)) for m in shown)]
+        [other, recipe, str(pair_count(there)), *(difference_cell(there.get(m)) for m in shown)]
         for other, recipe, there in found
     ]
     return table(["minus", "recipe", "pairs", *(f"Δ {name}" for name in shown)], rows)
@@ -82,7 +82,3 @@ def _runs(results: Results, arm: str, dataset: str) -> list[Run]:
 def _common_seeds(recipes: Iterable[Mapping[str, Difference]]) -> set[int]:
     seeds = [{seed for d in there.values() for _, seed in d.values} for there in recipes]
     return set.intersection(*seeds)
-
-
-def _pairs(differences: Iterable[Difference]) -> str:
-    return str(max(len(difference.values) for difference in differences))

@@ -8,7 +8,7 @@ from typing import Any
 
 from grid.ledger import mean
 from results.cells import cell, table
-from results.comparison import MEASURES, Difference, Row, Section, deviation, sections
+from results.comparison import MEASURES, Difference, Row, Section, deviation, pair_count, sections
 from results.rows import Results
 
 # Of all measures, those whose differences are shown; table.csv has all.
@@ -86,7 +86,7 @@ def differences_table(results: Results, section: Section, cost: bool = True) -> 
     for row in section.rows:
         if row.role == "baseline":
             continue
-        pairs = max((len(d.values) for d in row.differences.values()), default=0)
+        pairs = pair_count(row.differences)
         cells = [difference_cell(row.differences.get(name)) for name in shown]
         if cost:
             cells += [_ratio(row.step_ratio), _ratio(row.memory_ratio)]
