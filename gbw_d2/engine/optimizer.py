@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,37 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     """Builds ``SOLVER.OPTIMIZER``, with Detectron2's gradient clipping where it is enabled."""
     factory = OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)
     optimizer = factory(parameter_groups(model, cfg.SOLVER), cfg.SOLVER)
-    return maybe_add_gradient_clipping(cfg, optimizer)
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED or clip.CLIP_TYPE != "norm":
+        return maybe_add_gradient_clipping(cfg, optimizer)
+    optimizer.register_step_pre_hook(
+        lambda stepping, _args, _kwargs: clip_each_gradient(
+            (p for group in stepping.param_groups for p in group["params"]),
+            clip.CLIP_VALUE,
+            clip.NORM_TYPE,
+        )
+    )
+    return optimizer
+
+
+@torch.no_grad()
+def clip_each_gradient(
+    parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float = 2.0
+) -> None:
+    """Scales each gradient by itself down to a norm, in place, as Detectron2's ``norm`` does.
+
+    Detectron2 calls ``clip_grad_norm_`` once per parameter: a thousand small pieces of work in a
+    step, for which a GPU waits. Here they are all taken together.
+
+    Args:
+        parameters: those without a gradient are left out.
+        max_norm: the greatest norm of one gradient.
+        norm_type: of the norm, 2 for the Euclidean one.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        norms = torch.stack(torch._foreach_norm(gradients, norm_type))
+        torch._foreach_mul_(gradients, (max_norm / (norms + 1e-6)).clamp_(max=1.0).unbind())
 
 
 def schedule_from(
@@ -104,6 +134,7 @@ __all__ = [
     "OPTIMIZERS",
     "build_lr_scheduler",
     "build_optimizer",
+    "clip_each_gradient",
     "parameter_groups",
     "schedule_from",
 ]

@@ -126,12 +126,15 @@ def sum_per_class(values: Tensor, targets: Tensor, num_classes: int) -> Tensor:
 
     Args:
         values: per-pixel values, of the targets' shape.
-        targets: int64 from ``prepare_labels``.
+        targets: (..., W) int64 from ``prepare_labels``.
         num_classes: K.
     """
+    # Row by row first: on a GPU the pixels of one class would wait for each other at one sum.
+    rows = targets.shape[:-1].numel()
     # float64: a running float32 sum over a million pixels loses three digits.
-    sums = torch.zeros(num_classes + 1, dtype=torch.float64, device=values.device)
-    return sums.scatter_add_(0, targets.reshape(-1), values.reshape(-1).double())[:-1]
+    sums = torch.zeros(rows, num_classes + 1, dtype=torch.float64, device=values.device)
+    sums.scatter_add_(1, targets.reshape(rows, -1), values.reshape(rows, -1).double())
+    return sums.sum(0)[:-1]
 
 
 def count_per_class(targets: Tensor, num_classes: int) -> Tensor:

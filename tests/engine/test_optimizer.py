@@ -12,6 +12,7 @@ from gbw_d2.engine.optimizer import (
     OPTIMIZERS,
     build_lr_scheduler,
     build_optimizer,
+    clip_each_gradient,
     schedule_from,
 )
 
@@ -71,6 +72,26 @@ def test_gradient_clipping_by_norm(tiny_config: Any) -> None:
     weight.grad = torch.full_like(weight, 3.0)
     optimizer.step()
     assert (before - weight).norm().item() == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, float("inf")])
+def test_each_gradient_is_clipped_as_by_torch(norm_type: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 3, 3, 3), (5,), (1,), (2, 7)]
+    mine = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for scale, a, b in zip((1.0, 0.01, 5.0, 0.0), mine, theirs, strict=True):
+        a.grad = scale * torch.randn(a.shape, generator=generator)
+        b.grad = a.grad.clone()
+        torch.nn.utils.clip_grad_norm_(b, 0.5, norm_type)
+    without = torch.nn.Parameter(torch.zeros(2))
+    before = mine[1].grad.clone()
+    clip_each_gradient([*mine, without], 0.5, norm_type)
+    clip_each_gradient([without], 0.5, norm_type)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=0)
+    assert torch.equal(mine[1].grad, before) and without.grad is None
+    assert torch.linalg.vector_norm(mine[0].grad, norm_type) == pytest.approx(0.5, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["WarmupPolyLR", "WarmupMultiStepLR"])
