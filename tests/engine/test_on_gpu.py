@@ -17,7 +17,6 @@ from gbw_d2.weighting import SCHEMES, build_scheme
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
-CPU = torch.device("cpu")
 SMALL = ["INPUT.CROP_SIZE", "(64, 128)", "SOLVER.IMS_PER_BATCH", "2"]
 
 
@@ -31,8 +30,8 @@ def full_float32() -> Iterator[None]:
 
 
 @pytest.fixture
-def no_waiting() -> Iterator[None]:
-    """Makes every wait for the GPU an error."""
+def waiting_allowed_afterwards() -> Iterator[None]:
+    """Lets the tests that follow wait again, however this one ends."""
     yield
     torch.cuda.set_sync_debug_mode("default")
 
@@ -53,7 +52,9 @@ def losses(step: recipe.TrainingStep) -> dict[str, float]:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", STRATEGIES.names())
-def test_no_step_waits(name: str, precision: str, repository: Path, no_waiting: None) -> None:
+def test_no_step_waits(
+    name: str, precision: str, repository: Path, waiting_allowed_afterwards: None
+) -> None:
     amp = ["SOLVER.AMP.ENABLED", str(precision != "float32"), "SOLVER.AMP.DTYPE", "bfloat16"]
     step = training_step(repository, name, torch.device("cuda"), *amp)
     step()  # libraries are loaded and set up by the first
@@ -129,7 +130,7 @@ def test_a_panoptic_map_is_that_of_the_cpu() -> None:
     assert [[s[key] for key in same] for s in theirs] == [[s[key] for key in same] for s in mine]
 
 
-def test_what_is_not_finite_is_raised_without_waiting(no_waiting: None) -> None:
+def test_what_is_not_finite_is_raised_without_waiting(waiting_allowed_afterwards: None) -> None:
     check = FiniteCheck()
     good, bad = (torch.tensor(value, device="cuda") for value in (1.0, float("nan")))
     torch.cuda.set_sync_debug_mode("error")
