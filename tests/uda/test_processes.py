@@ -49,7 +49,7 @@ def draw(number: int) -> dict[str, Any]:
         "image": torch.randint(0, 256, (3, 32, 64), generator=generator, dtype=torch.uint8),
         "image_rows": (torch.arange(32) + 0.5) / 32,
         "sem_seg": labels,
-        "center": torch.rand(32, 64, generator=generator),
+        "center": torch.rand(32, 64, generator=generator, dtype=torch.float64),
         "center_weights": torch.ones(32, 64),
         "offset": torch.randn(2, 32, 64, generator=generator),
         "offset_weights": weights,
@@ -63,8 +63,11 @@ def train(name: str, rank: int, world: int, accumulation: int, scheme: str) -> d
     resolve(cfg)
     torch.manual_seed(0)
     criteria = {"semantic": ClassWeightedCrossEntropy(build_scheme(scheme, 16))}
-    model = build_model(cfg, criteria).train()
+    # In float64: in float32 rounding alone can turn a ReLU on, and its slope jumps there.
+    model = build_model(cfg, criteria).double().train()
     strategy = build_strategy(name, model, cfg.UDA, seed=0, max_iter=2)
+    for module in strategy.modules().values():
+        module.double()
     strategy.prepare(strategy.stages()[0], Context(True, Path()))
 
     def batches() -> Any:
@@ -92,12 +95,11 @@ def _process(rank: int, name: str, folder: str) -> None:
 
 
 def assert_close(a: dict[str, Any], b: dict[str, Any]) -> None:
-    """Compares means: where a gradient is all but 0, rounding decides the sign of Adam's step."""
     assert a.keys() == b.keys()
     for module in a:
         for key, value in a[module].items():
-            difference = (value - b[module][key]).abs().double().mean()
-            assert difference < 2e-6, f"{module} {key}: {difference:.1e}"
+            difference = (value - b[module][key]).abs().double().max()
+            assert difference < 1e-10, f"{module} {key}: {difference:.1e}"
 
 
 @pytest.mark.parametrize("name", NAMES)
