@@ -13,6 +13,7 @@ from typing import Any
 import gbw_d2
 from gbw_d2.config import add_gbw_config
 from gbw_d2.engine.criteria import WEIGHTING_FIELDS
+from gbw_d2.errors import UserError
 from gbw_d2.weighting import SCHEMES, WeightingSettings
 
 from detectron2.config import CfgNode, get_cfg
@@ -27,8 +28,18 @@ _WEIGHTING = ("NAME", *WEIGHTING_FIELDS)
 
 @cache
 def package_hash() -> str:
-    """Returns 12 digits for the code of gbw_d2; comments, docstrings and layout do not count."""
-    root = Path(gbw_d2.__file__).parent
+    """Returns 12 digits for the code of gbw_d2; comments, docstrings and layout do not count.
+
+    Raises:
+        UserError: gbw_d2 is another clone's: its code would run under this one's configs.
+    """
+    root = Path(gbw_d2.__file__).resolve().parent
+    here = Path(__file__).resolve().parents[2]
+    if root.parent != here:
+        raise UserError(
+            f"gbw_d2 is imported from {root.parent}, but this study is in {here}; run it with "
+            "'uv run' there, which installs the clone's own"
+        )
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode())
@@ -45,7 +56,17 @@ def _code(text: str) -> str:
         value = body[0].value
         if isinstance(value, ast.Constant) and isinstance(value.value, str):
             del body[0]
-    return ast.dump(tree)
+    return _dump(tree)
+
+
+def _dump(node: Any) -> str:
+    """Writes a tree as ``ast.dump`` does, less what is empty: each Python adds fields of its own."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_dump, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
+    return f"{type(node).__name__}({','.join(f'{name}={_dump(value)}' for name, value in fields)})"
 
 
 def config_hash(cfg: CfgNode) -> str:
@@ -65,6 +86,8 @@ def config_hash(cfg: CfgNode) -> str:
         and (key not in defaults or defaults[key] != value)
     }
     changed |= _weighting(cfg)
+    # Devices differ by rounding alone; the hashes of the first results hold this one.
+    changed["MODEL.DEVICE"] = "cpu"
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
 
 
