@@ -173,6 +173,14 @@ def test_comments_do_not_count_and_code_does() -> None:
     )
 
 
+def test_the_package_of_another_clone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint.gbw_d2, "__file__", str(tmp_path / "gbw_d2" / "__init__.py"))
+    with pytest.raises(UserError, match=f"imported from {tmp_path}"):
+        fingerprint.package_hash.__wrapped__()
+
+
 def test_the_config_hash_sees_what_has_an_effect() -> None:
     def digest(*words: str) -> str:
         return fingerprint.config_hash(load_config("configs/toy/semantic_gbw.yaml", words))

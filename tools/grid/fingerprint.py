@@ -60,7 +60,7 @@ def _code(text: str) -> str:
 
 
 def _dump(node: Any) -> str:
-    """Writes a tree as ``ast.dump`` does, less what is empty: each Python adds fields of its own."""
+    """Writes a tree as ``ast.dump`` does, less empty fields, which each Python adds some of."""
     if isinstance(node, list):
         return f"[{','.join(map(_dump, node))}]"
     if not isinstance(node, ast.AST):

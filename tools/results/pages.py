@@ -142,7 +142,8 @@ def _page(finished: Sequence[Results], page: Path, command: str) -> str:
             proposed_tables(results, 3),
             "</details>",
             f"![Scores per class]({near}/classes.png)",
-            f"All numbers: [table.csv]({near}/table.csv), [per_class.csv]({near}/per_class.csv); "
+            f"All numbers: [table.csv]({near}/table.csv), per class and run "
+            f"[results.jsonl]({near}/results.jsonl) (`per_class.csv` is written from it); "
             f"classes of some arms: [per_class.md]({near}/per_class.md); the study: "
             f"[{study.path.name}]({near}.yaml).",
         ]
