@@ -1,5 +1,21 @@
 """One weighting scheme per file; importing this package fills the registry."""
 
-from gbw_d2.weighting.schemes import effective_number, fixed, focal, gbw, inverse_frequency, none
+from gbw_d2.weighting.schemes import (
+    effective_number,
+    fixed,
+    focal,
+    gbw,
+    gbw_equal_pull,
+    inverse_frequency,
+    none,
+)
 
-__all__ = ["effective_number", "fixed", "focal", "gbw", "inverse_frequency", "none"]
+__all__ = [
+    "effective_number",
+    "fixed",
+    "focal",
+    "gbw",
+    "gbw_equal_pull",
+    "inverse_frequency",
+    "none",
+]

@@ -46,9 +46,7 @@ class GradientBasedScheme(WeightingScheme):
         budget = statistics.counts >= settings.min_pixels
         if settings.budget == "present":
             budget &= (statistics.counts > 0) & observed
-        if settings.frequency_power > 0:
-            share = self._running_share(term, statistics.counts)
-            values = values * share.clamp(min=LEAST_SHARE).pow(-settings.frequency_power)
+        values = self.rate(term, values, statistics.counts)
         scale = settings.scale
         strength: float | Tensor = 1.0
         if scale == INITIAL:
@@ -70,6 +68,11 @@ class GradientBasedScheme(WeightingScheme):
             ~budget,
         )
         return weights
+
+    def rate(self, term: str, values: Tensor, counts: Tensor) -> Tensor:
+        """Returns (K,) what the programme gives weight to: the measure over a power of the share."""
+        power = self.settings.frequency_power
+        return values if power == 0 else values * self.running_share(term, counts).pow(-power)
 
     def _measure(self, statistics: ClassStatistics) -> tuple[Tensor, Tensor]:
         """Returns (K,) values of the measure and (K,) bool, where they were observed."""
@@ -97,8 +100,11 @@ class GradientBasedScheme(WeightingScheme):
         self._seen[term] = seen | observed
         return self._means[term]
 
-    def _running_share(self, term: str, counts: Tensor) -> Tensor:
-        """Returns (K,) float32 shares of the pixels; a plain mean over the first batches."""
+    def running_share(self, term: str, counts: Tensor) -> Tensor:
+        """Returns (K,) float32 shares of the pixels, this batch's included, ``LEAST_SHARE`` or more.
+
+        The first batches are averaged plainly.
+        """
         labelled = counts.sum()
         self._shares[term], self._batches[term] = updated_mean(
             self._shares.get(term, torch.zeros_like(counts)).to(counts.device),
@@ -106,7 +112,7 @@ class GradientBasedScheme(WeightingScheme):
             counts / labelled.clamp(min=1),
             labelled > 0,
         )
-        return self._shares[term].float()
+        return self._shares[term].float().clamp(min=LEAST_SHARE)
 
     def _strength(self, term: str, values: Tensor, budget: Tensor) -> Tensor:
         """Returns what is left, 0..1, of the highest mean of the measure so far."""
@@ -163,7 +169,7 @@ class GradientBasedScheme(WeightingScheme):
         self._levels = tables["level"]
 
 
-_CLASS_GRADIENTS = {
+CLASS_GRADIENTS = {
     "measure": "class_gradient",
     "power": 1.0,
     "lam": 0.5,
@@ -179,7 +185,7 @@ SCHEMES.register("gbw")(
     SchemeEntry(
         GradientBasedScheme,
         {
-            **_CLASS_GRADIENTS,
+            **CLASS_GRADIENTS,
             "scale": "relative",
             "shaped_by": "source",
             "logit_adjustment": 0.5,
@@ -189,7 +195,7 @@ SCHEMES.register("gbw")(
 )
 # The same weights without the adjustments: on the source alone, fading with the gradients.
 SCHEMES.register("gbw_fading")(
-    SchemeEntry(GradientBasedScheme, {**_CLASS_GRADIENTS, "scale": "initial", "acts_on": "source"})
+    SchemeEntry(GradientBasedScheme, {**CLASS_GRADIENTS, "scale": "initial", "acts_on": "source"})
 )
 SCHEMES.register("gbw_hindrance")(
     SchemeEntry(
