@@ -151,6 +151,7 @@ def test_the_names_are_known():
         "fixed",
         "focal",
         "gbw",
+        "gbw_equal_pull",
         "gbw_fading",
         "gbw_hindrance",
         "gbw_norm",
@@ -177,6 +178,9 @@ def test_defaults_are_the_documented_ones():
     changed |= {"logit_adjustment": 0.5, "pseudo_label_adjustment": 1.0}
     assert dataclasses.replace(fading, **changed) == chosen
     assert (fading.scale, fading.acts_on, fading.knows_tilt) == ("initial", "source", False)
+    turned = build_scheme("gbw_equal_pull", CLASSES).settings
+    assert dataclasses.replace(turned, power=1.0, frequency_power=0.25) == chosen
+    assert (turned.power, turned.frequency_power) == (0.7, 1)
     chosen = build_scheme("gbw_hindrance", CLASSES).settings
     assert (chosen.measure, chosen.momentum) == ("hindrance", 0)
     assert (chosen.power, chosen.lam, chosen.min_weight, chosen.budget) == (0.5, 1, 0.5, "present")

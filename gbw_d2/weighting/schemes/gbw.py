@@ -70,7 +70,7 @@ class GradientBasedScheme(WeightingScheme):
         return weights
 
     def rate(self, term: str, values: Tensor, counts: Tensor) -> Tensor:
-        """Returns (K,) what the programme gives weight to: the measure over a power of the share."""
+        """Returns (K,) what the programme weights by: the measure over a power of the share."""
         power = self.settings.frequency_power
         return values if power == 0 else values * self.running_share(term, counts).pow(-power)
 
@@ -101,9 +101,9 @@ class GradientBasedScheme(WeightingScheme):
         return self._means[term]
 
     def running_share(self, term: str, counts: Tensor) -> Tensor:
-        """Returns (K,) float32 shares of the pixels, this batch's included, ``LEAST_SHARE`` or more.
+        """Returns (K,) float32 running shares of the pixels, ``LEAST_SHARE`` or more.
 
-        The first batches are averaged plainly.
+        This batch is included; the first ones are averaged plainly.
         """
         labelled = counts.sum()
         self._shares[term], self._batches[term] = updated_mean(
