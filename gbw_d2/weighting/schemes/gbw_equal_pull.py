@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gbw_d2.weighting.gradient_scheme import ADJUSTED_CLASS_GRADIENTS, GradientBasedScheme
 from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry
-from gbw_d2.weighting.schemes.gbw import CLASS_GRADIENTS, GradientBasedScheme
 from gbw_d2.weighting.settings import INITIAL
 
 # Of the strongest pull: a class that hardly pulls must not take the whole budget.
@@ -43,16 +43,5 @@ class EqualPullScheme(GradientBasedScheme):
 
 
 SCHEMES.register("gbw_equal_pull")(
-    SchemeEntry(
-        EqualPullScheme,
-        {
-            **CLASS_GRADIENTS,
-            "power": 0.7,
-            "frequency_power": 1.0,
-            "scale": "relative",
-            "shaped_by": "source",
-            "logit_adjustment": 0.5,
-            "pseudo_label_adjustment": 1.0,
-        },
-    )
+    SchemeEntry(EqualPullScheme, {**ADJUSTED_CLASS_GRADIENTS, "power": 0.7, "frequency_power": 1.0})
 )
