@@ -46,7 +46,7 @@ class GradientBasedScheme(WeightingScheme):
         budget = statistics.counts >= settings.min_pixels
         if settings.budget == "present":
             budget &= (statistics.counts > 0) & observed
-        values = self.rate(term, values, statistics.counts)
+        values = self.effective_measure(term, values, statistics.counts)
         scale = settings.scale
         strength: float | Tensor = 1.0
         if scale == INITIAL:
@@ -69,8 +69,19 @@ class GradientBasedScheme(WeightingScheme):
         )
         return weights
 
-    def rate(self, term: str, values: Tensor, counts: Tensor) -> Tensor:
-        """Returns (K,) what the programme weights by: the measure over a power of the share."""
+    def effective_measure(self, term: str, values: Tensor, counts: Tensor) -> Tensor:
+        """Returns what the programme weights by: the measure over a power of the class's share.
+
+        Called once per batch and term: it brings the running share up to date.
+
+        Args:
+            term: loss term.
+            values: (K,) float32 measure >= 0, or its running mean.
+            counts: (K,) float64 labelled pixels of the batch.
+
+        Returns:
+            (K,) values >= 0.
+        """
         power = self.settings.frequency_power
         return values if power == 0 else values * self.running_share(term, counts).pow(-power)
 

@@ -8,7 +8,7 @@ from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.weighting import SCHEMES, build_scheme, class_hindrance, downsample_labels
 from gbw_d2.weighting import pixels as pixels_module
 
-ADAPTIVE = ["gbw", "gbw_equal_pull", "gbw_fading", "gbw_hindrance", "gbw_norm", "gbw_released"]
+ADAPTIVE = [name for name in SCHEMES if name.startswith("gbw")]
 
 
 def make_batch(classes=5, shape=(2, 6, 7), dtype=torch.float64, seed=0, ignore_index=255):

@@ -12,7 +12,9 @@ from gbw_d2.losses import ClassWeightedRoIClassification, ClassWeightedRoIMask
 from gbw_d2.weighting import SCHEMES, build_scheme, class_hindrance
 
 CLASSES = 4
-AT_CLASSIFIER = ("gbw", "gbw_equal_pull", "gbw_fading", "gbw_hindrance")
+AT_CLASSIFIER = [
+    name for name in SCHEMES if SCHEMES.get(name).defaults.get("measure", "norm") != "norm"
+]
 MASK_SCHEMES = [name for name in SCHEMES if name not in ("focal", *AT_CLASSIFIER)]
 
 

@@ -19,7 +19,9 @@ THINGS, CLASSES = (2, 5, 6), 8
 LOSSES = {"center": (ClassWeightedCenterLoss, center_loss, 1)}
 LOSSES["offset"] = (ClassWeightedOffsetLoss, offset_loss, 2)
 # The schemes that these heads can use: no classifier to measure at, no logits to adjust.
-AT_CLASSIFIER = ("gbw", "gbw_equal_pull", "gbw_fading", "gbw_hindrance")
+AT_CLASSIFIER = [
+    name for name in SCHEMES if SCHEMES.get(name).defaults.get("measure", "norm") != "norm"
+]
 USABLE = {name: {} for name in SCHEMES if name not in ("focal", *AT_CLASSIFIER)}
 UNADJUSTED = {"logit_adjustment": 0.0, "pseudo_label_adjustment": 0.0}
 USABLE |= {name: {"measure": "norm", **UNADJUSTED} for name in AT_CLASSIFIER}

@@ -33,7 +33,7 @@ class EqualPullScheme(GradientBasedScheme):
                 "do, but its weights grow as gradients vanish; set 'relative'"
             )
 
-    def rate(self, term: str, values: Tensor, counts: Tensor) -> Tensor:
+    def effective_measure(self, term: str, values: Tensor, counts: Tensor) -> Tensor:
         power = self.settings.frequency_power
         pull = values if power == 0 else values * self.running_share(term, counts).pow(power)
         top = pull.max()
