@@ -179,7 +179,7 @@ def test_provenance(write: Any) -> None:
     runs = [*RUNS[:-1], RUNS[-1] | {"package": "b" * 12}, run("gone", 0, 1.0, 1.0)]
     runs[1] |= {"taken_from": "long"}
     path = write(runs, **LATE)
-    text = study_tables(read_results(path), 2)
+    text = study_tables(read_results(path))
     assert "\n\n1 of them are runs of studies/long.yaml.\n\n" in text
     assert "9 runs. Machine: cpu, torch 2.15.0, 1 thread(s). Iterations: 100." in text
     assert "mixed:** bbbbbbbbbbbb made source_only focal." in text
@@ -191,20 +191,20 @@ def test_failed_runs_are_named_and_in_no_mean(write: Any) -> None:
     failed = {"recipe": "source_only", "seed": 1, "config": "0", "package": "a" * 12, "threads": 1}
     failed |= {"error": "FloatingPointError: loss is nan", "scores": {}}
     path = write([*RUNS, failed | {"arm": "gbw"}, failed | {"arm": "late"}], **LATE)
-    text = study_tables(read_results(path), 2)
+    text = study_tables(read_results(path))
     assert "| `gbw` | 3, 1 failed | 62.3 ± 31.9 |" in text
     assert "in no mean:** source_only gbw 1, source_only late 1 (" in text
     assert "Not run yet" not in text
 
 
 def test_one_package_is_not_called_mixed(write: Any) -> None:
-    assert "mixed" not in study_tables(read_results(write(RUNS)), 2)
+    assert "mixed" not in study_tables(read_results(write(RUNS)))
 
 
 def test_seeds_after_a_choice_have_their_own_table(write: Any) -> None:
     path = write(RUNS, rungs=[{"seeds": [0, 1]}, {"seeds": [2], "best": 1}])
     assert read_results(path).first_seeds == (0, 1)
-    text = study_tables(read_results(path), 2)
+    text = study_tables(read_results(path))
     assert "by their scores with seeds 0, 1 on all test sets" in text
     assert text.index("took no part") < text.index("| `gbw` | 1 | +2.0 | +0.0 | +0.0 |")
 
@@ -251,14 +251,16 @@ def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
         content = (folder / picture).read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) < 150_000
     text = page.read_text()
-    assert "\n## `gbw` against its rivals\n" in (folder / "table.md").read_text()
-    assert "\n### `gbw` against its rivals\n" in text
+    table = (folder / "table.md").read_text()
+    order = ["--arms focal`", "Does it add up?", "It does, to the digit.", "| PQ | rare PQ |"]
+    places = [table.index(part) for part in [*order, "\n## `gbw` against its rivals\n"]]
+    assert places == sorted(places) and "--out" not in table
     assert "The toy world is a toy" in text and "--arms focal --out" in text
     assert "](../studies/scale/arms.png)" in text and "](../studies/scale.yaml)" in text
     answer = "| [Study T: by hand](#study-t-by-hand) | It does, \\|x\\| and all. |"
-    order = [answer, "Does it add up?", "It does, to the digit.", "| PQ | rare PQ |", "</details>"]
-    places = [text.index(part) for part in order]
-    assert places == sorted(places)
+    assert text.index(answer) < text.index("Does it add up?")
+    # The words and tables stand in the study's own file alone.
+    assert "](../studies/scale/table.md)" in text and "It does, to the digit." not in text
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,9 @@ def write_studies(
         raise UserError(f"no arm {', '.join(strange)} (there are: {', '.join(known)})")
     if len(set(wanted)) > MAX_ARMS - 1:
         raise UserError(f"--arms takes at most {MAX_ARMS - 1} arms; more cannot be told apart")
-    command = _command(paths, wanted, page)
-    written = [path for results in finished for path in _write_study(results, wanted, command)]
+    written = [path for results in finished for path in _write_study(results, wanted)]
     if page is not None:
+        command = _command(paths, wanted, page)
         write_atomically(page, _page(finished, page, command).encode())
         written.append(page)
     return written
@@ -85,15 +85,17 @@ def _from_root(path: Path) -> str:
     return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else str(path)
 
 
-def _write_study(results: Results, wanted: Sequence[str], command: str) -> list[Path]:
+def _write_study(results: Results, wanted: Sequence[str]) -> list[Path]:
     study, found = results.study, sections(results)
     folder = study.folder
     shown = leading_datasets(found)
     arms = _arms(results, shown, wanted)
+    # Its own command alone: a study more must not change the files of all others.
+    command = _command([study.path], wanted, None)
     head = f"# {study.title}\n\n{NOTICE.format(command=command)}\n\n{TOY}"
-    compared = proposed_tables(results, 2)
-    tables = [head, study.question, study.notes, study_tables(results, 2), compared]
-    classes = [head, "`*` marks the rare classes.", classes_tables(results, shown, arms, 2)]
+    compared = proposed_tables(results)
+    tables = [head, study.question, study.notes, study_tables(results), compared]
+    classes = [head, "`*` marks the rare classes.", classes_tables(results, shown, arms)]
     texts = {"table.md": tables, "per_class.md": classes}
     for name, parts in texts.items():
         write_atomically(folder / name, _joined(parts).encode())
@@ -128,23 +130,17 @@ def _summary(finished: Sequence[Results]) -> str:
 
 def _page(finished: Sequence[Results], page: Path, command: str) -> str:
     parts = ["# Results", NOTICE.format(command=command), TOY, _summary(finished)]
-    for results in finished:
-        study = results.study
+    for study in (results.study for results in finished):
         # GitHub and the reader's disk resolve links from the page's own folder.
         near = Path(os.path.relpath(study.folder.resolve(), page.resolve().parent)).as_posix()
         parts += [
             f"## {study.title}",
             study.question,
-            study.notes,
             f"![Differences to the baseline, all arms]({near}/arms.png)",
-            "<details><summary>Tables</summary>",
-            study_tables(results, 3),
-            proposed_tables(results, 3),
-            "</details>",
-            f"![Scores per class]({near}/classes.png)",
-            f"All numbers: [table.csv]({near}/table.csv), per class and run "
-            f"[results.jsonl]({near}/results.jsonl) (`per_class.csv` is written from it); "
-            f"classes of some arms: [per_class.md]({near}/per_class.md); the study: "
-            f"[{study.path.name}]({near}.yaml).",
+            f"Notes, every arm and what was not run: [table.md]({near}/table.md), as "
+            f"[CSV]({near}/table.csv); classes: [per_class.md]({near}/per_class.md), "
+            f"[picture]({near}/classes.png); per class and run: "
+            f"[results.jsonl]({near}/results.jsonl) (`per_class.csv` is written from it); the "
+            f"study: [{study.path.name}]({near}.yaml).",
         ]
     return _joined(parts)

@@ -16,22 +16,21 @@ the network's start and the order of the images, its interval draws whole seeds.
 ALL = "all recipes"
 
 
-def proposed_tables(results: Results, level: int) -> str:
+def proposed_tables(results: Results) -> str:
     """Writes, for each dataset, the proposed arm minus the baseline and each rival.
 
     Args:
         results: of a study.
-        level: of the headings, 2 for ``##``.
 
     Returns:
         Markdown; empty where the study proposes no arm or it has not run.
     """
     datasets = dict.fromkeys(name for run in results.runs for name in run.scores)
     tables = {name: proposed_table(results, name) for name in datasets}
-    parts = [f"{'#' * (level + 1)} {name}\n\n{text}" for name, text in tables.items() if text]
+    parts = [f"### {name}\n\n{text}" for name, text in tables.items() if text]
     if not parts:
         return ""
-    head = f"{'#' * level} {marked(results, results.study.proposed)} against its rivals"
+    head = f"## {marked(results, results.study.proposed)} against its rivals"
     return "\n\n".join([head, CAPTION.format(proposed=results.study.proposed), *parts])
 
 

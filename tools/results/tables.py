@@ -30,12 +30,11 @@ differences of those that did are flattered. Those with the further seeds alone 
 FRESH = "With the seeds that took no part in the choice:"
 
 
-def study_tables(results: Results, level: int) -> str:
+def study_tables(results: Results) -> str:
     """Writes the tables of every recipe and dataset.
 
     Args:
         results: of a study.
-        level: of the headings, 2 for ``##``.
 
     Returns:
         Markdown.
@@ -49,7 +48,7 @@ def study_tables(results: Results, level: int) -> str:
     fresh = sorted(all_seeds - set(results.first_seeds)) if results.first_seeds else []
     fresh_sections = {(s.recipe, s.dataset): s for s in sections(results, fresh)}
     for section in sections(results):
-        parts.append(f"{'#' * level} {section.recipe}, {section.dataset}")
+        parts.append(f"## {section.recipe}, {section.dataset}")
         parts.append(scores_table(results, section))
         parts.append(differences_table(results, section))
         later = fresh_sections.get((section.recipe, section.dataset))
@@ -148,15 +147,13 @@ def _counted(words: Sequence[str]) -> str:
     return counts[0][0] if len(counts) == 1 else "; ".join(f"{w} ({n} runs)" for w, n in counts)
 
 
-def classes_tables(
-    results: Results, shown: Sequence[Section], arms: Sequence[str], level: int
-) -> str:
+def classes_tables(results: Results, shown: Sequence[Section], arms: Sequence[str]) -> str:
     """Writes a table per recipe and score: a row per class, a column per arm; * marks rare."""
     parts = []
     for section in shown:
         rows = [row for arm in arms if (row := section.row(arm)) is not None]
         names = dict.fromkeys(name for row in rows for name in row.classes)
-        parts.append(f"{'#' * level} {section.recipe}, {section.dataset}")
+        parts.append(f"## {section.recipe}, {section.dataset}")
         for score in section.scores():
             body = []
             for name in names:
