@@ -21,13 +21,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from results.cells import table
 from results.comparison import Difference, Section, pair_count, sections
-from results.plots import BLUE, ORANGE, write_png
+from results.plots import COLORS, ORANGE, write_png
 from results.rows import Results, read_results
 from results.tables import COMPARED, signed
 
 from gbw_d2.errors import UserError
 
-APART = 0.17  # how far above and below the line of its row an arm is drawn
+APART = 0.34  # between two arms of a row; three take 0.25
+PROPOSED = tuple(color for color in COLORS if color != ORANGE)
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,16 @@ class Setting:
 
     Args:
         name: recipe and test set.
-        proposed: measure name -> difference to the baseline.
-        rival: the same of the first rival; empty where it has not run.
+        gains: of each arm, measure name -> difference to the baseline; empty where it has not run.
     """
 
     name: str
-    proposed: Mapping[str, Difference]
-    rival: Mapping[str, Difference]
+    gains: tuple[Mapping[str, Difference], ...]
 
     @property
     def pairs(self) -> str:
-        """How many pairs of runs either difference rests on."""
-        return f"{pair_count(self.proposed)} / {pair_count(self.rival)}"
+        """How many pairs of runs the difference of each arm rests on."""
+        return " / ".join(str(pair_count(gains)) for gains in self.gains)
 
 
 @dataclass(frozen=True)
@@ -57,37 +56,54 @@ class Group:
     Args:
         study: the YAML file's name.
         title: the study's.
-        arms: the proposed arm and the first rival.
+        arms: the proposed ones, then the first rival.
     """
 
     study: str
     title: str
-    arms: tuple[str, str]
+    arms: tuple[str, ...]
     settings: tuple[Setting, ...]
+
+    @property
+    def colors(self) -> tuple[str, ...]:
+        """A colour per arm; the rival has the same in every group."""
+        return (*PROPOSED[: len(self.arms) - 1], ORANGE)
+
+    @property
+    def offsets(self) -> list[float]:
+        """How far below the line of its row each arm is drawn."""
+        count = len(self.arms)
+        return [(i - (count - 1) / 2) * min(APART, 0.75 / count) for i in range(count)]
 
 
 def group(results: Results, without: Sequence[str] = ()) -> Group:
-    """Compares a study's proposed arm and its first rival with the baseline.
+    """Compares a study's proposed arms and its first rival with the baseline.
 
     Args:
         results: of a study.
         without: test sets that are left out.
 
     Raises:
-        UserError: the study proposes no arm, has no rival, or no pair of runs is finished.
+        UserError: the study proposes no arm or too many, has no rival, or no pair of runs is
+            finished.
     """
     study = results.study
     if not study.proposed or not study.rivals:
         raise UserError(f"{study.path} needs 'proposed' and 'rivals' to be drawn with others")
-    arms = study.proposed, study.rivals[0]
+    if len(study.proposed) > len(PROPOSED):
+        raise UserError(
+            f"{study.path} proposes {len(study.proposed)} arms; {len(PROPOSED)} can be told apart"
+        )
+    arms = (*study.proposed, study.rivals[0])
     found = [
         _setting(section, arms) for section in sections(results) if section.dataset not in without
     ]
-    settings = tuple(setting for setting in found if setting.proposed)
+    settings = tuple(setting for setting in found if any(setting.gains[:-1]))
     if not settings:
         elsewhere = f" outside {', '.join(without)}" if without else ""
         raise UserError(
-            f"{study.path}: '{arms[0]}' and '{study.baseline}' share no finished seed{elsewhere}"
+            f"{study.path}: no proposed arm ({', '.join(study.proposed)}) shares a finished seed "
+            f"with '{study.baseline}'{elsewhere}"
         )
     return Group(study.path.name, study.title, arms, settings)
 
@@ -104,21 +120,21 @@ def check_test_sets(studies: Sequence[Results], names: Sequence[str]) -> None:
         raise UserError(f"no run is scored on {', '.join(strange)} (there are: {', '.join(known)})")
 
 
-def _setting(section: Section, arms: tuple[str, str]) -> Setting:
+def _setting(section: Section, arms: Sequence[str]) -> Setting:
     rows = [section.row(arm) for arm in arms]
-    ours, theirs = [row.differences if row is not None else {} for row in rows]
-    return Setting(f"{section.recipe}, {section.dataset}", ours, theirs)
+    gains = tuple(row.differences if row is not None else {} for row in rows)
+    return Setting(f"{section.recipe}, {section.dataset}", gains)
 
 
 def markdown(groups: Sequence[Group]) -> str:
-    """Writes a row per setting, with the gains of both arms and the number of their pairs."""
+    """Writes a row per setting, with the gains of each arm and the number of their pairs."""
     measures = _measures(groups)
     rows = [
         [
             one.study,
             setting.name,
             setting.pairs,
-            *(f"{_mean(setting.proposed, m)} / {_mean(setting.rival, m)}" for m in measures),
+            *(" / ".join(_mean(gains, m) for gains in setting.gains) for m in measures),
         ]
         for one in groups
         for setting in one.settings
@@ -127,7 +143,12 @@ def markdown(groups: Sequence[Group]) -> str:
 
 
 def _measures(groups: Sequence[Group]) -> list[str]:
-    return [m for m in COMPARED if any(m in s.proposed for one in groups for s in one.settings)]
+    settings = [setting for one in groups for setting in one.settings]
+    return [m for m in COMPARED if any(_has(setting, m) for setting in settings)]
+
+
+def _has(setting: Setting, measure: str) -> bool:
+    return any(measure in gains for gains in setting.gains[:-1])
 
 
 def _mean(differences: Mapping[str, Difference], measure: str) -> str:
@@ -150,15 +171,18 @@ def draw(groups: Sequence[Group]) -> Figure:
         _headline(line[0], f"{one.title} ({one.study})")
         line[0].set_yticks(range(len(one.settings)), names, fontsize=8)
         line[0].set_ylim(len(one.settings) - 0.5, -0.5)
-    arms = [", ".join(dict.fromkeys(one.arms[i] for one in groups)) for i in (0, 1)]
+    keys: dict[str, dict[str, None]] = {}  # colour -> names of arms, each once, in order
+    for one in groups:
+        for color, arm in zip(one.colors, one.arms, strict=True):
+            keys.setdefault(color, {})[arm] = None
     figure.legend(
-        handles=[_key(BLUE, arms[0]), _key(ORANGE, arms[1])],
+        handles=[_key(color, ", ".join(keys[color])) for color in COLORS if color in keys],
         loc="outside lower center",
-        ncols=2,
+        ncols=min(len(keys), 2),
         frameon=False,
     )
     figure.suptitle(
-        "Arm minus baseline: mean (bar) and each seed (dot); in brackets, seeds of either arm",
+        "Arm minus baseline: mean (bar) and each seed (dot); in brackets, seeds of each arm",
         fontsize=11,
     )
     return figure
@@ -182,7 +206,7 @@ def _key(color: str, name: str) -> Line2D:
 
 
 def _panel(axes: Axes, one: Group, measure: str) -> None:
-    if not any(measure in setting.proposed for setting in one.settings):
+    if not any(_has(setting, measure) for setting in one.settings):
         axes.spines[:].set_visible(False)
         axes.xaxis.set_visible(False)
         axes.tick_params(left=False)
@@ -196,14 +220,13 @@ def _panel(axes: Axes, one: Group, measure: str) -> None:
     for place, setting in enumerate(one.settings):
         if place % 2:
             axes.axhspan(place - 0.5, place + 0.5, color="0.965", zorder=0, linewidth=0)
-        pairs = ((setting.proposed, BLUE, -APART), (setting.rival, ORANGE, APART))
-        for differences, color, offset in pairs:
-            if measure not in differences:
+        for gains, color, offset in zip(setting.gains, one.colors, one.offsets, strict=True):
+            if measure not in gains:
                 continue
-            values = [*differences[measure].values.values()]
+            values = [*gains[measure].values.values()]
             at = place + offset
             axes.plot(values, [at] * len(values), "o", color=color, markersize=2.6, alpha=0.75)
-            middle = differences[measure].mean
+            middle = gains[measure].mean
             axes.plot(middle, at, "|", color=color, markersize=9, markeredgewidth=2.4)
 
 

@@ -20,7 +20,7 @@ STUDY = {
     "recipes": {"taught": {"config": "configs/a.yaml"}},
     "arms": {"none": {"WEIGHTING.NAME": "none"}, "gbw": {}, "static": {}, "focal": {}},
     "baseline": "none",
-    "proposed": "gbw",
+    "proposed": ["gbw"],
     "rivals": ["static", "focal"],
     "rare": ["bus"],
     "rungs": [{"seeds": [0, 1]}],
@@ -76,15 +76,16 @@ def test_dots_are_seeds_and_bars_their_means(tmp_path: Path) -> None:
         for line in axes.lines
         if line.get_marker() in ("o", "|")
     ]
-    high, low = -plot_studies.APART, plot_studies.APART
+    low = plot_studies.APART / 2
+    high, blue = -low, plot_studies.PROPOSED[0]
     # On the second test set mIoU is 1 in all runs.
     assert drawn == [
-        ("o", plot_studies.BLUE, high, [1.0, 4.0]),
-        ("|", plot_studies.BLUE, high, [2.5]),
+        ("o", blue, high, [1.0, 4.0]),
+        ("|", blue, high, [2.5]),
         ("o", plot_studies.ORANGE, low, [-3.0]),
         ("|", plot_studies.ORANGE, low, [-3.0]),
-        ("o", plot_studies.BLUE, 1 + high, [0.0, 0.0]),
-        ("|", plot_studies.BLUE, 1 + high, [0.0]),
+        ("o", blue, 1 + high, [0.0, 0.0]),
+        ("|", blue, 1 + high, [0.0]),
         ("o", plot_studies.ORANGE, 1 + low, [0.0]),
         ("|", plot_studies.ORANGE, 1 + low, [0.0]),
     ]
@@ -92,10 +93,26 @@ def test_dots_are_seeds_and_bars_their_means(tmp_path: Path) -> None:
     assert labels == ["taught, first_val  (2 / 1)", "taught, second_val  (2 / 1)"]
 
 
+def test_every_proposed_arm_is_drawn(tmp_path: Path) -> None:
+    one = plot_studies.group(
+        read_results(write(tmp_path, proposed=["gbw", "focal"], rivals=["static"]))
+    )
+    # focal with seed 0 alone: 99 - 40.
+    assert one.arms == ("gbw", "focal", "static") and one.settings[0].pairs == "2 / 1 / 1"
+    assert (
+        plot_studies.markdown([one])
+        .splitlines()[2]
+        .startswith("| hand.yaml | taught, first_val | 2 / 1 / 1 | +2.5 / +59.0 / -3.0 |")
+    )
+    assert one.offsets == [-0.25, 0.0, 0.25] and len(set(one.colors)) == 3
+    figure = plot_studies.draw([one, plot_studies.group(read_results(write(tmp_path)))])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["gbw", "static", "focal"]
+
+
 def test_a_study_without_a_measure_keeps_its_place(tmp_path: Path) -> None:
     plain = plot_studies.group(read_results(write(tmp_path)), ["second_val"])
     gain = Difference({("taught", 0): -0.04}, None)
-    panoptic = plot_studies.Setting("all, val", {"mIoU": gain, "PQ": gain}, {})
+    panoptic = plot_studies.Setting("all, val", ({"mIoU": gain, "PQ": gain}, {}))
     groups = [plain, plot_studies.Group("b.yaml", "B", ("gbw", "static"), (panoptic,))]
     rows = plot_studies.markdown(groups).splitlines()
     assert rows[0].endswith("| Δ rare recall | Δ PQ |") and rows[2].endswith("| - / - |")
@@ -112,7 +129,7 @@ def test_what_cannot_be_drawn_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs 'proposed' and 'rivals'"):
         plot_studies.group(read_results(write(tmp_path, rivals=[])))
     results = read_results(write(tmp_path))
-    message = "'gbw' and 'none' share no finished seed outside first_val, second_val"
+    message = r"no proposed arm \(gbw\) shares .* with 'none' outside first_val, second_val"
     with pytest.raises(UserError, match=message):
         plot_studies.group(results, ["first_val", "second_val"])
 

@@ -12,7 +12,7 @@ import pytest
 import results_table
 import yaml
 from results.comparison import Section, bootstrap_interval, chosen_arms, sections
-from results.proposed import ALL, proposed_table
+from results.proposed import ALL, proposed_table, proposed_tables
 from results.rows import read_results
 from results.tables import differences_table, study_tables
 
@@ -121,8 +121,8 @@ def test_differences_table(write: Any) -> None:
 def test_the_proposed_arm_is_compared_with_each_rival(write: Any) -> None:
     taught = [run(arm, s, miou, 20.0, recipe="taught") for arm, s, miou in TAUGHT]
     recipes = {"source_only": {"config": "a"}, "taught": {"config": "b"}}
-    path = write([*RUNS, *taught], proposed="gbw", recipes=recipes)
-    lines = proposed_table(read_results(path), "toy_val").splitlines()
+    path = write([*RUNS, *taught], proposed=["gbw"], recipes=recipes)
+    lines = proposed_table(read_results(path), "gbw", "toy_val").splitlines()
     assert lines[0] == "| minus | recipe | pairs | Δ mIoU | Δ rare IoU | Δ rare recall |"
     assert lines[2] == "| `none` (baseline) | source_only | 2 | +1.5 | +1.5 | +1.5 |"
     assert lines[4].startswith("| `none` (baseline) | all recipes | 2 | +2.0 | ")
@@ -131,8 +131,8 @@ def test_the_proposed_arm_is_compared_with_each_rival(write: Any) -> None:
     # No other recipe has the two together.
     assert len(lines) == 6
     apart = [run(arm, 3, miou, 20.0, recipe="taught") for arm, _, miou in TAUGHT]
-    path = write([*RUNS, *apart], proposed="gbw", recipes=recipes)
-    assert ALL not in proposed_table(read_results(path), "toy_val")
+    path = write([*RUNS, *apart], proposed=["gbw"], recipes=recipes)
+    assert ALL not in proposed_table(read_results(path), "gbw", "toy_val")
 
 
 def test_the_pooled_interval_draws_whole_seeds() -> None:
@@ -144,7 +144,16 @@ def test_the_pooled_interval_draws_whole_seeds() -> None:
 
 
 def test_without_a_proposed_arm_there_is_no_such_table(write: Any) -> None:
-    assert proposed_table(read_results(write(RUNS)), "toy_val") == ""
+    assert proposed_tables(read_results(write(RUNS))) == ""
+
+
+def test_proposed_arms_are_compared_with_each_other(write: Any) -> None:
+    results = read_results(write(RUNS, proposed=["gbw", "focal"], rivals=[]))
+    assert proposed_tables(results).count(" against its rivals") == 2
+    # Seeds 0 and 2, as above, the other way round.
+    lines = proposed_table(results, "focal", "toy_val").splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| `none` (baseline)", "| `gbw`"]
+    assert lines[3] == "| `gbw` | source_only | 2 | -2.5 | -1.2 | -1.2 |"
 
 
 def test_no_change_is_not_bold(write: Any) -> None:
@@ -225,7 +234,7 @@ def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
         for row in line["scores"]["toy_val"]["classes"].values():
             row["PQ"] = 7.0
     recipes = {name: {"config": "configs/a.yaml"} for name in ("source_only", "self_training")}
-    path = write([*RUNS, *panoptic], recipes=recipes, proposed="gbw")
+    path = write([*RUNS, *panoptic], recipes=recipes, proposed=["gbw"])
     page = tmp_path / "docs/results.md"
     assert results_table.main([str(path), "--out", str(page), "--arms", "focal"]) == 0
     folder = path.with_suffix("")

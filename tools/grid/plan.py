@@ -14,7 +14,7 @@ from gbw_d2.errors import UserError
 _REQUIRED = {"title": str, "recipes": dict, "arms": dict, "baseline": str, "rungs": list}
 _OPTIONAL = {
     **{"question": str, "rivals": list, "rare": list, "choose": dict, "schedule": str},
-    **{"overrides": dict, "threads": int, "accept_packages": list, "notes": str, "proposed": str},
+    **{"overrides": dict, "threads": int, "accept_packages": list, "notes": str, "proposed": list},
     **{"answer": str},
 }
 _RUNG = {"seeds": list, "best": int, "always": list}
@@ -74,7 +74,7 @@ class Study:
         answer: what came out, in a sentence or two; ``notes`` has the whole.
         baseline: the arm that all others are compared with.
         rivals: arms that the study's own have to beat.
-        proposed: the arm that is compared with each rival too; "" for none.
+        proposed: arms that are compared with each rival, and with each other, too.
         rare: names of the rare classes.
         accept_packages: hashes of earlier packages whose results still count.
     """
@@ -89,7 +89,7 @@ class Study:
     answer: str = ""
     notes: str = ""
     rivals: tuple[str, ...] = ()
-    proposed: str = ""
+    proposed: tuple[str, ...] = ()
     rare: tuple[str, ...] = ()
     choose: Choice = field(default_factory=Choice)
     schedule: Mapping[str, Any] = field(default_factory=dict)
@@ -179,7 +179,7 @@ def load_study(path: Path) -> Study:
         answer=" ".join(content.get("answer", "").split()),
         notes=content.get("notes", "").strip(),
         rivals=tuple(content.get("rivals", ())),
-        proposed=content.get("proposed", ""),
+        proposed=tuple(content.get("proposed", ())),
         rare=tuple(content.get("rare", ())),
         choose=_choice(path, content.get("choose", {})),
         schedule=_flat(content["schedule"]) if "schedule" in content else {},
@@ -246,18 +246,19 @@ def _check(study: Study) -> None:
         if "config" not in values:
             raise UserError(f"{study.path}: recipe '{recipe}' names no config")
     always = {arm for rung in study.rungs for arm in rung.always}
-    named = {study.baseline, *study.rivals, *([study.proposed] if study.proposed else [])}
+    named = {study.baseline, *study.rivals, *study.proposed}
     unknown = sorted((named | always) - study.arms.keys())
     if unknown:
         raise UserError(
             f"{study.path}: baseline, rivals, proposed and always must be arms; no arm "
             f"{', '.join(unknown)} (there are: {', '.join(study.arms)})"
         )
-    if study.proposed in (study.baseline, *study.rivals):
-        raise UserError(
-            f"{study.path}: proposed is '{study.proposed}', which is the baseline or a rival too; "
-            "an arm is compared with others"
-        )
+    for arm in study.proposed:
+        if arm in (study.baseline, *study.rivals):
+            raise UserError(
+                f"{study.path}: proposed is '{arm}', which is the baseline or a rival too; "
+                "an arm is compared with others"
+            )
     for arm, values in study.arms.items():
         strange = set(values.get("recipes", ())) - study.recipes.keys()
         if strange:

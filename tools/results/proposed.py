@@ -1,4 +1,4 @@
-"""The arm that a study proposes against the baseline and each rival, by recipe and pooled."""
+"""The arms that a study proposes against the baseline and each rival, by recipe and pooled."""
 
 from __future__ import annotations
 
@@ -17,37 +17,41 @@ ALL = "all recipes"
 
 
 def proposed_tables(results: Results) -> str:
-    """Writes, for each dataset, the proposed arm minus the baseline and each rival.
+    """Writes, for each proposed arm and dataset, the arm minus the baseline and each rival.
 
     Args:
         results: of a study.
 
     Returns:
-        Markdown; empty where the study proposes no arm or it has not run.
+        Markdown; empty where the study proposes no arm or none of them has run.
     """
     datasets = dict.fromkeys(name for run in results.runs for name in run.scores)
-    tables = {name: proposed_table(results, name) for name in datasets}
-    parts = [f"### {name}\n\n{text}" for name, text in tables.items() if text]
-    if not parts:
-        return ""
-    head = f"## {marked(results, results.study.proposed)} against its rivals"
-    return "\n\n".join([head, CAPTION.format(proposed=results.study.proposed), *parts])
+    sections = []
+    for arm in results.study.proposed:
+        tables = {name: proposed_table(results, arm, name) for name in datasets}
+        parts = [f"### {name}\n\n{text}" for name, text in tables.items() if text]
+        if parts:
+            head = f"## {marked(results, arm)} against its rivals"
+            sections += [head, CAPTION.format(proposed=arm), *parts]
+    return "\n\n".join(sections)
 
 
-def proposed_table(results: Results, dataset: str) -> str:
+def proposed_table(results: Results, arm: str, dataset: str) -> str:
     """Writes a row per rival and recipe, and one of all recipes where there are several.
 
     Args:
         results: of a study.
+        arm: a proposed one; the other proposed ones are rivals here.
         dataset: a test set.
 
     Returns:
         Markdown; empty where there is no pair.
     """
     study = results.study
-    ours = _runs(results, study.proposed, dataset)
+    ours = _runs(results, arm, dataset)
     found = []
-    for other in (study.baseline, *study.rivals):
+    others = (study.baseline, *study.rivals, *study.proposed)
+    for other in (name for name in others if name != arm):
         theirs = _runs(results, other, dataset)
         by_recipe = {
             recipe: paired_differences(
