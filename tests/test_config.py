@@ -116,7 +116,8 @@ def test_a_leaf_is_what_its_name_says(path: Path) -> None:
     strategy = method.removesuffix("gbw").removesuffix("_") or "self_training"
     assert bases["uda"] == ("source_only" if strategy == "oracle" else strategy)
     assert ("oracle" in bases["datasets"]) == (strategy == "oracle")
-    expected = "gbw_all_heads" if task == "panoptic" else "gbw"
+    scheme = "gbw" if strategy == "self_training" else "gbw_equal_pull"
+    expected = f"{scheme}_all_heads" if task == "panoptic" else scheme
     assert bases["weighting"] == (expected if weighted else "none")
     assert (
         bases["models"].startswith(task)

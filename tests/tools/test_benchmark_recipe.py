@@ -142,7 +142,7 @@ def test_the_command(
     assert tool.main([*words, "--repetitions", "1", "--device", "cpu", "--out", str(out)]) == 0
     ((title, rows),) = json.loads(out.read_text())["results"].items()
     assert title.startswith("semantic_source_only_gbw: source_only, 1 source and 0 target images")
-    assert list(rows) == ["none", "gbw"] and rows["gbw"]["peak_mb"] > 1
+    assert list(rows) == ["none", "gbw_equal_pull"] and rows["gbw_equal_pull"]["peak_mb"] > 1
     assert f"\n{title}\n" in capsys.readouterr().out
     assert tool.main([*words, "SOLVER.MAXITER", "3"]) == 2
     assert "did you mean" in capsys.readouterr().err
