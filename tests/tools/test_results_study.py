@@ -225,6 +225,10 @@ def test_chosen_arms_are_the_best_of_both_kinds(write: Any) -> None:
     results = read_results(path)
     assert chosen_arms(results, sections(results), 4) == ["none", "b", "c", "r"]
     assert chosen_arms(results, sections(results), 99) == list(gains)
+    # Worse than others, and there all the same: what is proposed, and the first rival.
+    path = write(runs, arms={arm: {} for arm in gains}, rivals=["s", "r"], proposed=["a"])
+    results = read_results(path)
+    assert chosen_arms(results, sections(results), 4) == ["none", "a", "b", "s"]
 
 
 def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

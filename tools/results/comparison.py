@@ -285,8 +285,9 @@ def leading_datasets(study_sections: Sequence[Section]) -> list[Section]:
 def chosen_arms(results: Results, shown: Sequence[Section], count: int) -> list[str]:
     """Chooses arms to look at class by class: the baseline, the best rivals and the best others.
 
-    Best is the greatest mean difference to the baseline, over mIoU, rare IoU and recipes. Rivals
-    take half of the places that the baseline leaves, more where there are not so many others.
+    The study's first rival and the arms that it proposes come first in any case. Best is the
+    greatest mean difference to the baseline, over mIoU, rare IoU and recipes. Rivals take half of
+    the places that the baseline leaves, more where there are not so many others.
 
     Args:
         results: of a study.
@@ -305,7 +306,8 @@ def chosen_arms(results: Results, shown: Sequence[Section], count: int) -> list[
     study = results.study
     ran = {row.arm for section in shown for row in section.rows}
     ranked = [arm for arm in study.arms if arm in ran and arm != study.baseline]
-    ranked.sort(key=gain, reverse=True)
+    first = {*study.rivals[:1], *study.proposed}
+    ranked.sort(key=lambda arm: (arm in first, gain(arm)), reverse=True)
     rivals = [arm for arm in ranked if results.role(arm) == "rival"]
     others = [arm for arm in ranked if results.role(arm) != "rival"]
     places = count - 1
