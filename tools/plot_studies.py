@@ -27,8 +27,8 @@ from results.tables import COMPARED, signed
 
 from gbw_d2.errors import UserError
 
-APART = 0.34  # between two arms of a row; three take 0.25
-PROPOSED = tuple(color for color in COLORS if color != ORANGE)
+SPREAD = 0.7  # of a row's height, shared by its arms
+PROPOSED_COLORS = tuple(color for color in COLORS if color != ORANGE)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Setting:
 
     Args:
         name: recipe and test set.
-        gains: of each arm, measure name -> difference to the baseline; empty where it has not run.
+        gains: of each arm, the first rival last, measure name -> difference to the baseline; empty
+            where it has not run.
     """
 
     name: str
@@ -67,13 +68,13 @@ class Group:
     @property
     def colors(self) -> tuple[str, ...]:
         """A colour per arm; the rival has the same in every group."""
-        return (*PROPOSED[: len(self.arms) - 1], ORANGE)
+        return (*PROPOSED_COLORS[: len(self.arms) - 1], ORANGE)
 
     @property
     def offsets(self) -> list[float]:
-        """How far below the line of its row each arm is drawn."""
+        """How far below the line of its row each arm is drawn, in rows."""
         count = len(self.arms)
-        return [(i - (count - 1) / 2) * min(APART, 0.75 / count) for i in range(count)]
+        return [(i - (count - 1) / 2) * SPREAD / count for i in range(count)]
 
 
 def group(results: Results, without: Sequence[str] = ()) -> Group:
@@ -90,9 +91,10 @@ def group(results: Results, without: Sequence[str] = ()) -> Group:
     study = results.study
     if not study.proposed or not study.rivals:
         raise UserError(f"{study.path} needs 'proposed' and 'rivals' to be drawn with others")
-    if len(study.proposed) > len(PROPOSED):
+    if len(study.proposed) > len(PROPOSED_COLORS):
         raise UserError(
-            f"{study.path} proposes {len(study.proposed)} arms; {len(PROPOSED)} can be told apart"
+            f"{study.path} proposes {len(study.proposed)} arms, and the picture has "
+            f"{len(PROPOSED_COLORS)} colours for them; propose fewer"
         )
     arms = (*study.proposed, study.rivals[0])
     found = [
@@ -178,7 +180,7 @@ def draw(groups: Sequence[Group]) -> Figure:
     figure.legend(
         handles=[_key(color, ", ".join(keys[color])) for color in COLORS if color in keys],
         loc="outside lower center",
-        ncols=min(len(keys), 2),
+        ncols=2,
         frameon=False,
     )
     figure.suptitle(

@@ -72,12 +72,11 @@ def test_dots_are_seeds_and_bars_their_means(tmp_path: Path) -> None:
     figure = plot_studies.draw([plot_studies.group(read_results(write(tmp_path)))])
     axes = figure.axes[0]
     drawn = [
-        (line.get_marker(), line.get_color(), round(line.get_ydata()[0], 2), [*line.get_xdata()])
+        (line.get_marker(), line.get_color(), round(line.get_ydata()[0], 3), [*line.get_xdata()])
         for line in axes.lines
         if line.get_marker() in ("o", "|")
     ]
-    low = plot_studies.APART / 2
-    high, blue = -low, plot_studies.PROPOSED[0]
+    high, low, blue = -0.175, 0.175, plot_studies.PROPOSED_COLORS[0]
     # On the second test set mIoU is 1 in all runs.
     assert drawn == [
         ("o", blue, high, [1.0, 4.0]),
@@ -104,7 +103,7 @@ def test_every_proposed_arm_is_drawn(tmp_path: Path) -> None:
         .splitlines()[2]
         .startswith("| hand.yaml | taught, first_val | 2 / 1 / 1 | +2.5 / +59.0 / -3.0 |")
     )
-    assert one.offsets == [-0.25, 0.0, 0.25] and len(set(one.colors)) == 3
+    assert one.offsets == pytest.approx([-0.7 / 3, 0.0, 0.7 / 3]) and len(set(one.colors)) == 3
     figure = plot_studies.draw([one, plot_studies.group(read_results(write(tmp_path)))])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["gbw", "static", "focal"]
 
@@ -128,6 +127,11 @@ def test_a_study_without_a_measure_keeps_its_place(tmp_path: Path) -> None:
 def test_what_cannot_be_drawn_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs 'proposed' and 'rivals'"):
         plot_studies.group(read_results(write(tmp_path, rivals=[])))
+    many = {f"arm{i}": {} for i in range(len(plot_studies.PROPOSED_COLORS) + 1)}
+    arms = {"none": {}, "static": {}, **many}
+    results = read_results(write(tmp_path, arms=arms, rivals=["static"], proposed=[*many]))
+    with pytest.raises(UserError, match="propose fewer"):
+        plot_studies.group(results)
     results = read_results(write(tmp_path))
     message = r"no proposed arm \(gbw\) shares .* with 'none' outside first_val, second_val"
     with pytest.raises(UserError, match=message):

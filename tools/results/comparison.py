@@ -285,7 +285,7 @@ def leading_datasets(study_sections: Sequence[Section]) -> list[Section]:
 def chosen_arms(results: Results, shown: Sequence[Section], count: int) -> list[str]:
     """Chooses arms to look at class by class: the baseline, the best rivals and the best others.
 
-    The study's first rival and the arms that it proposes come first in any case. Best is the
+    The study's first rival and the arms that it proposes come first. Best is the
     greatest mean difference to the baseline, over mIoU, rare IoU and recipes. Rivals take half of
     the places that the baseline leaves, more where there are not so many others.
 
