@@ -28,8 +28,8 @@ from gbw_d2.data.catalog import (
 )
 from gbw_d2.data.formats.cityscapes import CITY_IMAGES
 from gbw_d2.data.formats.files import check_size, few, read_image
-from gbw_d2.data.label_spaces import CLASSES
 from gbw_d2.data.statistics import image_class_counts
+from gbw_d2.label_spaces import CLASSES
 
 Work = Callable[[argparse.Namespace], Sequence[str]]
 MAX_PROBLEMS = 10

@@ -22,7 +22,6 @@ import numpy as np
 from prepare_common import run_script
 
 from gbw_d2.data.catalog import DatasetError
-from gbw_d2.data.label_spaces import CLASSES
 from gbw_d2.data.toyworld import (
     DOMAINS,
     ToyWorldSettings,
@@ -31,6 +30,7 @@ from gbw_d2.data.toyworld import (
     write_toy_world,
 )
 from gbw_d2.data.toyworld.layouts import LAYOUTS, check_layout, write_layout
+from gbw_d2.label_spaces import CLASSES
 
 
 def contact_sheet(

@@ -38,7 +38,7 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.TARGET = ()
     # Every random draw of a run follows from this; negative = drawn anew and written to the log.
     cfg.SEED = 0
-    # What the network predicts: a name of gbw_d2/data/label_spaces.py.
+    # What the network predicts: a name of gbw_d2/label_spaces.py.
     cfg.DATASETS.LABEL_SPACE = "cityscapes_16"
     # Rare class sampling of source images (DAFormer): P(c) = softmax((1 - f_c) / TEMPERATURE).
     cfg.DATASETS.RARE_CLASS_SAMPLING = CfgNode()

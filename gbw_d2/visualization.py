@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
 
 _PALETTE = np.zeros((256, 3), dtype=np.uint8)
 _PALETTE[: len(CLASSES)] = [c.color for c in CLASSES]

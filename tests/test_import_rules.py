@@ -14,7 +14,7 @@ PACKAGE = ROOT / "gbw_d2"
 
 LEAVES = (
     *("gbw_d2.registry", "gbw_d2.keys", "gbw_d2.errors", "gbw_d2.compat", "gbw_d2.keyed_random"),
-    "gbw_d2.data.label_spaces",
+    "gbw_d2.label_spaces",
 )
 TORCH_ONLY = ("torch", "numpy", "cvxopt", "gbw_d2.registry", "gbw_d2.keys", "gbw_d2.errors")
 # Package -> what it may import of ours, and of others where that is limited too.
@@ -95,7 +95,7 @@ def test_nothing_imports_projects_tools_or_tests() -> None:
     ("module", "heavy"),
     [
         ("gbw_d2", ("torch", "numpy", "detectron2")),
-        ("gbw_d2.data.label_spaces", ("torch", "detectron2")),
+        ("gbw_d2.label_spaces", ("torch", "detectron2")),
         ("gbw_d2.data.datasets", ("torch", "detectron2")),
         ("gbw_d2.data.toyworld", ("torch", "detectron2")),
     ],

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from gbw_d2.data.label_spaces import LabelSpace
 from gbw_d2.errors import UserError
 from gbw_d2.inference.inputs import InputError, Source, Video, find_sources, read_photo
 from gbw_d2.inference.results import ResultWriter
+from gbw_d2.label_spaces import LabelSpace
 
 Predictor = Callable[[np.ndarray], dict[str, Any]]
 
@@ -60,9 +60,9 @@ def build_predictor(args: argparse.Namespace) -> tuple[Predictor, LabelSpace]:
     """Returns a function from an RGB image to its result, and the network's label space."""
     # These take ten seconds to import; --help and a wrong path take none.
     from gbw_d2.config import load_config
-    from gbw_d2.data.label_spaces import LABEL_SPACES
     from gbw_d2.inference.network import load_network, resolve_for
     from gbw_d2.inference.predict import Views, network_size, predict
+    from gbw_d2.label_spaces import LABEL_SPACES
 
     window = tuple(args.window) if args.window else None
     views = Views(tuple(args.scales), args.flip, window, args.overlap)

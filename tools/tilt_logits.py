@@ -123,8 +123,8 @@ def basis_of(cfg: Any, class_counts: Tensor, number: int) -> Basis:
         class_counts: (K,) labelled pixels of the source by class id.
         number: of rare classes.
     """
-    from gbw_d2.data.label_spaces import LABEL_SPACES
     from gbw_d2.evaluation.protocols import PROTOCOLS
+    from gbw_d2.label_spaces import LABEL_SPACES
 
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
     protocol = cfg.EVAL.PROTOCOLS[0]
@@ -202,9 +202,9 @@ def score_run(
         weights: of the student or the teacher.
         strengths: of the tilt.
     """
-    from gbw_d2.data.label_spaces import LABEL_SPACES
     from gbw_d2.engine.build import build_test_batches, load_records
     from gbw_d2.evaluation.evaluators import SemanticEvaluator
+    from gbw_d2.label_spaces import LABEL_SPACES
 
     points = []
     table = LABEL_SPACES.get(run.cfg.DATASETS.LABEL_SPACE).to_train_id

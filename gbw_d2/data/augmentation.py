@@ -13,8 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from gbw_d2.data.label_spaces import IGNORE_LABEL
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import IGNORE_LABEL
 
 
 @dataclass(frozen=True)

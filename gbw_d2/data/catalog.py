@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
 from gbw_d2.registry import Registry
 
 Record = dict[str, Any]

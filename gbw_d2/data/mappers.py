@@ -18,9 +18,9 @@ from gbw_d2.data.augmentation import (
 )
 from gbw_d2.data.catalog import PanopticReader, Record, SegmentsInfo, SemanticReader
 from gbw_d2.data.formats.files import check_size, read_array, read_image
-from gbw_d2.data.label_spaces import IGNORE_LABEL, LabelSpace
 from gbw_d2.data.targets import center_and_offset_targets, segment_attributes
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 
 Sample = dict[str, Any]
 

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from gbw_d2.data.augmentation import resize_labels
 from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, datasets_root, get_dataset
-from gbw_d2.data.label_spaces import TRAIN_IDS_19
 from gbw_d2.data.statistics import cached_counts, files_digest
+from gbw_d2.label_spaces import TRAIN_IDS_19
 
 VERSION = 1
 # Rows and columns of the grid of places; labels are looked at once per cell, at its centre.

@@ -20,8 +20,8 @@ from gbw_d2.data.catalog import (
     datasets_root,
     get_dataset,
 )
-from gbw_d2.data.label_spaces import IGNORE_LABEL, TRAIN_IDS_19, LabelSpace
 from gbw_d2.data.locking import exclusive
+from gbw_d2.label_spaces import IGNORE_LABEL, TRAIN_IDS_19, LabelSpace
 
 # Stands in the files' names; raised whenever the same labels would give other counts.
 VERSION = 1

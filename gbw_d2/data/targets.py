@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.data.label_spaces import IGNORE_LABEL
+from gbw_d2.label_spaces import IGNORE_LABEL
 
 
 def segment_attributes(

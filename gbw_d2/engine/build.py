@@ -22,7 +22,6 @@ from gbw_d2.data.catalog import (
     get_dataset,
     register_with_detectron2,
 )
-from gbw_d2.data.label_spaces import LABEL_SPACES
 from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loader
 from gbw_d2.data.mappers import (
     RECORD_KEYS,
@@ -43,6 +42,7 @@ from gbw_d2.data.statistics import image_class_counts
 from gbw_d2.engine.criteria import Criterion, make_criteria
 from gbw_d2.engine.precision import DTYPES, Precision
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.uda.strategy import (
     PSEUDO_LABELS,
     STRATEGIES,

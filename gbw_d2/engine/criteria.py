@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
-from gbw_d2.data.label_spaces import LABEL_SPACES
+from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.losses import (
     ClassWeightedCenterLoss,
     ClassWeightedCrossEntropy,

@@ -13,7 +13,6 @@ from torch import nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.data.catalog import DatasetError, DatasetSpec
-from gbw_d2.data.label_spaces import LABEL_SPACES
 from gbw_d2.engine.build import build_test_batches, is_panoptic, load_records
 from gbw_d2.engine.pictures import PicturePanel
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
@@ -25,6 +24,7 @@ from gbw_d2.evaluation.report import (
     write_per_class_csv,
     write_results_json,
 )
+from gbw_d2.label_spaces import LABEL_SPACES
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset

@@ -11,11 +11,11 @@ import torch
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError, load_config
 from gbw_d2.data.catalog import get_dataset
-from gbw_d2.data.label_spaces import LABEL_SPACES
 from gbw_d2.engine.criteria import check_heads
 from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.engine.precision import DTYPES
 from gbw_d2.evaluation.protocols import PROTOCOLS, compatibility_protocols, protocols_of
+from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
 from gbw_d2.uda import STRATEGIES
 from gbw_d2.weighting import SCHEMES

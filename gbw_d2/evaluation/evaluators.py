@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
-from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
 from gbw_d2.errors import UserError
 from gbw_d2.evaluation.instance_ap import InstanceAP, segment_masks
 from gbw_d2.evaluation.panoptic_quality import VOID, PanopticQuality
@@ -22,6 +21,7 @@ from gbw_d2.evaluation.protocols import PROTOCOLS, Protocol
 from gbw_d2.evaluation.report import PerClass, write_csv
 from gbw_d2.evaluation.semantic_iou import ConfusionMatrix
 from gbw_d2.keys import FILE_NAME, IMAGE_ID, INSTANCES, PANOPTIC_SEG, SEM_SEG
+from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
 
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm

@@ -10,9 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gbw_d2.data.label_spaces import CLASSES
 from gbw_d2.errors import UserError
 from gbw_d2.evaluation.report import write_atomically
+from gbw_d2.label_spaces import CLASSES
 
 # Three bytes of a PNG pixel hold an id.
 _MAX_ID = 2**24 - 1

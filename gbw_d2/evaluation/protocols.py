@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gbw_d2.data.label_spaces import TRAIN_IDS_13, TRAIN_IDS_16, TRAIN_IDS_19
+from gbw_d2.label_spaces import TRAIN_IDS_13, TRAIN_IDS_16, TRAIN_IDS_19
 from gbw_d2.registry import Registry
 
 # Terrain, truck and train: SYNTHIA has none, Cityscapes does.

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
 from gbw_d2.evaluation.protocols import Protocol
+from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
 
 
 class ConfusionMatrix:

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.data.label_spaces import CLASSES, LabelSpace
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import CLASSES, LabelSpace
 from gbw_d2.visualization import color_panoptic, color_semantic, overlay, with_legend, write_png
 
 

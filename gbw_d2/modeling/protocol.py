@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from gbw_d2.data.label_spaces import LabelSpace
+from gbw_d2.label_spaces import LabelSpace
 
 Features = dict[str, Tensor]
 Outputs = dict[str, Tensor]

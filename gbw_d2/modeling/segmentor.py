@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
-from gbw_d2.data.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
 from gbw_d2.losses import plain_cross_entropy
 from gbw_d2.modeling import backbones  # noqa: F401  (registers them)
 from gbw_d2.modeling.heads.auxiliary import build_auxiliary_head

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gbw_d2.data.label_spaces import IGNORE_LABEL
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import IGNORE_LABEL
 from gbw_d2.losses.max_squares import check_max_squares_settings, max_squares_loss
 from gbw_d2.modeling.protocol import SegmentationModel
 from gbw_d2.uda.strategy import STRATEGIES, Batch, RunSettings, Strategy

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gbw_d2 import keys
-from gbw_d2.data.label_spaces import IGNORE_LABEL
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import IGNORE_LABEL
 from gbw_d2.modeling.protocol import Features, Losses, Outputs, SegmentationModel, Targets
 from gbw_d2.uda.parts import class_mix, ema
 from gbw_d2.uda.parts.feature_distance import feature_distance, thing_cells

@@ -19,8 +19,8 @@ from gbw_d2.data.augmentation import (
     resize_labels,
 )
 from gbw_d2.data.catalog import DatasetError, get_dataset
-from gbw_d2.data.label_spaces import LABEL_SPACES
 from gbw_d2.data.mappers import SourceMapper, TargetMapper, TestMapper
+from gbw_d2.label_spaces import LABEL_SPACES
 
 SPACE = LABEL_SPACES.get("cityscapes_16")
 PANOPTIC_KEYS = {

@@ -16,9 +16,9 @@ import pytest
 from gbw_d2.data import statistics
 from gbw_d2.data.catalog import DatasetError, get_dataset
 from gbw_d2.data.formats.synthia import LABEL_FILE
-from gbw_d2.data.label_spaces import LABEL_SPACES
 from gbw_d2.data.locking import exclusive
 from gbw_d2.data.statistics import class_counts, image_class_counts
+from gbw_d2.label_spaces import LABEL_SPACES
 
 NAME = "synthia_semantic_train"
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from gbw_d2.data.label_spaces import LABEL_SPACES, TRAIN_IDS_16
 from gbw_d2.evaluation import protocols_of
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
+from gbw_d2.label_spaces import LABEL_SPACES, TRAIN_IDS_16
 from gbw_d2.registry import UnknownNameError
 
 from detectron2.evaluation import DatasetEvaluators
@@ -184,7 +184,7 @@ TWO_PROCESSES = """
     import torch
     import torch.distributed as dist
 
-    from gbw_d2.data.label_spaces import LABEL_SPACES
+    from gbw_d2.label_spaces import LABEL_SPACES
     from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 
     def labels(image, seed):

@@ -16,12 +16,12 @@ from panopticapi.utils import rgb2id
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from gbw_d2.data.label_spaces import CLASSES, LABEL_SPACES
 from gbw_d2.errors import UserError
 from gbw_d2.evaluation import PanopticQuality
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator, panoptic_categories
 from gbw_d2.evaluation.instance_ap import InstanceAP, segment_masks
 from gbw_d2.evaluation.prediction_files import PanopticFiles
+from gbw_d2.label_spaces import CLASSES, LABEL_SPACES
 
 from detectron2.structures import Instances
 from detectron2.utils import comm

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gbw_d2.data.label_spaces import CLASSES, TRAIN_IDS_13, TRAIN_IDS_16
 from gbw_d2.evaluation import PROTOCOLS, ConfusionMatrix, Protocol, protocols_of
 from gbw_d2.evaluation.protocols import NOT_IN_SYNTHIA, compatibility_protocols
+from gbw_d2.label_spaces import CLASSES, TRAIN_IDS_13, TRAIN_IDS_16
 
 ROAD, SIDEWALK, WALL, CAR, TRUCK, BUS = 0, 1, 3, 13, 14, 15
 

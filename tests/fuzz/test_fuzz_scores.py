@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gbw_d2.data.label_spaces import LABEL_SPACES, TRAIN_IDS_19
 from gbw_d2.evaluation import protocols_of
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator, panoptic_categories
 from gbw_d2.evaluation.panoptic_quality import PanopticQuality
+from gbw_d2.label_spaces import LABEL_SPACES, TRAIN_IDS_19
 from gbw_d2.modeling.postprocessing import (
     PanopticSettings,
     instances_of,

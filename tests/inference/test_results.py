@@ -14,9 +14,9 @@ from panopticapi.utils import rgb2id
 from PIL import Image
 
 from gbw_d2 import keys
-from gbw_d2.data.label_spaces import LABEL_SPACES
 from gbw_d2.errors import UserError
 from gbw_d2.inference.results import ResultWriter
+from gbw_d2.label_spaces import LABEL_SPACES
 
 SPACE = LABEL_SPACES.get("cityscapes_16")
 CAR = SPACE.class_names.index("car")  # class id 11, train id 13

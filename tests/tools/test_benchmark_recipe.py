@@ -12,9 +12,9 @@ import pytest
 import torch
 from benchmarks import recipe
 
-from gbw_d2.data.label_spaces import LABEL_SPACES
 from gbw_d2.engine.build import build_model
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import LABEL_SPACES
 
 TINY = [
     *("INPUT.CROP_SIZE", "(32, 64)", "SOLVER.IMS_PER_BATCH", "1"),

@@ -14,9 +14,9 @@ import panopticapi.evaluation as panopticapi
 import torch
 import torch.nn.functional as F
 
-from gbw_d2.data.label_spaces import CLASSES, LABEL_SPACES
 from gbw_d2.evaluation import PanopticQuality
 from gbw_d2.evaluation.evaluators import panoptic_categories
+from gbw_d2.label_spaces import CLASSES, LABEL_SPACES
 from gbw_d2.modeling.postprocessing import PanopticSettings, panoptic_from_centers
 
 from detectron2.projects.panoptic_deeplab.post_processing import get_panoptic_segmentation

@@ -18,7 +18,6 @@ from torch import Tensor
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.config import load_config
 from gbw_d2.data.formats.segments import join_segments
-from gbw_d2.data.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
 from gbw_d2.data.targets import center_and_offset_targets
 from gbw_d2.engine.build import build_model, build_precision, is_panoptic
 from gbw_d2.engine.criteria import Criterion, make_criteria
@@ -26,6 +25,7 @@ from gbw_d2.engine.optimizer import build_optimizer
 from gbw_d2.engine.setup import resolve
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
 from gbw_d2.uda import Context, build_strategy
 
 from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d

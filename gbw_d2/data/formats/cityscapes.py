@@ -22,7 +22,7 @@ from gbw_d2.data.catalog import (
 )
 from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
 from gbw_d2.data.formats.segments import ids_of_colors
-from gbw_d2.data.label_spaces import IGNORE_LABEL, TRAIN_IDS_19
+from gbw_d2.label_spaces import IGNORE_LABEL, TRAIN_IDS_19
 
 SEMANTIC_FILE = "sem_seg_file_name"
 PANOPTIC_FILE = "pan_seg_file_name"

@@ -35,8 +35,8 @@ from gbw_d2.data.formats.cityscapes import (
     panoptic_json,
 )
 from gbw_d2.data.formats.files import few, read_array
-from gbw_d2.data.label_spaces import raw_to_train_id
 from gbw_d2.data.locking import exclusive
+from gbw_d2.label_spaces import raw_to_train_id
 
 LABEL_SUFFIX = "_gtFine_labelIds.png"
 INSTANCE_SUFFIX = "_gtFine_instanceIds.png"

@@ -16,7 +16,7 @@ from gbw_d2 import keys
 from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, register_dataset
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, check_unique, few, image_record
 from gbw_d2.data.formats.label_ids import read_label_ids
-from gbw_d2.data.label_spaces import IGNORE_LABEL, TRAIN_IDS_13, TRAIN_IDS_19
+from gbw_d2.label_spaces import IGNORE_LABEL, TRAIN_IDS_13, TRAIN_IDS_19
 
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
 _SUFFIXES = (".jpg", ".png")

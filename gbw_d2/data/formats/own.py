@@ -37,7 +37,7 @@ from gbw_d2.data.formats.files import (
     read_indices,
 )
 from gbw_d2.data.formats.segments import join_segments
-from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
 
 INSTANCE_FILE = "instance_file_name"
 VOID = "void"

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from gbw_d2.data.catalog import SegmentsInfo
-from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
 
 # A segment id holds instance and class. The class comes last: instance ids are mostly small, and
 # so are then the segment ids and every table that is indexed by them.

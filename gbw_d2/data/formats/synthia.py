@@ -22,7 +22,7 @@ from gbw_d2.data.catalog import (
 )
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, few, load_pairs, read_array
 from gbw_d2.data.formats.segments import join_segments
-from gbw_d2.data.label_spaces import CLASSES, SYNTHIA_VOID_IDS, raw_to_train_id
+from gbw_d2.label_spaces import CLASSES, SYNTHIA_VOID_IDS, raw_to_train_id
 
 _HINT = (
     "Expected SYNTHIA-RAND-CITYSCAPES with RGB/*.png and GT/LABELS/*.png there; "

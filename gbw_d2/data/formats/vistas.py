@@ -22,7 +22,7 @@ from gbw_d2.data.catalog import (
 )
 from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
 from gbw_d2.data.formats.segments import ids_of_colors, segment_ids, segments_info
-from gbw_d2.data.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
 
 PANOPTIC_FILE = "pan_seg_file_name"
 SEGMENTS = "segments_info"

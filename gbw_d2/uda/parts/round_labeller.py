@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gbw_d2 import keys
-from gbw_d2.data.label_spaces import IGNORE_LABEL
+from gbw_d2.label_spaces import IGNORE_LABEL
 from gbw_d2.modeling.protocol import SegmentationModel
 from gbw_d2.uda.parts import labelling, round_summary
 from gbw_d2.uda.parts.class_histogram import ConfidenceHistograms

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from gbw_d2.data.label_spaces import IGNORE_LABEL
 from gbw_d2.data.toyworld.folder import Job, png_bytes, write_file
 from gbw_d2.data.toyworld.layouts.base import LAYOUTS, Files, Layout, jpeg_bytes
 from gbw_d2.data.toyworld.render import ToySample
 from gbw_d2.data.toyworld.settings import DomainGap, ToyWorldSettings
+from gbw_d2.label_spaces import IGNORE_LABEL
 
 _OWN_SETTINGS = ToyWorldSettings(
     seed=2, num_source=60, num_target_train=60, num_target_val=20, gap=DomainGap()
