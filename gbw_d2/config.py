@@ -38,7 +38,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.TARGET = ()
     # Every random draw of a run follows from this; negative = drawn anew and written to the log.
     cfg.SEED = 0
-    # What the network predicts: a name of gbw_d2/label_spaces.py.
+    # What the network predicts: a name of gbw_d2/label_spaces.py, or the path of a data.yaml below
+    # the datasets' root (docs/your_own_data.md).
     cfg.DATASETS.LABEL_SPACE = "cityscapes_16"
     # Rare class sampling of source images (DAFormer): P(c) = softmax((1 - f_c) / TEMPERATURE).
     cfg.DATASETS.RARE_CLASS_SAMPLING = CfgNode()
@@ -181,8 +182,9 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     teaching.CONFIDENCE_PER = "batch"
     # Share of a target image's rows, of the whole wherever the crop is, at its top and bottom whose
     # pseudo-labels have weight 0: the own car's hood has no class, and what it is called spreads.
-    teaching.IGNORE_TOP = 0.0
-    teaching.IGNORE_BOTTOM = 0.0
+    # None = what DATASETS.TARGET says of its own images (ignore_rows).
+    teaching.IGNORE_TOP = None
+    teaching.IGNORE_BOTTOM = None
     # Probability, and strength, of colour jitter on a mixed image.
     teaching.JITTER_PROBABILITY = 0.8
     teaching.JITTER_STRENGTH = 0.2

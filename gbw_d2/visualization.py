@@ -9,27 +9,27 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
-
-_PALETTE = np.zeros((256, 3), dtype=np.uint8)
-_PALETTE[: len(CLASSES)] = [c.color for c in CLASSES]
+from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 
 
-def color_semantic(train_ids: np.ndarray) -> np.ndarray:
-    """Colours a map of train ids (H, W) uint8 with Cityscapes' palette; ignore is black.
+def color_semantic(class_ids: np.ndarray, space: LabelSpace) -> np.ndarray:
+    """Colours a map of class ids (H, W) uint8 with its label space's palette; ignore is black.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    return _PALETTE[train_ids]
+    return space.colors[class_ids]
 
 
-def color_panoptic(segment_map: np.ndarray, segments_info: Sequence[dict[str, Any]]) -> np.ndarray:
+def color_panoptic(
+    segment_map: np.ndarray, segments_info: Sequence[dict[str, Any]], space: LabelSpace
+) -> np.ndarray:
     """Colours a panoptic map: the class's colour, shaded per thing, with white outlines of things.
 
     Args:
         segment_map: (H, W) integer segment ids, 0 = void (black).
-        segments_info: dictionaries with ``id`` and ``category_id`` (train id).
+        segments_info: dictionaries with ``id`` and ``category_id`` (class id).
+        space: the classes.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -39,12 +39,13 @@ def color_panoptic(segment_map: np.ndarray, segments_info: Sequence[dict[str, An
     ids = np.array([0, *(i for i, _ in known)], dtype=np.int64)
     colors = np.zeros((len(ids), 3), dtype=np.uint8)
     things = np.zeros(len(ids), dtype=bool)
-    for row, (segment_id, train_id) in enumerate(known, start=1):
-        if train_id == IGNORE_LABEL:
+    for row, (segment_id, class_id) in enumerate(known, start=1):
+        if class_id == IGNORE_LABEL:
             continue
-        shade = 0.75 + 0.5 * ((segment_id * 0.618) % 1) if CLASSES[train_id].is_thing else 1.0
-        colors[row] = np.clip(np.array(CLASSES[train_id].color) * shade, 0, 255)
-        things[row] = CLASSES[train_id].is_thing
+        kind = space.classes[class_id]
+        shade = 0.75 + 0.5 * ((segment_id * 0.618) % 1) if kind.is_thing else 1.0
+        colors[row] = np.clip(np.array(kind.color) * shade, 0, 255)
+        things[row] = kind.is_thing
     index = np.searchsorted(ids[1:], segment_map) + 1
     index[index == len(ids)] = 0
     index[ids[index] != segment_map] = 0

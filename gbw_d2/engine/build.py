@@ -154,7 +154,7 @@ def _class_counts(cfg: CfgNode, spec: DatasetSpec, records: list[Record]) -> np.
     """Labelled pixels (images, K) by class id; counted by the first process, then cached."""
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
     _first_process_first(lambda: image_class_counts(spec.name, records))
-    return image_class_counts(spec.name, records)[:, list(space.train_ids)]
+    return image_class_counts(spec.name, records, label_space=space)
 
 
 def _first_process_first(work: Callable[[], Any]) -> None:
@@ -214,10 +214,12 @@ def _source_batches(cfg: CfgNode, data: StageData, shared: dict[str, Any]) -> It
             f"DATASETS.TRAIN '{spec.name}' has no instances; use a panoptic dataset, or set "
             "MODEL.SEMANTIC_ONLY True"
         )
+    space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+    learned = spec.in_space(space)
     mapper = SourceMapper(
-        spec.read_semantic,
-        spec.read_panoptic if panoptic else None,
-        LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE),
+        learned.read_semantic,
+        learned.read_panoptic if panoptic else None,
+        space,
         _augmentation(cfg, "SOURCE_SIZE"),
         cfg.INPUT.FORMAT,
         cfg.INPUT.GAUSSIAN_SIGMA,
@@ -297,7 +299,7 @@ def build_context(cfg: CfgNode, fresh: bool) -> Context:
         spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
         _first_process_first(lambda: class_position_counts(spec.name, records))
         space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
-        return class_position_counts(spec.name, records)[list(space.train_ids)]
+        return class_position_counts(spec.name, records, label_space=space)
 
     return Context(
         fresh,

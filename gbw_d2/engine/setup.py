@@ -10,12 +10,12 @@ import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError, load_config
-from gbw_d2.data.catalog import get_dataset
+from gbw_d2.data.catalog import find_label_space, get_dataset
 from gbw_d2.engine.criteria import check_heads
+from gbw_d2.engine.evaluation import meet_test_set
 from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.engine.precision import DTYPES
-from gbw_d2.evaluation.protocols import PROTOCOLS, compatibility_protocols, protocols_of
-from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.evaluation.protocols import Protocol, default_protocols, protocols_of
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
 from gbw_d2.uda import STRATEGIES
 from gbw_d2.weighting import SCHEMES
@@ -81,7 +81,7 @@ def resolve(cfg: CfgNode) -> None:
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     _check_names(cfg)
     _check_numbers(cfg)
-    space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+    space = find_label_space(cfg.DATASETS.LABEL_SPACE)
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.NUM_CLASSES not in (0, space.num_classes):
         raise ConfigError(
@@ -89,21 +89,42 @@ def resolve(cfg: CfgNode) -> None:
             f"'{space.name}' has {space.num_classes} classes; leave it at 0 to follow that"
         )
     head.NUM_CLASSES = space.num_classes
-    fitting, compatible = protocols_of(space.train_ids), compatibility_protocols()
-    wrong = [p for p in cfg.EVAL.PROTOCOLS if p not in (*fitting, *compatible)]
-    if wrong:
-        raise ConfigError(
-            f"EVAL.PROTOCOLS asks for {', '.join(wrong)}, but label space '{space.name}' can be "
-            f"scored by {', '.join(fitting)}"
-        )
-    if cfg.EVAL.PROTOCOLS and cfg.EVAL.PROTOCOLS[0] in compatible:
-        raise ConfigError(
-            f"EVAL.PROTOCOLS begins with '{cfg.EVAL.PROTOCOLS[0]}', which only serves to compare "
-            f"with published tables; put one of {', '.join(fitting)} before it"
-        )
-    cfg.EVAL.PROTOCOLS = tuple(cfg.EVAL.PROTOCOLS or fitting)
+    _choose_protocols(cfg)
+    _take_ignored_rows(cfg)
     if STRATEGIES.get(cfg.UDA.NAME).needs_target and not cfg.DATASETS.TARGET:
         raise ConfigError(f"UDA.NAME '{cfg.UDA.NAME}' needs target images; set DATASETS.TARGET")
+
+
+def _choose_protocols(cfg: CfgNode) -> None:
+    """Fills in EVAL.PROTOCOLS: those of all test sets, the first one's first."""
+    known: dict[str, Protocol] = {}
+    defaults: dict[str, None] = {}
+    for name in cfg.DATASETS.TEST:
+        met = meet_test_set(cfg, get_dataset(name))
+        fitting = protocols_of(met)
+        known = {**fitting, **known}
+        defaults |= dict.fromkeys(default_protocols(met, fitting))
+    asked = tuple(cfg.EVAL.PROTOCOLS)
+    unknown = [name for name in asked if known and name not in known]
+    if unknown:
+        raise ConfigError(
+            f"EVAL.PROTOCOLS asks for {', '.join(unknown)}, but label space "
+            f"'{cfg.DATASETS.LABEL_SPACE}' on DATASETS.TEST can be scored by {', '.join(known)}"
+        )
+    if asked and known and known[asked[0]].is_compatibility:
+        raise ConfigError(
+            f"EVAL.PROTOCOLS begins with '{asked[0]}', which only serves to compare with published "
+            f"tables; put one of {', '.join(defaults)} before it"
+        )
+    cfg.EVAL.PROTOCOLS = asked or tuple(defaults)
+
+
+def _take_ignored_rows(cfg: CfgNode) -> None:
+    """Fills in the margins that are left open: they belong to the target's images."""
+    rows = get_dataset(cfg.DATASETS.TARGET[0]).ignore_rows if cfg.DATASETS.TARGET else (0.0, 0.0)
+    for key, share in zip(("IGNORE_TOP", "IGNORE_BOTTOM"), rows, strict=True):
+        if cfg.UDA.SELF_TRAINING[key] is None:
+            cfg.UDA.SELF_TRAINING[key] = share
 
 
 def _check_in_detectron2(registry: Registry, kind: str, name: str) -> None:
@@ -144,9 +165,6 @@ def _check_names(cfg: CfgNode) -> None:
     SCHEMES.get(cfg.WEIGHTING.NAME)
     OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)
     DTYPES.get(cfg.SOLVER.AMP.DTYPE)
-    LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
-    for protocol in cfg.EVAL.PROTOCOLS:
-        PROTOCOLS.get(protocol)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET, *cfg.DATASETS.TEST):
         get_dataset(name)
     _check_in_detectron2(

@@ -42,7 +42,7 @@ def _rng(seed: int = 0) -> np.random.Generator:
 
 
 def _source(name: str, augmentation: AugmentationSettings, **settings: Any) -> SourceMapper:
-    spec = get_dataset(name)
+    spec = get_dataset(name).in_space(SPACE)
     return SourceMapper(spec.read_semantic, spec.read_panoptic, SPACE, augmentation, **settings)
 
 

@@ -165,10 +165,7 @@ def _magnified(grid: np.ndarray, rows: int, columns: int) -> np.ndarray:
 def _instance_targets(label: np.ndarray, space: LabelSpace, sigma: float) -> dict[str, np.ndarray]:
     groups = np.arange(1, _CELLS[0] * _CELLS[1] // _GROUP**2 + 1)
     instances = _magnified(groups.reshape([n // _GROUP for n in _CELLS]), *label.shape)
-    train_ids = np.full(256, IGNORE_LABEL, dtype=np.uint8)
-    train_ids[: space.num_classes] = space.train_ids
-    segments, info = join_segments(train_ids[label], instances)
-    info = [{**s, "category_id": int(space.from_train_id[s["category_id"]])} for s in info]
+    segments, info = join_segments(label, instances, space)
     return center_and_offset_targets(segments, info, space.thing_ids, sigma)
 
 
