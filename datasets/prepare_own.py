@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from prepare_common import MAX_PROBLEMS, run_script, tell_sizes
 from tqdm import tqdm
@@ -40,13 +41,8 @@ def check(args: argparse.Namespace) -> Sequence[str]:
         tell_sizes(records)
         if args.sample:
             records = records[:: max(len(records) // args.sample, 1)]
-        found = survey(
-            data,
-            name,
-            records,
-            args.workers,
-            lambda looks, n=len(records): tqdm(looks, "checking", n, unit="image"),
-        )
+        bar = partial(tqdm, desc="checking", total=len(records), unit="image")
+        found = survey(data, name, records, args.workers, bar)
         print(table(found) or "all good" if not found.problems else "")
         problems += found.problems
     rest = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []

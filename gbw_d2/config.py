@@ -75,6 +75,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.DEVICE = "auto"
     # True: weights may be any pickle, which can run code; only for files whose source you trust.
     cfg.MODEL.TRUST_WEIGHTS = False
+    # Whether MODEL.WEIGHTS may be of a network of other classes: rows of shared names are kept,
+    # what has another shape is started anew. Else that is an error.
+    cfg.MODEL.REINITIALISE_MISMATCHED = False
     # True: no instance branch is built and no PQ is asked for.
     cfg.MODEL.SEMANTIC_ONLY = False
     # 0 = the label space's number; anything else must equal it.

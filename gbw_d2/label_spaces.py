@@ -173,17 +173,37 @@ def space_from_dict(content: Mapping[str, Any]) -> LabelSpace:
 class _LabelSpaces(Registry[LabelSpace]):
     """The built-in label spaces, and those that a run has read from a file or a checkpoint."""
 
+    def __init__(self) -> None:
+        super().__init__("label space")
+        self._read: set[str] = set()
+
     def adopt(self, space: LabelSpace) -> LabelSpace:
-        """Enters a space that was read, in place of an older one of that name."""
+        """Enters a space that was read, in place of an older one of that name.
+
+        Raises:
+            UserError: it has the name of a built-in one, but other classes.
+        """
+        if space.name in self._entries and space.name not in self._read:
+            if space.class_names != self._entries[space.name].class_names:
+                raise UserError(
+                    f"label space '{space.name}' has other classes than the built-in one of that "
+                    "name; give it another name"
+                )
+            return self._entries[space.name]
+        self._read.add(space.name)
         self._entries[space.name] = space
         return space
+
+    def names(self) -> list[str]:
+        """Returns the names of the built-in ones, sorted: errors offer these."""
+        return sorted(self._entries.keys() - self._read)
 
 
 CITYSCAPES_19 = LabelSpace(
     "cityscapes_19",
     tuple(SemanticClass(c.name, c.is_thing, c.color, c.cityscapes_id) for c in CLASSES),
 )
-LABEL_SPACES = _LabelSpaces("label space")
+LABEL_SPACES = _LabelSpaces()
 for _space in (
     CITYSCAPES_19,
     *(

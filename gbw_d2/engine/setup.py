@@ -11,11 +11,14 @@ import torch
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError, load_config
 from gbw_d2.data.catalog import find_label_space, get_dataset
+from gbw_d2.engine.checkpoint import scored_weights
+from gbw_d2.engine.class_transfer import checkpoint_space
 from gbw_d2.engine.criteria import check_heads
 from gbw_d2.engine.evaluation import meet_test_set
 from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.engine.precision import DTYPES
 from gbw_d2.evaluation.protocols import Protocol, default_protocols, protocols_of
+from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
 from gbw_d2.uda import STRATEGIES
 from gbw_d2.weighting import SCHEMES
@@ -41,7 +44,12 @@ def setup(args: Any) -> CfgNode:
         ValueError: the config names something unknown or contradicts itself.
     """
     cfg = load_config(args.config_file, args.opts)
-    resolve(cfg)
+    if args.eval_only:
+        # The classes are those of the weights: their data may be elsewhere.
+        weights = scored_weights(cfg, args.resume)
+        resolve(cfg, checkpoint_space(weights), data=("TEST",))
+    else:
+        resolve(cfg)
     cfg.freeze()
     check_output_dir(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
@@ -69,8 +77,18 @@ def check_output_dir(folder: str) -> None:
         ) from error
 
 
-def resolve(cfg: CfgNode) -> None:
+DATA_KEYS = ("TRAIN", "TARGET", "TEST")
+
+
+def resolve(
+    cfg: CfgNode, space: LabelSpace | None = None, data: tuple[str, ...] = DATA_KEYS
+) -> None:
     """Checks names and fills in what follows from other keys, in place.
+
+    Args:
+        cfg: the config.
+        space: the classes of a network that is there; None = those of DATASETS.LABEL_SPACE.
+        data: keys of DATASETS whose data sets are used, so that they must be there.
 
     Raises:
         ValueError: an unknown name, or a class count that does not fit the label space.
@@ -79,9 +97,11 @@ def resolve(cfg: CfgNode) -> None:
         cfg.SEED = comm.shared_random_seed() % 2**31
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    _check_names(cfg)
+    _check_names(cfg, data)
     _check_numbers(cfg)
-    space = find_label_space(cfg.DATASETS.LABEL_SPACE)
+    if space is None:
+        space = find_label_space(cfg.DATASETS.LABEL_SPACE)
+    cfg.DATASETS.LABEL_SPACE = LABEL_SPACES.adopt(space).name
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.NUM_CLASSES not in (0, space.num_classes):
         raise ConfigError(
@@ -89,9 +109,11 @@ def resolve(cfg: CfgNode) -> None:
             f"'{space.name}' has {space.num_classes} classes; leave it at 0 to follow that"
         )
     head.NUM_CLASSES = space.num_classes
-    _choose_protocols(cfg)
-    _take_ignored_rows(cfg)
-    if STRATEGIES.get(cfg.UDA.NAME).needs_target and not cfg.DATASETS.TARGET:
+    if "TEST" in data:
+        _choose_protocols(cfg)
+    _take_ignored_rows(cfg, cfg.DATASETS.TARGET if "TARGET" in data else ())
+    needs_target = "TARGET" in data and STRATEGIES.get(cfg.UDA.NAME).needs_target
+    if needs_target and not cfg.DATASETS.TARGET:
         raise ConfigError(f"UDA.NAME '{cfg.UDA.NAME}' needs target images; set DATASETS.TARGET")
 
 
@@ -119,9 +141,9 @@ def _choose_protocols(cfg: CfgNode) -> None:
     cfg.EVAL.PROTOCOLS = asked or tuple(defaults)
 
 
-def _take_ignored_rows(cfg: CfgNode) -> None:
+def _take_ignored_rows(cfg: CfgNode, target: tuple[str, ...]) -> None:
     """Fills in the margins that are left open: they belong to the target's images."""
-    rows = get_dataset(cfg.DATASETS.TARGET[0]).ignore_rows if cfg.DATASETS.TARGET else (0.0, 0.0)
+    rows = get_dataset(target[0]).ignore_rows if target else (0.0, 0.0)
     for key, share in zip(("IGNORE_TOP", "IGNORE_BOTTOM"), rows, strict=True):
         if cfg.UDA.SELF_TRAINING[key] is None:
             cfg.UDA.SELF_TRAINING[key] = share
@@ -160,13 +182,14 @@ def _check_numbers(cfg: CfgNode) -> None:
         ) from error
 
 
-def _check_names(cfg: CfgNode) -> None:
+def _check_names(cfg: CfgNode, data: tuple[str, ...]) -> None:
     STRATEGIES.get(cfg.UDA.NAME)
     SCHEMES.get(cfg.WEIGHTING.NAME)
     OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)
     DTYPES.get(cfg.SOLVER.AMP.DTYPE)
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET, *cfg.DATASETS.TEST):
-        get_dataset(name)
+    for key in data:
+        for name in cfg.DATASETS[key]:
+            get_dataset(name)
     _check_in_detectron2(
         META_ARCH_REGISTRY, "architecture (MODEL.META_ARCHITECTURE)", cfg.MODEL.META_ARCHITECTURE
     )

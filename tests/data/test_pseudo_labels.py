@@ -72,7 +72,7 @@ def test_instances_by_hand(tmp_path: Path, write_png: WritePng) -> None:
     assert sample[keys.OFFSET][:, 2, 2].tolist() == [1.5, 3.5]
     assert sample[keys.CENTER].max() == 1 and sample[keys.CENTER][4, 6] == 1
     # Nothing is known of centres where a car has no kept instance, or nothing is labelled.
-    unknown = torch.from_numpy((labels == 255) | ((labels == 13) & (instances == 0)))
+    unknown = torch.from_numpy((labels == 255) | ((labels == CAR) & (instances == 0)))
     assert torch.equal(sample[keys.CENTER_WEIGHTS] == 0, unknown)
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from gbw_d2 import keys
 from gbw_d2.engine.build import build_batches, build_context, prepare_datasets
-from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.uda.strategy import PSEUDO_LABELS, Mining, PseudoLabels, StageData
 
 

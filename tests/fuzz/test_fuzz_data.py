@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gbw_d2 import keys
 from gbw_d2.cityscapes_classes import SYNTHIA_VOID_IDS
 from gbw_d2.data.augmentation import AugmentationSettings, WantedPixels
-from gbw_d2.data.catalog import get_dataset, DatasetError
+from gbw_d2.data.catalog import DatasetError, get_dataset
 from gbw_d2.data.formats import cityscapes, synthia
 from gbw_d2.data.formats.files import png_size, read_array
 from gbw_d2.data.mappers import SourceMapper, TargetMapper

@@ -153,7 +153,10 @@ def _unknown(data: OwnData, looks: list[Look]) -> list[str]:
     if not first:
         return []
     return [
-        *(f"value {shown} is not listed; the first file with it is '{file}'" for shown, file in first.items()),
+        *(
+            f"value {shown} is not listed; the first file with it is '{file}'"
+            for shown, file in first.items()
+        ),
         f"add to a class of '{data.path}', or to `{VOID}`: {', '.join(first)}",
     ]
 
