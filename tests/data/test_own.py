@@ -195,7 +195,7 @@ def test_mistakes_in_the_files(own: Path, write_png: WritePng) -> None:
         spec.read_semantic(record)
     write_png(own / "labels/a.png", np.zeros((6, 8, 3), np.uint8))
     with pytest.raises(
-        DatasetError, match="mode RGB, expected 8 or 16 bits .*label_coding: colors"
+        DatasetError, match=r"mode RGB, expected 8 or 16 bits .*label_coding: colors"
     ):
         spec.read_semantic(record)
     write_png(own / "instances/a_ids.png", np.zeros((6, 8, 3), np.uint8))
