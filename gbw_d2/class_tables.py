@@ -69,24 +69,26 @@ def translated_segments(
     segments: Sequence[Mapping[str, Any]],
     table: np.ndarray,
     is_thing: np.ndarray,
-    was_thing: np.ndarray | None = None,
+    was_thing: np.ndarray,
 ) -> tuple[np.ndarray, SegmentsInfo]:
     """Takes a panoptic map to another label space.
 
-    Segments of no class there become void. A stuff class has one segment, so segments that become
-    the same stuff class are joined. A labelled stuff class that becomes a thing has no instances,
-    so its segment is a crowd.
+    Segments of no class there become void. A stuff class has one segment, so where several classes,
+    or a thing, become a stuff class, their segments are joined. A labelled stuff class that becomes
+    a thing has no instances, so its segment is a crowd.
 
     Args:
         segment_map: (H, W) integer segment ids, 0 = void.
-        segments: dictionaries with ``id`` and ``category_id``, a class id.
+        segments: dictionaries with ``id`` and ``category_id``, a class id; labels also have
+            ``iscrowd``.
         table: (256,) uint8, class id -> class id of the other space, 255 = none.
         is_thing: (256,) bool, of the other space's class ids.
-        was_thing: (256,) bool, of this space's, for labels; None for predictions.
+        was_thing: (256,) bool, of this space's class ids.
 
     Returns:
         The map, itself where no id changes, and the segments; an ``area`` stays true.
     """
+    many = np.bincount(table, minlength=256) > 1
     stuff: dict[int, dict[str, Any]] = {}
     kept: SegmentsInfo = []
     changed: dict[int, int] = {}
@@ -101,9 +103,9 @@ def translated_segments(
                 stuff[category]["area"] += segment["area"]
         else:
             kept.append({**segment, "category_id": category})
-            if not is_thing[category]:
+            if not is_thing[category] and (many[category] or was_thing[before]):
                 stuff[category] = kept[-1]
-            if was_thing is not None and is_thing[category] != was_thing[before]:
+            if "iscrowd" in segment and is_thing[category] != was_thing[before]:
                 kept[-1]["iscrowd"] = int(is_thing[category])
     if not changed:
         return segment_map, kept

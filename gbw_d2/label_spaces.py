@@ -246,14 +246,14 @@ class Scoring:
             space joins them.
         truth: (256,) uint8, class id of the test set -> id in ``space``, 255 = void.
         prediction: (256,) uint8, class id of the network -> id in ``space``, 255 = no class there.
-        num_predicted: K of the network.
+        network: the classes that are predicted.
         subsets: name -> names in ``space`` that either side wants scored by themselves.
     """
 
     space: LabelSpace
     truth: np.ndarray
     prediction: np.ndarray
-    num_predicted: int
+    network: LabelSpace
     subsets: Mapping[str, tuple[str, ...]]
 
     @cached_property
@@ -287,7 +287,7 @@ def scoring(network: LabelSpace, truth: LabelSpace) -> Scoring:
         for subset, names in {**truth.subsets, **network.subsets}.items()
     }
     true, said = (_table(names, space.id_of) for names in (true_names, said_names))
-    return Scoring(space, true, said, network.num_classes, subsets)
+    return Scoring(space, true, said, network, subsets)
 
 
 def _joined(truth: LabelSpace, network: LabelSpace, names: tuple[str, ...]) -> LabelSpace:

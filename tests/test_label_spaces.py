@@ -80,7 +80,7 @@ def test_a_network_joins_classes_of_a_finer_source_and_test_set() -> None:
     met = scoring(coarse, fine)
     assert met.space.class_names == ("vehicle", "road")  # in the order of the test set
     assert met.truth[:4].tolist() == [255, 0, 1, 0]
-    assert met.prediction[:2].tolist() == [1, 0] and met.num_predicted == 2
+    assert met.prediction[:2].tolist() == [1, 0] and met.network is coarse
 
 
 def test_a_coarser_test_set_is_scored_on_what_it_has() -> None:

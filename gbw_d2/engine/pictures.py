@@ -59,7 +59,13 @@ class PicturePanel(DatasetEvaluator):
         if keys.PANOPTIC_SEG in output and self.spec.read_panoptic is not None:
             truth = color_panoptic(*self.spec.read_panoptic(dict(record)), space)
             segment_map, segments = output[keys.PANOPTIC_SEG]
-            found = translated_segments(segment_map.cpu().numpy(), segments, table, space.is_thing)
+            found = translated_segments(
+                segment_map.cpu().numpy(),
+                segments,
+                table,
+                space.is_thing,
+                self.scoring.network.is_thing,
+            )
             return [image, truth, color_panoptic(*found, space)]
         assert self.spec.read_semantic is not None
         classes = output[keys.SEM_SEG].argmax(dim=0).cpu().numpy().astype(np.uint8)

@@ -11,6 +11,7 @@ import torch
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError, load_config
 from gbw_d2.data.catalog import find_label_space, get_dataset
+from gbw_d2.engine.build import is_panoptic
 from gbw_d2.engine.checkpoint import scored_weights
 from gbw_d2.engine.class_transfer import checkpoint_space
 from gbw_d2.engine.criteria import check_heads
@@ -109,6 +110,12 @@ def resolve(
             f"'{space.name}' has {space.num_classes} classes; leave it at 0 to follow that"
         )
     head.NUM_CLASSES = space.num_classes
+    if is_panoptic(cfg) and not space.thing_ids:
+        raise ConfigError(
+            f"label space '{space.name}' has no things, but MODEL.META_ARCHITECTURE "
+            f"{cfg.MODEL.META_ARCHITECTURE} predicts instances; name some (`things: [...]`), or "
+            "set MODEL.SEMANTIC_ONLY True"
+        )
     if "TEST" in data:
         _choose_protocols(cfg)
     _take_ignored_rows(cfg, cfg.DATASETS.TARGET if "TARGET" in data else ())

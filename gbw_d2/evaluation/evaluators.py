@@ -43,7 +43,7 @@ class _ProtocolEvaluator(DatasetEvaluator):
             raise ValueError("no protocol to score by")
         self.space: LabelSpace = scoring.space
         self.table = scoring.prediction
-        self.num_predicted = scoring.num_predicted
+        self.network = scoring.network
         self.protocols: tuple[Protocol, ...] = tuple(protocols)
         if self.protocols[0].is_compatibility:
             raise UserError(
@@ -155,10 +155,10 @@ class SemanticEvaluator(_ProtocolEvaluator):
 
     def _score_image(self, record: Record, output: Mapping[str, Any]) -> dict[str, Any]:
         logits: torch.Tensor = output[SEM_SEG]
-        if logits.dim() != 3 or logits.shape[0] != self.num_predicted:
+        if logits.dim() != 3 or logits.shape[0] != self.network.num_classes:
             raise ValueError(
-                f"'{SEM_SEG}' must be ({self.num_predicted}, H, W) logits for this label space, "
-                f"got shape {tuple(logits.shape)}"
+                f"'{SEM_SEG}' must be ({self.network.num_classes}, H, W) logits for this label "
+                f"space, got shape {tuple(logits.shape)}"
             )
         classes = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
         gt = self.read_semantic(record)
@@ -276,16 +276,17 @@ class PanopticEvaluator(_ProtocolEvaluator):
             {
                 "id": int(s["id"]),
                 "category_id": int(s["category_id"]),
-                "iscrowd": 0,
                 **{key: s[key] for key in ("score",) if key in s},
             }
             for s in segments
         ]
-        return translated_segments(pred_map, kept, self.table, self.space.is_thing)
+        return translated_segments(
+            pred_map, kept, self.table, self.space.is_thing, self.network.is_thing
+        )
 
     def _scored_id(self, class_id: int, what: str) -> int:
         """Returns the scored id of a predicted class; 255 where it is none of those scored."""
-        if not 0 <= class_id < self.num_predicted:
+        if not 0 <= class_id < self.network.num_classes:
             raise ValueError(
                 f"predicted {what} has category_id {class_id}, which is no class id of this label "
                 "space"

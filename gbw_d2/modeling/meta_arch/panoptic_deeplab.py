@@ -79,10 +79,11 @@ class GBWPanopticDeepLab(DenseSegmentor):
     def plain_criteria(self) -> dict[str, SemanticCriterion | InstanceCriterion]:
         """Returns the loss without class weights of each head of ``weighted_heads``."""
         space = self.label_space
-        return {
-            **super().plain_criteria(),
-            **plain_instance_losses(space.thing_ids, space.num_classes),
-        }
+        # A label space without things has no losses of instances.
+        things = (
+            plain_instance_losses(space.thing_ids, space.num_classes) if space.thing_ids else {}
+        )
+        return {**super().plain_criteria(), **things}
 
     def target_keys(self) -> tuple[str, ...]:
         """Names of the label entries that this architecture has losses for."""

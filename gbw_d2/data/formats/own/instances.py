@@ -13,7 +13,7 @@ import numpy as np
 
 from gbw_d2.class_tables import ids_of_colors
 from gbw_d2.data.catalog import DatasetError
-from gbw_d2.data.formats.files import few, read_array
+from gbw_d2.data.formats.files import decoded, few, read_array
 from gbw_d2.data.formats.own import entries
 from gbw_d2.data.formats.segments import MAX_INSTANCE
 
@@ -87,20 +87,21 @@ def read_values(file: str | Path, coding: InstanceCoding) -> np.ndarray:
     Raises:
         DatasetError: it does not hold what the coding says.
     """
-    array = read_array(file, cv2.IMREAD_UNCHANGED)
     if coding.colors:
+        array = read_array(file, cv2.IMREAD_UNCHANGED)
         if array.ndim != 3 or array.dtype != np.uint8:
             raise DatasetError(
                 f"'{file}' is not an 8-bit colour file, which `instance_coding: rgb` says; leave "
                 "that out for numbers in grey"
             )
         return ids_of_colors(np.ascontiguousarray(array[:, :, :3]))
-    if array.ndim != 2 or array.dtype not in (np.uint8, np.uint16):
-        raise DatasetError(
-            f"'{file}' is not a grey PNG file of 8 or 16 bits: it must hold one number per pixel, "
-            "0 where there is no instance, or say `instance_coding: rgb`"
-        )
-    return array.astype(np.int32)
+    with decoded(file) as image:
+        if image.mode not in ("P", "L", "I", "I;16", "I;16B"):
+            raise DatasetError(
+                f"'{file}' is not a grey PNG file of 8 or 16 bits: it must hold one number per "
+                "pixel, 0 where there is no instance, or say `instance_coding: rgb`"
+            )
+        return np.array(image).astype(np.int32)
 
 
 def instances_of(values: np.ndarray, coding: InstanceCoding) -> np.ndarray:
