@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 
@@ -84,21 +86,29 @@ def with_legend(
     Returns:
         (H + h, W, 3) uint8 RGB; h depends on W and the names alone.
     """
-    size = max(0.4, picture.shape[1] / 2400)
-    line = round(40 * size)
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    widths = [cv2.getTextSize(name, font, size, 1)[0][0] for name, _ in entries]
-    cell = max(widths, default=0) + 5 * line // 2
+    line = round(40 * max(0.4, picture.shape[1] / 2400))
+    # OpenCV's own letters are ASCII alone.
+    font = ImageFont.truetype(_font_file(), round(0.7 * line))
+    cell = max((round(font.getlength(name)) for name, _ in entries), default=0) + 5 * line // 2
     columns = max(1, picture.shape[1] // cell)
     rows = -(-len(entries) // columns)
-    strip = np.full((rows * line, picture.shape[1], 3), 255, dtype=np.uint8)
+    strip = Image.new("RGB", (picture.shape[1], rows * line), (255, 255, 255))
+    pen = ImageDraw.Draw(strip)
+    gap = line // 6
     for index, (name, color) in enumerate(entries):
         top, left = index // columns * line, index % columns * cell
-        gap = line // 6
-        strip[top + gap : top + line - gap, left + gap : left + line - gap] = color
-        place = (left + line + gap, top + line - line // 3)
-        cv2.putText(strip, name, place, font, size, (0, 0, 0), max(1, round(size)), cv2.LINE_AA)
-    return np.vstack([picture, strip])
+        corner = (left + line - gap - 1, top + line - gap - 1)
+        pen.rectangle(((left + gap, top + gap), corner), fill=tuple(color))
+        pen.text((left + line + gap, top + line // 2), name, (0, 0, 0), font, anchor="lm")
+    return np.vstack([picture, np.asarray(strip)])
+
+
+@cache
+def _font_file() -> str:
+    """The file of a font with letters of many scripts, which comes with Matplotlib."""
+    from matplotlib.font_manager import findfont
+
+    return findfont("DejaVu Sans")
 
 
 def panel(

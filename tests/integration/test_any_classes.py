@@ -16,8 +16,9 @@ import torch
 from own_data import class_names, things_of, write_own_data
 
 from gbw_d2.config import load_config
-from gbw_d2.engine.setup import resolve
-from gbw_d2.engine.train import train
+from gbw_d2.engine.distributed import default_argument_parser
+from gbw_d2.engine.setup import resolve, setup
+from gbw_d2.engine.train import evaluate_only, train
 
 SMALL = (
     *("MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "UDA.WARM_UP", 0.0),
@@ -41,6 +42,12 @@ def run(repository: Path, strategy: str, out: Path, *more: Any) -> dict[str, flo
     return train(cfg, False)
 
 
+def tensorboard_tags(file: Path) -> set[str]:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    return {v.tag for event in EventFileLoader(str(file)).Load() for v in event.summary.value}
+
+
 def tool(repository: Path, name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, repository / f"tools/{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -49,8 +56,7 @@ def tool(repository: Path, name: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "count",
-    [3, pytest.param(40, marks=pytest.mark.slow), pytest.param(150, marks=pytest.mark.slow), 254],
+    "count", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (40, 150, 254))]
 )
 def test_from_data_yaml_to_scores_demo_and_export(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
@@ -85,9 +91,28 @@ def test_from_data_yaml_to_scores_demo_and_export(
     found = {int(i) for label in labels for i in np.unique(label)} - {255}
     assert found and max(found) < count
 
-    # The data are gone: the checkpoint knows the classes.
+    # TensorBoard's names keep the letters, and no two classes share one.
+    tags = {
+        tag
+        for file in (out / "tensorboard").iterdir()
+        for tag in tensorboard_tags(file)
+        if tag.startswith("class_weights/")
+    }
+    assert len({tag.rpartition("/")[2] for tag in tags}) == count
+
+    # The training data are gone: the checkpoint knows the classes, here and below.
+    shutil.copytree(tmp_path / "own", tmp_path / "elsewhere")
+    shutil.move(tmp_path / "own", tmp_path / "moved")
+    words = [*SMALL, *OWN, "OUTPUT_DIR", out, "DATASETS.TEST", "('elsewhere/data.yaml:val',)"]
+    command = ["--config-file", str(repository / "configs/toy/panoptic_gbw.yaml"), "--eval-only"]
+    args = default_argument_parser("").parse_args([*command, "--resume", *map(str, words)])
+    again = evaluate_only(setup(args), resume=True)
+    assert again["PQ_all"] == pytest.approx(results["metrics"]["PQ_all"], abs=1e-6)
+    shutil.move(tmp_path / "moved", tmp_path / "own")
+
     shutil.copytree(tmp_path / "own/images", tmp_path / "photos")
-    shutil.rmtree(tmp_path / "own")
+    for name in ("own", "elsewhere"):
+        shutil.rmtree(tmp_path / name)
     arguments = ["--config-file", str(out / "config.yaml"), "--weights", str(out)]
     pictures = ["--input", str(tmp_path / "photos"), "--output", str(tmp_path / "seen")]
     assert tool(repository, "demo").main([*arguments, *pictures, "--device", "cpu"]) == 0
