@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from gbw_d2.data.targets import center_and_offset_targets, segment_attributes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from gbw_d2.data.formats import cityscapes, synthia
 from gbw_d2.data.formats.files import png_size, read_array
 from gbw_d2.data.mappers import SourceMapper, TargetMapper
 from gbw_d2.data.mappers import TestMapper as ImageMapper
-from gbw_d2.data.targets import center_and_offset_targets, segment_attributes
 from gbw_d2.label_spaces import LABEL_SPACES, SYNTHIA_VOID_IDS
 
 SIDES = st.sampled_from([1, 2, 3, 5, 7, 13, 31, 37])

@@ -1,0 +1,215 @@
+"""The class-weighted losses that WEIGHTING asks for, one per head of the network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gbw_d2.config import ConfigError
+from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import LabelSpace
+from gbw_d2.losses import WeightedLoss, WeightedLosses
+from gbw_d2.modeling.protocol import HeadSpec
+from gbw_d2.settings import config_keys, declarations
+from gbw_d2.weighting import (
+    SCHEMES,
+    SharedWeights,
+    WeightingScheme,
+    build_scheme,
+    build_scheme_for,
+)
+
+from detectron2.config import CfgNode
+
+ALL = "all"
+# Settings that only a softmax over the classes has a use for.
+_OF_SOFTMAX = ("logit_adjustment", "pseudo_label_adjustment")
+
+logger = logging.getLogger(__name__)
+
+
+def weighted_heads(cfg: CfgNode, heads: Mapping[str, HeadSpec]) -> tuple[str, ...]:
+    """Returns the heads whose loss is weighted: WEIGHTING.HEADS, or all for which it is defined.
+
+    Args:
+        cfg: the config.
+        heads: of the network.
+
+    Raises:
+        ConfigError: a head that the network does not have.
+    """
+    named = cfg.WEIGHTING.HEADS
+    if list(named) == [ALL] or named == ALL:
+        return tuple(name for name, head in heads.items() if _is_defined(cfg, head))
+    wrong = [name for name in named if name not in heads]
+    if wrong:
+        raise ConfigError(
+            f"WEIGHTING.HEADS names {', '.join(wrong)}; {cfg.MODEL.META_ARCHITECTURE} with these "
+            f"keys has {', '.join(heads)} ('{ALL}' takes those that the scheme is defined for)"
+        )
+    return tuple(name for name in heads if name in named)
+
+
+def _is_defined(cfg: CfgNode, head: HeadSpec) -> bool:
+    """Whether the scheme can weight a head at all, its settings aside."""
+    scheme = SCHEMES.get(cfg.WEIGHTING.NAME).scheme
+    return head.loss.has_softmax or not scheme.needs_softmax
+
+
+def check_weighting(cfg: CfgNode, heads: Mapping[str, HeadSpec], space: LabelSpace) -> None:
+    """Checks WEIGHTING's keys against the network's heads.
+
+    Raises:
+        ConfigError: an unknown head, a key that the scheme does not have or that is out of range,
+            weights that are shared with a head that has none.
+    """
+    chosen = weighted_heads(cfg, heads)
+    lenders = _lenders(cfg, heads, chosen)
+    # Counts are not there yet, and no check depends on their values.
+    uniform = Tensor([1.0] * space.num_classes)
+    for name in chosen:
+        _loss(cfg, name, heads[name], space, uniform, (), lenders.get(name), heads)
+
+
+def _lenders(cfg: CfgNode, heads: Mapping[str, HeadSpec], chosen: Sequence[str]) -> dict[str, str]:
+    """Returns WEIGHTING.WEIGHTS_FROM as head -> head whose weights it takes over."""
+    pairs = dict(cfg.WEIGHTING.WEIGHTS_FROM)
+    for head, lender in pairs.items():
+        if head in chosen and (lender not in chosen or lender in pairs):
+            raise ConfigError(
+                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{lender}', which has "
+                f"no weights of its own; name it in WEIGHTING.HEADS (weighted: {', '.join(chosen)})"
+            )
+        if head in chosen and set(heads[head].class_ids) - set(heads[lender].class_ids):
+            raise ConfigError(
+                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{lender}', which has "
+                "no weights for some of its classes"
+            )
+    return {head: lender for head, lender in pairs.items() if head in chosen}
+
+
+def build_weighted_losses(
+    cfg: CfgNode,
+    heads: Mapping[str, HeadSpec],
+    space: LabelSpace,
+    class_counts: Tensor | None,
+    terms: Sequence[str],
+) -> WeightedLosses:
+    """Builds the loss of each head: weighted where WEIGHTING.HEADS says so, else plain.
+
+    Args:
+        cfg: the config.
+        heads: of the network.
+        space: the classes.
+        class_counts: (K,) labelled pixels of each class in the source, for static schemes.
+        terms: names of the loss terms of the strategy.
+
+    Raises:
+        ConfigError: a setting out of range, or a scheme that is not defined for a head.
+    """
+    chosen = weighted_heads(cfg, heads)
+    lenders = _lenders(cfg, heads, chosen)
+    losses = {
+        name: _loss(cfg, name, head, space, class_counts, terms, lenders.get(name), heads)
+        if name in chosen
+        else head.loss(
+            build_scheme("none", len(head.class_ids), terms=terms),
+            head.class_ids,
+            space.num_classes,
+            name,
+        )
+        for name, head in heads.items()
+    }
+    return WeightedLosses(losses)
+
+
+def _loss(
+    cfg: CfgNode,
+    name: str,
+    head: HeadSpec,
+    space: LabelSpace,
+    class_counts: Tensor | None,
+    terms: Sequence[str],
+    lender: str | None,
+    heads: Mapping[str, HeadSpec],
+) -> WeightedLoss:
+    try:
+        if lender is None:
+            scheme = _scheme(cfg, name, head, space, class_counts, terms)
+        else:
+            places = [heads[lender].class_ids.index(i) for i in head.class_ids]
+            scheme = SharedWeights(lender, places)
+        return head.loss(scheme, head.class_ids, space.num_classes, name)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"WEIGHTING, head '{name}': {error}") from error
+
+
+def _scheme(
+    cfg: CfgNode,
+    name: str,
+    head: HeadSpec,
+    space: LabelSpace,
+    class_counts: Tensor | None,
+    terms: Sequence[str],
+) -> WeightingScheme:
+    """Builds the scheme of one head over its own classes."""
+    settings = _settings(cfg, space)
+    if not head.loss.has_softmax:
+        settings |= dict.fromkeys(_OF_SOFTMAX, 0.0)
+    for field in _per_class(cfg):
+        if settings.get(field) is not None:
+            settings[field] = [settings[field][i] for i in head.class_ids]
+    counts = None if class_counts is None else class_counts[list(head.class_ids)]
+    asked = cfg.WEIGHTING.NAME
+    scheme = build_scheme_for(
+        asked, head.has_classifier, len(head.class_ids), settings, counts, terms
+    )
+    if scheme.name != asked:
+        logger.info(
+            "Head '%s' has no classifier for scheme '%s' to measure at: its weights are those of "
+            "'%s' (docs/equations.md 7)",
+            name,
+            asked,
+            scheme.name,
+        )
+    return scheme
+
+
+def _settings(cfg: CfgNode, space: LabelSpace) -> dict[str, Any]:
+    """Returns field -> value of WEIGHTING's keys; those that the scheme lacks must not be set."""
+    keys = config_keys(SCHEMES.get(cfg.WEIGHTING.NAME).scheme.Settings)
+    own = {"NAME", "HEADS", "WEIGHTS_FROM"}
+    foreign = [
+        key
+        for key, value in cfg.WEIGHTING.items()
+        if value is not None and key not in keys and key not in own
+    ]
+    if foreign:
+        raise ConfigError(
+            f"WEIGHTING.{foreign[0]} is {cfg.WEIGHTING[foreign[0]]}, but scheme "
+            f"'{cfg.WEIGHTING.NAME}' has no such key (it has: {', '.join(sorted(keys))}); take it "
+            "out, or set it to None"
+        )
+    settings = {field: cfg.WEIGHTING[key] for key, field in keys.items()}
+    for field in _per_class(cfg):
+        _check_per_class(field, settings[field], space.num_classes)
+    return settings
+
+
+def _per_class(cfg: CfgNode) -> list[str]:
+    """Names the scheme's settings that hold one value per class."""
+    settings = SCHEMES.get(cfg.WEIGHTING.NAME).scheme.Settings
+    return [field.name for field, declared in declarations(settings) if declared.per_class]
+
+
+def _check_per_class(field: str, given: Any, num_classes: int) -> None:
+    if given is not None and (not isinstance(given, list | tuple) or len(given) != num_classes):
+        raise ConfigError(
+            f"WEIGHTING.{field.upper()} is {given}; expected {num_classes} numbers, one per class "
+            "id"
+        )
