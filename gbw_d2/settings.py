@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _DECLARATION = "declaration"
+# Annotations are texts where a module postpones them.
+_BOOLS = ("bool", bool)
+_NUMBERS = ("float", "int", float, int)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def check_settings(settings: Any) -> None:
     """
     for field, declared in declarations(settings):
         value = getattr(settings, field.name)
-        if field.type == "bool" and not isinstance(value, bool):
+        if field.type in _BOOLS and not isinstance(value, bool):
             raise ValueError(f"{field.name} is {value!r}; expected True or False")
         if not declared.allows(value):
             shown = f"'{value}'" if declared.choices is not None else value
@@ -116,7 +119,7 @@ def merge_settings(cls: type[Any], kind: str, *layers: Mapping[str, Any]) -> Any
             text "inf" is a number.
     """
     known = [field.name for field in dataclasses.fields(cls)]
-    numbers = [field.name for field in dataclasses.fields(cls) if field.type == "float"]
+    numbers = [field.name for field in dataclasses.fields(cls) if field.type in _NUMBERS]
     merged: dict[str, Any] = {}
     for layer in layers:
         for name, value in layer.items():

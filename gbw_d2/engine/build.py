@@ -345,9 +345,8 @@ def build_training_losses(cfg: CfgNode, class_counts: torch.Tensor | None = None
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
     if class_counts is None and SCHEMES.get(cfg.WEIGHTING.NAME).needs_class_counts:
         class_counts = source_class_counts(cfg)
-    heads = architecture(cfg).heads(cfg, space)
     terms = STRATEGIES.get(cfg.UDA.NAME).terms
-    losses = build_weighted_losses(cfg, heads, space, class_counts, terms)
+    losses = build_weighted_losses(cfg, architecture(cfg), space, class_counts, terms)
     return losses.to(torch.device(cfg.MODEL.DEVICE))
 
 

@@ -89,8 +89,7 @@ def resolve(cfg: CfgNode) -> None:
             f"'{space.name}' has {space.num_classes} classes; leave it at 0 to follow that"
         )
     head.NUM_CLASSES = space.num_classes
-    network = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    check_weighting(cfg, network.heads(cfg, space), space)
+    check_weighting(cfg, META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), space)
     fitting, compatible = protocols_of(space.train_ids), compatibility_protocols()
     wrong = [p for p in cfg.EVAL.PROTOCOLS if p not in (*fitting, *compatible)]
     if wrong:

@@ -225,8 +225,8 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
 
 def _schemes_by_head(run: _Run) -> dict[str, WeightingScheme]:
     """Returns the schemes of the heads that are weighted."""
-    heads = run.model.heads(run.cfg, run.model.label_space)
-    return {head: run.losses[head].scheme for head in weighted_heads(run.cfg, heads)}
+    heads = weighted_heads(run.cfg, type(run.model), run.model.label_space)
+    return {head: run.losses[head].scheme for head in heads}
 
 
 def _when_main(make: Any) -> Any:

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gbw_d2.config import ConfigError
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LabelSpace
 from gbw_d2.losses import WeightedLoss, WeightedLosses
-from gbw_d2.modeling.protocol import HeadSpec
+from gbw_d2.modeling.protocol import HeadSpec, SegmentationModel
 from gbw_d2.settings import config_keys, declarations
 from gbw_d2.weighting import (
     SCHEMES,
@@ -31,26 +32,41 @@ _OF_SOFTMAX = ("logit_adjustment", "pseudo_label_adjustment")
 logger = logging.getLogger(__name__)
 
 
-def weighted_heads(cfg: CfgNode, heads: Mapping[str, HeadSpec]) -> tuple[str, ...]:
+def weighted_heads(
+    cfg: CfgNode, network: type[SegmentationModel], space: LabelSpace
+) -> dict[str, HeadSpec]:
     """Returns the heads whose loss is weighted: WEIGHTING.HEADS, or all for which it is defined.
+
+    Heads of instances are left out, and the log says so, where MODEL.SEMANTIC_ONLY takes their
+    branch out of the network.
 
     Args:
         cfg: the config.
-        heads: of the network.
+        network: the architecture.
+        space: the classes.
 
     Raises:
         ConfigError: a head that the network does not have.
     """
-    named = cfg.WEIGHTING.HEADS
-    if list(named) == [ALL] or named == ALL:
-        return tuple(name for name, head in heads.items() if _is_defined(cfg, head))
-    wrong = [name for name in named if name not in heads]
-    if wrong:
+    heads, named = network.heads(cfg, space), cfg.WEIGHTING.HEADS
+    if named is None or named == ALL or list(named) == [ALL]:
+        return {name: head for name, head in heads.items() if _is_defined(cfg, head)}
+    absent = [name for name in named if name not in heads]
+    if absent and cfg.MODEL.SEMANTIC_ONLY:
+        whole = cfg.clone()
+        whole.defrost()
+        whole.MODEL.SEMANTIC_ONLY = False
+        left_out = [name for name in absent if name in network.heads(whole, space)]
+        absent = [name for name in absent if name not in left_out]
+        logger.info(
+            "MODEL.SEMANTIC_ONLY: heads %s of WEIGHTING.HEADS are left out", ", ".join(left_out)
+        )
+    if absent:
         raise ConfigError(
-            f"WEIGHTING.HEADS names {', '.join(wrong)}; {cfg.MODEL.META_ARCHITECTURE} with these "
+            f"WEIGHTING.HEADS names {', '.join(absent)}; {cfg.MODEL.META_ARCHITECTURE} with these "
             f"keys has {', '.join(heads)} ('{ALL}' takes those that the scheme is defined for)"
         )
-    return tuple(name for name in heads if name in named)
+    return {name: head for name, head in heads.items() if name in named}
 
 
 def _is_defined(cfg: CfgNode, head: HeadSpec) -> bool:
@@ -59,41 +75,20 @@ def _is_defined(cfg: CfgNode, head: HeadSpec) -> bool:
     return head.loss.has_softmax or not scheme.needs_softmax
 
 
-def check_weighting(cfg: CfgNode, heads: Mapping[str, HeadSpec], space: LabelSpace) -> None:
+def check_weighting(cfg: CfgNode, network: type[SegmentationModel], space: LabelSpace) -> None:
     """Checks WEIGHTING's keys against the network's heads.
 
     Raises:
         ConfigError: an unknown head, a key that the scheme does not have or that is out of range,
             weights that are shared with a head that has none.
     """
-    chosen = weighted_heads(cfg, heads)
-    lenders = _lenders(cfg, heads, chosen)
     # Counts are not there yet, and no check depends on their values.
-    uniform = Tensor([1.0] * space.num_classes)
-    for name in chosen:
-        _loss(cfg, name, heads[name], space, uniform, (), lenders.get(name), heads)
-
-
-def _lenders(cfg: CfgNode, heads: Mapping[str, HeadSpec], chosen: Sequence[str]) -> dict[str, str]:
-    """Returns WEIGHTING.WEIGHTS_FROM as head -> head whose weights it takes over."""
-    pairs = dict(cfg.WEIGHTING.WEIGHTS_FROM)
-    for head, lender in pairs.items():
-        if head in chosen and (lender not in chosen or lender in pairs):
-            raise ConfigError(
-                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{lender}', which has "
-                f"no weights of its own; name it in WEIGHTING.HEADS (weighted: {', '.join(chosen)})"
-            )
-        if head in chosen and set(heads[head].class_ids) - set(heads[lender].class_ids):
-            raise ConfigError(
-                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{lender}', which has "
-                "no weights for some of its classes"
-            )
-    return {head: lender for head, lender in pairs.items() if head in chosen}
+    build_weighted_losses(cfg, network, space, torch.ones(space.num_classes), ())
 
 
 def build_weighted_losses(
     cfg: CfgNode,
-    heads: Mapping[str, HeadSpec],
+    network: type[SegmentationModel],
     space: LabelSpace,
     class_counts: Tensor | None,
     terms: Sequence[str],
@@ -102,7 +97,7 @@ def build_weighted_losses(
 
     Args:
         cfg: the config.
-        heads: of the network.
+        network: the architecture.
         space: the classes.
         class_counts: (K,) labelled pixels of each class in the source, for static schemes.
         terms: names of the loss terms of the strategy.
@@ -110,43 +105,42 @@ def build_weighted_losses(
     Raises:
         ConfigError: a setting out of range, or a scheme that is not defined for a head.
     """
-    chosen = weighted_heads(cfg, heads)
-    lenders = _lenders(cfg, heads, chosen)
-    losses = {
-        name: _loss(cfg, name, head, space, class_counts, terms, lenders.get(name), heads)
-        if name in chosen
-        else head.loss(
-            build_scheme("none", len(head.class_ids), terms=terms),
-            head.class_ids,
-            space.num_classes,
-            name,
-        )
-        for name, head in heads.items()
-    }
+    chosen = weighted_heads(cfg, network, space)
+    lenders = _lenders(cfg, chosen)
+    losses: dict[str, WeightedLoss] = {}
+    for name, head in network.heads(cfg, space).items():
+        try:
+            if name not in chosen:
+                scheme = build_scheme("none", len(head.class_ids), terms=terms)
+            elif name in lenders:
+                places = [chosen[lenders[name]].class_ids.index(i) for i in head.class_ids]
+                scheme = SharedWeights(lenders[name], places)
+            else:
+                scheme = _scheme(cfg, name, head, space, class_counts, terms)
+            losses[name] = head.loss(scheme, head.class_ids, space.num_classes, name)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"WEIGHTING, head '{name}': {error}") from error
     return WeightedLosses(losses)
 
 
-def _loss(
-    cfg: CfgNode,
-    name: str,
-    head: HeadSpec,
-    space: LabelSpace,
-    class_counts: Tensor | None,
-    terms: Sequence[str],
-    lender: str | None,
-    heads: Mapping[str, HeadSpec],
-) -> WeightedLoss:
-    try:
-        if lender is None:
-            scheme = _scheme(cfg, name, head, space, class_counts, terms)
-        else:
-            places = [heads[lender].class_ids.index(i) for i in head.class_ids]
-            scheme = SharedWeights(lender, places)
-        return head.loss(scheme, head.class_ids, space.num_classes, name)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"WEIGHTING, head '{name}': {error}") from error
+def _lenders(cfg: CfgNode, chosen: Mapping[str, HeadSpec]) -> dict[str, str]:
+    """Returns WEIGHTING.WEIGHTS_FROM as head -> head whose weights it takes over."""
+    pairs = dict(cfg.WEIGHTING.WEIGHTS_FROM)
+    lenders = {head: lender for head, lender in pairs.items() if head in chosen}
+    for head, lender in lenders.items():
+        if lender not in chosen or lender in pairs:
+            raise ConfigError(
+                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{lender}', which has "
+                f"no weights of its own; name it in WEIGHTING.HEADS (weighted: {', '.join(chosen)})"
+            )
+        if set(chosen[head].class_ids) - set(chosen[lender].class_ids):
+            raise ConfigError(
+                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{lender}', which has "
+                "no weights for some of its classes"
+            )
+    return lenders
 
 
 def _scheme(

@@ -92,10 +92,10 @@ def predict(
     sample = {keys.HEIGHT: image.shape[0], keys.WIDTH: image.shape[1]}
     if views is None or views.is_one:
         return model([{**sample, keys.IMAGE: _tensor(resize_image(image, size))}])[0]
-    return model.merge_views(_views(model, image, size, views), size, sample)
+    return model.merge_views(shown_views(model, image, size, views), size, sample)
 
 
-def _views(model: nn.Module, image: np.ndarray, size: Size, views: Views) -> Iterator[View]:
+def shown_views(model: nn.Module, image: np.ndarray, size: Size, views: Views) -> Iterator[View]:
     """Yields the views of an image; a network runs when their windows are read."""
     for scale, flip in views:
         shown = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))

@@ -69,7 +69,9 @@ class GBWCrossEntropyLoss(nn.Module):
         self._last: LogEntry | None = None
         self._has_layer = classifier is not None
         self._recorded: tuple[Tensor, Tensor] | None = None
+        # Passes that are learned from since the last loss; whether the last one was in eval mode.
         self._passes = 0
+        self._predicted = False
         self._told = False
         if classifier is not None:
             classifier.register_forward_hook(self._record)
@@ -95,7 +97,7 @@ class GBWCrossEntropyLoss(nn.Module):
         Returns:
             A tensor without axes.
         """
-        at_classifier = classifier or self._taken()
+        at_classifier = self._at_classifier(classifier)
         loss = self.named
         if at_classifier is None and self.by_norms is not None:
             loss = self.by_norms
@@ -127,14 +129,18 @@ class GBWCrossEntropyLoss(nn.Module):
         # A pass in training mode without gradients, for pseudo-labels say, is not learned from.
         if layer.training and not torch.is_grad_enabled():
             return
-        self._passes = self._passes + 1 if layer.training else 1
+        # Predictions in eval mode need no loss: only the last of them may have one.
+        self._passes += layer.training
+        self._predicted = not layer.training
         self._recorded = inputs[0].detach(), output.detach()
 
-    def _taken(self) -> tuple[Tensor, Tensor] | None:
-        """Returns what the layer saw in the pass that this loss belongs to, and forgets it."""
-        recorded, passes = self._recorded, self._passes
-        self._recorded, self._passes = None, 0
-        if self._has_layer and passes != 1:
+    def _at_classifier(self, given: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+        """Returns what was given, else what the layer saw in this loss's pass, and forgets it."""
+        recorded, passes = self._recorded, self._passes + self._predicted
+        self._recorded, self._passes, self._predicted = None, 0, False
+        if given is not None or not self._has_layer:
+            return given
+        if passes != 1:
             raise ValueError(
                 f"the classifier ran {passes} times since the last loss; expected once per loss. "
                 "Compute the loss of each pass before the next one, or pass "

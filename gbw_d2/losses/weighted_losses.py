@@ -50,9 +50,7 @@ class WeightedLosses(nn.Module, Mapping[str, WeightedLoss]):
         Raises:
             ValueError: the state is of other heads, schemes, settings or numbers of classes.
         """
-        own = self.state_dict()
-        shapes = {key: tuple(value.shape) for key, value in own.items()}
-        theirs = {key: tuple(value.shape) for key, value in state_dict.items()}
+        shapes, theirs = _shapes(self.state_dict()), _shapes(state_dict)
         if shapes != theirs:
             missing = sorted(shapes.keys() - theirs.keys())
             unknown = sorted(theirs.keys() - shapes.keys())
@@ -71,3 +69,8 @@ class WeightedLosses(nn.Module, Mapping[str, WeightedLoss]):
                 f"classes ({'; '.join(told)}); set those it was trained with"
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
+    """Returns the shape of each entry, None for what is no tensor."""
+    return {k: tuple(v.shape) if isinstance(v, Tensor) else None for k, v in state.items()}

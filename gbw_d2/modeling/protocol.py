@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gbw_d2.label_spaces import LabelSpace
 from gbw_d2.losses import WeightedLoss, WeightedLosses
@@ -196,6 +196,8 @@ class SegmentationModel(Protocol):
 
     # The classes that are predicted.
     label_space: LabelSpace
+    # The encoder: it learns at SOLVER.BASE_LR, all else at HEAD_LR_FACTOR times that.
+    backbone: nn.Module
     # The losses of its heads; no sub-module, and None in frozen copies.
     weighted_losses: WeightedLosses | None
     # How often a training step waits for the device, beyond what the engine does.

@@ -100,7 +100,7 @@ def test_random_weights_of_a_deep_encoder_stay_finite(repository: Path) -> None:
     path = str(repository / "configs/gta5_semantic_source_only.yaml")
     cfg = recipe._config(path, ["INPUT.CROP_SIZE", "(32, 64)"], CPU)
     torch.manual_seed(0)
-    model = build_model(cfg, {}).eval()
+    model = build_model(cfg).eval()
     images = model.images(recipe.random_samples(cfg, 1))
     with torch.no_grad():
         wild = model.features(images)["res5"].std()

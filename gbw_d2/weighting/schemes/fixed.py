@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -33,14 +34,14 @@ class FixedScheme(ConstantScheme):
     settings: FixedSettings
 
     def set_up(self, class_counts: Tensor | None) -> None:
-        given = [float(weight) for weight in self.settings.class_weights]
-        usable = all(math.isfinite(weight) and weight >= 0 for weight in given)
+        given = list(self.settings.class_weights)
+        usable = all(isinstance(w, Real) and math.isfinite(w) and w >= 0 for w in given)
         if len(given) != self.num_classes or not usable or not sum(given) > 0:
             raise ValueError(
                 f"class_weights is {given}; scheme '{self.name}' expects {self.num_classes} finite "
                 "numbers >= 0, one per class id, not all 0"
             )
-        self.keep(torch.tensor(given) * (self.num_classes / sum(given)))
+        self.keep(torch.tensor(given, dtype=torch.float) * (self.num_classes / sum(given)))
 
 
 SCHEMES.register("fixed")(SchemeEntry(FixedScheme))
