@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LabelSpace

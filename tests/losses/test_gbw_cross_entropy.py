@@ -258,7 +258,7 @@ def test_terms_are_kept_apart():
     of_source = criterion.weights
     criterion(logits, labels, classifier=pair, term="late")
     torch.testing.assert_close(criterion.weights, of_source)
-    with pytest.raises(ValueError, match=r"no state for loss term 'mixed' \(it has: source, late\)"):
+    with pytest.raises(ValueError, match=r"term 'mixed' \(it has: source, late\)"):
         criterion(logits, labels, classifier=pair, term="mixed")
 
 

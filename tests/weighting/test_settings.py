@@ -1,4 +1,4 @@
-"""Settings of the schemes: ranges, defaults, config keys, and a new scheme with a key of its own."""
+"""Settings of the schemes: ranges, defaults, config keys; a new scheme with a key of its own."""
 
 from __future__ import annotations
 
