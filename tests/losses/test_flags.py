@@ -79,6 +79,7 @@ def test_logits_and_pixel_weights_that_are_not_finite(name: str, value: float) -
         assert flags(criterion) == NONE
         leaf = batch[0].clone().requires_grad_()
         criterion(leaf, *batch[1:], classifier).backward()
+        criterion(logits, labels, None, classifier)
         assert flags(criterion) == {**NONE, "nonfinite": True}
 
 
@@ -144,4 +145,8 @@ def test_roi_heads(name: str) -> None:
         assert torch.equal(*losses)
         criterion = kind(make_scheme(name))
         criterion(prediction * float("nan"), ids, last)
+        assert flags(criterion) == {**NONE, "nonfinite": True}
+    if name == "gbw":
+        criterion = ClassWeightedRoIClassification(make_scheme(name))
+        criterion(logits, labels, features * float("nan"))
         assert flags(criterion) == {**NONE, "nonfinite": True}

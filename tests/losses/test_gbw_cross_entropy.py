@@ -247,11 +247,12 @@ def test_checkpoint_continues_exactly(with_classifier, tmp_path):
         assert not torch.equal(fresh.weights, first.weights)
 
 
-def test_terms_are_kept_apart():
+@pytest.mark.parametrize("with_classifier", [True, False])
+def test_the_source_shapes_the_weights_of_other_terms(with_classifier):
     criterion = GBWCrossEntropyLoss(CLASSES, terms=("source", "late"))
     features, labels = make_batch()
     low, logits = run(make_layer(), features)
-    pair = (features, low)
+    pair = (features, low) if with_classifier else None
     with pytest.raises(ValueError, match="'late' came before any of the source"):
         criterion(logits, labels, classifier=pair, term="late")
     criterion(logits, labels, classifier=pair)

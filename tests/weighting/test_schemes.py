@@ -60,7 +60,7 @@ def test_state_of_every_scheme_moves_in_training_only(name):
         scheme.weights(make_statistics(), "source")
         state = copy.deepcopy(scheme.state_dict())
         counters = scheme.counters()
-        other = make_statistics([1.0] * 6, [0.5, 0.1, 0.3, 0.2, 0.9, 0.7], [3.0] * 6)
+        other = make_statistics([1.0] * 6, [0.5, 0.1, 0.3, 0.2, 0.9, 0.7], [300.0] * 6)
         scheme.eval()
         looked_at = scheme.weights(other, "source")
         for term in ("mixed", "pseudo"):
