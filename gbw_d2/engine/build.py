@@ -358,8 +358,11 @@ def build_model(cfg: CfgNode, weighted_losses: WeightedLosses | None = None) -> 
         weighted_losses: of :func:`build_training_losses`; None for losses without class weights.
     """
     losses = {} if weighted_losses is None else {"weighted_losses": weighted_losses}
+    device = torch.device(cfg.MODEL.DEVICE)
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg, **losses)
-    return model.to(torch.device(cfg.MODEL.DEVICE))
+    # They are beside the network, so that moving it passes them by.
+    model.weighted_losses.to(device)
+    return model.to(device)
 
 
 def build_precision(cfg: CfgNode) -> Precision:

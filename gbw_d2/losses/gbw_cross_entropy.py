@@ -27,7 +27,8 @@ class GBWCrossEntropyLoss(nn.Module):
     gradient at the classifier (docs/equations.md 2b), the scheme that this project recommends.
     They need the classifier: its layer here, or its input and output in each call. A call without
     either has weights that follow from the norms of the logit channels' gradients (scheme
-    "gbw_norm", docs/equations.md 2), and the first such call says so in the log.
+    "gbw_norm", docs/equations.md 2, with the named scheme's adjustments), and the first such call
+    says so in the log.
 
     State moves in ``train()`` mode only. With logit adjustment, which the scheme "gbw" has, the
     logits that the network predicts are those of the world as it is, less the part that
@@ -43,7 +44,7 @@ class GBWCrossEntropyLoss(nn.Module):
             counts.
         terms: names that calls may have for their ``term``.
         settings: settings of the scheme in place of its defaults, such as ``lam`` or ``momentum``
-            (docs/gbw.md has the table).
+            (docs/weighting_keys.md has the table).
 
     Raises:
         ValueError: an unknown scheme or setting, or one out of range.
@@ -67,6 +68,8 @@ class GBWCrossEntropyLoss(nn.Module):
             self.by_norms = ClassWeightedCrossEntropy(norms, head=_HEAD, ignore_index=ignore_index)
         self._log = WeightLog()
         self._last: LogEntry | None = None
+        # In a tuple: no second entry among the sub-modules.
+        self._last_scheme = (named,)
         self._has_layer = classifier is not None
         self._recorded: tuple[Tensor, Tensor] | None = None
         # Passes that are learned from since the last loss; whether the last one was in eval mode.
@@ -103,7 +106,7 @@ class GBWCrossEntropyLoss(nn.Module):
             loss = self.by_norms
             self._tell()
         value: Tensor = loss(logits, labels, pixel_weights, at_classifier, term, self._log)
-        self._last = self._log.get(_HEAD, term)
+        self._last, self._last_scheme = self._log.get(_HEAD, term), (loss.scheme,)
         return value
 
     @property
@@ -123,7 +126,7 @@ class GBWCrossEntropyLoss(nn.Module):
 
     def pseudo_label_shift(self) -> Tensor | None:
         """Returns (K,) to add to logits that become pseudo-labels; None for nothing."""
-        return self.named.scheme.pseudo_label_shift()
+        return self._last_scheme[0].pseudo_label_shift()
 
     def _record(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         # A pass in training mode without gradients, for pseudo-labels say, is not learned from.

@@ -126,6 +126,13 @@ class DenseSegmentor(nn.Module):
         # No sub-module: their state is saved beside the network, and no copy of it has them.
         object.__setattr__(self, "weighted_losses", losses)
 
+    def train(self, mode: bool = True) -> DenseSegmentor:
+        """Sets the mode of the network and of its losses, whose state moves in training alone."""
+        super().train(mode)
+        if self.weighted_losses is not None:
+            self.weighted_losses.train(mode)
+        return self
+
     @classmethod
     def heads(cls, cfg: Any, space: LabelSpace) -> dict[str, HeadSpec]:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""

@@ -139,14 +139,18 @@ class GradientBasedScheme(WeightingScheme):
         self.classifier_measure = "" if self.needs_norms else self.settings.measure
         self.state = nn.ModuleDict(
             {
-                term: _TermState(self.num_classes, self.settings)
+                # Named by the measure too: its mean is of no use to another one.
+                self._key(term): _TermState(self.num_classes, self.settings)
                 for term in self.terms
                 if self.measures(term)
             }
         )
 
+    def _key(self, term: str) -> str:
+        return f"{term}_{self.settings.measure}"
+
     def _kept(self, term: str) -> _TermState:
-        state = self.state[term]
+        state = self.state[self._key(term)]
         assert isinstance(state, _TermState)
         return state
 

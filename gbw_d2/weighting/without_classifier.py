@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 
 from gbw_d2.keys import TERMS
 from gbw_d2.weighting.scheme import WeightingScheme, build_scheme
+from gbw_d2.weighting.settings import SchemeSettings
 
 # Measures the norm of the gradient with respect to the head's own prediction.
 WITHOUT_CLASSIFIER = "gbw_norm"
@@ -25,8 +27,9 @@ def build_scheme_for(
     """Builds the named scheme, or ``gbw_norm`` where that measures at a classifier that is not had.
 
     What the user set holds for both, but the measure, and a power of the frequency, which norms
-    have in them already. Which terms are weighted, and what shapes their weights, stays the named
-    scheme's choice: pseudo-labels are no safer for one head than for another.
+    have in them already. What all schemes have (which terms are weighted, what shapes their
+    weights, what is taken out of the logits) stays the named scheme's choice: pseudo-labels are no
+    safer for one head than for another.
 
     Args:
         name: a name in ``SCHEMES``.
@@ -43,5 +46,5 @@ def build_scheme_for(
     if has_classifier or not scheme.needs_classifier:
         return scheme
     shared = {**(overrides or {}), "measure": None, "frequency_power": None}
-    shared["acts_on"], shared["shaped_by"] = scheme.settings.acts_on, scheme.settings.shaped_by
+    shared |= {field.name: getattr(scheme.settings, field.name) for field in fields(SchemeSettings)}
     return build_scheme(WITHOUT_CLASSIFIER, num_classes, shared, class_counts, terms)

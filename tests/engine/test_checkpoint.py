@@ -34,7 +34,7 @@ def losses_with(scheme: str) -> WeightedLosses:
 
 def test_round_trip_with_plain_content(tmp_path: Path) -> None:
     model, losses = network(), losses_with("gbw_fading")
-    losses["semantic"].scheme.state["source"].mean = torch.rand(3)
+    losses["semantic"].scheme.state["source_class_gradient"].mean = torch.rand(3)
     Checkpointer(model, str(tmp_path), weighted_losses=losses).save("model_a", iteration=7)
     assert torch.load(tmp_path / "model_a.pth", weights_only=True)["iteration"] == 7
     other, empty = network(), losses_with("gbw_fading")

@@ -267,8 +267,8 @@ def test_terms_are_kept_apart():
     state = criterion.scheme.state_dict()
     for term, entry in last.items():
         expected = torch.where(entry.counts > 0, entry.norms, 0.0).float()
-        assert torch.equal(state[f"state.{term}.mean"], expected)
-    assert not state["state.pseudo.seen"].any()
+        assert torch.equal(state[f"state.{term}_norm.mean"], expected)
+    assert not state["state.pseudo_norm.seen"].any()
     with pytest.raises(
         ValueError, match=r"no state for loss term 'late' \(it has: source, mixed, "
     ):

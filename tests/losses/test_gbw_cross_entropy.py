@@ -114,6 +114,7 @@ def test_without_a_classifier_it_is_the_norm_and_says_so_once(caplog):
     criterion = GBWCrossEntropyLoss(CLASSES)
     with caplog.at_level(logging.WARNING):
         loss = criterion(logits, labels)
+        first = criterion.weights, criterion.norms
         criterion(logits, labels)
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert "has no classifier" in caplog.text and "'gbw_norm'" in caplog.text
@@ -121,9 +122,12 @@ def test_without_a_classifier_it_is_the_norm_and_says_so_once(caplog):
     norms = logit_gradient_norms(logits, labels)
     present = torch.tensor([True, True, True, False])
     weights = gbw_weights(norms, present, lam=1.0, power=1.0)
-    torch.testing.assert_close(criterion.norms.float(), norms)
-    torch.testing.assert_close(criterion.weights, weights)
+    torch.testing.assert_close(first[1].float(), norms)
+    torch.testing.assert_close(first[0], weights)
     assert criterion.classifier_measure is None
+    # What all schemes have is the named scheme's: half of the prior shift leaves the logits.
+    shift = criterion.pseudo_label_shift()
+    assert shift is not None and shift.abs().max() > 1e-4
     assert (weights - 1).abs().max() > 1e-3
     expected = F.cross_entropy(logits, labels, weights, ignore_index=255, reduction="none").mean()
     torch.testing.assert_close(loss, expected)

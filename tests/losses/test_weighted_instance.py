@@ -169,13 +169,13 @@ def test_running_mean_of_an_absent_thing_is_kept():
     criterion = make_loss("center", momentum=0.5)
     prediction, target, weights, owner, _ = make_batch("center")
     criterion(prediction, target, weights, owner)
-    first = criterion.scheme.state_dict()["state.source.mean"]
+    first = criterion.scheme.state_dict()["state.source_norm.mean"]
     _, last = call(criterion, prediction, target, weights, owner.masked_fill(owner == 5, 255))
     state = criterion.scheme.state_dict()
-    assert state["state.source.mean"][1] == first[1] > 0 and last.weights[1] == 1
-    assert state["state.source.seen"].tolist() == [True, True, False]
+    assert state["state.source_norm.mean"][1] == first[1] > 0 and last.weights[1] == 1
+    assert state["state.source_norm.seen"].tolist() == [True, True, False]
     # Terms are kept apart.
-    assert not state["state.mixed.seen"].any()
+    assert not state["state.mixed_norm.seen"].any()
 
 
 @pytest.mark.parametrize("head", LOSSES)

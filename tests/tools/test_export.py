@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from gbw_d2 import keys
 from gbw_d2.engine.build import build_model
 
 SMALL = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32")

@@ -252,7 +252,7 @@ def test_momentum_is_kept_per_term_and_only_for_observed_classes():
     later = make_statistics([10.0, 0.0, 5.0, 1.0, 1.0, 0.0], None, [5.0, 0.0, 6.0, 3.0, 8.0, 0.0])
     weights = scheme.weights(later, "source")
     means = torch.tensor([2.0, 2.0, 6.0, 3.0, 5.0, 0.0])
-    torch.testing.assert_close(scheme.state_dict()["state.source.mean"], means)
+    torch.testing.assert_close(scheme.state_dict()["state.source_hindrance.mean"], means)
     expected = means / 4
     expected[[1, 5]] = 1.0
     torch.testing.assert_close(weights, expected)
@@ -355,9 +355,9 @@ def test_the_measure_over_a_power_of_the_running_share():
     restored.load_state_dict(scheme.state_dict())
     assert torch.equal(restored.weights(first, "source"), scheme.weights(first, "source"))
     nothing = make_statistics([0.0, 0.0, 0.0], [0.1] * 3, [0.0] * 3)
-    before = scheme.state_dict()["state.source.share"].clone()
+    before = scheme.state_dict()["state.source_class_gradient.share"].clone()
     scheme.weights(nothing, "source")
-    assert torch.equal(scheme.state_dict()["state.source.share"], before)
+    assert torch.equal(scheme.state_dict()["state.source_class_gradient.share"], before)
 
 
 def test_the_share_is_a_running_one_without_momentum_too():
