@@ -1,0 +1,1 @@
+"""Building blocks on plain torch that losses, weighting and networks share."""
