@@ -29,15 +29,32 @@ class Block:
     matrix: Tensor
 
 
+def positions(size: int, out_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns where linear interpolation along one axis reads (``align_corners=False``).
+
+    As in ``F.interpolate(mode="bilinear", size=...)``: output i stands at
+    max((i + 1/2) size / out_size - 1/2, 0) of the input, beyond whose last position the last value
+    holds.
+
+    Args:
+        size: positions before.
+        out_size: positions after, more or fewer.
+
+    Returns:
+        (lower, upper, part): int64 positions before and float64 weight 0..1 of the upper one, each
+        (out_size,), on the CPU.
+    """
+    where = (torch.arange(out_size, dtype=torch.float64) + 0.5) * (size / out_size) - 0.5
+    where = where.clamp_(min=0)
+    lower = where.long().clamp_(max=size - 1)
+    return lower, (lower + 1).clamp_(max=size - 1), where - lower
+
+
 @lru_cache(maxsize=64)
 def interpolation_blocks(
     size: int, out_size: int, length: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Block, ...]:
-    """Returns linear interpolation along one axis (``align_corners=False``) as blocks of a matrix.
-
-    The matrix is that of ``F.interpolate(mode="bilinear", size=...)``: output i stands at
-    max((i + 1/2) size / out_size - 1/2, 0) of the input, beyond whose last position the last value
-    holds.
+    """Returns linear interpolation along one axis as blocks of a matrix; see ``positions``.
 
     Args:
         size: positions before.
@@ -46,12 +63,7 @@ def interpolation_blocks(
         dtype: of the matrices.
         device: of the matrices.
     """
-    where = ((torch.arange(out_size, dtype=torch.float64) + 0.5) * (size / out_size) - 0.5).clamp_(
-        min=0
-    )
-    lower = where.long().clamp_(max=size - 1)
-    upper = (lower + 1).clamp_(max=size - 1)
-    part = where - lower
+    lower, upper, part = positions(size, out_size)
     blocks = []
     for start in range(0, out_size, length):
         out = slice(start, min(start + length, out_size))
