@@ -16,7 +16,7 @@ LEAVES = (
     *("gbw_d2.registry", "gbw_d2.keys", "gbw_d2.errors", "gbw_d2.compat", "gbw_d2.keyed_random"),
     "gbw_d2.label_spaces",
 )
-OPS = ("torch", "gbw_d2.ops")
+OPS = ("torch", "triton", "gbw_d2.ops")
 TORCH_ONLY = (*OPS, "numpy", "cvxopt", "gbw_d2.registry", "gbw_d2.keys", "gbw_d2.errors")
 # Package -> what it may import of ours, and of others where that is limited too.
 ALLOWED = {

@@ -20,6 +20,7 @@ from gbw_d2.weighting.upsampled_pixels import (
     UpsampledBlock,
     bilinear_map,
     check_upsampled,
+    kernels_for,
     upsampled_blocks,
 )
 
@@ -42,25 +43,12 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         focal_gamma: float,
     ) -> Tensor:
         dtype = compute_dtype(logits)
-        images, classes, height, width = logits.shape
         scale = weights.to(dtype) / targets.numel()
-        loss = torch.zeros((), dtype=torch.float64, device=logits.device)
-        gradient = None
-        if ctx.needs_input_grad[0]:
-            gradient = logits.new_zeros(images, height, classes, width, dtype=dtype)
-        # Autocast would round what is interpolated.
-        with torch.autocast(logits.device.type, enabled=False):
-            bilinear = bilinear_map(logits, targets)
-            for block in upsampled_blocks(bilinear, logits, targets, shift):
-                factor = per_pixel(scale, block.of(targets))
-                if pixel_weights is not None:
-                    factor = factor * block.of(pixel_weights).to(dtype)
-                factor = factor.unsqueeze(1)
-                loss += _block_loss(block, factor, focal_gamma)
-                if gradient is not None:
-                    rows = block.rows
-                    part = _block_gradient(block, factor, focal_gamma)
-                    bilinear.add_transposed(part, rows, gradient[block.image, rows.source])
+        kernels = kernels_for(logits)
+        compute = loss_and_gradient if kernels is None else kernels.loss_and_gradient
+        loss, gradient = compute(
+            logits, targets, scale, pixel_weights, shift, focal_gamma, ctx.needs_input_grad[0]
+        )
         ctx.dtype = logits.dtype
         ctx.save_for_backward(gradient)
         return loss.to(dtype)
@@ -73,6 +61,48 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         gradient = torch.empty(kept.shape, dtype=ctx.dtype, device=kept.device)
         torch.mul(kept, grad_output.to(kept.dtype), out=gradient)
         return gradient, *[None] * 5
+
+
+def loss_and_gradient(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    pixel_weights: Tensor | None,
+    shift: Tensor | None,
+    focal_gamma: float,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Computes sum_i q_i w_{y_i} (1 - p_y)^gamma CE_i and its gradient, block by block.
+
+    Args:
+        logits: (N, K, h, w).
+        targets: (N, H, W) int64 from ``prepare_labels``.
+        weights: (K,) in the dtype of the computation.
+        pixel_weights: (N, H, W) q, or None for 1.
+        shift: (K,) to add to the logits, or None for 0.
+        focal_gamma: gamma, 0 for none.
+        with_gradient: whether the gradient is wanted.
+
+    Returns:
+        The sum, float64 without axes, and the gradient (N, h, K, w) or None.
+    """
+    images, classes, height, width = logits.shape
+    loss = torch.zeros((), dtype=torch.float64, device=logits.device)
+    gradient = None
+    if with_gradient:
+        gradient = weights.new_zeros(images, height, classes, width)
+    bilinear = bilinear_map(logits, targets)
+    for block in upsampled_blocks(bilinear, logits, targets, shift):
+        factor = per_pixel(weights, block.of(targets))
+        if pixel_weights is not None:
+            factor = factor * block.of(pixel_weights).to(factor)
+        factor = factor.unsqueeze(1)
+        loss += _block_loss(block, factor, focal_gamma)
+        if gradient is not None:
+            rows = block.rows
+            part = _block_gradient(block, factor, focal_gamma)
+            bilinear.add_transposed(part, rows, gradient[block.image, rows.source])
+    return loss, gradient
 
 
 def _block_loss(block: UpsampledBlock, factor: Tensor, focal_gamma: float) -> Tensor:

@@ -192,9 +192,13 @@ class _Setting:
     def first_arguments(self) -> tuple[Any, ...]:
         y, x = self.y, self.x
         sizes = (self.height, self.width, self.shift)
-        return self.logits, self.logits.stride(), *(
-            *(y["lower"], y["part"], x["lower"], x["part"]),
-            *sizes,
+        return (
+            self.logits,
+            self.logits.stride(),
+            *(
+                *(y["lower"], y["part"], x["lower"], x["part"]),
+                *sizes,
+            ),
         )
 
     def map(self, values: Tensor | None) -> Tensor:

@@ -79,7 +79,7 @@ class BilinearMap:
     """Bilinear interpolation to another size, and its transpose, a block of rows at a time.
 
     It is linear and separable: a block of output rows is a matrix times the few input rows that it
-    is made of, each of them interpolated along the columns before.
+    is made of, each of them interpolated along the columns before. Autocast does not round it.
 
     Args:
         size: (h, w) before.
@@ -121,13 +121,14 @@ class BilinearMap:
         Returns:
             (rows.out, K, W), a new tensor.
         """
-        wide = source
-        if self.width != self.out_width:
-            flat = source.view(-1, self.width)
-            wide = flat.new_empty(flat.shape[0], self.out_width)
-            for columns in self.columns:
-                torch.mm(flat[:, columns.source], columns.matrix.t(), out=wide[:, columns.out])
-        tall = rows.matrix @ wide.view(source.shape[0], -1)
+        with torch.autocast(source.device.type, enabled=False):
+            wide = source
+            if self.width != self.out_width:
+                flat = source.view(-1, self.width)
+                wide = flat.new_empty(flat.shape[0], self.out_width)
+                for columns in self.columns:
+                    torch.mm(flat[:, columns.source], columns.matrix.t(), out=wide[:, columns.out])
+            tall = rows.matrix @ wide.view(source.shape[0], -1)
         return tall.view(-1, self.channels, self.out_width)
 
     def add_transposed(self, gradient: Tensor, rows: Block, total: Tensor) -> None:
@@ -138,11 +139,12 @@ class BilinearMap:
             rows: the block.
             total: (rows.source, K, w), changed.
         """
-        wide = rows.matrix.t() @ gradient.view(gradient.shape[0], -1)
-        wide = wide.view(-1, self.out_width)
-        if self.width == self.out_width:
-            total += wide.view(total.shape)
-            return
-        flat = total.view(-1, self.width)
-        for columns in self.columns:
-            flat[:, columns.source].addmm_(wide[:, columns.out], columns.matrix)
+        with torch.autocast(gradient.device.type, enabled=False):
+            wide = rows.matrix.t() @ gradient.view(gradient.shape[0], -1)
+            wide = wide.view(-1, self.out_width)
+            if self.width == self.out_width:
+                total += wide.view(total.shape)
+                return
+            flat = total.view(-1, self.width)
+            for columns in self.columns:
+                flat[:, columns.source].addmm_(wide[:, columns.out], columns.matrix)

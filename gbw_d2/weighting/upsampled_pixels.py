@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -67,6 +72,31 @@ def check_upsampled(logits: Tensor, labels: Tensor, pixel_weights: Tensor | None
             "hold no pixel"
         )
     check_pixel_weights(pixel_weights, labels)
+
+
+def kernels_for(logits: Tensor) -> ModuleType | None:
+    """Returns the Triton kernels where they can run, on an NVIDIA GPU, else None.
+
+    Blocks and kernels compute the same; only time and memory depend on it.
+    """
+    if logits.device.type != "cuda" or not _can_compile(logits.device):
+        return None
+    # Triton takes a while to import, and the CPU has no use for it.
+    from gbw_d2.ops import upsampled_kernels
+
+    return upsampled_kernels
+
+
+@lru_cache
+def _can_compile(device: torch.device) -> bool:
+    """Whether Triton is there, knows the GPU (Volta or later), and has the C compiler it needs."""
+    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
+    return (
+        importlib.util.find_spec("triton") is not None
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device) >= (7, 0)
+        and any(shutil.which(compiler) for compiler in compilers if compiler)
+    )
 
 
 def bilinear_map(logits: Tensor, targets: Tensor) -> BilinearMap:

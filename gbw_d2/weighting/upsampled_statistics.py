@@ -15,7 +15,7 @@ from gbw_d2.weighting.pixels import (
     sum_per_class,
 )
 from gbw_d2.weighting.statistics import ClassStatistics
-from gbw_d2.weighting.upsampled_pixels import bilinear_map, upsampled_blocks
+from gbw_d2.weighting.upsampled_pixels import bilinear_map, kernels_for, upsampled_blocks
 
 
 @torch.no_grad()
@@ -66,23 +66,40 @@ def upsampled_class_statistics(
         total = total + shift.sum(dtype=torch.float64)
     statistics = ClassStatistics(counts, None, ~torch.isfinite(total), invalid_labels)
     if norms:
-        squared, sums = _pass(logits, targets, counts, pixel_weights, shaping, focal_gamma, shift)
+        kernels = kernels_for(logits)
+        compute = norms_and_loss_sums if kernels is None else kernels.norms_and_loss_sums
+        importance = (1 / (counts + 1)).to(compute_dtype(logits))
+        squared, sums = compute(
+            logits, targets, importance, pixel_weights, shaping, shift, focal_gamma
+        )
         statistics.squared_norms, statistics.loss_sums = reduce(squared), sums
     return statistics
 
 
-def _pass(
+def norms_and_loss_sums(
     logits: Tensor,
     targets: Tensor,
-    counts: Tensor,
+    importance: Tensor,
     pixel_weights: Tensor | None,
     shaping: Tensor | None,
-    focal_gamma: float,
     shift: Tensor | None,
+    focal_gamma: float,
 ) -> tuple[Tensor, Tensor]:
-    """Returns (K,) float64 squared norms and loss sums of this process's pixels."""
+    """Computes sum_i (a_{y_i} v_i (p_k(i) - [y_i = k]))^2 and S_k of this process, in blocks.
+
+    Args:
+        logits: (N, K, h, w).
+        targets: (N, H, W) int64 from ``prepare_labels``.
+        importance: (K,) a, in the dtype of the computation.
+        pixel_weights: (N, H, W) q inside S_k, or None for 1.
+        shaping: (N, H, W) v, or None for 1.
+        shift: (K,) to add to the logits, or None for 0.
+        focal_gamma: exponent of the focal factor inside S_k, 0 for none.
+
+    Returns:
+        Squared norms and loss sums, each (K,) float64.
+    """
     classes = logits.shape[1]
-    importance = (1 / (counts + 1)).to(compute_dtype(logits))
     squared = torch.zeros(classes, dtype=torch.float64, device=logits.device)
     sums = torch.zeros_like(squared)
     for block in upsampled_blocks(bilinear_map(logits, targets), logits, targets, shift):

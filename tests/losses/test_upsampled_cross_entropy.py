@@ -169,11 +169,16 @@ def test_a_loss_scaler_rescues_gradients_too_small_for_half_precision() -> None:
 
 def test_autocast_does_not_round_what_is_interpolated() -> None:
     logits, labels, *_ = make_batch(dtype=torch.float32)
-    outside = with_gradient(lambda z: upsampled_cross_entropy(z, labels), logits)
+    targets, invalid = prepare_labels(labels, CLASSES, 255)
+
+    def compute() -> tuple[Tensor, ...]:
+        norms = upsampled_class_statistics(logits, targets, invalid).norms
+        return *with_gradient(lambda z: upsampled_cross_entropy(z, labels), logits), norms
+
+    outside = compute()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = with_gradient(lambda z: upsampled_cross_entropy(z, labels), logits)
-    assert torch.equal(inside[0], outside[0])
-    assert torch.equal(inside[1], outside[1])
+        inside = compute()
+    assert all(torch.equal(*pair) for pair in zip(inside, outside, strict=True))
 
 
 def test_confident_pixels_keep_their_digits() -> None:
@@ -246,7 +251,7 @@ def test_loss_sums_are_those_of_the_loss(gamma: float) -> None:
 def test_without_norms_the_labels_say_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels, q, *_ = make_batch()
     targets, invalid = prepare_labels(labels, CLASSES, 255)
-    monkeypatch.setattr(statistics_module, "_pass", None)
+    monkeypatch.setattr(statistics_module, "norms_and_loss_sums", None)
     statistics = upsampled_class_statistics(logits, targets, invalid, q, norms=False)
     assert statistics.counts.tolist() == [(labels == k).sum() for k in range(CLASSES)]
     assert statistics.squared_norms is statistics.loss_sums is statistics.pixels is None
