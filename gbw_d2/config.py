@@ -14,6 +14,8 @@ import yaml
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.errors import UserError
+from gbw_d2.settings import config_keys
+from gbw_d2.weighting import SCHEMES
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
@@ -250,51 +252,16 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     cfg.WEIGHTING = CfgNode()
     # A name of gbw_d2/weighting/schemes.
     cfg.WEIGHTING.NAME = "none"
-    # Heads whose loss is weighted: semantic, auxiliary, center, offset. The last two have no
-    # classifier: a scheme that measures at one takes their gradients' norm instead.
-    cfg.WEIGHTING.HEADS = ["semantic"]
-    # Class weights of the offsets: own | center | semantic. Their own tell class sizes only.
-    cfg.WEIGHTING.OFFSET_WEIGHTS_FROM = "own"
-    # From here on: None = the scheme's own default (its file says which).
-    # What is measured of a class: norm (released) | hindrance | interference | class_gradient.
-    cfg.WEIGHTING.MEASURE = None
-    # released | relative | initial.
-    cfg.WEIGHTING.SCALE = None
-    # Exponent of the measure.
-    cfg.WEIGHTING.POWER = None
-    # Regulariser of the quadratic programme, in units of SCALE; larger = closer to uniform.
-    cfg.WEIGHTING.LAMBDA = None
-    # Running mean of the measure, 0 (off) .. 1.
-    cfg.WEIGHTING.MOMENTUM = None
-    # Classes that share the budget: all | present.
-    cfg.WEIGHTING.BUDGET = None
-    # Classes with fewer pixels in the batch count as absent.
-    cfg.WEIGHTING.MIN_PIXELS = None
-    # Bounds of a weight.
-    cfg.WEIGHTING.MIN_WEIGHT = None
-    cfg.WEIGHTING.MAX_WEIGHT = None
-    # Whether pixel weights (pseudo-label confidence) shape the class weights.
-    cfg.WEIGHTING.PIXEL_WEIGHTS_IN_GRADIENT = None
-    # all: each loss term has weights of its own | source: the source's act on every term.
-    cfg.WEIGHTING.SHAPED_BY = None
-    # all loss terms | source: what holds pseudo-labels is not weighted.
-    cfg.WEIGHTING.ACTS_ON = None
-    # 0..1: how far logits are freed of the tilt that weights give them, so that pseudo-labels and
-    # predictions have the classes as frequent as they are; 0 = plain class weights.
-    cfg.WEIGHTING.LOGIT_ADJUSTMENT = None
-    # 0..1: the same for what self_training and cbst make pseudo-labels of; needs ACTS_ON all.
-    cfg.WEIGHTING.PSEUDO_LABEL_ADJUSTMENT = None
-    # closed_form | cvxopt (reference; CPU only in effect, copies to the host).
-    cfg.WEIGHTING.QP_SOLVER = None
-    # inverse_frequency: 1 = plain, 0.5 = square root; GBW: the measure is divided by this power of
-    # the class's running share of the pixels, 0 = off.
-    cfg.WEIGHTING.FREQUENCY_POWER = None
-    # effective_number: beta of Cui et al. 2019, 0..1.
-    cfg.WEIGHTING.BETA = None
-    # focal: gamma of Lin et al. 2017, >= 0.
-    cfg.WEIGHTING.GAMMA = None
-    # fixed: one number per class id, in proportion to the weights.
-    cfg.WEIGHTING.CLASS_WEIGHTS = None
+    # Heads whose loss is weighted, as a list of the network's heads; None or "all": those that the
+    # scheme is defined for. A scheme that measures at a classifier takes the norm of the gradients
+    # of heads that have none.
+    cfg.WEIGHTING.HEADS = None
+    # Pairs [head, other head]: the first takes over the class weights of the second.
+    cfg.WEIGHTING.WEIGHTS_FROM = []
+    # The settings of all schemes (gbw_d2/weighting/schemes); None = the scheme's own default.
+    for name in SCHEMES:
+        for key in config_keys(SCHEMES.get(name).scheme.Settings):
+            cfg.WEIGHTING[key] = None
 
 
 def _known_keys(node: CfgNode, prefix: str = "") -> list[str]:

@@ -11,9 +11,9 @@ import torch
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError, load_config
 from gbw_d2.data.catalog import get_dataset
-from gbw_d2.engine.criteria import check_heads
 from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.engine.precision import DTYPES
+from gbw_d2.engine.weighted_losses import check_weighting
 from gbw_d2.evaluation.protocols import PROTOCOLS, compatibility_protocols, protocols_of
 from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
@@ -89,6 +89,7 @@ def resolve(cfg: CfgNode) -> None:
             f"'{space.name}' has {space.num_classes} classes; leave it at 0 to follow that"
         )
     head.NUM_CLASSES = space.num_classes
+    check_weighting(cfg, META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), space)
     fitting, compatible = protocols_of(space.train_ids), compatibility_protocols()
     wrong = [p for p in cfg.EVAL.PROTOCOLS if p not in (*fitting, *compatible)]
     if wrong:
@@ -107,8 +108,9 @@ def resolve(cfg: CfgNode) -> None:
 
 
 def _check_in_detectron2(registry: Registry, kind: str, name: str) -> None:
-    # Its meta-architectures have another interface than ours (modeling/protocol.py).
-    known = sorted(n for n, _ in registry if registry is not META_ARCH_REGISTRY or n[:3] == "GBW")
+    # Its own meta-architectures have another interface than ours (modeling/protocol.py).
+    ours = registry is META_ARCH_REGISTRY
+    known = sorted(n for n, entry in registry if not ours or hasattr(entry, "target_generator"))
     if name not in known:
         raise ConfigError(f"unknown {kind} '{name}' (known: {', '.join(known)})")
 
@@ -158,4 +160,3 @@ def _check_names(cfg: CfgNode) -> None:
     _check_in_detectron2(
         SEM_SEG_HEADS_REGISTRY, "head (MODEL.SEM_SEG_HEAD.NAME)", cfg.MODEL.SEM_SEG_HEAD.NAME
     )
-    check_heads(cfg)

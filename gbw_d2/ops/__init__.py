@@ -1,1 +1,1 @@
-"""Building blocks on plain torch that losses, weighting and networks share."""
+"""Small operations on plain tensors and arrays that several rooms share."""

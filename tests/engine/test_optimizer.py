@@ -20,7 +20,7 @@ from gbw_d2.engine.optimizer import (
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_every_parameter_once(tiny_config: Any, name: str) -> None:
     cfg = tiny_config("SOLVER.OPTIMIZER", name, "SOLVER.HEAD_LR_FACTOR", 10.0)
-    model = build_model(cfg, {})
+    model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
     held = [id(p) for g in optimizer.param_groups for p in g["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
@@ -32,7 +32,7 @@ def test_every_parameter_once(tiny_config: Any, name: str) -> None:
 
 def test_norms_do_not_decay(tiny_config: Any) -> None:
     cfg = tiny_config()
-    model = build_model(cfg, {})
+    model = build_model(cfg)
     decay = {
         id(p): g["weight_decay"]
         for g in build_optimizer(cfg, model).param_groups
@@ -47,7 +47,7 @@ def test_norms_do_not_decay(tiny_config: Any) -> None:
 
 def test_schedule_warms_up_and_ends_at_zero(tiny_config: Any) -> None:
     cfg = tiny_config("SOLVER.MAX_ITER", 100, "SOLVER.WARMUP_ITERS", 10)
-    optimizer = build_optimizer(cfg, build_model(cfg, {}))
+    optimizer = build_optimizer(cfg, build_model(cfg))
     scheduler = build_lr_scheduler(cfg, optimizer)
     rates = []
     for _ in range(100):
@@ -65,7 +65,7 @@ def test_gradient_clipping_by_norm(tiny_config: Any) -> None:
         *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
         *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.5, "SOLVER.BASE_LR", 1.0),
     )
-    model = build_model(cfg, {})
+    model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
     weight = model.sem_seg_head.predictor.weight
     before = weight.detach().clone()
@@ -98,7 +98,7 @@ def test_each_gradient_is_clipped_as_by_torch(norm_type: float) -> None:
 def test_a_schedule_is_a_function_of_its_position(tiny_config: Any, name: str) -> None:
     steps = ("SOLVER.WARMUP_ITERS", 5, "SOLVER.STEPS", "(15,)", "SOLVER.LR_SCHEDULER_NAME", name)
     cfg = tiny_config(*steps)
-    model = build_model(cfg, {})
+    model = build_model(cfg)
 
     def rates_at(positions: range, length: int) -> list[float]:
         optimizer = build_optimizer(cfg, model)
@@ -123,7 +123,7 @@ def test_warm_up_and_linear_decay_of_daformer(tiny_config: Any) -> None:
         *("SOLVER.BASE_LR", 6e-5, "SOLVER.WARMUP_ITERS", 1500, "SOLVER.WARMUP_FACTOR", 1e-6),
         *("SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.POLY_LR_POWER", 1.0),
     )
-    optimizer = build_optimizer(cfg, build_model(cfg, {}))
+    optimizer = build_optimizer(cfg, build_model(cfg))
     rates = [group["lr"] for group in optimizer.param_groups]
     # DAFormer: 6e-11 at step 0, 6e-5 (1 - 1500 / 40000) where the warm-up ends.
     for position, expected in ((0, 6e-11), (1500, 5.775e-5)):
