@@ -18,7 +18,7 @@ LEAVES = (
 )
 TORCH_ONLY = (
     *("torch", "numpy", "cvxopt", "gbw_d2.registry", "gbw_d2.keys", "gbw_d2.errors"),
-    "gbw_d2.settings",
+    *("gbw_d2.settings", "gbw_d2.ops"),
 )
 # Package -> what it may import of ours, and of others where that is limited too.
 ALLOWED = {

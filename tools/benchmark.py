@@ -2,6 +2,7 @@
 """Measures time and peak memory as ratios within one run; writes JSON and prints a table.
 
     uv run tools/benchmark.py weighting                      # the losses on their own
+    uv run tools/benchmark.py upsampled                      # the loss from low resolution
     uv run tools/benchmark.py step                           # a whole toy training step
     uv run tools/benchmark.py strategies                     # each strategy beside its bare parts
     uv run tools/benchmark.py cbst                           # labelling beside plain inference
@@ -253,6 +254,13 @@ def run_weighting(repetitions: int, device: torch.device) -> dict[str, Any]:
     }
 
 
+def run_upsampled(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Benchmarks the loss of upsampled logits beside upsampling and ``F.cross_entropy``."""
+    from benchmarks import upsampled
+
+    return upsampled.run_upsampled(report, random_batch, repetitions, device)
+
+
 def run_step(repetitions: int, device: torch.device) -> dict[str, Any]:
     """Benchmarks a whole toy training step; ``share``: percent of it that weighting adds."""
     steps = report(step_candidates(device), repetitions, device, memory=False)
@@ -320,6 +328,7 @@ def run_recipe(
 
 BENCHMARKS = {
     "weighting": run_weighting,
+    "upsampled": run_upsampled,
     "step": run_step,
     "strategies": run_strategies,
     "cbst": run_cbst,
