@@ -184,8 +184,8 @@ def hub_weights(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
         reason = (str(error) or type(error).__name__).splitlines()[0][:160]
         raise PretrainedError(
             f"MODEL.TIMM.PRETRAINED is True, but the weights of '{name}' could not be fetched from "
-            f"{source or 'anywhere: timm names none'} ({reason}); fetch the file by other means and "
-            "set MODEL.TIMM.PRETRAINED to it, or to False"
+            f"{source or 'anywhere: timm names none'} ({reason}); fetch the file by other means "
+            "and set MODEL.TIMM.PRETRAINED to it, or to False"
         ) from error
 
 

@@ -114,7 +114,7 @@ class TimmBackbone(Backbone):
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Maps images (N, 3, H, W), normalised, to maps (N, C, ceil(H / s), ceil(W / s)) by name."""
+        """Turns images (N, 3, H, W) into maps (N, C, ceil(H / stride), ceil(W / stride))."""
         rows, columns = images.shape[-2:]
         multiple = self.size_multiple
         padded = F.pad(images, (0, -columns % multiple, 0, -rows % multiple))
@@ -224,8 +224,8 @@ def _chosen(encoder: TimmEncoder, keys: Any) -> list[int]:
             )
         if len(indices) not in (1, len(VitPyramid.STEPS)):
             raise UserError(
-                f"MODEL.TIMM.OUT_INDICES is {tuple(wanted)}; the pyramid of the plain transformer "
-                f"'{keys.NAME}' takes one block for all levels, or {len(VitPyramid.STEPS)}, one each"
+                f"MODEL.TIMM.OUT_INDICES is {tuple(wanted)}; the pyramid of "
+                f"'{keys.NAME}' takes one block for all levels, or {len(VitPyramid.STEPS)}"
             )
         return indices
     if not indices:
@@ -234,10 +234,11 @@ def _chosen(encoder: TimmEncoder, keys: Any) -> list[int]:
         indices = sorted(last.values())
     strides = {encoder.maps[index].stride for index in indices}
     if len(strides) < 3 or len(strides) < len(indices):
+        given = ", ".join(str(encoder.maps[index].stride) for index in indices)
         raise UserError(
             f"MODEL.TIMM.NAME '{keys.NAME}' with OUT_INDICES {tuple(wanted)} gives maps of strides "
-            f"{', '.join(str(encoder.maps[i].stride) for i in indices)}; heads need three different "
-            f"ones at the least (it has {', '.join(str(m.stride) for m in encoder.maps)})"
+            f"{given}; heads need each stride once and three at the least (it has "
+            f"{', '.join(str(each.stride) for each in encoder.maps)})"
         )
     return indices
 

@@ -1,4 +1,4 @@
-"""One of timm's encoders, asked what maps it gives, how they are strided and what sizes it takes."""
+"""One of timm's encoders, asked what maps it gives, their strides, and what sizes it takes."""
 
 from __future__ import annotations
 
@@ -86,8 +86,7 @@ def create_encoder(name: str, arguments: Mapping[str, Any]) -> TimmEncoder:
             reason = misfit
     raise UserError(
         f"MODEL.TIMM.NAME '{name}' has no spatial maps for pictures of any size ({reason}); "
-        "choose another encoder, for example resnet50, convnext_tiny, swin_tiny_patch4_window7_224, "
-        "pvt_v2_b2 or vit_small_patch16_dinov3"
+        "choose another, for example convnext_tiny, pvt_v2_b2 or vit_small_patch16_dinov3"
     )
 
 

@@ -55,6 +55,6 @@ class VitPyramid(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps one map (N, D, h, w), or one per level, to levels (N, C, 4h, 4w) .. (N, C, h/2, w/2)."""
+        """Turns one map (N, D, h, w), or one per level, into (N, C, 4h, 4w) .. (N, C, h/2, w/2)."""
         sources = list(maps) * len(self.levels) if len(maps) == 1 else list(maps)
         return [level(source) for level, source in zip(self.levels, sources, strict=True)]
