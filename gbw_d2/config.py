@@ -125,6 +125,11 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rate of everything but the backbone, as a multiple of BASE_LR.
     cfg.SOLVER.HEAD_LR_FACTOR = 1.0
+    # Learning rate of a backbone's layer as a multiple of the one after it, 0..1; 1 = all alike.
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # Weight decay of position tables, class tokens and layer scales; None = WEIGHT_DECAY. Norms and
+    # biases have Detectron2's WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS.
+    cfg.SOLVER.WEIGHT_DECAY_TABLES = None
     # Iterations between two lines of the log, of metrics.json and of class_weights.csv.
     cfg.SOLVER.LOG_PERIOD = 20
     # Length of the learning-rate schedule, iterations; 0 = as long as the run. Longer than it: the

@@ -16,8 +16,8 @@ def batch_norms(module: nn.Module) -> list[nn.Module]:
 
 
 def groups_for(channels: int) -> int:
-    """Returns 32 groups where they divide the channels, else the most with 4 channels or more."""
-    if channels % 32 == 0:
+    """Returns 32 groups where 64 channels or more allow it, else the most of 4 channels or more."""
+    if channels % 32 == 0 and channels >= 64:
         return 32
     return max(g for g in range(1, max(2, channels // 4 + 1)) if channels % g == 0)
 

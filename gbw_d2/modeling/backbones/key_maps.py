@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gbw_d2.errors import UserError
+
 State = dict[str, Tensor]
 
 
@@ -33,12 +35,33 @@ def _by_timm(state: State, encoder: nn.Module) -> State:
 
     It resamples patches and positions to the encoder's sizes, too.
     """
+    _check_biases(state, encoder)
     convert = getattr(sys.modules[type(encoder).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state
     # timm prints what it looked for in vain.
     with contextlib.redirect_stdout(io.StringIO()):
         return convert(state, encoder)
+
+
+def _check_biases(state: State, encoder: nn.Module) -> None:
+    """Raises UserError where a transformer's query and value biases would be dropped.
+
+    timm has DINOv3 with and without them, and drops them on loading into the latter.
+    """
+    own = dict(encoder.named_parameters())
+    for name, bias in state.items():
+        layer = name.removesuffix("qkv.bias")
+        if name == layer or f"{layer}qkv.weight" not in own:
+            continue
+        query, _, value = bias.chunk(3)
+        if not {f"{layer}q_bias", name} & set(own) and bool(
+            (query != 0).any() | (value != 0).any()
+        ):
+            raise UserError(
+                f"the file has biases of queries and values ({name}), this encoder has none; set "
+                "MODEL.TIMM.NAME to the one whose name ends in _qkvb"
+            )
 
 
 # transformers' Segformer: (pattern, replacement) in turn. Until 5.x the names in memory were those

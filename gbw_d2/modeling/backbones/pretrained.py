@@ -202,6 +202,8 @@ def choose(
     for key_map in key_maps:
         try:
             renamed = key_map.rename(dict(state), encoder)
+        except UserError:
+            raise
         except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
             # A map for another encoder may stumble over what it does not know.
             continue
@@ -227,9 +229,12 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -
 
     Raises:
         PretrainedError: less than 90 % of its parameters are in it, or statistics that are frozen
-            are not.
+            are not, or a key map knows better.
     """
-    name, renamed, covered = choose(state, encoder)
+    try:
+        name, renamed, covered = choose(state, encoder)
+    except UserError as error:
+        raise PretrainedError(f"weights '{source}': {error}") from error
     statistics = [n for n in covered.missing if n.endswith(("running_mean", "running_var"))]
     if covered.share < MIN_COVERAGE or statistics:
         raise PretrainedError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,8 +128,8 @@ def _maps(encoder: nn.Module) -> tuple[EncoderMap, ...]:
 def _multiples(encoder: nn.Module, maps: Sequence[EncoderMap]) -> list[int]:
     """What a side may have to be a multiple of: the last stride, or the size of its windows."""
     strides = {each.stride for each in maps}
-    # The pyramid of a plain encoder has one more stride.
-    last = max(strides) * (2 if len(strides) == 1 else 1) if maps else 0
+    # The pyramid of a plain encoder goes on to stride 32.
+    last = math.lcm(32, *strides) if len(strides) == 1 else max(strides, default=0)
     trained = encoder.pretrained_cfg.get("input_size", (3, 0, 0))[-1]
     return [multiple for multiple in (last, trained) if multiple > 0]
 

@@ -1,4 +1,4 @@
-"""Maps of four strides made of a plain vision transformer's one."""
+"""Maps of several strides made of a plain vision transformer's one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def _norm(channels: int) -> nn.Module:
 
 
 def _scaled(steps: int, channels: int) -> list[nn.Module]:
-    """Layers that double (steps > 0) or halve (-1) rows and columns."""
+    """Layers that double rows and columns so many times, or halve them where it is negative."""
     if steps < 0:
-        return [nn.MaxPool2d(2)]
+        return [nn.MaxPool2d(2**-steps)]
     layers: list[nn.Module] = []
     for step in range(steps):
         if step:
@@ -36,25 +36,23 @@ class VitPyramid(nn.Module):
     Args:
         in_channels: of the transformer's tokens.
         channels: of every level.
+        steps: powers of two from each level to the patch: 2 for stride 4 where patches have 16.
     """
 
-    # Powers of two from the patch to the level.
-    STEPS = (2, 1, 0, -1)
-
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, steps: Sequence[int]) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(in_channels, channels, 1, bias=False),
                 _norm(channels),
-                *_scaled(steps, channels),
+                *_scaled(power, channels),
                 nn.Conv2d(channels, channels, 3, padding=1, bias=False),
                 _norm(channels),
             )
-            for steps in self.STEPS
+            for power in steps
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Turns one map (N, D, h, w), or one per level, into (N, C, 4h, 4w) .. (N, C, h/2, w/2)."""
+        """Turns one map (N, D, h, w), or one per level, into levels (N, C, h 2^steps, w 2^steps)."""
         sources = list(maps) * len(self.levels) if len(maps) == 1 else list(maps)
         return [level(source) for level, source in zip(self.levels, sources, strict=True)]
