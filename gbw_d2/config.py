@@ -99,7 +99,7 @@ def _add_timm_keys(cfg: CfgNode) -> None:
     # A model of timm.list_models(); what follows a dot chooses between several weights of it.
     keys.NAME = ""
     # Numbers of its maps, () = the last of each stride. Of a plain transformer they are blocks: one
-    # for all levels of its pyramid (() = the last), or four, one for each.
+    # for all levels of its pyramid (() = the last), or one for each level.
     keys.OUT_INDICES = ()
     # Initial weights: False (or None) = random, True = timm's own, which are downloaded, or a file.
     keys.PRETRAINED = None

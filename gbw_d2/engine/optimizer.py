@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -52,9 +53,10 @@ def parameter_groups(model: nn.Module, solver: Any) -> list[dict[str, Any]]:
     """Splits the trainable parameters into groups of one learning rate and weight decay.
 
     Args:
-        model: a network whose ``backbone`` learns at ``BASE_LR``; all else at ``BASE_LR *
-            HEAD_LR_FACTOR``. A backbone may say how far a parameter is from its output
-            (``steps_from_output``) and which ones are tables (``undecayed``), by name.
+        model: a network whose ``backbone`` learns at ``BASE_LR``; all else, and what a backbone
+            names as its ``adapters``, at ``BASE_LR * HEAD_LR_FACTOR``. A backbone may say, too, how
+            far a parameter is from its output (``steps_from_output``), and which are tables
+            (``undecayed``).
         solver: the config's ``SOLVER`` node.
 
     Returns:
@@ -63,33 +65,59 @@ def parameter_groups(model: nn.Module, solver: Any) -> list[dict[str, Any]]:
     Raises:
         ConfigError: LAYER_DECAY for a backbone that has no layers to name.
     """
-    steps: Mapping[str, int] = getattr(model.backbone, "steps_from_output", {})
-    if solver.LAYER_DECAY != 1.0 and not steps:
+    said = _what_backbones_say(model.backbone)
+    if solver.LAYER_DECAY != 1.0 and not said.steps:
         raise ConfigError(
             f"SOLVER.LAYER_DECAY is {solver.LAYER_DECAY}, but {type(model.backbone).__name__} does "
             "not say how far its layers are from the output; set it to 1.0, or MODEL.BACKBONE.NAME "
             "to build_timm_backbone"
         )
     heads = nn.ModuleList([m for name, m in model.named_children() if name != "backbone"])
-    groups = []
-    for part, rate, steps_of, tables in (
-        (model.backbone, solver.BASE_LR, steps, getattr(model.backbone, "undecayed", frozenset())),
-        (heads, solver.BASE_LR * solver.HEAD_LR_FACTOR, {}, frozenset()),
-    ):
-        groups += reduce_param_groups(
-            [
-                {
-                    "params": [parameter],
-                    "lr": rate * solver.LAYER_DECAY ** steps_of.get(name, 0),
-                    "weight_decay": _weight_decay(module, name, name in tables, solver),
-                }
-                for module, name, parameter in _trainable(part)
-            ]
-        )
+    head_rate = solver.BASE_LR * solver.HEAD_LR_FACTOR
+    backbone_groups = [
+        {
+            "params": [parameter],
+            "lr": head_rate
+            if name in said.adapters
+            else solver.BASE_LR * solver.LAYER_DECAY ** said.steps.get(name, 0),
+            "weight_decay": _weight_decay(module, name, name in said.tables, solver),
+        }
+        for module, name, parameter in _trainable(model.backbone)
+    ]
+    head_groups = [
+        {
+            "params": [parameter],
+            "lr": head_rate,
+            "weight_decay": _weight_decay(module, name, False, solver),
+        }
+        for module, name, parameter in _trainable(heads)
+    ]
+    groups = reduce_param_groups(backbone_groups) + reduce_param_groups(head_groups)
     held = sum(len(g["params"]) for g in groups)
     trainable = sum(p.requires_grad for p in model.parameters())
     assert held == trainable, f"{held} parameters in groups, {trainable} trainable"
     return groups
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What backbones say of their parameters, by name."""
+
+    steps: dict[str, int]
+    adapters: set[str]
+    tables: set[str]
+
+
+def _what_backbones_say(backbone: nn.Module) -> _Said:
+    said = _Said({}, set(), set())
+    # A pyramid may stand around the backbone that says something.
+    for prefix, module in backbone.named_modules():
+        start = f"{prefix}." if prefix else ""
+        steps = getattr(module, "steps_from_output", {})
+        said.steps.update({start + name: count for name, count in steps.items()})
+        said.adapters.update(start + name for name in getattr(module, "adapters", ()))
+        said.tables.update(start + name for name in getattr(module, "undecayed", ()))
+    return said
 
 
 def _trainable(part: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:

@@ -6,6 +6,7 @@ counted, and less than 90 % of the encoder's parameters is an error.
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from gbw_d2.modeling.backbones.key_maps import KEY_MAPS, KeyMap
 MIN_COVERAGE = 0.9
 # Entries of a file that hold the weights, and what others put before each name.
 _ENVELOPES = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "teacher", "student")
+_PACKAGE = "package:"
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "backbone.", "encoder.", "bottom_up.")
 
 
@@ -128,12 +130,13 @@ def read_weights(path: str, trust: bool = False) -> dict[str, Tensor]:
     """Reads a file of weights (.safetensors, or what ``torch.save`` wrote).
 
     Args:
-        path: of the file.
+        path: of the file; ``package:NAME/inner/path`` is inside an installed Python package.
         trust: whether it may run code that it holds.
 
     Raises:
         PretrainedError: there is none, or it cannot be read.
     """
+    path = _in_package(path) if path.startswith(_PACKAGE) else path
     if not Path(path).is_file():
         raise PretrainedError(
             f"MODEL.TIMM.PRETRAINED '{path}' does not exist; set it to a file, to True for timm's "
@@ -161,6 +164,17 @@ def read_weights(path: str, trust: bool = False) -> dict[str, Tensor]:
         raise PretrainedError(
             f"MODEL.TIMM.PRETRAINED '{path}' is no file of weights ({error})"
         ) from error
+
+
+def _in_package(path: str) -> str:
+    package, _, inner = path.removeprefix(_PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise PretrainedError(
+            f"MODEL.TIMM.PRETRAINED '{path}': package {package} is not installed; install it "
+            "(`uv sync --group imagenet` has those that configs name), or set it to a file"
+        )
+    return str(Path(spec.submodule_search_locations[0]) / inner)
 
 
 def hub_weights(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.errors import UserError
-from gbw_d2.modeling.backbones.batch_norm import batch_norms, batch_to_group_norm
+from gbw_d2.modeling.backbones.batch_norm import batch_norms, batch_to_group_norm, groups_for
 from gbw_d2.modeling.backbones.pretrained import hub_weights, load_encoder, read_weights
 from gbw_d2.modeling.backbones.timm_encoder import EncoderMap, TimmEncoder, create_encoder
 from gbw_d2.modeling.backbones.vit_pyramid import VitPyramid
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 NAME_OF_STRIDE = {2: "stem", 4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 NORMS = ("auto", "FrozenBN", "GN")
 OUTPUT_NORMS = ("", "final", "LN")
+_DETAIL_CHANNELS = 32
 
 
 class _ChannelNorm(nn.LayerNorm):
@@ -33,6 +34,17 @@ class _ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class DetailStem(nn.Sequential):
+    """A convolution of stride 2 on the images, for heads that read what an encoder begins after."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False),
+            nn.GroupNorm(groups_for(channels), channels),
+            nn.ReLU(),
+        )
 
 
 class TimmBackbone(Backbone):
@@ -48,10 +60,12 @@ class TimmBackbone(Backbone):
         keys: the config's ``MODEL.TIMM`` node.
         trust_weights: whether PRETRAINED may be a pickle that runs code.
         other_weights: whether MODEL.WEIGHTS names a file, which may hold the encoder too.
+        with_detail: whether a map of stride 2, which the encoder lacks, is made of the images.
 
     Attributes:
-        steps_from_output: how many layers lie between a parameter (by name) and the output, for
-            layer-wise learning rates; those of the pyramid have 0.
+        steps_from_output: by name of each of the encoder's parameters, how many layers lie between
+            it and the output, for layer-wise learning rates.
+        adapters: names of what is not the encoder's, and always starts from random weights.
         undecayed: names of position tables, class tokens and layer scales.
     """
 
@@ -62,6 +76,7 @@ class TimmBackbone(Backbone):
         keys: Any,
         trust_weights: bool = False,
         other_weights: bool = False,
+        with_detail: bool = False,
     ) -> None:
         super().__init__()
         self.timm_name, self.timm_arguments = keys.NAME, encoder.arguments
@@ -71,7 +86,7 @@ class TimmBackbone(Backbone):
         self.final_norm = keys.OUTPUT_NORM == "final"
         self.encoder = encoder.module
         frozen = _frozen_names(self.encoder, keys.FREEZE_STAGES)
-        steps = _steps_from_output(self.encoder)
+        layers = _groups(self.encoder, coarse=False)
         self.indices = list(
             self.encoder.prune_intermediate_layers(
                 list(indices), prune_norm=not self.final_norm, prune_head=True
@@ -81,15 +96,17 @@ class TimmBackbone(Backbone):
         maps = [encoder.maps[index] for index in indices]
         self.pyramid: VitPyramid | None = None
         if encoder.is_plain:
-            channels, patch = keys.PYRAMID_CHANNELS, maps[0].stride
-            self.pyramid = VitPyramid(maps[0].channels, channels)
+            strides = _pyramid_strides(patch := maps[0].stride)
+            steps_up = [patch.bit_length() - stride.bit_length() for stride in strides]
+            self.pyramid = VitPyramid(maps[0].channels, keys.PYRAMID_CHANNELS, steps_up)
             maps = [
-                EncoderMap(level, channels, int(patch * 2.0**-power))
-                for level, power in enumerate(VitPyramid.STEPS)
+                EncoderMap(level, keys.PYRAMID_CHANNELS, stride)
+                for level, stride in enumerate(strides)
             ]
         self.shapes = {
-            _map_name(keys.NAME, m): ShapeSpec(m.channels, stride=m.stride) for m in maps
+            _map_name(keys.NAME, m): ShapeSpec(channels=m.channels, stride=m.stride) for m in maps
         }
+        self.detail = DetailStem(_DETAIL_CHANNELS) if with_detail else None
         self.output_norms = nn.ModuleDict(
             {name: _ChannelNorm(shape.channels) for name, shape in self.shapes.items()}
             if keys.OUTPUT_NORM == "LN"
@@ -98,13 +115,21 @@ class TimmBackbone(Backbone):
         for name, parameter in self.encoder.named_parameters():
             if name in frozen:
                 parameter.requires_grad_(False)
-        kept = dict(self.encoder.named_parameters())
-        self.steps_from_output = {f"encoder.{n}": s for n, s in steps.items() if n in kept}
+        kept = {n: layers[n] for n, _ in self.encoder.named_parameters()}
+        last = max(kept.values())
+        self.steps_from_output = {f"encoder.{n}": last - layer for n, layer in kept.items()}
         self.undecayed = frozenset(f"encoder.{n}" for n in _undecayed_names(self.encoder))
+        self.adapters = frozenset(
+            name for name, _ in self.named_parameters() if not name.startswith("encoder.")
+        )
+        # Frozen from the start, whether or not a mode is set before the first picture.
+        self.train(self.training)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Returns channels and stride of each map by name."""
-        return dict(self.shapes)
+        if self.detail is None:
+            return dict(self.shapes)
+        return {"stem": ShapeSpec(channels=_DETAIL_CHANNELS, stride=2), **self.shapes}
 
     def train(self, mode: bool = True) -> TimmBackbone:
         """Sets the mode of all but the batch norms, which stay in evaluation mode."""
@@ -128,7 +153,7 @@ class TimmBackbone(Backbone):
         )
         if self.pyramid is not None:
             maps = self.pyramid(maps)
-        features = {}
+        features = {} if self.detail is None else {"stem": self.detail(images)}
         for (name, shape), found in zip(self.shapes.items(), maps, strict=True):
             cut = found[..., : -(-rows // shape.stride), : -(-columns // shape.stride)]
             features[name] = self.output_norms[name](cut) if self.output_norms else cut
@@ -172,12 +197,6 @@ def _groups(encoder: nn.Module, coarse: bool) -> dict[str, int]:
     return group_parameters(encoder, encoder.group_matcher(coarse=coarse), reverse=True)
 
 
-def _steps_from_output(encoder: nn.Module) -> dict[str, int]:
-    layers = _groups(encoder, coarse=False)
-    last = max(layers.values())
-    return {name: last - layer for name, layer in layers.items()}
-
-
 def _frozen_names(encoder: nn.Module, stages: int) -> set[str]:
     if not stages:
         return set()
@@ -205,6 +224,10 @@ def _map_name(encoder: str, found: EncoderMap) -> str:
     return NAME_OF_STRIDE[found.stride]
 
 
+def _pyramid_strides(patch: int) -> list[int]:
+    return [stride for stride in NAME_OF_STRIDE if stride >= patch // 4]
+
+
 def _chosen(encoder: TimmEncoder, keys: Any) -> list[int]:
     """Returns the numbers of the maps that MODEL.TIMM.OUT_INDICES names, in order."""
     count, wanted = len(encoder.maps), [int(index) for index in keys.OUT_INDICES]
@@ -222,10 +245,11 @@ def _chosen(encoder: TimmEncoder, keys: Any) -> list[int]:
                 "but its pyramid needs 8 or 16; MODEL.TIMM.ARGS {patch_size: 16} resamples patches "
                 "and positions when weights are loaded"
             )
-        if len(indices) not in (1, len(VitPyramid.STEPS)):
+        levels = len(_pyramid_strides(encoder.maps[0].stride))
+        if len(indices) not in (1, levels):
             raise UserError(
-                f"MODEL.TIMM.OUT_INDICES is {tuple(wanted)}; the pyramid of "
-                f"'{keys.NAME}' takes one block for all levels, or {len(VitPyramid.STEPS)}"
+                f"MODEL.TIMM.OUT_INDICES is {tuple(wanted)}; the pyramid of '{keys.NAME}' takes "
+                f"one block for all levels, or {levels}, one for each"
             )
         return indices
     if not indices:
@@ -281,8 +305,19 @@ def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
             f"MODEL.TIMM.OUTPUT_NORM is 'final', but the maps of '{keys.NAME}' have several widths "
             "and its last norm only one; 'LN' gives each map a norm of its own"
         )
+    indices = _chosen(encoder, keys)
+    # Heads for small pictures read stride 2, where transformers begin at 4.
+    read = {*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, *cfg.MODEL.INS_EMBED_HEAD.IN_FEATURES}
+    has_stem = any(encoder.maps[index].stride == 2 for index in indices) or (
+        encoder.is_plain and encoder.maps[0].stride <= 8
+    )
     backbone = TimmBackbone(
-        encoder, _chosen(encoder, keys), keys, cfg.MODEL.TRUST_WEIGHTS, bool(cfg.MODEL.WEIGHTS)
+        encoder,
+        indices,
+        keys,
+        trust_weights=cfg.MODEL.TRUST_WEIGHTS,
+        other_weights=bool(cfg.MODEL.WEIGHTS),
+        with_detail="stem" in read and not has_stem,
     )
     if keys.CHECKPOINTING:
         try:

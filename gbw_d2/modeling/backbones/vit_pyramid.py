@@ -53,6 +53,6 @@ class VitPyramid(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Turns one map (N, D, h, w), or one per level, into levels (N, C, h 2^steps, w 2^steps)."""
+        """Turns one map (N, D, h, w), or one per level, into (N, C, h 2^steps, w 2^steps) each."""
         sources = list(maps) * len(self.levels) if len(maps) == 1 else list(maps)
         return [level(source) for level, source in zip(self.levels, sources, strict=True)]

@@ -1,0 +1,90 @@
+"""Every encoder's base file: it fits its weights' pictures, and heads build on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from gbw_d2.config import load_config
+from gbw_d2.engine.build import build_model
+from gbw_d2.engine.setup import resolve
+
+BASES = Path(__file__).parents[3] / "configs/base"
+ENCODERS = [
+    path
+    for path in sorted((BASES / "encoders").glob("*.yaml"))
+    if "build_timm_backbone" in path.read_text()
+]
+MODELS = (
+    "panoptic_deeplab_r50",
+    "semantic_deeplab_r50",
+    "panoptic_deeplab_tiny",
+    "semantic_daformer",
+    "semantic_segformer",
+)
+# Those that two CPU cores run in a second.
+SMALL = ("pvt_v2_b0", "vit_tiny_toy", "efficientnet_lite0")
+
+
+def composed(folder: Path, encoder: Path, model: str, *overrides: str) -> Any:
+    leaf = folder / "leaf.yaml"
+    # The encoder last: a model's base may still name one of its own.
+    leaf.write_text(f"_BASE_: [{BASES}/models/{model}.yaml, {encoder}]\nVERSION: 2\n")
+    cfg = load_config(str(leaf), overrides)
+    resolve(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize("path", ENCODERS, ids=lambda p: p.stem)
+def test_pictures_are_what_the_weights_were_trained_on(path: Path) -> None:
+    import timm
+
+    keys = yaml.safe_load(path.read_text())
+    model = keys["MODEL"]
+    trained = timm.get_pretrained_cfg(model["TIMM"]["NAME"])
+    assert keys["INPUT"]["FORMAT"] == "RGB" and model["WEIGHTS"] == ""
+    assert model["PIXEL_MEAN"] == pytest.approx([255 * value for value in trained.mean], abs=1e-3)
+    assert model["PIXEL_STD"] == pytest.approx([255 * value for value in trained.std], abs=1e-3)
+    text = path.read_text()
+    if model["TIMM"]["PRETRAINED"] is True:
+        licence = {"apache-2.0": "Apache-2.0", "mit": "MIT", "dinov3-license": "DINOv3 licence"}
+        assert licence[trained.license] in text and "fetched" in text
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("path", ENCODERS, ids=lambda p: p.stem)
+def test_every_head_builds_on_every_encoder(path: Path, model: str, tmp_path: Path) -> None:
+    cfg = composed(tmp_path, path, model, "MODEL.DEVICE", "meta")
+    # Shapes without memory.
+    with torch.device("meta"):
+        network = build_model(cfg, {})
+        features = network.features(torch.zeros(1, 3, 133, 211))
+        logits = network.sem_seg_head.layers(features)
+    assert logits.shape[1] == 16 and logits.shape[-2] >= 34
+
+
+@pytest.mark.parametrize("model", ["panoptic_deeplab_tiny", "semantic_daformer"])
+@pytest.mark.parametrize("name", SMALL)
+def test_small_ones_learn(name: str, model: str, samples: Any, tmp_path: Path) -> None:
+    from gbw_d2.engine.optimizer import build_optimizer
+
+    torch.manual_seed(0)
+    cfg = composed(
+        *(tmp_path, BASES / f"encoders/{name}.yaml", model, "MODEL.DEVICE", "cpu"),
+        *("MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS", "[1, 3]"),
+        *("SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.001", "SOLVER.HEAD_LR_FACTOR", "2.0"),
+    )
+    network = build_model(cfg, {}).train()
+    optimizer = build_optimizer(cfg, network)
+    batch, losses = samples(rows=37, columns=64), []
+    for _ in range(4):
+        loss = sum(network(batch).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
