@@ -85,13 +85,13 @@ class TimmBackbone(Backbone):
         self.size_multiple = encoder.size_multiple
         self.final_norm = keys.OUTPUT_NORM == "final"
         self.encoder = encoder.module
-        frozen = _frozen_names(self.encoder, keys.FREEZE_STAGES)
-        layers = _groups(self.encoder, coarse=False)
         self.indices = list(
             self.encoder.prune_intermediate_layers(
                 list(indices), prune_norm=not self.final_norm, prune_head=True
             )
         )
+        frozen = _frozen_names(self.encoder, keys.FREEZE_STAGES)
+        layers = _groups(self.encoder, coarse=False)
         _settle_batch_norm(self.encoder, keys)
         maps = [encoder.maps[index] for index in indices]
         self.pyramid: VitPyramid | None = None
@@ -115,9 +115,8 @@ class TimmBackbone(Backbone):
         for name, parameter in self.encoder.named_parameters():
             if name in frozen:
                 parameter.requires_grad_(False)
-        kept = {n: layers[n] for n, _ in self.encoder.named_parameters()}
-        last = max(kept.values())
-        self.steps_from_output = {f"encoder.{n}": last - layer for n, layer in kept.items()}
+        last = max(layers.values())
+        self.steps_from_output = {f"encoder.{n}": last - layer for n, layer in layers.items()}
         self.undecayed = frozenset(f"encoder.{n}" for n in _undecayed_names(self.encoder))
         self.adapters = frozenset(
             name for name, _ in self.named_parameters() if not name.startswith("encoder.")
