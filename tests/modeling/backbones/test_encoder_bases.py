@@ -60,6 +60,13 @@ def test_pictures_are_what_the_weights_were_trained_on(path: Path) -> None:
         assert licence[trained.license] in text and "fetched" in text
 
 
+def test_the_command_line_may_name_a_file_where_the_base_says_true(tmp_path: Path) -> None:
+    base = BASES / "encoders/pvt_v2_b5.yaml"
+    words = ("MODEL.TIMM.PRETRAINED", "mine.pth")
+    assert composed(tmp_path, base, MODELS[0]).MODEL.TIMM.PRETRAINED is True
+    assert composed(tmp_path, base, MODELS[0], *words).MODEL.TIMM.PRETRAINED == "mine.pth"
+
+
 @pytest.mark.parametrize("path", ENCODERS, ids=lambda p: p.stem)
 def test_every_head_builds_on_every_encoder(path: Path, tmp_path: Path) -> None:
     configs = {m: composed(tmp_path, path, m, "MODEL.DEVICE", "meta") for m in MODELS}
