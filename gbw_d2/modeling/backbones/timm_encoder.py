@@ -13,8 +13,14 @@ from torch import nn
 
 from gbw_d2.errors import UserError
 
-# Tried one after the other: encoders of one picture size often have this switch to take any.
-_ADAPTATIONS: tuple[dict[str, Any], ...] = ({}, {"dynamic_img_size": True})
+# Tried one after the other: encoders of one picture size often have a switch to take any. Swin
+# then keeps the windows of the size that it was created for, and without the second switch its
+# last stage shifts none (findings/timm_swin_dynamic_size.sh).
+_ADAPTATIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"dynamic_img_size": True, "always_partition": True},
+    {"dynamic_img_size": True},
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def create_encoder(name: str, arguments: Mapping[str, Any]) -> TimmEncoder:
         except Exception as error:
             # Any class of timm may raise anything on arguments that it does not know.
             if extra:
-                break
+                continue
             raise UserError(
                 f"MODEL.TIMM.NAME '{name}' cannot be created with MODEL.TIMM.ARGS "
                 f"{dict(arguments)}: {_first_line(error)}"
