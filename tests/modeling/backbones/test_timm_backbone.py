@@ -87,13 +87,11 @@ def check_export(backbone: nn.Module) -> None:
 def test_swin_is_that_of_the_size_of_its_pictures(build: Any) -> None:
     import timm
 
-    name, arguments = (
-        "swin_tiny_patch4_window7_224",
-        ENCODERS["swin_tiny_patch4_window7_224"]["ARGS"],
-    )
-    backbone = build(NAME=name, ARGS={**arguments, "depths": (1, 1, 1, 2)}).eval()
+    name = "swin_tiny_patch4_window7_224"
+    arguments = {**ENCODERS[name]["ARGS"], "depths": (1, 1, 1, 2)}
+    backbone = build(NAME=name, ARGS=arguments).eval()
     # Created for 224, the last stage is one window, which nothing shifts; for 448 it is four.
-    timms = timm.create_model(name, **{**arguments, "depths": (1, 1, 1, 2)}, img_size=448).eval()
+    timms = timm.create_model(name, **arguments, img_size=448).eval()
     timms.load_state_dict(backbone.encoder.state_dict(), strict=False)
     images = torch.randn(1, 3, 448, 448)
     expected = timms.forward_intermediates(images, intermediates_only=True)
