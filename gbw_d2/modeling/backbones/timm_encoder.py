@@ -21,6 +21,8 @@ _ADAPTATIONS: tuple[dict[str, Any], ...] = (
     {"dynamic_img_size": True, "always_partition": True},
     {"dynamic_img_size": True},
 )
+# What timm's encoders have for dense prediction, all but a few.
+_NEEDED = ("forward_intermediates", "prune_intermediate_layers", "group_matcher")
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def check_name(name: str) -> None:
 
 
 def _maps(encoder: nn.Module) -> tuple[EncoderMap, ...]:
-    if not hasattr(encoder, "forward_intermediates"):
+    if not all(hasattr(encoder, name) for name in _NEEDED):
         return ()
     return tuple(
         EncoderMap(index, info["num_chs"], info["reduction"])
