@@ -90,8 +90,36 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.AUXILIARY_HEAD.CHANNELS = 256
     cfg.MODEL.AUXILIARY_HEAD.NORM = "GN"
     cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT = 0.4
+    _add_timm_keys(cfg)
     # Adds detectron2 Instances to the inference output (masks: one H x W plane each).
     cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES = False
+
+
+def _add_timm_keys(cfg: CfgNode) -> None:
+    # For MODEL.BACKBONE.NAME build_timm_backbone.
+    keys = cfg.MODEL.TIMM = CfgNode()
+    # A model of timm.list_models(); what follows a dot chooses between several weights of it.
+    keys.NAME = ""
+    # Numbers of its maps, () = the last of each stride. Of a plain transformer they are blocks: one
+    # for all levels of its pyramid (() = the last), or one for each level.
+    keys.OUT_INDICES = ()
+    # Initial weights: False (or None) = random, True = timm's own, which are downloaded, or a file.
+    keys.PRETRAINED = None
+    # What else timm.create_model is given, as a mapping: {drop_path_rate: 0.1}.
+    keys.ARGS = CfgNode(new_allowed=True)
+    # Batch norm: FrozenBN (statistics never change) | GN (group norm in its place) | auto: FrozenBN
+    # with PRETRAINED, else GN.
+    keys.NORM = "auto"
+    # True: scales and shifts of frozen batch norms are learned.
+    keys.TRAIN_AFFINE = False
+    # Norm on what comes out: "" | final (a plain transformer's own last norm) | LN (one per map).
+    keys.OUTPUT_NORM = ""
+    # Channels of the pyramid that a plain transformer gets.
+    keys.PYRAMID_CHANNELS = 256
+    # True: intermediate results are computed again in the backward pass, for less memory.
+    keys.CHECKPOINTING = False
+    # 1 = the stem is not trained, 2 = nor the first stage (plain transformers: block), and so on.
+    keys.FREEZE_STAGES = 0
 
 
 def _add_training_keys(cfg: CfgNode) -> None:
@@ -99,6 +127,11 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rate of everything but the backbone, as a multiple of BASE_LR.
     cfg.SOLVER.HEAD_LR_FACTOR = 1.0
+    # Learning rate of a backbone's layer as a multiple of the one after it, 0..1; 1 = all alike.
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # Weight decay of position tables, class tokens and layer scales; None = WEIGHT_DECAY. Norms and
+    # biases have Detectron2's WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS.
+    cfg.SOLVER.WEIGHT_DECAY_TABLES = None
     # Iterations between two lines of the log, of metrics.json and of class_weights.csv.
     cfg.SOLVER.LOG_PERIOD = 20
     # Length of the learning-rate schedule, iterations; 0 = as long as the run. Longer than it: the
@@ -314,6 +347,9 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
             "pairs; options such as --eval-only come before them"
         )
     try:
+        if "MODEL.TIMM.PRETRAINED" in overrides[::2]:
+            # Three types are right for it, and yacs keeps to that of the value before.
+            cfg.MODEL.TIMM.PRETRAINED = None
         cfg.merge_from_list(list(overrides))
     except (KeyError, ValueError, AssertionError) as error:
         raise _readable(error, cfg, "command line") from error

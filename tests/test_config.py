@@ -42,8 +42,15 @@ def test_every_base_loads(path: Path, tmp_path: Path) -> None:
     load_config(str(leaf))
 
 
+# Heads without an encoder are built in tests/modeling/backbones/test_encoder_bases.py.
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs/base/models").glob("*.yaml")), ids=lambda p: p.stem
+    "path",
+    [
+        path
+        for path in sorted((ROOT / "configs/base/models").glob("*.yaml"))
+        if path.stem not in ("semantic_daformer", "semantic_segformer")
+    ],
+    ids=lambda p: p.stem,
 )
 def test_every_model_can_be_built(path: Path, tmp_path: Path) -> None:
     leaf = tmp_path / "leaf.yaml"

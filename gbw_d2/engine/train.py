@@ -31,6 +31,7 @@ from gbw_d2.engine.selection import BestOnTargetLabels
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.engine.weighted_losses import weighted_heads
 from gbw_d2.losses import WeightedLosses
+from gbw_d2.modeling.backbones.timm_backbone import TimmBackbone
 from gbw_d2.uda import ExtraOptimizer, Stage, Strategy, build_strategy
 from gbw_d2.weighting import WeightingScheme
 
@@ -170,6 +171,10 @@ def _load(run: _Run, resume: bool) -> int:
     """Loads the last checkpoint or the initial weights; returns the iterations behind them."""
     resume = resume and run.checkpointer.has_checkpoint()
     run.checkpointer.strict = resume
+    if not resume:
+        for module in run.model.modules():
+            if isinstance(module, TimmBackbone):
+                module.load_pretrained()
     rest = run.checkpointer.resume_or_load(run.cfg.MODEL.WEIGHTS, resume=resume)
     for module in (run.model, *run.strategy.modules().values()):
         broadcast_parameters(module)

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from gbw_d2.config import ConfigError
 from gbw_d2.engine.build import build_model
 from gbw_d2.engine.optimizer import (
     OPTIMIZERS,
     build_lr_scheduler,
     build_optimizer,
     clip_each_gradient,
+    group_table,
+    parameter_groups,
     schedule_from,
 )
 
@@ -129,3 +132,87 @@ def test_warm_up_and_linear_decay_of_daformer(tiny_config: Any) -> None:
     for position, expected in ((0, 6e-11), (1500, 5.775e-5)):
         schedule_from(cfg, optimizer, rates, 40000, position)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-6)
+
+
+def small_transformer(tiny_config: Any, *overrides: Any) -> Any:
+    """Returns the config of a tiny network on a plain transformer of 3 blocks."""
+    cfg = tiny_config("MODEL.BACKBONE.NAME", "build_timm_backbone", *overrides)
+    cfg.MODEL.TIMM.NAME = "vit_tiny_patch16_224"
+    cfg.MODEL.TIMM.OUTPUT_NORM = "final"
+    cfg.MODEL.TIMM.PYRAMID_CHANNELS = 32
+    sizes = {"patch_size": 8, "img_size": 64, "embed_dim": 24, "depth": 3, "num_heads": 2}
+    for name, value in sizes.items():
+        cfg.MODEL.TIMM.ARGS[name] = value
+    return cfg
+
+
+def test_layer_decay_and_tables(tiny_config: Any) -> None:
+    cfg = small_transformer(
+        tiny_config,
+        *("SOLVER.BASE_LR", 1.0, "SOLVER.HEAD_LR_FACTOR", 10.0, "SOLVER.LAYER_DECAY", 0.5),
+        *("SOLVER.WEIGHT_DECAY", 0.1, "SOLVER.WEIGHT_DECAY_TABLES", 0.0),
+        *("SOLVER.WEIGHT_DECAY_NORM", 0.0, "SOLVER.WEIGHT_DECAY_BIAS", 0.0),
+    )
+    model = build_model(cfg, {})
+    groups = build_optimizer(cfg, model).param_groups
+    of = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    found = {name: of[id(p)] for name, p in model.named_parameters()}
+    assert len(found) == len(of)
+    encoder = "backbone.encoder"
+    # Blocks 0, 1, 2 are two, one and no layers from the output; patches and positions are three.
+    assert found[f"{encoder}.blocks.2.attn.qkv.weight"] == (1.0, 0.1)
+    assert found[f"{encoder}.blocks.1.attn.qkv.weight"] == (0.5, 0.1)
+    assert found[f"{encoder}.blocks.0.attn.qkv.weight"] == (0.25, 0.1)
+    assert found[f"{encoder}.blocks.0.attn.qkv.bias"] == (0.25, 0.0)
+    assert found[f"{encoder}.blocks.0.norm1.weight"] == (0.25, 0.0)
+    assert found[f"{encoder}.patch_embed.proj.weight"] == (0.125, 0.1)
+    assert found[f"{encoder}.pos_embed"] == found[f"{encoder}.cls_token"] == (0.125, 0.0)
+    # What always starts from random weights learns as fast as the heads.
+    assert found["backbone.pyramid.levels.0.0.weight"] == (10.0, 0.1)
+    assert found["sem_seg_head.predictor.weight"] == (10.0, 0.1)
+
+
+def test_layer_decay_needs_layers(tiny_config: Any) -> None:
+    cfg = tiny_config("SOLVER.LAYER_DECAY", 0.5)
+    with pytest.raises(ConfigError, match=r"LAYER_DECAY is 0\.5, but ResNet does not say how far"):
+        build_optimizer(cfg, build_model(cfg, {}))
+
+
+def test_groups_are_detectron2s_where_nothing_else_is_asked(tiny_config: Any) -> None:
+    from detectron2.solver.build import get_default_optimizer_params
+
+    cfg = tiny_config("SOLVER.HEAD_LR_FACTOR", 10.0, "SOLVER.WEIGHT_DECAY_BIAS", 0.3)
+    model = build_model(cfg, {})
+    heads = torch.nn.ModuleList([m for n, m in model.named_children() if n != "backbone"])
+    expected = []
+    for part, factor in ((model.backbone, 1.0), (heads, 10.0)):
+        expected += get_default_optimizer_params(
+            part,
+            base_lr=cfg.SOLVER.BASE_LR * factor,
+            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            weight_decay_bias=0.3,
+        )
+    found = parameter_groups(model, cfg.SOLVER)
+    # The same numbers in the same order: checkpoints of optimisers go by position.
+    assert len(found) == len(expected) > 2
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours["lr"], ours["weight_decay"]) == (theirs["lr"], theirs["weight_decay"])
+        assert [id(p) for p in ours["params"]] == [id(p) for p in theirs["params"]]
+
+
+def test_group_table() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(40, 50), torch.nn.LayerNorm(50))
+    first, last = model[0], model[1]
+    table = group_table(
+        model,
+        [
+            {"params": [first.weight, first.bias], "lr": 6e-5, "weight_decay": 0.01},
+            {"params": [last.weight, last.bias], "lr": 6e-4, "weight_decay": 0.0},
+        ],
+    )
+    assert table.splitlines() == [
+        "  rate  decay  tensors  parameters  names",
+        " 6e-05   0.01        2       2,050  0.weight .. 0.bias",
+        "0.0006      0        2         100  1.weight .. 1.bias",
+    ]
