@@ -14,6 +14,8 @@ import yaml
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.errors import UserError
+from gbw_d2.settings import config_keys
+from gbw_d2.weighting import SCHEMES
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
@@ -92,8 +94,36 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.AUXILIARY_HEAD.CHANNELS = 256
     cfg.MODEL.AUXILIARY_HEAD.NORM = "GN"
     cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT = 0.4
+    _add_timm_keys(cfg)
     # Adds detectron2 Instances to the inference output (masks: one H x W plane each).
     cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES = False
+
+
+def _add_timm_keys(cfg: CfgNode) -> None:
+    # For MODEL.BACKBONE.NAME build_timm_backbone.
+    keys = cfg.MODEL.TIMM = CfgNode()
+    # A model of timm.list_models(); what follows a dot chooses between several weights of it.
+    keys.NAME = ""
+    # Numbers of its maps, () = the last of each stride. Of a plain transformer they are blocks: one
+    # for all levels of its pyramid (() = the last), or one for each level.
+    keys.OUT_INDICES = ()
+    # Initial weights: False (or None) = random, True = timm's own, which are downloaded, or a file.
+    keys.PRETRAINED = None
+    # What else timm.create_model is given, as a mapping: {drop_path_rate: 0.1}.
+    keys.ARGS = CfgNode(new_allowed=True)
+    # Batch norm: FrozenBN (statistics never change) | GN (group norm in its place) | auto: FrozenBN
+    # with PRETRAINED, else GN.
+    keys.NORM = "auto"
+    # True: scales and shifts of frozen batch norms are learned.
+    keys.TRAIN_AFFINE = False
+    # Norm on what comes out: "" | final (a plain transformer's own last norm) | LN (one per map).
+    keys.OUTPUT_NORM = ""
+    # Channels of the pyramid that a plain transformer gets.
+    keys.PYRAMID_CHANNELS = 256
+    # True: intermediate results are computed again in the backward pass, for less memory.
+    keys.CHECKPOINTING = False
+    # 1 = the stem is not trained, 2 = nor the first stage (plain transformers: block), and so on.
+    keys.FREEZE_STAGES = 0
 
 
 def _add_training_keys(cfg: CfgNode) -> None:
@@ -101,6 +131,11 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rate of everything but the backbone, as a multiple of BASE_LR.
     cfg.SOLVER.HEAD_LR_FACTOR = 1.0
+    # Learning rate of a backbone's layer as a multiple of the one after it, 0..1; 1 = all alike.
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # Weight decay of position tables, class tokens and layer scales; None = WEIGHT_DECAY. Norms and
+    # biases have Detectron2's WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS.
+    cfg.SOLVER.WEIGHT_DECAY_TABLES = None
     # Iterations between two lines of the log, of metrics.json and of class_weights.csv.
     cfg.SOLVER.LOG_PERIOD = 20
     # Length of the learning-rate schedule, iterations; 0 = as long as the run. Longer than it: the
@@ -255,51 +290,16 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     cfg.WEIGHTING = CfgNode()
     # A name of gbw_d2/weighting/schemes.
     cfg.WEIGHTING.NAME = "none"
-    # Heads whose loss is weighted: semantic, auxiliary, center, offset. The last two have no
-    # classifier: a scheme that measures at one takes their gradients' norm instead.
-    cfg.WEIGHTING.HEADS = ["semantic"]
-    # Class weights of the offsets: own | center | semantic. Their own tell class sizes only.
-    cfg.WEIGHTING.OFFSET_WEIGHTS_FROM = "own"
-    # From here on: None = the scheme's own default (its file says which).
-    # What is measured of a class: norm (released) | hindrance | interference | class_gradient.
-    cfg.WEIGHTING.MEASURE = None
-    # released | relative | initial.
-    cfg.WEIGHTING.SCALE = None
-    # Exponent of the measure.
-    cfg.WEIGHTING.POWER = None
-    # Regulariser of the quadratic programme, in units of SCALE; larger = closer to uniform.
-    cfg.WEIGHTING.LAMBDA = None
-    # Running mean of the measure, 0 (off) .. 1.
-    cfg.WEIGHTING.MOMENTUM = None
-    # Classes that share the budget: all | present.
-    cfg.WEIGHTING.BUDGET = None
-    # Classes with fewer pixels in the batch count as absent.
-    cfg.WEIGHTING.MIN_PIXELS = None
-    # Bounds of a weight.
-    cfg.WEIGHTING.MIN_WEIGHT = None
-    cfg.WEIGHTING.MAX_WEIGHT = None
-    # Whether pixel weights (pseudo-label confidence) shape the class weights.
-    cfg.WEIGHTING.PIXEL_WEIGHTS_IN_GRADIENT = None
-    # all: each loss term has weights of its own | source: the source's act on every term.
-    cfg.WEIGHTING.SHAPED_BY = None
-    # all loss terms | source: what holds pseudo-labels is not weighted.
-    cfg.WEIGHTING.ACTS_ON = None
-    # 0..1: how far logits are freed of the tilt that weights give them, so that pseudo-labels and
-    # predictions have the classes as frequent as they are; 0 = plain class weights.
-    cfg.WEIGHTING.LOGIT_ADJUSTMENT = None
-    # 0..1: the same for what self_training and cbst make pseudo-labels of; needs ACTS_ON all.
-    cfg.WEIGHTING.PSEUDO_LABEL_ADJUSTMENT = None
-    # closed_form | cvxopt (reference; CPU only in effect, copies to the host).
-    cfg.WEIGHTING.QP_SOLVER = None
-    # inverse_frequency: 1 = plain, 0.5 = square root; GBW: the measure is divided by this power of
-    # the class's running share of the pixels, 0 = off.
-    cfg.WEIGHTING.FREQUENCY_POWER = None
-    # effective_number: beta of Cui et al. 2019, 0..1.
-    cfg.WEIGHTING.BETA = None
-    # focal: gamma of Lin et al. 2017, >= 0.
-    cfg.WEIGHTING.GAMMA = None
-    # fixed: one number per class id, in proportion to the weights.
-    cfg.WEIGHTING.CLASS_WEIGHTS = None
+    # Heads whose loss is weighted, as a list of the network's heads; None or "all": those that the
+    # scheme is defined for. A scheme that measures at a classifier takes the norm of the gradients
+    # of heads that have none.
+    cfg.WEIGHTING.HEADS = None
+    # Pairs [head, other head]: the first takes over the class weights of the second.
+    cfg.WEIGHTING.WEIGHTS_FROM = []
+    # The settings of all schemes (gbw_d2/weighting/schemes); None = the scheme's own default.
+    for name in SCHEMES:
+        for key in config_keys(SCHEMES.get(name).scheme.Settings):
+            cfg.WEIGHTING[key] = None
 
 
 def _known_keys(node: CfgNode, prefix: str = "") -> list[str]:
@@ -352,6 +352,9 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
             "pairs; options such as --eval-only come before them"
         )
     try:
+        if "MODEL.TIMM.PRETRAINED" in overrides[::2]:
+            # Three types are right for it, and yacs keeps to that of the value before.
+            cfg.MODEL.TIMM.PRETRAINED = None
         cfg.merge_from_list(list(overrides))
     except (KeyError, ValueError, AssertionError) as error:
         raise _readable(error, cfg, "command line") from error

@@ -24,7 +24,8 @@ def test_readme_code_runs() -> None:
     names: dict = {}
     exec(code, names)
     assert names["criterion"].weights.sum().item() == pytest.approx(19, abs=1e-3)
-    assert names["logits"].grad.abs().sum() > 0
+    assert names["classifier"].weight.grad.abs().sum() > 0
+    assert names["criterion"].classifier_measure is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

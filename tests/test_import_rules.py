@@ -15,18 +15,23 @@ PACKAGE = ROOT / "gbw_d2"
 LEAVES = (
     *("gbw_d2.registry", "gbw_d2.keys", "gbw_d2.errors", "gbw_d2.compat", "gbw_d2.keyed_random"),
     *("gbw_d2.label_spaces", "gbw_d2.cityscapes_classes", "gbw_d2.class_tables"),
+    "gbw_d2.settings",
 )
-TORCH_ONLY = ("torch", "numpy", "cvxopt", "gbw_d2.registry", "gbw_d2.keys", "gbw_d2.errors")
+TORCH_ONLY = (
+    *("torch", "numpy", "cvxopt", "gbw_d2.registry", "gbw_d2.keys", "gbw_d2.errors"),
+    *("gbw_d2.settings", "gbw_d2.ops"),
+)
 # Package -> what it may import of ours, and of others where that is limited too.
 ALLOWED = {
     "weighting": (*TORCH_ONLY, "gbw_d2.weighting"),
     "losses": (*TORCH_ONLY, "gbw_d2.weighting", "gbw_d2.losses"),
     "evaluation": (*LEAVES, "gbw_d2.evaluation"),
-    "data": (*LEAVES, "gbw_d2.data"),
-    "modeling": (*LEAVES, "gbw_d2.modeling", "gbw_d2.losses"),
+    "ops": (*LEAVES, "gbw_d2.ops"),
+    "data": (*LEAVES, "gbw_d2.data", "gbw_d2.ops"),
+    "modeling": (*LEAVES, "gbw_d2.modeling", "gbw_d2.losses", "gbw_d2.weighting", "gbw_d2.ops"),
     "uda": (
-        *(*LEAVES, "gbw_d2.uda", "gbw_d2.losses", "gbw_d2.modeling.protocol"),
-        *("gbw_d2.weighting.distributed", "gbw_d2.weighting.pixels"),
+        *(*LEAVES, "gbw_d2.uda", "gbw_d2.losses", "gbw_d2.modeling.protocol", "gbw_d2.ops"),
+        *("gbw_d2.weighting.distributed", "gbw_d2.weighting.pixels", "gbw_d2.weighting.log"),
     ),
 }
 # Folders whose files are entries of a registry and do not know each other.

@@ -2,6 +2,7 @@
 """Measures time and peak memory as ratios within one run; writes JSON and prints a table.
 
     uv run tools/benchmark.py weighting                      # the losses on their own
+    uv run tools/benchmark.py upsampled                      # the loss from low resolution
     uv run tools/benchmark.py step                           # a whole toy training step
     uv run tools/benchmark.py strategies                     # each strategy beside its bare parts
     uv run tools/benchmark.py cbst                           # labelling beside plain inference
@@ -33,7 +34,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gbw_d2.errors import UserError
-from gbw_d2.keys import TERM_SOURCE
 from gbw_d2.losses import ClassWeightedCrossEntropy, GBWCrossEntropyLoss
 from gbw_d2.weighting import build_scheme, solve_gbw_cvxopt
 
@@ -118,8 +118,7 @@ def step_candidates(device: torch.device) -> dict[str, Candidate]:
     """A training step of the toy panoptic network under each weighting, ``none`` first."""
 
     def make(name: str) -> Candidate:
-        criterion = ClassWeightedCrossEntropy(build_scheme(name, TOY_CLASSES))
-        model, batch = _toy_model(criterion, device)
+        model, batch = _toy_model(name, device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
         def step() -> None:
@@ -137,11 +136,12 @@ def step_loss_candidates(device: torch.device) -> dict[str, Candidate]:
 
     What two of them differ by is what weighting adds to a step. Whole steps vary by more.
     """
-    recording = _Recording(build_scheme("gbw", TOY_CLASSES))
-    model, batch = _toy_model(recording, device)
-    model(batch)
-    found, *rest = recording.arguments
-    logits = found.clone().requires_grad_()
+    model, batch = _toy_model("none", device)
+    images = model.images(batch)
+    outputs = model.outputs(model.features(images), (images.shape[-2], images.shape[-1]))
+    logits = outputs.semantic.dense().detach().clone().requires_grad_()
+    low = tuple(each.detach() for each in outputs.semantic.classifier)
+    rest = (model.targets(batch).semantic, None, low)
 
     def make(name: str) -> Candidate:
         criterion = ClassWeightedCrossEntropy(build_scheme(name, TOY_CLASSES))
@@ -150,34 +150,19 @@ def step_loss_candidates(device: torch.device) -> dict[str, Candidate]:
     return {name: make(name) for name in WEIGHTINGS}
 
 
-class _Recording(ClassWeightedCrossEntropy):
-    """The loss, keeping the arguments of its last call."""
-
-    def __call__(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        pixel_weights: Tensor | None = None,
-        classifier: tuple[Tensor, Tensor] | None = None,
-        term: str = TERM_SOURCE,
-    ) -> Tensor:
-        low = None if classifier is None else tuple(each.detach() for each in classifier)
-        self.arguments = (logits.detach(), labels, pixel_weights, low)
-        return super().__call__(logits, labels, pixel_weights, classifier, term)
-
-
 def _toy_model(
-    criterion: ClassWeightedCrossEntropy, device: torch.device
+    weighting: str, device: torch.device
 ) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
     from gbw_d2.config import load_config
-    from gbw_d2.engine.build import build_model
+    from gbw_d2.engine.build import build_model, build_training_losses
     from gbw_d2.engine.setup import resolve
 
     config = str(ROOT / "configs/toy/panoptic_source_only.yaml")
-    cfg = load_config(config, ["MODEL.DEVICE", str(device)])
+    options = ["MODEL.DEVICE", str(device), "WEIGHTING.NAME", weighting]
+    cfg = load_config(config, options)
     resolve(cfg)
     torch.manual_seed(0)
-    return build_model(cfg, {"semantic": criterion}).train(), _toy_batch(4, 128, 256)
+    return build_model(cfg, build_training_losses(cfg)).train(), _toy_batch(4, 128, 256)
 
 
 def _toy_batch(count: int, rows: int, columns: int) -> list[dict[str, Any]]:
@@ -269,6 +254,13 @@ def run_weighting(repetitions: int, device: torch.device) -> dict[str, Any]:
     }
 
 
+def run_upsampled(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Benchmarks the loss of upsampled logits beside upsampling and ``F.cross_entropy``."""
+    from benchmarks import upsampled
+
+    return upsampled.run_upsampled(report, random_batch, repetitions, device)
+
+
 def run_step(repetitions: int, device: torch.device) -> dict[str, Any]:
     """Benchmarks a whole toy training step; ``share``: percent of it that weighting adds."""
     steps = report(step_candidates(device), repetitions, device, memory=False)
@@ -336,6 +328,7 @@ def run_recipe(
 
 BENCHMARKS = {
     "weighting": run_weighting,
+    "upsampled": run_upsampled,
     "step": run_step,
     "strategies": run_strategies,
     "cbst": run_cbst,

@@ -147,11 +147,11 @@ def export(args: argparse.Namespace) -> bool:
     import torch
 
     from gbw_d2.config import load_config
-    from gbw_d2.inference.network import DenseNetwork, load_network, resolve_for
+    from gbw_d2.inference.network import ExportedNetwork, load_network, resolve_for
 
     cfg = load_config(args.config_file, args.opts)
     resolve_for(cfg, "cpu", args.weights)
-    network = DenseNetwork(load_network(cfg, args.weights, args.weights_of))
+    network = ExportedNetwork(load_network(cfg, args.weights, args.weights_of))
     rows, columns = args.size or tuple(cfg.INPUT.TEST_SIZE) or tuple(cfg.INPUT.CROP_SIZE)
     draw = torch.Generator().manual_seed(0)
     # An example of one image would fix the number of images at one.

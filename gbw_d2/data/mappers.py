@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,16 @@ from gbw_d2.data.augmentation import (
 )
 from gbw_d2.data.catalog import PanopticReader, Record, SegmentsInfo, SemanticReader
 from gbw_d2.data.formats.files import check_size, read_array, read_image
-from gbw_d2.data.targets import center_and_offset_targets, segment_attributes
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
+from gbw_d2.ops.segments import segment_attributes
 
 Sample = dict[str, Any]
+# (class map, segment map or None, segments_info) -> a network's own label entries; see
+# gbw_d2.modeling.protocol.TargetGenerator.
+TargetGenerator = Callable[
+    [np.ndarray, np.ndarray | None, SegmentsInfo], Mapping[str, torch.Tensor]
+]
 
 # All that a training sample takes over from its record: whatever names or holds a label stays out.
 RECORD_KEYS = (keys.FILE_NAME, keys.IMAGE_ID, keys.HEIGHT, keys.WIDTH)
@@ -53,8 +59,8 @@ class SourceMapper:
             semantic map is taken from the segments, which saves decoding a second file.
         label_space: classes of the network.
         augmentation: what happens to image and labels.
+        generate_targets: makes the network's own label entries.
         image_format: ``"RGB"`` or ``"BGR"``.
-        center_sigma: standard deviation of the centre heat map's Gaussians, pixels.
 
     Raises:
         UserError: no reader at all: the dataset has no labels.
@@ -66,8 +72,8 @@ class SourceMapper:
         read_panoptic: PanopticReader | None,
         label_space: LabelSpace,
         augmentation: AugmentationSettings,
+        generate_targets: TargetGenerator,
         image_format: str = "RGB",
-        center_sigma: float = 8.0,
     ) -> None:
         if read_semantic is None and read_panoptic is None:
             raise UserError("the source has no labels; DATASETS.TRAIN needs a labelled dataset")
@@ -76,7 +82,7 @@ class SourceMapper:
         self.label_space = label_space
         self.augmentation = augmentation
         self.image_format = image_format
-        self.center_sigma = center_sigma
+        self.generate_targets = generate_targets
 
     def __call__(
         self, record: Record, rng: np.random.Generator, wanted: WantedPixels | None = None
@@ -90,8 +96,8 @@ class SourceMapper:
 
         Returns:
             The record's ``file_name``, ``image_id``, ``height``, ``width``; the image (3, H, W)
-            uint8; ``sem_seg`` (H, W) int64 class ids; and, with a panoptic reader, the entries of
-            :func:`gbw_d2.data.targets.center_and_offset_targets` as tensors.
+            uint8; ``sem_seg`` (H, W) int64 class ids; with a panoptic reader ``segments`` (H, W)
+            int32 and ``segments_info``; and the network's own label entries.
         """
         image = _read_checked_image(record, self.image_format)
         semantic, segment_map, segments = self._labels(record)
@@ -103,11 +109,12 @@ class SourceMapper:
         sample: Sample = {key: record[key] for key in RECORD_KEYS}
         sample[keys.IMAGE] = _to_tensor(image)
         sample[keys.SEM_SEG] = torch.from_numpy(maps[0].astype(np.int64))
+        shown = None
         if segment_map is not None:
-            targets = center_and_offset_targets(
-                maps[1], segments, self.label_space.thing_ids, self.center_sigma
-            )
-            sample.update({name: torch.from_numpy(array) for name, array in targets.items()})
+            shown = maps[1]
+            sample[keys.SEGMENTS] = torch.from_numpy(shown.astype(np.int32))
+            sample[keys.SEGMENTS_INFO] = segments
+        sample.update(self.generate_targets(maps[0], shown, segments))
         return sample
 
     def _labels(self, record: Record) -> tuple[np.ndarray, np.ndarray | None, SegmentsInfo]:
@@ -202,7 +209,7 @@ class PseudoLabelMapper:
         instance_folder: holds ``<image id>.png`` of the same size, a colour PNG file whose
             R + 256 G + 65536 B is (class id + 1) x 1000 + number of the instance, from 1; 0 = none.
             None for semantic labels alone.
-        center_sigma: as in :class:`SourceMapper`.
+        generate_targets: as in :class:`SourceMapper`.
     """
 
     def __init__(
@@ -212,8 +219,8 @@ class PseudoLabelMapper:
         augmentation: AugmentationSettings,
         image_format: str,
         entry: str,
+        generate_targets: TargetGenerator,
         instance_folder: Path | None = None,
-        center_sigma: float = 8.0,
     ) -> None:
         self.entry = entry
         self.mapper = _WrittenLabels(
@@ -222,7 +229,7 @@ class PseudoLabelMapper:
             label_space,
             augmentation=augmentation,
             image_format=image_format,
-            center_sigma=center_sigma,
+            generate_targets=generate_targets,
         )
 
     def __call__(

@@ -1,4 +1,4 @@
-"""Builds datasets, loaders, loss criteria and the network from a config."""
+"""Builds datasets, loaders, weighted losses and the network from a config."""
 
 from __future__ import annotations
 
@@ -39,10 +39,12 @@ from gbw_d2.data.sampling import (
     nested_subset,
 )
 from gbw_d2.data.statistics import image_class_counts
-from gbw_d2.engine.criteria import Criterion, make_criteria
 from gbw_d2.engine.precision import DTYPES, Precision
+from gbw_d2.engine.weighted_losses import build_weighted_losses
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.losses import WeightedLosses
+from gbw_d2.modeling.protocol import SegmentationModel
 from gbw_d2.uda.strategy import (
     PSEUDO_LABELS,
     STRATEGIES,
@@ -75,9 +77,14 @@ def prepare_datasets(cfg: CfgNode, training: bool) -> None:
     _first_process_first(lambda: [p() for p in prepare])
 
 
+def architecture(cfg: CfgNode) -> type[SegmentationModel]:
+    """Returns the class that MODEL.META_ARCHITECTURE names."""
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+
+
 def is_panoptic(cfg: CfgNode) -> bool:
     """True where the network predicts instances: they are read from labels, and PQ is asked for."""
-    return cfg.MODEL.META_ARCHITECTURE != "GBWSemanticSegmentor" and not cfg.MODEL.SEMANTIC_ONLY
+    return architecture(cfg).predicts_instances(cfg)
 
 
 def load_records(names: tuple[str, ...], key: str) -> tuple[DatasetSpec, list[Record]]:
@@ -221,8 +228,8 @@ def _source_batches(cfg: CfgNode, data: StageData, shared: dict[str, Any]) -> It
         learned.read_panoptic if panoptic else None,
         space,
         _augmentation(cfg, "SOURCE_SIZE"),
+        architecture(cfg).target_generator(cfg, space),
         cfg.INPUT.FORMAT,
-        cfg.INPUT.GAUSSIAN_SIGMA,
     )
     drawn = nested_subset(len(records), data.source_portion, cfg.SEED, "source")
 
@@ -240,15 +247,16 @@ def _labelled_target(
     labels: PseudoLabels | None = data.pseudo_labels
     assert labels is not None
     by_id = {record[keys.IMAGE_ID]: record for record in records}
+    space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
     mapper = PseudoLabelMapper(
         labels.folder,
-        LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE),
+        space,
         # Crops of the target are judged by no class, as those without labels are not.
         replace(_augmentation(cfg, "TARGET_SIZE"), cat_max_ratio=1.0),
         cfg.INPUT.FORMAT,
         PSEUDO_LABELS,
+        architecture(cfg).target_generator(cfg, space),
         labels.instance_folder,
-        cfg.INPUT.GAUSSIAN_SIGMA,
     )
     stream = EpochPermutation(len(labels.image_ids), cfg.SEED, "target")
     mined = _mined(cfg, stream, lambda: labels.class_pixels, data.mining, "target")
@@ -327,25 +335,35 @@ def source_class_counts(cfg: CfgNode) -> torch.Tensor:
     return torch.from_numpy(_class_counts(cfg, spec, records).sum(axis=0))
 
 
-def build_criteria(cfg: CfgNode, training: bool) -> dict[str, Criterion]:
-    """Builds the loss of each head that WEIGHTING.HEADS names.
+def build_training_losses(cfg: CfgNode, class_counts: torch.Tensor | None = None) -> WeightedLosses:
+    """Builds the loss of each head of the network, with the class weights of WEIGHTING.
 
     Args:
         cfg: the config.
-        training: False for evaluation, where no weights are needed and none are computed.
+        class_counts: (K,) labelled pixels of the source by class id; None for those of
+            DATASETS.TRAIN, which are read only where the scheme needs them.
     """
-    if not training:
-        return {}
-    counts = None
-    if SCHEMES.get(cfg.WEIGHTING.NAME).needs_class_counts:
-        counts = source_class_counts(cfg)
-    return make_criteria(cfg, counts)
+    space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+    if class_counts is None and SCHEMES.get(cfg.WEIGHTING.NAME).needs_class_counts:
+        class_counts = source_class_counts(cfg)
+    terms = STRATEGIES.get(cfg.UDA.NAME).terms
+    losses = build_weighted_losses(cfg, architecture(cfg), space, class_counts, terms)
+    return losses.to(torch.device(cfg.MODEL.DEVICE))
 
 
-def build_model(cfg: CfgNode, criteria: dict[str, Criterion]) -> nn.Module:
-    """Builds MODEL.META_ARCHITECTURE on MODEL.DEVICE."""
-    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg, criteria=criteria)
-    return model.to(torch.device(cfg.MODEL.DEVICE))
+def build_model(cfg: CfgNode, weighted_losses: WeightedLosses | None = None) -> nn.Module:
+    """Builds MODEL.META_ARCHITECTURE on MODEL.DEVICE.
+
+    Args:
+        cfg: the config.
+        weighted_losses: of :func:`build_training_losses`; None for losses without class weights.
+    """
+    losses = {} if weighted_losses is None else {"weighted_losses": weighted_losses}
+    device = torch.device(cfg.MODEL.DEVICE)
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg, **losses)
+    # They are beside the network, so that moving it passes them by.
+    model.weighted_losses.to(device)
+    return model.to(device)
 
 
 def build_precision(cfg: CfgNode) -> Precision:

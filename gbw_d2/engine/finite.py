@@ -1,4 +1,4 @@
-"""Stops a run whose losses or gradients are not finite, without making a GPU wait.
+"""Stops a run whose losses, gradients or labels cannot be used, without making a GPU wait.
 
 On the CPU a step's values are looked at before the optimiser uses them. On a GPU they are copied
 to the host without waiting and looked at one step later, when they have arrived.
@@ -14,6 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gbw_d2.weighting import FLAGS
+
+# (head, name of a flag in FLAGS) -> bool tensor without axes.
+Flags = Mapping[tuple[str, str], Tensor]
+
 
 @dataclass
 class _Pending:
@@ -21,6 +26,8 @@ class _Pending:
 
     iteration: int
     names: list[str]
+    flags: list[tuple[str, str]]
+    # First those of the names, then those of the flags.
     values: Tensor
     files: list[str]
     arrived: torch.cuda.Event | None
@@ -40,25 +47,36 @@ class FiniteCheck:
     def __init__(self) -> None:
         self._pending: deque[_Pending] = deque()
 
-    def add(self, iteration: int, values: Mapping[str, Tensor], files: list[str]) -> None:
+    def add(
+        self,
+        iteration: int,
+        values: Mapping[str, Tensor],
+        files: list[str],
+        flags: Flags | None = None,
+    ) -> None:
         """Takes a step's values and looks at those that are on the host.
 
         Args:
             iteration: the step.
             values: name -> tensor without axes, all on one device.
             files: file names of the step's images.
+            flags: what the weighted losses could not look at on their device.
 
         Raises:
             FloatingPointError: a value is NaN or inf; names the step, the values and the files.
+            ValueError: a flag is set; names the head and the files.
         """
-        stacked = torch.stack([v.detach().float() for v in values.values()])
+        flags = flags or {}
+        both = (*values.values(), *flags.values())
+        stacked = torch.stack([v.detach().float() for v in both])
         arrived = None
         if stacked.is_cuda:
             host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
             stacked = host.copy_(stacked, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
-        self._pending.append(_Pending(iteration, list(values), stacked, files, arrived))
+        step = _Pending(iteration, list(values), list(flags), stacked, files, arrived)
+        self._pending.append(step)
         while self._pending and self._has_arrived(self._pending[0]):
             self._look_at(self._pending.popleft())
 
@@ -80,7 +98,15 @@ class FiniteCheck:
 
     @staticmethod
     def _look_at(step: _Pending) -> None:
-        values = dict(zip(step.names, step.values.tolist(), strict=True))
+        numbers = step.values.tolist()
+        count = len(step.names)
+        for (head, flag), is_set in zip(step.flags, numbers[count:], strict=True):
+            if is_set:
+                raise ValueError(
+                    f"iteration {step.iteration}: head '{head}' had {FLAGS[flag]}. Files of the "
+                    f"batch: {', '.join(step.files)}"
+                )
+        values = dict(zip(step.names, numbers[:count], strict=True))
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())

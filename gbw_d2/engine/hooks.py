@@ -11,9 +11,7 @@ from typing import Any
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
-from gbw_d2.engine.criteria import Criterion
-from gbw_d2.losses import LastCall
-from gbw_d2.weighting import WeightingScheme
+from gbw_d2.weighting import LogEntry, WeightingScheme, WeightLog
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -45,7 +43,8 @@ class ClassWeights(HookBase):
     """Writes each head's class weights to class_weights.csv and their spread to the log.
 
     Args:
-        criteria: class-weighted loss by head name.
+        schemes: of the heads that are weighted, by head name.
+        log: what the losses used.
         class_names: name of each class id.
         period: iterations between two entries.
         path: the CSV file; appended to, so that a resumed run continues it.
@@ -55,12 +54,14 @@ class ClassWeights(HookBase):
 
     def __init__(
         self,
-        criteria: Mapping[str, Criterion],
+        schemes: Mapping[str, WeightingScheme],
+        log: WeightLog,
         class_names: Sequence[str],
         period: int,
         path: Path,
     ) -> None:
-        self.criteria = criteria
+        self.schemes = schemes
+        self.log = log
         self.class_names = class_names
         self.period = period
         self.path = path
@@ -90,41 +91,32 @@ class ClassWeights(HookBase):
         if (done % self.period and done != self.trainer.max_iter) or not comm.is_main_process():
             return
         rows = []
-        for head, criterion in self.criteria.items():
-            self._check(head, criterion.scheme)
-            names = [self.class_names[i] for i in criterion.class_ids]
-            for term, last in criterion.last.items():
-                rows += self._rows(done, head, term, last, names)
+        for head, term, entry in self.log:
+            if head in self.schemes:
+                rows += self._rows(done, head, term, entry)
+        self._put_counters()
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerows(rows)
 
-    def _check(self, head: str, scheme: WeightingScheme) -> None:
-        """Stops on what a GPU flagged without waiting; on the CPU the scheme has raised already."""
-        if scheme.nonfinite:
-            raise FloatingPointError(
-                f"iteration {self.trainer.iter}: head '{head}' had predictions, features or pixel "
-                "weights that are NaN or inf; lower SOLVER.BASE_LR"
-            )
-        if scheme.invalid_labels:
-            raise ValueError(
-                f"head '{head}' had labels that are neither a class nor the ignore value; check "
-                "the dataset with its datasets/prepare_*.py --check"
-            )
-        counters = {f"weights/{head}_{k}": float(v) for k, v in scheme.counters().items()}
+    def _put_counters(self) -> None:
+        counters = {
+            f"weights/{head}_{name}": float(value)
+            for head, scheme in self.schemes.items()
+            for name, value in scheme.counters().items()
+        }
         self.trainer.storage.put_scalars(**counters, smoothing_hint=False)
 
-    def _rows(
-        self, done: int, head: str, term: str, last: LastCall, names: Sequence[str]
-    ) -> list[list[Any]]:
-        weights = last.weights.float()
-        measure = last.norms if last.classifier_measure is None else last.classifier_measure
+    def _rows(self, done: int, head: str, term: str, entry: LogEntry) -> list[list[Any]]:
+        names = [self.class_names[i] for i in entry.class_ids]
+        weights = entry.weights.float()
+        measure = entry.norms if entry.classifier_measure is None else entry.classifier_measure
         measure = torch.full_like(weights, torch.nan) if measure is None else measure
         share = weights / weights.sum()
         spread = torch.stack(
             [weights.min(), weights.max(), -(share * share.clamp_min(1e-12).log()).sum()]
         )
         # One copy to the host per head and term.
-        table = torch.stack([weights, measure.float(), last.counts.float()]).cpu()
+        table = torch.stack([weights, measure.float(), entry.counts.float()]).cpu()
         low, high, entropy = spread.tolist()
         prefix = f"weights/{head}_{term}"
         self.trainer.storage.put_scalars(

@@ -1,18 +1,31 @@
-"""Optimisers by name, with one learning rate for the backbone and one for the rest."""
+"""Optimisers by name, and the learning rate and weight decay of each parameter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.config import ConfigError
 from gbw_d2.registry import Registry
 
 from detectron2.projects.deeplab import build_lr_scheduler
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver.build import maybe_add_gradient_clipping, reduce_param_groups
+
+logger = logging.getLogger(__name__)
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
 
 OptimizerFactory = Callable[[list[dict[str, Any]], Any], torch.optim.Optimizer]
 OPTIMIZERS: Registry[OptimizerFactory] = Registry("optimiser (SOLVER.OPTIMIZER)")
@@ -40,32 +53,116 @@ def parameter_groups(model: nn.Module, solver: Any) -> list[dict[str, Any]]:
     """Splits the trainable parameters into groups of one learning rate and weight decay.
 
     Args:
-        model: a network whose ``backbone`` learns at ``BASE_LR``; all else at ``BASE_LR *
-            HEAD_LR_FACTOR``.
+        model: a network whose ``backbone`` learns at ``BASE_LR``; all else, and what a backbone
+            names as its ``adapters``, at ``BASE_LR * HEAD_LR_FACTOR``. A backbone may say, too, how
+            far a parameter is from its output (``steps_from_output``), and which are tables
+            (``undecayed``).
         solver: the config's ``SOLVER`` node.
 
     Returns:
         groups that hold each trainable parameter exactly once.
+
+    Raises:
+        ConfigError: LAYER_DECAY for a backbone that has no layers to name.
     """
-    heads = nn.ModuleList([m for name, m in model.named_children() if name != "backbone"])
-    groups = []
-    for part, factor in ((model.backbone, 1.0), (heads, solver.HEAD_LR_FACTOR)):
-        groups += get_default_optimizer_params(
-            part,
-            base_lr=solver.BASE_LR * factor,
-            weight_decay=solver.WEIGHT_DECAY,
-            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+    said = _what_backbones_say(model.backbone)
+    if solver.LAYER_DECAY != 1.0 and not said.steps:
+        raise ConfigError(
+            f"SOLVER.LAYER_DECAY is {solver.LAYER_DECAY}, but {type(model.backbone).__name__} does "
+            "not say how far its layers are from the output; set it to 1.0, or MODEL.BACKBONE.NAME "
+            "to build_timm_backbone"
         )
+    heads = nn.ModuleList([m for name, m in model.named_children() if name != "backbone"])
+    head_rate = solver.BASE_LR * solver.HEAD_LR_FACTOR
+    backbone_groups = [
+        {
+            "params": [parameter],
+            "lr": head_rate
+            if name in said.adapters
+            else solver.BASE_LR * solver.LAYER_DECAY ** said.steps.get(name, 0),
+            "weight_decay": _weight_decay(module, name, name in said.tables, solver),
+        }
+        for module, name, parameter in _trainable(model.backbone)
+    ]
+    head_groups = [
+        {
+            "params": [parameter],
+            "lr": head_rate,
+            "weight_decay": _weight_decay(module, name, False, solver),
+        }
+        for module, name, parameter in _trainable(heads)
+    ]
+    groups = reduce_param_groups(backbone_groups) + reduce_param_groups(head_groups)
     held = sum(len(g["params"]) for g in groups)
     trainable = sum(p.requires_grad for p in model.parameters())
     assert held == trainable, f"{held} parameters in groups, {trainable} trainable"
     return groups
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What backbones say of their parameters, by name."""
+
+    steps: dict[str, int]
+    adapters: set[str]
+    tables: set[str]
+
+
+def _what_backbones_say(backbone: nn.Module) -> _Said:
+    said = _Said({}, set(), set())
+    # A pyramid may stand around the backbone that says something.
+    for prefix, module in backbone.named_modules():
+        start = f"{prefix}." if prefix else ""
+        steps = getattr(module, "steps_from_output", {})
+        said.steps.update({start + name: count for name, count in steps.items()})
+        said.adapters.update(start + name for name in getattr(module, "adapters", ()))
+        said.tables.update(start + name for name in getattr(module, "undecayed", ()))
+    return said
+
+
+def _trainable(part: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Lists (module that holds it, name, parameter), each parameter once."""
+    found: dict[nn.Parameter, tuple[nn.Module, str]] = {}
+    for prefix, module in part.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                found.setdefault(parameter, (module, f"{prefix}.{name}" if prefix else name))
+    return [(module, name, parameter) for parameter, (module, name) in found.items()]
+
+
+def _weight_decay(module: nn.Module, name: str, is_table: bool, solver: Any) -> float:
+    # As in Detectron2, what is said of biases goes for those of norms too. None = as all else.
+    rules = (
+        (is_table, solver.WEIGHT_DECAY_TABLES),
+        (name.rpartition(".")[2] == "bias", solver.WEIGHT_DECAY_BIAS),
+        (isinstance(module, _NORMS), solver.WEIGHT_DECAY_NORM),
+    )
+    decays = [decay for applies, decay in rules if applies and decay is not None]
+    return decays[0] if decays else solver.WEIGHT_DECAY
+
+
+def group_table(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a table of an optimiser's groups: rate, decay, size, first and last parameter."""
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    rows = [("rate", "decay", "tensors", "parameters", "names")]
+    for group in groups:
+        held = group["params"]
+        numbers = (f"{group['lr']:.3g}", f"{group['weight_decay']:.3g}", str(len(held)))
+        count = f"{sum(p.numel() for p in held):,}"
+        rows.append((*numbers, count, f"{name_of[held[0]]} .. {name_of[held[-1]]}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join([*(c.rjust(w) for c, w in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    )
+
+
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     """Builds ``SOLVER.OPTIMIZER``, with Detectron2's gradient clipping where it is enabled."""
     factory = OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)
-    optimizer = factory(parameter_groups(model, cfg.SOLVER), cfg.SOLVER)
+    groups = parameter_groups(model, cfg.SOLVER)
+    logger.info("Parameter groups:\n%s", group_table(model, groups))
+    optimizer = factory(groups, cfg.SOLVER)
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED or clip.CLIP_TYPE != "norm":
         return maybe_add_gradient_clipping(cfg, optimizer)
@@ -135,6 +232,7 @@ __all__ = [
     "build_lr_scheduler",
     "build_optimizer",
     "clip_each_gradient",
+    "group_table",
     "parameter_groups",
     "schedule_from",
 ]

@@ -14,10 +14,10 @@ from gbw_d2.data.catalog import find_label_space, get_dataset
 from gbw_d2.engine.build import is_panoptic
 from gbw_d2.engine.checkpoint import scored_weights
 from gbw_d2.engine.class_transfer import checkpoint_space
-from gbw_d2.engine.criteria import check_heads
 from gbw_d2.engine.evaluation import meet_test_set
 from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.engine.precision import DTYPES
+from gbw_d2.engine.weighted_losses import check_weighting
 from gbw_d2.evaluation.protocols import Protocol, default_protocols, protocols_of
 from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
@@ -116,6 +116,7 @@ def resolve(
             f"{cfg.MODEL.META_ARCHITECTURE} predicts instances; name some (`things: [...]`), or "
             "set MODEL.SEMANTIC_ONLY True"
         )
+    check_weighting(cfg, META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), space)
     if "TEST" in data:
         _choose_protocols(cfg)
     _take_ignored_rows(cfg, cfg.DATASETS.TARGET if "TARGET" in data else ())
@@ -157,8 +158,9 @@ def _take_ignored_rows(cfg: CfgNode, target: tuple[str, ...]) -> None:
 
 
 def _check_in_detectron2(registry: Registry, kind: str, name: str) -> None:
-    # Its meta-architectures have another interface than ours (modeling/protocol.py).
-    known = sorted(n for n, _ in registry if registry is not META_ARCH_REGISTRY or n[:3] == "GBW")
+    # Its own meta-architectures have another interface than ours (modeling/protocol.py).
+    ours = registry is META_ARCH_REGISTRY
+    known = sorted(n for n, entry in registry if not ours or hasattr(entry, "target_generator"))
     if name not in known:
         raise ConfigError(f"unknown {kind} '{name}' (known: {', '.join(known)})")
 
@@ -206,4 +208,3 @@ def _check_names(cfg: CfgNode, data: tuple[str, ...]) -> None:
     _check_in_detectron2(
         SEM_SEG_HEADS_REGISTRY, "head (MODEL.SEM_SEG_HEAD.NAME)", cfg.MODEL.SEM_SEG_HEAD.NAME
     )
-    check_heads(cfg)

@@ -16,13 +16,12 @@ from gbw_d2.config import ConfigError
 from gbw_d2.engine.build import (
     build_batches,
     build_context,
-    build_criteria,
     build_model,
     build_precision,
+    build_training_losses,
     prepare_datasets,
 )
 from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError, scored_weights
-from gbw_d2.engine.criteria import Criterion
 from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import evaluate, write_results
 from gbw_d2.engine.hooks import ClassWeights, Evaluation
@@ -30,7 +29,11 @@ from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
 from gbw_d2.engine.selection import BestOnTargetLabels
 from gbw_d2.engine.trainer import Trainer
+from gbw_d2.engine.weighted_losses import weighted_heads
+from gbw_d2.losses import WeightedLosses
+from gbw_d2.modeling.backbones.timm_backbone import TimmBackbone
 from gbw_d2.uda import ExtraOptimizer, Stage, Strategy, build_strategy
+from gbw_d2.weighting import WeightingScheme
 
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
@@ -49,7 +52,7 @@ class _Run:
     cfg: CfgNode
     model: nn.Module
     strategy: Strategy
-    criteria: dict[str, Criterion]
+    losses: WeightedLosses
     optimizer: torch.optim.Optimizer
     rates: list[float]
     extra: dict[str, ExtraOptimizer]
@@ -78,7 +81,7 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     """
     start = time.perf_counter()
     prepare_datasets(cfg, training=False)
-    model = build_model(cfg, build_criteria(cfg, training=False))
+    model = build_model(cfg)
     strategy = build_strategy(cfg.UDA.NAME, model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER)
     network = _evaluated_network(cfg, strategy)
     beside = {name: m for name, m in strategy.modules().items() if m is network}
@@ -140,8 +143,8 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
 
 
 def _build_run(cfg: CfgNode) -> _Run:
-    criteria = build_criteria(cfg, training=True)
-    model = build_model(cfg, criteria)
+    losses = build_training_losses(cfg)
+    model = build_model(cfg, losses)
     strategy = build_strategy(cfg.UDA.NAME, model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER)
     optimizer = build_optimizer(cfg, model)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -152,21 +155,25 @@ def _build_run(cfg: CfgNode) -> _Run:
         cfg.OUTPUT_DIR,
         optimizer=optimizer,
         precision=precision,
+        weighted_losses=losses,
         **strategy.modules(),
         **{f"optimizer_{name}": each.optimizer for name, each in extra.items()},
-        **{f"weighting_{head}": c.scheme for head, c in criteria.items()},
     )
     checkpointer.trust = cfg.MODEL.TRUST_WEIGHTS
     checkpointer.reinitialise = cfg.MODEL.REINITIALISE_MISMATCHED
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.1f M parameters", cfg.MODEL.META_ARCHITECTURE, parameters / 1e6)
-    return _Run(cfg, model, strategy, criteria, optimizer, rates, extra, precision, checkpointer)
+    return _Run(cfg, model, strategy, losses, optimizer, rates, extra, precision, checkpointer)
 
 
 def _load(run: _Run, resume: bool) -> int:
     """Loads the last checkpoint or the initial weights; returns the iterations behind them."""
     resume = resume and run.checkpointer.has_checkpoint()
     run.checkpointer.strict = resume
+    if not resume:
+        for module in run.model.modules():
+            if isinstance(module, TimmBackbone):
+                module.load_pretrained()
     rest = run.checkpointer.resume_or_load(run.cfg.MODEL.WEIGHTS, resume=resume)
     for module in (run.model, *run.strategy.modules().values()):
         broadcast_parameters(module)
@@ -197,6 +204,7 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
         run.precision,
         list(run.extra.values()),
         cfg.SOLVER.LR_ITERS or cfg.SOLVER.MAX_ITER,
+        run.losses.flags,
     )
     trainer.register_hooks(
         [
@@ -206,7 +214,8 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
                 lambda: hooks.PeriodicCheckpointer(run.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
             ),
             ClassWeights(
-                run.criteria,
+                _schemes_by_head(run),
+                run.strategy.weight_log,
                 run.model.label_space.class_names,
                 cfg.SOLVER.LOG_PERIOD,
                 folder / "class_weights.csv",
@@ -216,6 +225,12 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
         ]
     )
     trainer.train(first, stage.last)
+
+
+def _schemes_by_head(run: _Run) -> dict[str, WeightingScheme]:
+    """Returns the schemes of the heads that are weighted."""
+    heads = weighted_heads(run.cfg, type(run.model), run.model.label_space)
+    return {head: run.losses[head].scheme for head in heads}
 
 
 def _when_main(make: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.engine.distributed import average_gradients
-from gbw_d2.engine.finite import FiniteCheck, gradient_norm
+from gbw_d2.engine.finite import FiniteCheck, Flags, gradient_norm
 from gbw_d2.engine.precision import Precision
 from gbw_d2.errors import UserError
 from gbw_d2.uda.strategy import Batch, ExtraOptimizer, Strategy
@@ -39,6 +39,7 @@ class Trainer(TrainerBase):
         precision: float32 or a half precision.
         extra: the strategy's own optimisers.
         schedule_iters: length of their learning-rate schedules, iterations.
+        flags: returns what the weighted losses could not look at on their device.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Trainer(TrainerBase):
         precision: Precision | None = None,
         extra: Sequence[ExtraOptimizer] = (),
         schedule_iters: int = 1,
+        flags: Callable[[], Flags] = dict,
     ) -> None:
         super().__init__()
         model.train()
@@ -66,6 +68,7 @@ class Trainer(TrainerBase):
         self.precision = precision or Precision("cpu")
         self.extra = extra
         self.schedule_iters = schedule_iters
+        self.flags = flags
         for each in extra:
             for group in each.optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
@@ -100,7 +103,7 @@ class Trainer(TrainerBase):
         norm = self._reduced_gradient_norm()
         # The scaler leaves a step out whose gradient overflowed; without one that is an error.
         must_be_finite = step if self.precision.may_overflow else {**step, "gradient_norm": norm}
-        self._finite.add(self.iter, must_be_finite, files)
+        self._finite.add(self.iter, must_be_finite, files, self.flags())
         step["gradient_norm"] = norm
         self._step_optimizers()
         self.strategy.after_step(self.iter)

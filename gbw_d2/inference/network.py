@@ -1,4 +1,4 @@
-"""A trained network from a config and a checkpoint, without any dataset, and its dense outputs."""
+"""A trained network from a config and a checkpoint, without any dataset."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
-from gbw_d2.engine.build import build_criteria, build_model
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.engine.build import build_model
 from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
 from gbw_d2.engine.class_transfer import checkpoint_space
 from gbw_d2.engine.setup import resolve
-from gbw_d2.errors import UserError
 
 from detectron2.config import CfgNode
-
-# What a network predicts for each pixel; the last two are there for panoptic networks only.
-DENSE_OUTPUTS = (keys.SEMANTIC_LOGITS, keys.CENTER, keys.OFFSET)
 
 
 def resolve_for(cfg: CfgNode, device: str, weights: str | None = None) -> None:
@@ -51,7 +47,7 @@ def load_network(cfg: CfgNode, weights: str, which: str = "student") -> nn.Modul
     Raises:
         CheckpointError: there is none, or it is of another network.
     """
-    model = build_model(cfg, build_criteria(cfg, training=False))
+    model = build_model(cfg)
     folder = weights if Path(weights).is_dir() else ""
     beside = {} if which == "student" else {which: model.frozen_copy()}
     checkpointer = Checkpointer(model, folder, save_to_disk=False, **beside)
@@ -66,39 +62,15 @@ def load_network(cfg: CfgNode, weights: str, which: str = "student") -> nn.Modul
     return beside.get(which, model).eval()
 
 
-def dense_outputs(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """Runs a network on one image and keeps what it says of each pixel.
+class ExportedNetwork(nn.Module):
+    """A network as one function of tensors: images in, a tuple of its export outputs out.
 
     Args:
-        model: one with the methods of :class:`gbw_d2.modeling.protocol.SegmentationModel`.
-        image: (3, H, W) uint8, in INPUT.FORMAT order.
-
-    Returns:
-        Those of ``DENSE_OUTPUTS`` that there are, float32: (K, H, W), (1, H, W), (2, H, W).
-
-    Raises:
-        UserError: it has no semantic logits.
-    """
-    images = model.images([{keys.IMAGE: image}])
-    outputs = model.outputs(model.features(images), tuple(images.shape[-2:]))
-    if keys.SEMANTIC_LOGITS not in outputs:
-        raise UserError(f"{type(model).__name__} has no semantic logits to average over views")
-    # The padding to the network's stride is no part of the picture.
-    return {
-        key: outputs[key][0, :, : image.shape[1], : image.shape[2]].to(torch.float32)
-        for key in DENSE_OUTPUTS
-        if key in outputs
-    }
-
-
-class DenseNetwork(nn.Module):
-    """A network as one function of tensors: images in, a tuple of dense outputs out.
-
-    Args:
-        model: a network; it is put into evaluation mode.
+        model: one with the methods of :class:`gbw_d2.modeling.protocol.SegmentationModel`; it is
+            put into evaluation mode.
 
     Attributes:
-        output_names: of what it returns, in that order: those of ``DENSE_OUTPUTS`` there are.
+        output_names: of what it returns, in that order.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -106,13 +78,11 @@ class DenseNetwork(nn.Module):
         self.model = model
         self.eval()
         with torch.no_grad():
-            # Only running it tells: an architecture need not know the names.
-            outputs = dense_outputs(model, torch.zeros(3, 64, 64, dtype=torch.uint8))
-        self.output_names = list(outputs)
+            # Only running it tells which outputs a network has.
+            example = torch.zeros(1, 3, 64, 64, device=next(model.parameters()).device)
+            self.output_names = list(model.export_outputs(example))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Maps (N, 3, H, W) float32, 0..255, to (N, C, H, W) of each output."""
-        normalised = (images - self.model.pixel_mean) / self.model.pixel_std
-        size = (images.shape[-2], images.shape[-1])
-        outputs = self.model.outputs(self.model.features(normalised), size)
+        outputs = self.model.export_outputs(images)
         return tuple(outputs[name] for name in self.output_names)

@@ -10,15 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gbw_d2 import keys
 from gbw_d2.data.augmentation import resize_image
 from gbw_d2.errors import UserError
-from gbw_d2.inference.network import dense_outputs
-
-Size = tuple[int, int]  # rows, columns
+from gbw_d2.modeling.protocol import Outputs, Size, View
 
 
 @dataclass(frozen=True)
@@ -90,104 +87,37 @@ def predict(
     Returns:
         The network's result at the size of ``image``: ``sem_seg`` (K, H, W) logits (of
         several views: log-probabilities), and ``panoptic_seg`` where it predicts instances.
-
-    Raises:
-        UserError: views are asked of a network that cannot merge them.
     """
     size = size or image.shape[:2]
     sample = {keys.HEIGHT: image.shape[0], keys.WIDTH: image.shape[1]}
     if views is None or views.is_one:
         return model([{**sample, keys.IMAGE: _tensor(resize_image(image, size))}])[0]
-    if not hasattr(model, "result"):
-        raise UserError(
-            f"{type(model).__name__} has no post-processing of dense outputs, so views cannot be "
-            "averaged; leave out the window, flip and scales"
-        )
-    return model.result(merged_outputs(model, image, size, views), size, sample)
+    return model.merge_views(shown_views(model, image, size, views), size, sample)
 
 
-def merged_outputs(
-    model: nn.Module, image: np.ndarray, size: Size, views: Views
-) -> dict[str, Tensor]:
-    """Averages probabilities, centre heat maps and offsets over all views.
-
-    Offsets are (dy, dx) in pixels of ``size``: a mirrored dx changes its sign, and a view that is
-    larger has longer ones.
-
-    Returns:
-        As :func:`dense_outputs` at ``size``, with log-probabilities as logits.
-    """
-    total: dict[str, Tensor] = {}
-    count = 0
+def shown_views(model: nn.Module, image: np.ndarray, size: Size, views: Views) -> Iterator[View]:
+    """Yields the views of an image; a network runs when their windows are read."""
     for scale, flip in views:
-        outputs = _view_outputs(model, image, size, scale, flip, views)
-        outputs[keys.SEMANTIC_LOGITS] = outputs[keys.SEMANTIC_LOGITS].softmax(dim=0)
-        total = {key: total[key] + value if total else value for key, value in outputs.items()}
-        count += 1
-    total = {key: value / count for key, value in total.items()}
-    probability = total[keys.SEMANTIC_LOGITS]
-    # Not 0: resizing multiplies by 0, which turns minus infinity into NaN.
-    total[keys.SEMANTIC_LOGITS] = probability.clamp_min(torch.finfo(torch.float32).tiny).log()
-    return total
+        shown = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        picture = _tensor(resize_image(image, shown))
+        picture = picture.flip(2) if flip else picture
+        yield View(shown, flip, _windows(model, picture, views.window, views.overlap))
 
 
-def _view_outputs(
-    model: nn.Module, image: np.ndarray, size: Size, scale: float, flip: bool, views: Views
-) -> dict[str, Tensor]:
-    shown = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    picture = _tensor(resize_image(image, shown))
-    outputs = windowed_outputs(
-        model, picture.flip(2) if flip else picture, views.window, views.overlap
-    )
-    if flip:
-        outputs = {key: value.flip(2) for key, value in outputs.items()}
-    if shown != size:
-        outputs = {
-            key: F.interpolate(value[None], size=size, mode="bilinear", align_corners=False)[0]
-            for key, value in outputs.items()
-        }
-    if keys.OFFSET in outputs:
-        dy, dx = size[0] / shown[0], size[1] / shown[1]
-        factor = outputs[keys.OFFSET].new_tensor([dy, -dx if flip else dx])
-        outputs[keys.OFFSET] = outputs[keys.OFFSET] * factor.view(2, 1, 1)
-    return outputs
-
-
-def windowed_outputs(
+def _windows(
     model: nn.Module, image: Tensor, window: Size | None, overlap: float
-) -> dict[str, Tensor]:
-    """Runs a network on overlapping windows of an image and blends them where they overlap.
-
-    A window counts less towards its border, where the network sees least of the surroundings. An
-    instance that no window holds whole is predicted in parts.
-
-    Args:
-        model: as in :func:`dense_outputs`.
-        image: (3, H, W) uint8.
-        window: (rows, columns); None = one window, the image.
-        overlap: share of a window that the next one covers too.
-
-    Returns:
-        As :func:`dense_outputs`.
-    """
+) -> Iterator[tuple[tuple[slice, slice], Outputs]]:
+    """Runs a network on overlapping windows of an image (3, H, W) uint8."""
     rows, columns = image.shape[1:]
-    if window is None or (window[0] >= rows and window[1] >= columns):
-        return dense_outputs(model, image)
-    high, wide = min(window[0], rows), min(window[1], columns)
-    sums: dict[str, Tensor] = {}
+    high, wide = (
+        (rows, columns) if window is None else (min(window[0], rows), min(window[1], columns))
+    )
     for top, left in itertools.product(
         window_starts(rows, high, overlap), window_starts(columns, wide, overlap)
     ):
-        place = (slice(None), slice(top, top + high), slice(left, left + wide))
-        outputs = dense_outputs(model, image[place])
-        first = next(iter(outputs.values()))
-        weight = (_taper(high)[:, None] * _taper(wide)).to(first)[None]
-        for key, value in (*((k, v * weight) for k, v in outputs.items()), ("weight", weight)):
-            if key not in sums:
-                sums[key] = first.new_zeros(len(value), rows, columns)
-            sums[key][place] += value
-    weights = sums.pop("weight")
-    return {key: value / weights for key, value in sums.items()}
+        place = (slice(top, top + high), slice(left, left + wide))
+        images = model.images([{keys.IMAGE: image[(slice(None), *place)]}])
+        yield place, model.outputs(model.features(images), (images.shape[-2], images.shape[-1]))
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
@@ -201,11 +131,6 @@ def window_starts(length: int, window: int, overlap: float) -> list[int]:
     step = max(1, int(window * (1 - overlap)))
     count = math.ceil((length - window) / step) + 1
     return [(length - window) * i // max(1, count - 1) for i in range(count)]
-
-
-def _taper(length: int) -> Tensor:
-    distance = torch.arange(1, length + 1, dtype=torch.float32)
-    return torch.minimum(distance, distance.flip(0)) / length
 
 
 def _tensor(image: np.ndarray) -> Tensor:

@@ -5,7 +5,7 @@ from gbw_d2.losses.adversarial import (
     adversarial_cross_entropy,
     adversarial_least_squares,
 )
-from gbw_d2.losses.cross_entropy import ClassWeightedCrossEntropy, LastCall
+from gbw_d2.losses.cross_entropy import ClassWeightedCrossEntropy
 from gbw_d2.losses.entropy import entropy_loss
 from gbw_d2.losses.gbw_cross_entropy import GBWCrossEntropyLoss
 from gbw_d2.losses.instance import (
@@ -16,8 +16,9 @@ from gbw_d2.losses.instance import (
     offset_loss,
 )
 from gbw_d2.losses.max_squares import max_squares_loss
-from gbw_d2.losses.plain import plain_cross_entropy, plain_instance_losses
 from gbw_d2.losses.roi import ClassWeightedRoIClassification, ClassWeightedRoIMask
+from gbw_d2.losses.weighted_loss import WeightedLoss, in_order
+from gbw_d2.losses.weighted_losses import WeightedLosses
 
 __all__ = [
     "ADVERSARIAL_LOSSES",
@@ -28,13 +29,13 @@ __all__ = [
     "ClassWeightedRoIClassification",
     "ClassWeightedRoIMask",
     "GBWCrossEntropyLoss",
-    "LastCall",
+    "WeightedLoss",
+    "WeightedLosses",
     "adversarial_cross_entropy",
     "adversarial_least_squares",
     "center_loss",
     "entropy_loss",
+    "in_order",
     "max_squares_loss",
     "offset_loss",
-    "plain_cross_entropy",
-    "plain_instance_losses",
 ]

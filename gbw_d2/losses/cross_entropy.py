@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gbw_d2.keys import TERM_SOURCE
+from gbw_d2.losses.weighted_loss import WeightedLoss
 from gbw_d2.weighting.classifier_measures import classifier_measure, downsample_labels
+from gbw_d2.weighting.log import WeightLog
 from gbw_d2.weighting.pixels import (
     PixelSoftmax,
     check_logits,
@@ -24,26 +25,7 @@ from gbw_d2.weighting.pixels import (
     row_chunks,
     shifted_rows,
 )
-from gbw_d2.weighting.scheme import WeightingScheme
 from gbw_d2.weighting.statistics import ClassStatistics, class_statistics
-
-
-@dataclass(frozen=True)
-class LastCall:
-    """What the last call of a loss term used; detached device tensors, for the logs.
-
-    Attributes:
-        weights: (K,) class weights.
-        counts: (K,) pixels per class.
-        norms: (K,) g_k, or None where the scheme does not read them.
-        classifier_measure: (K,) measure at the classifier, or None where the scheme does not read
-            it.
-    """
-
-    weights: Tensor
-    counts: Tensor
-    norms: Tensor | None
-    classifier_measure: Tensor | None
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
@@ -127,7 +109,7 @@ def weighted_cross_entropy(
     return loss
 
 
-class ClassWeightedCrossEntropy:
+class ClassWeightedCrossEntropy(WeightedLoss):
     """Cross-entropy with class weights from a scheme; every scheme, "none" included, uses it.
 
     loss = 1 / (N H W) sum_i q_i w_{y_i} CE_i (docs/equations.md 1): a plain mean over all pixels,
@@ -142,29 +124,19 @@ class ClassWeightedCrossEntropy:
     In several processes an adaptive scheme sums its statistics over all of them, so every process
     must make the same calls; the loss is that of the process's own pixels.
 
-    Args:
-        scheme: the weighting scheme; its state and counters belong to this head.
-        ignore_index: label of pixels without a class.
-
-    Attributes:
-        scheme: the weighting scheme.
-        class_ids: class ids that the weights belong to: all.
-        last: ``LastCall`` of each loss term seen so far.
+    Arguments are those of :class:`gbw_d2.losses.WeightedLoss`.
     """
 
-    def __init__(self, scheme: WeightingScheme, ignore_index: int = 255) -> None:
-        self.scheme = scheme
-        self.class_ids = tuple(range(scheme.num_classes))
-        self.ignore_index = ignore_index
-        self.last: dict[str, LastCall] = {}
+    has_softmax = True
 
-    def __call__(
+    def forward(
         self,
         logits: Tensor,
         labels: Tensor,
         pixel_weights: Tensor | None = None,
         classifier: tuple[Tensor, Tensor] | None = None,
         term: str = TERM_SOURCE,
+        log: WeightLog | None = None,
     ) -> Tensor:
         """Computes the loss.
 
@@ -175,6 +147,7 @@ class ClassWeightedCrossEntropy:
             classifier: (features (N, D, h, w), logits (N, K, h, w)) at the classifier's
                 resolution, for schemes with ``needs_classifier``.
             term: which images the loss comes from; see ``gbw_d2.keys``.
+            log: takes the weights, counts and measure of this call.
 
         Returns:
             A float32 tensor without axes (float64 for float64 logits).
@@ -209,21 +182,10 @@ class ClassWeightedCrossEntropy:
         )
         if scheme.needs_classifier and measured:
             self._add_classifier_measure(statistics, targets, pixel_weights, classifier, shift)
-        weights = scheme.weights(statistics, term)
-        self.last[term] = LastCall(
-            weights, statistics.counts, statistics.norms, statistics.classifier_measure
-        )
+        weights = self.class_weights(statistics, term, log)
         return weighted_cross_entropy(
             logits, targets, weights, statistics, scheme.focal_gamma, pixel_weights, shift
         )
-
-    def pseudo_label_shift(self) -> Tensor | None:
-        """Returns (K,) to add to the logits that pseudo-labels are made of, or None for 0.
-
-        With the setting ``pseudo_label_adjustment`` it frees them of the weights' tilt by that
-        part (docs/equations.md 2c).
-        """
-        return self.scheme.pseudo_label_shift()
 
     def _add_classifier_measure(
         self,
@@ -236,7 +198,7 @@ class ClassWeightedCrossEntropy:
         scheme = self.scheme
         if classifier is None:
             raise ValueError(
-                f"weighting scheme '{scheme.name}' measures {scheme.settings.measure} and needs "
+                f"weighting scheme '{scheme.name}' measures {scheme.classifier_measure} and needs "
                 "classifier=(features, logits), the classifier's input and output at its own "
                 "resolution; pass them, or set the measure to 'norm'"
             )
@@ -249,7 +211,7 @@ class ClassWeightedCrossEntropy:
         else:
             small_weights = downsample_labels(pixel_weights, size)
         statistics.classifier_measure, statistics.classifier_measure_present = classifier_measure(
-            scheme.settings.measure,
+            scheme.classifier_measure,
             features,
             logits,
             downsample_labels(targets, size),

@@ -2,83 +2,82 @@
 
 from __future__ import annotations
 
-import math
+import logging
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gbw_d2.keys import TERM_SOURCE
-from gbw_d2.losses.cross_entropy import ClassWeightedCrossEntropy, LastCall
-from gbw_d2.weighting.scheme import WeightingScheme, build_scheme
+from gbw_d2.losses.cross_entropy import ClassWeightedCrossEntropy
+from gbw_d2.weighting.log import LogEntry, WeightLog
+from gbw_d2.weighting.scheme import build_scheme
+from gbw_d2.weighting.without_classifier import WITHOUT_CLASSIFIER, build_scheme_for
+
+logger = logging.getLogger(__name__)
+
+_HEAD = "loss"
 
 
 class GBWCrossEntropyLoss(nn.Module):
     """Cross-entropy with gradient-based class weights, computed anew from every batch.
 
-    loss = mean over all N H W pixels of q_i w_{y_i} CE_i, w from docs/equations.md 1 (scale
-    "released") or 2 ("relative", "initial"), of the norm (1) or a measure at the classifier (2b).
-    The defaults are those of the scheme "gbw_norm", which needs no classifier.
+    loss = mean over all N H W pixels of q_i w_{y_i} CE_i. The weights follow from each class's
+    gradient at the classifier (docs/equations.md 2b), the scheme that this project recommends.
+    They need the classifier: its layer here, or its input and output in each call. A call without
+    either has weights that follow from the norms of the logit channels' gradients (scheme
+    "gbw_norm", docs/equations.md 2, with the named scheme's adjustments), and the first such call
+    says so in the log.
+
+    State moves in ``train()`` mode only. With logit adjustment, which the scheme "gbw" has, the
+    logits that the network predicts are those of the world as it is, less the part that
+    ``logit_adjustment`` leaves.
 
     Args:
         num_classes: K.
         ignore_index: label of pixels without a class.
-        scale: "relative", "released" or "initial".
-        lam: lambda > 0, in units of the scale.
-        power: exponent of the measure, but on the released scale.
-        measure: "norm"; or "hindrance", "interference", "class_gradient", which need ``classifier``
-            in each call.
-        momentum: 0..<1 of the measure's running mean.
-        budget: "present" or "all" classes share the weights' sum.
-        min_pixels: classes with fewer pixels in the batch get weight 1.
-        min_weight: floor of the weights, 0..1.
-        max_weight: cap of the weights, >= 1.
-        pixel_weights_in_gradient: whether pixel weights shape the class weights.
-        frequency_power: the measure is divided by this power of the class's running share of the
-            pixels; 0 for none.
-        logit_adjustment: 0..1, how far the logits are freed of the tilt that the weights give them.
-        qp_solver: "closed_form" or "cvxopt".
+        classifier: the layer that makes the logits, such as the network's last 1x1 convolution; its
+            input and output are remembered at each pass that is learned from, until the loss
+            of that pass has been computed.
+        scheme: name of a weighting scheme (``gbw_d2.weighting.SCHEMES``) that needs no class
+            counts.
+        terms: names that calls may have for their ``term``.
+        settings: settings of the scheme in place of its defaults, such as ``lam`` or ``momentum``
+            (docs/weighting_keys.md has the table).
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an unknown scheme or setting, or one out of range.
     """
 
     def __init__(
         self,
         num_classes: int,
         ignore_index: int = 255,
-        scale: str = "relative",
-        lam: float = 1.0,
-        power: float = 1.0,
-        measure: str = "norm",
-        momentum: float = 0.0,
-        budget: str = "present",
-        min_pixels: float = 0,
-        min_weight: float = 0.0,
-        max_weight: float = math.inf,
-        pixel_weights_in_gradient: bool = False,
-        frequency_power: float = 0.0,
-        logit_adjustment: float = 0.0,
-        qp_solver: str = "closed_form",
+        classifier: nn.Module | None = None,
+        scheme: str = "gbw",
+        terms: Sequence[str] = (TERM_SOURCE,),
+        **settings: Any,
     ) -> None:
         super().__init__()
-        settings = {
-            "scale": scale,
-            "lam": lam,
-            "power": power,
-            "measure": measure,
-            "momentum": momentum,
-            "budget": budget,
-            "min_pixels": min_pixels,
-            "min_weight": min_weight,
-            "max_weight": max_weight,
-            "pixel_weights_in_gradient": pixel_weights_in_gradient,
-            "frequency_power": frequency_power,
-            "logit_adjustment": logit_adjustment,
-            "qp_solver": qp_solver,
-        }
-        self._loss = ClassWeightedCrossEntropy(
-            build_scheme("gbw_norm", num_classes, settings), ignore_index
-        )
+        named = build_scheme(scheme, num_classes, settings, terms=terms)
+        self.named = ClassWeightedCrossEntropy(named, head=_HEAD, ignore_index=ignore_index)
+        self.by_norms: ClassWeightedCrossEntropy | None = None
+        if named.needs_classifier:
+            norms = build_scheme_for(scheme, False, num_classes, settings, terms=terms)
+            self.by_norms = ClassWeightedCrossEntropy(norms, head=_HEAD, ignore_index=ignore_index)
+        self._log = WeightLog()
+        self._last: LogEntry | None = None
+        # In a tuple: no second entry among the sub-modules.
+        self._last_scheme = (named,)
+        self._has_layer = classifier is not None
+        self._recorded: tuple[Tensor, Tensor] | None = None
+        # Passes that are learned from since the last loss; whether the last one was in eval mode.
+        self._passes = 0
+        self._predicted = False
+        self._told = False
+        if classifier is not None:
+            classifier.register_forward_hook(self._record)
 
     def forward(
         self,
@@ -86,6 +85,7 @@ class GBWCrossEntropyLoss(nn.Module):
         labels: Tensor,
         pixel_weights: Tensor | None = None,
         classifier: tuple[Tensor, Tensor] | None = None,
+        term: str = TERM_SOURCE,
     ) -> Tensor:
         """Computes the loss; arguments and errors as in ``ClassWeightedCrossEntropy``.
 
@@ -93,18 +93,21 @@ class GBWCrossEntropyLoss(nn.Module):
             logits: (N, K, H, W), any floating dtype.
             labels: (N, H, W) integer class ids 0..K-1 or ``ignore_index``.
             pixel_weights: (N, H, W) q_i >= 0, or None for 1.
-            classifier: (features (N, D, h, w), logits (N, K, h, w)), for a measure at
-                it.
+            classifier: (features (N, D, h, w), logits (N, K, h, w)), the classifier's input and
+                output at its own resolution; None for those of the layer given at construction.
+            term: which images these are, one of ``terms``; state is kept apart per term.
 
         Returns:
             A tensor without axes.
         """
-        return self._loss(logits, labels, pixel_weights, classifier)
-
-    @property
-    def scheme(self) -> WeightingScheme:
-        """The scheme behind the loss, with its flags and counters."""
-        return self._loss.scheme
+        at_classifier = self._at_classifier(classifier)
+        loss = self.named
+        if at_classifier is None and self.by_norms is not None:
+            loss = self.by_norms
+            self._tell()
+        value: Tensor = loss(logits, labels, pixel_weights, at_classifier, term, self._log)
+        self._last, self._last_scheme = self._log.get(_HEAD, term), (loss.scheme,)
+        return value
 
     @property
     def weights(self) -> Tensor | None:
@@ -121,14 +124,39 @@ class GBWCrossEntropyLoss(nn.Module):
         """(K,) measure at the classifier of the last call; None before it and for "norm"."""
         return None if self._last is None else self._last.classifier_measure
 
-    @property
-    def _last(self) -> LastCall | None:
-        return self._loss.last.get(TERM_SOURCE)
+    def pseudo_label_shift(self) -> Tensor | None:
+        """Returns (K,) to add to logits that become pseudo-labels; None for nothing."""
+        return self._last_scheme[0].pseudo_label_shift()
 
-    def get_extra_state(self) -> dict[str, Tensor]:
-        """Returns what the scheme remembers, for ``state_dict``."""
-        return self.scheme.state_dict()
+    def _record(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # A pass in training mode without gradients, for pseudo-labels say, is not learned from.
+        if layer.training and not torch.is_grad_enabled():
+            return
+        # Predictions in eval mode need no loss: only the last of them may have one.
+        self._passes += layer.training
+        self._predicted = not layer.training
+        self._recorded = inputs[0].detach(), output.detach()
 
-    def set_extra_state(self, state: Any) -> None:
-        """Restores what the scheme remembered, for ``load_state_dict``."""
-        self.scheme.load_state_dict(state)
+    def _at_classifier(self, given: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+        """Returns what was given, else what the layer saw in this loss's pass, and forgets it."""
+        recorded, passes = self._recorded, self._passes + self._predicted
+        self._recorded, self._passes, self._predicted = None, 0, False
+        if given is not None or not self._has_layer:
+            return given
+        if passes != 1:
+            raise ValueError(
+                f"the classifier ran {passes} times since the last loss; expected once per loss. "
+                "Compute the loss of each pass before the next one, or pass "
+                "classifier=(features, logits)"
+            )
+        return recorded
+
+    def _tell(self) -> None:
+        if not self._told:
+            logger.warning(
+                "GBWCrossEntropyLoss has no classifier, so its weights follow from the norms of "
+                "the logit channels' gradients (scheme '%s'); give it classifier=, the layer or "
+                "its input and output, for those by class gradients",
+                WITHOUT_CLASSIFIER,
+            )
+            self._told = True

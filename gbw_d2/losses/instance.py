@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from gbw_d2.keys import TERM_SOURCE
-from gbw_d2.losses.cross_entropy import LastCall
+from gbw_d2.losses.weighted_loss import WeightedLoss
 from gbw_d2.weighting.distributed import all_reduce_sum, world_size
+from gbw_d2.weighting.log import WeightLog
 from gbw_d2.weighting.pixels import per_pixel, prepare_labels
 from gbw_d2.weighting.scheme import WeightingScheme
 from gbw_d2.weighting.statistics import element_statistics
@@ -65,7 +66,7 @@ def offset_loss(
     return _weighted_mean(_offset_error(prediction, target), weights, pixel_weights)
 
 
-class ClassWeightedInstanceLoss:
+class ClassWeightedInstanceLoss(WeightedLoss):
     """A loss per pixel, weighted by the class of the thing that owns it (docs/equations.md 7).
 
     sum_i v_i q_i w_{c(i)} l_i / sum_i v_i: the loss of Detectron2 with one more factor, 1 at pixels
@@ -76,43 +77,25 @@ class ClassWeightedInstanceLoss:
     In several processes an adaptive scheme sums its statistics over all of them, so every process
     must make the same calls.
 
-    Args:
-        scheme: built for ``len(class_ids)`` classes; there is no classifier to measure at and
-            no probability for a focal factor.
-        class_ids: class id of each thing, in the order of the weights.
-        num_classes: K, all classes of the label space.
-        ignore_index: instance class of pixels that no thing owns.
-
-    Attributes:
-        scheme: the weighting scheme.
-        class_ids: class ids that the weights belong to.
-        last: ``LastCall`` of each loss term seen so far.
-
-    Raises:
-        ValueError: a scheme that these losses cannot use.
+    Arguments are those of :class:`gbw_d2.losses.WeightedLoss`; ``class_ids`` are the things, and
+    there is no classifier to measure at and no probability for a focal factor.
     """
+
+    _thing_of: Tensor
 
     def __init__(
         self,
         scheme: WeightingScheme,
-        class_ids: Sequence[int],
-        num_classes: int,
+        class_ids: Sequence[int] | None = None,
+        num_classes: int | None = None,
+        head: str = "loss",
         ignore_index: int = 255,
     ) -> None:
-        if scheme.num_classes != len(class_ids):
-            raise ValueError(
-                f"scheme '{scheme.name}' was built for {scheme.num_classes} classes; there are "
-                f"{len(class_ids)} things"
-            )
-        check_regression_scheme(scheme)
-        self.scheme = scheme
-        self.class_ids = tuple(class_ids)
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        self.last: dict[str, LastCall] = {}
+        super().__init__(scheme, class_ids, num_classes, head, ignore_index)
         # Class id -> place in class_ids, their number for all that is no thing.
-        self._thing_of = torch.full((num_classes + 1,), len(self.class_ids))
-        self._thing_of[list(self.class_ids)] = torch.arange(len(self.class_ids))
+        places = torch.full((self.num_classes + 1,), len(self.class_ids))
+        places[list(self.class_ids)] = torch.arange(len(self.class_ids))
+        self.register_buffer("_thing_of", places, persistent=False)
 
     def _check(self, prediction: Tensor, target: Tensor, maps: Mapping[str, Tensor | None]) -> None:
         raise NotImplementedError
@@ -125,7 +108,7 @@ class ClassWeightedInstanceLoss:
         """Returns |dl_i / dprediction|^2, (N, H, W)."""
         raise NotImplementedError
 
-    def __call__(
+    def forward(
         self,
         prediction: Tensor,
         target: Tensor,
@@ -133,6 +116,7 @@ class ClassWeightedInstanceLoss:
         instance_class: Tensor,
         pixel_weights: Tensor | None = None,
         term: str = TERM_SOURCE,
+        log: WeightLog | None = None,
     ) -> Tensor:
         """Computes the loss.
 
@@ -145,6 +129,7 @@ class ClassWeightedInstanceLoss:
             pixel_weights: (N, H, W) q_i >= 0 that are not part of the divisor; None for 1. With
                 the setting ``pixel_weights_in_gradient`` they multiply v_i in g_c and n_c.
             term: which images the loss comes from; see ``gbw_d2.keys``.
+            log: takes the weights, counts and measure of this call.
 
         Returns:
             A tensor without axes.
@@ -156,7 +141,6 @@ class ClassWeightedInstanceLoss:
         maps = {"weights": weights, "pixel_weights": pixel_weights}
         self._check(prediction, target, {**maps, "instance_class": instance_class})
         ids, invalid = prepare_labels(instance_class, self.num_classes, self.ignore_index)
-        self._thing_of = self._thing_of.to(ids.device)
         things = self._thing_of[ids]
         error = self._error(prediction, target)
         scaled = weights if pixel_weights is None else weights * pixel_weights
@@ -170,8 +154,7 @@ class ClassWeightedInstanceLoss:
             scaled if scheme.settings.pixel_weights_in_gradient else weights,
             norms=scheme.needs_norms and scheme.measures(term),
         )
-        class_weights = scheme.weights(statistics, term)
-        self.last[term] = LastCall(class_weights, statistics.counts, statistics.norms, None)
+        class_weights = self.class_weights(statistics, term, log)
         factor = per_pixel(class_weights, things, outside=1.0)
         return _weighted_mean(
             error, weights, factor if pixel_weights is None else factor * pixel_weights
@@ -206,29 +189,6 @@ class ClassWeightedOffsetLoss(ClassWeightedInstanceLoss):
 
     def _squared_slope(self, prediction: Tensor, target: Tensor) -> Tensor:
         return (prediction != target).sum(1)
-
-
-def check_regression_scheme(scheme: WeightingScheme) -> None:
-    """Checks that a scheme needs no classifier, no softmax and no logits to adjust.
-
-    Raises:
-        ValueError: it measures something at a classifier, adjusts logits, or is the focal loss.
-    """
-    if scheme.needs_classifier:
-        raise ValueError(
-            f"scheme '{scheme.name}' measures {scheme.settings.measure}, but this head has no "
-            "classifier; set the measure to 'norm'"
-        )
-    if scheme.focal_gamma > 0:
-        raise ValueError(
-            f"scheme '{scheme.name}' is not defined for this head: it scales a cross-entropy by "
-            "the probability at the label; take the head out, or use another scheme"
-        )
-    if scheme.settings.knows_tilt:
-        raise ValueError(
-            "logit_adjustment or pseudo_label_adjustment is set, but this head has no softmax over "
-            "classes whose logits could be adjusted; leave them 0"
-        )
 
 
 def _center_error(prediction: Tensor, target: Tensor) -> Tensor:

@@ -7,49 +7,53 @@ process with all the RoIs; every process must make the calls, with no RoI too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gbw_d2.keys import TERM_SOURCE
-from gbw_d2.losses.cross_entropy import LastCall, weighted_cross_entropy
-from gbw_d2.losses.instance import check_regression_scheme
+from gbw_d2.losses.cross_entropy import weighted_cross_entropy
+from gbw_d2.losses.weighted_loss import WeightedLoss
 from gbw_d2.weighting.classifier_measures import classifier_measure
 from gbw_d2.weighting.distributed import all_reduce_sum, world_size
+from gbw_d2.weighting.log import WeightLog
 from gbw_d2.weighting.pixels import compute_dtype, per_pixel, prepare_labels, shifted_rows
 from gbw_d2.weighting.scheme import WeightingScheme
 from gbw_d2.weighting.statistics import ClassStatistics, class_statistics, element_statistics
 
 
-class ClassWeightedRoIClassification:
+class ClassWeightedRoIClassification(WeightedLoss):
     """Softmax cross-entropy of RoIs over K + 1 classes, the background outside the simplex.
 
     1 / R sum_r w_{y_r} CE_r; the K weights sum to K, the background's is 1 (docs/equations.md 7).
     The background takes part in the gradients that the weights come from: RoIs of it that are
     predicted as class k are in g_k, and it may hinder classes.
 
-    Args:
-        scheme: built for the K foreground classes; its counts are RoIs.
-        ignore_index: label of RoIs without a class; they count in R.
-
-    Attributes:
-        scheme: the weighting scheme.
-        class_ids: class ids that the weights belong to, the background left out.
-        last: ``LastCall`` of each loss term seen so far.
+    Arguments are those of :class:`gbw_d2.losses.WeightedLoss`, for the K foreground classes: RoIs
+    take the places of pixels; RoIs without a class have the label -1 and count in R.
     """
 
-    def __init__(self, scheme: WeightingScheme, ignore_index: int = -1) -> None:
-        self.scheme = scheme
-        self.class_ids = tuple(range(scheme.num_classes))
-        self.ignore_index = ignore_index
-        self.last: dict[str, LastCall] = {}
+    has_softmax = True
 
-    def __call__(
+    def __init__(
+        self,
+        scheme: WeightingScheme,
+        class_ids: Sequence[int] | None = None,
+        num_classes: int | None = None,
+        head: str = "loss",
+        ignore_index: int = -1,
+    ) -> None:
+        super().__init__(scheme, class_ids, num_classes, head, ignore_index)
+
+    def forward(
         self,
         logits: Tensor,
         labels: Tensor,
         features: Tensor | None = None,
         term: str = TERM_SOURCE,
+        log: WeightLog | None = None,
     ) -> Tensor:
         """Computes the loss.
 
@@ -58,6 +62,7 @@ class ClassWeightedRoIClassification:
             labels: (R,) integer, 0..K-1, K for background, or ``ignore_index``.
             features: (R, D), the classifier's input, for schemes with ``needs_classifier``.
             term: which images the loss comes from; see ``gbw_d2.keys``.
+            log: takes the weights, counts and measure of this call.
 
         Returns:
             A tensor without axes; 0 for no RoI.
@@ -91,13 +96,7 @@ class ClassWeightedRoIClassification:
         if scheme.needs_classifier and measured:
             shifted = shifted_rows(image, slice(None), shift)
             self._add_classifier_measure(statistics, shifted, targets, features)
-        weights = scheme.weights(_without_background(statistics), term)
-        self.last[term] = LastCall(
-            weights,
-            statistics.counts[:-1],
-            None if statistics.norms is None else statistics.norms[:-1],
-            None if statistics.classifier_measure is None else statistics.classifier_measure[:-1],
-        )
+        weights = self.class_weights(_without_background(statistics), term, log)
         share = rois / _roi_divisor(rois, logits)
         if not rois:
             return logits.sum() * 0
@@ -115,14 +114,14 @@ class ClassWeightedRoIClassification:
         features: Tensor | None,
     ) -> None:
         if features is None:
-            measure = self.scheme.settings.measure
+            measure = self.scheme.classifier_measure
             raise ValueError(
                 f"weighting scheme '{self.scheme.name}' measures {measure} and "
                 "needs features, the classifier's input; pass them, or set the measure to 'norm'"
             )
         inputs = features if features.shape[0] else features.new_zeros(1, features.shape[1])
         statistics.classifier_measure, statistics.classifier_measure_present = classifier_measure(
-            self.scheme.settings.measure,
+            self.scheme.classifier_measure,
             _as_image(inputs),
             image,
             targets,
@@ -132,35 +131,33 @@ class ClassWeightedRoIClassification:
         statistics.nonfinite = statistics.nonfinite | ~finite
 
 
-class ClassWeightedRoIMask:
+class ClassWeightedRoIMask(WeightedLoss):
     """Binary cross-entropy of each RoI's mask in its own class's channel, weighted by that class.
 
     1 / R sum_r w_{c_r} l_r, l_r the mean over the m x m cells. g_c is the norm of the gradient of
     sum over class c of l_r / (n_c + 1), n_c its RoIs (docs/equations.md 7).
 
-    Args:
-        scheme: built for the K foreground classes; its counts are RoIs. There is no classifier
-            to measure at and no softmax for a focal factor.
-        ignore_index: label of RoIs without a class; their loss is 0 and they count in R.
-
-    Attributes:
-        scheme: the weighting scheme.
-        class_ids: class ids that the weights belong to.
-        last: ``LastCall`` of each loss term seen so far.
-
-    Raises:
-        ValueError: a scheme that this loss cannot use.
+    Arguments are those of :class:`gbw_d2.losses.WeightedLoss`, for the K foreground classes: RoIs
+    take the places of pixels; RoIs without a class have the label -1, no loss, and count in R.
     """
 
-    def __init__(self, scheme: WeightingScheme, ignore_index: int = -1) -> None:
-        check_regression_scheme(scheme)
-        self.scheme = scheme
-        self.class_ids = tuple(range(scheme.num_classes))
-        self.ignore_index = ignore_index
-        self.last: dict[str, LastCall] = {}
+    def __init__(
+        self,
+        scheme: WeightingScheme,
+        class_ids: Sequence[int] | None = None,
+        num_classes: int | None = None,
+        head: str = "loss",
+        ignore_index: int = -1,
+    ) -> None:
+        super().__init__(scheme, class_ids, num_classes, head, ignore_index)
 
-    def __call__(
-        self, logits: Tensor, labels: Tensor, masks: Tensor, term: str = TERM_SOURCE
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        masks: Tensor,
+        term: str = TERM_SOURCE,
+        log: WeightLog | None = None,
     ) -> Tensor:
         """Computes the loss.
 
@@ -169,6 +166,7 @@ class ClassWeightedRoIMask:
             labels: (R,) integer, 0..K-1 or ``ignore_index``.
             masks: (R, m, m) bool or 0..1, the truth inside each RoI.
             term: which images the loss comes from; see ``gbw_d2.keys``.
+            log: takes the weights, counts and measure of this call.
 
         Returns:
             A tensor without axes; 0 for no RoI.
@@ -196,8 +194,7 @@ class ClassWeightedRoIMask:
             classes,
             norms=scheme.needs_norms and scheme.measures(term),
         )
-        weights = scheme.weights(statistics, term)
-        self.last[term] = LastCall(weights, statistics.counts, statistics.norms, None)
+        weights = self.class_weights(statistics, term, log)
         return (losses * per_pixel(weights, targets)).sum() / _roi_divisor(rois, logits)
 
 

@@ -1,11 +1,13 @@
-"""What every architecture shares: images in, encoder, semantic head, dense logits, losses."""
+"""What every dense architecture shares: images in, encoder, semantic head, losses, results."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,19 +15,38 @@ from torch import Tensor, nn
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
-from gbw_d2.losses import plain_cross_entropy
+from gbw_d2.losses import ClassWeightedCrossEntropy, WeightedLosses, in_order
 from gbw_d2.modeling import backbones  # noqa: F401  (registers them)
 from gbw_d2.modeling.heads.auxiliary import build_auxiliary_head
-from gbw_d2.modeling.instance_criterion import InstanceCriterion
-from gbw_d2.modeling.protocol import Features, Losses, Outputs, Targets
-from gbw_d2.modeling.semantic_criterion import SemanticCriterion
+from gbw_d2.modeling.plain_losses import plain_losses
+from gbw_d2.modeling.protocol import (
+    Features,
+    HeadSpec,
+    Losses,
+    Outputs,
+    PixelPseudoLabels,
+    SegmentMaps,
+    SemanticPrediction,
+    Size,
+    TargetGenerator,
+    Targets,
+    View,
+)
+from gbw_d2.modeling.targets.none import no_targets
+from gbw_d2.modeling.views import merged_maps
+from gbw_d2.ops.masks import mix
+from gbw_d2.weighting import WeightLog
 
 from detectron2.modeling import build_backbone, build_sem_seg_head
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 
-# Value with which each label entry is padded where an image is smaller than its batch.
-_PADDING = {keys.SEM_SEG: IGNORE_LABEL, keys.INSTANCE_CLASS: IGNORE_LABEL}
+# Heads; their losses are called "loss_<head>".
+SEMANTIC = "semantic"
+AUXILIARY = "auxiliary"
+
+# Name of the exported logits (N, K, H, W).
+SEMANTIC_LOGITS = "semantic_logits"
 
 
 def classifier_input_and_logits(head: nn.Module, features: Features) -> tuple[Tensor, Tensor]:
@@ -48,7 +69,10 @@ def classifier_input_and_logits(head: nn.Module, features: Features) -> tuple[Te
 class DenseSegmentor(nn.Module):
     """A backbone and a semantic head of Detectron2, with class-weighted cross-entropy.
 
-    Architectures derive from it and add their instance branch.
+    Architectures derive from it and add their instance branch: ``heads``, ``predicts_instances``
+    and ``target_generator`` say what there is; ``instance_outputs``, ``loss_calls``,
+    ``pseudo_targets``, ``dense_maps`` and ``result`` compute it. See
+    :class:`gbw_d2.modeling.protocol.SegmentationModel` for all that is asked of a network.
 
     Args:
         backbone: maps (N, 3, H, W) to feature maps by name.
@@ -57,17 +81,21 @@ class DenseSegmentor(nn.Module):
         label_space: the classes that are predicted.
         pixel_mean: per channel, 0..255, in ``INPUT.FORMAT`` order.
         pixel_std: likewise.
-        semantic_loss_weight: factor of the semantic loss.
-        auxiliary_loss_weight: factor of the auxiliary loss.
+        loss_factors: factor of each head's loss.
         image_format: order of the images' channels, RGB or BGR.
-        criteria: criterion by head name, of ``weighted_heads``; a head that is not named has its
-            plain loss.
+        weighted_losses: the loss of each head.
 
     Attributes:
-        weighted_heads: heads whose loss can be weighted by class (``WEIGHTING.HEADS``).
+        target_entries: names of a sample's label entries that are this network's own.
+        target_padding: value with which such an entry is padded, where that is not 0.
+        displacements: names of dense maps that hold (dy, dx) in pixels.
+        waits_per_step: how often a training step waits for the device.
     """
 
-    weighted_heads: tuple[str, ...] = ("semantic", "auxiliary")
+    target_entries: tuple[str, ...] = ()
+    target_padding: Mapping[str, float] = {}
+    displacements: frozenset[str] = frozenset()
+    waits_per_step = 0
 
     def __init__(
         self,
@@ -78,28 +106,49 @@ class DenseSegmentor(nn.Module):
         label_space: LabelSpace,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        semantic_loss_weight: float,
-        auxiliary_loss_weight: float,
+        loss_factors: Mapping[str, float],
         image_format: str = "RGB",
-        criteria: Mapping[str, SemanticCriterion | InstanceCriterion] | None = None,
+        weighted_losses: WeightedLosses | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.auxiliary_head = auxiliary_head
         self.label_space = label_space
-        self.semantic_loss_weight = semantic_loss_weight
-        self.auxiliary_loss_weight = auxiliary_loss_weight
+        self.loss_factors = dict(loss_factors)
         self.image_format = image_format
-        # Not sub-modules: their running state is saved beside the network, not inside it.
-        self.criteria = {**self.plain_criteria(), **(criteria or {})}
+        self.weighted_losses: WeightedLosses | None
+        self._hold(weighted_losses)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
-    def plain_criteria(self) -> dict[str, SemanticCriterion | InstanceCriterion]:
-        """Returns the loss without class weights of each head of ``weighted_heads``."""
-        classes = self.label_space.num_classes
-        return {head: plain_cross_entropy(classes) for head in ("semantic", "auxiliary")}
+    def _hold(self, losses: WeightedLosses | None) -> None:
+        # No sub-module: their state is saved beside the network, and no copy of it has them.
+        object.__setattr__(self, "weighted_losses", losses)
+
+    def train(self, mode: bool = True) -> DenseSegmentor:
+        """Sets the mode of the network and of its losses, whose state moves in training alone."""
+        super().train(mode)
+        if self.weighted_losses is not None:
+            self.weighted_losses.train(mode)
+        return self
+
+    @classmethod
+    def heads(cls, cfg: Any, space: LabelSpace) -> dict[str, HeadSpec]:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        every = tuple(range(space.num_classes))
+        names = (SEMANTIC, AUXILIARY) if cfg.MODEL.AUXILIARY_HEAD.ENABLED else (SEMANTIC,)
+        return {name: HeadSpec(ClassWeightedCrossEntropy, every, True) for name in names}
+
+    @classmethod
+    def predicts_instances(cls, cfg: Any) -> bool:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        return False
+
+    @classmethod
+    def target_generator(cls, cfg: Any, space: LabelSpace) -> TargetGenerator:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        return no_targets
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -118,16 +167,20 @@ class DenseSegmentor(nn.Module):
                 "`predictor`; use PanopticDeepLabSemSegHead, DeepLabV3PlusHead, DeepLabV2Head or "
                 "SemSegFPNHead"
             )
+        space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
         return {
             "backbone": backbone,
             "sem_seg_head": head,
             "auxiliary_head": build_auxiliary_head(cfg, shape),
-            "label_space": LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE),
+            "label_space": space,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "semantic_loss_weight": cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT,
-            "auxiliary_loss_weight": cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT,
+            "loss_factors": {
+                SEMANTIC: cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT,
+                AUXILIARY: cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT,
+            },
             "image_format": cfg.INPUT.FORMAT,
+            "weighted_losses": plain_losses(cls.heads(cfg, space), space.num_classes),
         }
 
     @property
@@ -135,12 +188,11 @@ class DenseSegmentor(nn.Module):
         """Where the network's parameters are."""
         return self.pixel_mean.device
 
-    def _stack(self, batch: Sequence[dict[str, Any]], key: str) -> Tensor:
+    def _stack(self, batch: Sequence[Mapping[str, Any]], key: str, pad: float) -> Tensor:
         tensors = [sample[key].to(self.device, non_blocking=True) for sample in batch]
-        pad = float(_PADDING.get(key, 0))
         return ImageList.from_tensors(tensors, self.backbone.size_divisibility, pad).tensor
 
-    def _normalised(self, batch: Sequence[dict[str, Any]]) -> ImageList:
+    def _normalised(self, batch: Sequence[Mapping[str, Any]]) -> ImageList:
         images = [
             (sample[keys.IMAGE].to(self.device, non_blocking=True) - self.pixel_mean)
             / self.pixel_std
@@ -148,7 +200,7 @@ class DenseSegmentor(nn.Module):
         ]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
-    def images(self, batch: Sequence[dict[str, Any]]) -> Tensor:
+    def images(self, batch: Sequence[Mapping[str, Any]]) -> Tensor:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
         return self._normalised(batch).tensor
 
@@ -162,92 +214,122 @@ class DenseSegmentor(nn.Module):
         channels = (images * self.pixel_std + self.pixel_mean) / 255
         return channels.flip(1) if self.image_format == "BGR" else channels
 
-    def logit_names(self) -> tuple[str, ...]:
+    def semantic_heads(self) -> tuple[str, ...]:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        if self.auxiliary_head is None:
-            return (keys.SEMANTIC_LOGITS,)
-        return (keys.SEMANTIC_LOGITS, keys.AUXILIARY_LOGITS)
+        return (SEMANTIC,) if self.auxiliary_head is None else (SEMANTIC, AUXILIARY)
 
     def frozen_copy(self) -> DenseSegmentor:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        # Criteria hold the last call's tensors and the running means; a copy has no use for them.
-        criteria, self.criteria = self.criteria, {}
+        losses = self.weighted_losses
+        self._hold(None)
         try:
             copied = copy.deepcopy(self)
         finally:
-            self.criteria = criteria
+            self._hold(losses)
         return copied.requires_grad_(False).eval()
 
     def frozen_encoder(self) -> nn.Module:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
         return copy.deepcopy(self.backbone).requires_grad_(False).eval()
 
-    def targets(self, batch: Sequence[dict[str, Any]]) -> Targets:
+    def targets(self, batch: Sequence[Mapping[str, Any]]) -> Targets:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        return {key: self._stack(batch, key) for key in self.target_keys() if key in batch[0]}
+        first, semantic, segments = batch[0], None, None
+        if keys.SEM_SEG in first:
+            semantic = self._stack(batch, keys.SEM_SEG, IGNORE_LABEL)
+        if keys.SEGMENTS in first:
+            tables = tuple(sample[keys.SEGMENTS_INFO] for sample in batch)
+            segments = SegmentMaps(self._stack(batch, keys.SEGMENTS, 0), tables)
+        own = {
+            key: self._stack(batch, key, self.target_padding.get(key, 0))
+            for key in self.target_entries
+            if key in first
+        }
+        return Targets(semantic, segments, own or None)
 
-    def target_keys(self) -> tuple[str, ...]:
-        """Names of the label entries that this architecture has losses for."""
-        return (keys.SEM_SEG,)
-
-    def features(self, images: Tensor) -> Features:
+    def features(
+        self, images: Tensor, draws: Sequence[np.random.Generator] | None = None
+    ) -> Features:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
         return self.backbone(images)
 
-    def outputs(self, features: Features, image_size: tuple[int, int]) -> Outputs:
+    def outputs(self, features: Features, image_size: Size, instances: bool = True) -> Outputs:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        return self.semantic_outputs(features, image_size)
-
-    def semantic_outputs(self, features: Features, image_size: tuple[int, int]) -> Outputs:
-        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        classifier_features, logits = classifier_input_and_logits(self.sem_seg_head, features)
-        outputs = {
-            keys.CLASSIFIER_FEATURES: classifier_features,
-            keys.CLASSIFIER_LOGITS: logits,
-            keys.SEMANTIC_LOGITS: upsampled(logits, image_size),
-        }
+        auxiliary = None
+        semantic = self._predicted(self.sem_seg_head, features, image_size)
         if self.training and self.auxiliary_head is not None:
-            aux_features, aux_logits = classifier_input_and_logits(self.auxiliary_head, features)
-            outputs[keys.AUXILIARY_FEATURES] = aux_features
-            outputs[keys.AUXILIARY_CLASSIFIER_LOGITS] = aux_logits
-            outputs[keys.AUXILIARY_LOGITS] = upsampled(aux_logits, image_size)
-        return outputs
+            auxiliary = self._predicted(self.auxiliary_head, features, image_size)
+        private = self.instance_outputs(features, image_size) if instances else None
+        return Outputs(semantic, auxiliary, private)
+
+    @staticmethod
+    def _predicted(head: nn.Module, features: Features, image_size: Size) -> SemanticPrediction:
+        classifier_features, logits = classifier_input_and_logits(head, features)
+        return SemanticPrediction(logits, image_size, classifier_features)
+
+    def instance_outputs(self, features: Features, image_size: Size) -> Any:
+        """Runs the instance branch; returns the outputs' private part, None without a branch."""
+        return None
 
     def losses(
-        self, outputs: Outputs, targets: Targets, pixel_weights: Tensor | None, term: str
+        self,
+        outputs: Outputs,
+        targets: Targets,
+        pixel_weights: Tensor | None,
+        term: str,
+        log: WeightLog | None = None,
     ) -> Losses:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        if keys.SEM_SEG not in targets:
+        assert self.weighted_losses is not None, "a frozen copy has no losses"
+        calls = self.loss_calls(outputs, targets, pixel_weights)
+        bound = {head: partial(call, term=term, log=log) for head, call in calls.items()}
+        values = in_order(self.weighted_losses, bound)
+        return {f"loss_{head}": self.loss_factors[head] * value for head, value in values.items()}
+
+    def loss_calls(
+        self, outputs: Outputs, targets: Targets, pixel_weights: Tensor | None
+    ) -> dict[str, Callable[..., Tensor]]:
+        """Returns head -> its loss, waiting for ``term`` and ``log``, where there is a target."""
+        assert self.weighted_losses is not None
+        if targets.semantic is None:
             return {}
-        labels = targets[keys.SEM_SEG]
-        losses = {
-            keys.LOSS_SEMANTIC: self.semantic_loss_weight
-            * self.criteria["semantic"](
-                outputs[keys.SEMANTIC_LOGITS],
-                labels,
+        predictions = zip(self.semantic_heads(), outputs.predictions(), strict=False)
+        return {
+            head: partial(
+                self.weighted_losses[head],
+                prediction.dense(),
+                targets.semantic,
                 pixel_weights=pixel_weights,
-                classifier=(outputs[keys.CLASSIFIER_FEATURES], outputs[keys.CLASSIFIER_LOGITS]),
-                term=term,
+                classifier=prediction.classifier,
             )
+            for head, prediction in predictions
         }
-        if keys.AUXILIARY_LOGITS in outputs:
-            losses[keys.LOSS_AUXILIARY] = self.auxiliary_loss_weight * self.criteria["auxiliary"](
-                outputs[keys.AUXILIARY_LOGITS],
-                labels,
-                pixel_weights=pixel_weights,
-                classifier=(
-                    outputs[keys.AUXILIARY_FEATURES],
-                    outputs[keys.AUXILIARY_CLASSIFIER_LOGITS],
-                ),
-                term=term,
-            )
-        return losses
+
+    def pseudo_targets(self, outputs: Outputs, pseudo_labels: PixelPseudoLabels) -> Targets:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        return Targets(semantic=pseudo_labels.labels)
+
+    def mix_targets(self, mask: Tensor, source: Targets, target: Targets) -> Targets:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`.
+
+        Private targets are mixed map by map. Segments are not: these networks do not learn from
+        them, and two images' ids would have to be renumbered.
+        """
+        semantic = private = None
+        if source.semantic is not None and target.semantic is not None:
+            semantic = mix(mask, source.semantic, target.semantic)
+        if source.private is not None and target.private is not None:
+            private = {
+                key: mix(mask, source.private[key], value) for key, value in target.private.items()
+            }
+        return Targets(semantic=semantic, private=private)
 
     def pseudo_label_shift(self) -> Tensor | None:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        return self.criteria["semantic"].pseudo_label_shift()
+        losses = self.weighted_losses
+        return None if losses is None else losses[SEMANTIC].scheme.pseudo_label_shift()
 
-    def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
+    def forward(self, batch: Sequence[Mapping[str, Any]]) -> Any:
         """Returns supervised losses in training, Detectron2's per-image results in inference.
 
         Args:
@@ -258,25 +340,43 @@ class DenseSegmentor(nn.Module):
         outputs = self.outputs(self.features(images.tensor), size)
         if self.training:
             return self.losses(outputs, self.targets(batch), None, keys.TERM_SOURCE)
+        maps = self.dense_maps(outputs)
         return [
-            self.result({k: v[i] for k, v in outputs.items()}, images.image_sizes[i], sample)
+            self.result({k: v[i] for k, v in maps.items()}, images.image_sizes[i], sample)
             for i, sample in enumerate(batch)
         ]
 
+    def dense_maps(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Returns what is predicted of each pixel: name -> (N, C, H, W) at the input's size."""
+        return {SEMANTIC_LOGITS: outputs.semantic.dense()}
+
     def result(
-        self, outputs: Outputs, image_size: tuple[int, int], sample: dict[str, Any]
+        self, maps: Mapping[str, Tensor], image_size: Size, sample: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Turns one image's outputs (no batch axis) into its result at the file's size."""
+        """Turns one image's dense maps (C, H, W) into its result at the file's size."""
         height, width = result_size(sample, image_size)
-        logits = sem_seg_postprocess(outputs[keys.SEMANTIC_LOGITS], image_size, height, width)
+        logits = sem_seg_postprocess(maps[SEMANTIC_LOGITS], image_size, height, width)
         return {keys.SEM_SEG: logits}
 
+    def merge_views(
+        self, views: Iterable[View], image_size: Size, sample: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        maps = merged_maps(views, image_size, self.dense_maps, SEMANTIC_LOGITS, self.displacements)
+        return self.result(maps, image_size, sample)
 
-def result_size(sample: Mapping[str, Any], image_size: tuple[int, int]) -> tuple[int, int]:
+    def export_outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        normalised = (images - self.pixel_mean) / self.pixel_std
+        size = (images.shape[-2], images.shape[-1])
+        return self.dense_maps(self.outputs(self.features(normalised), size))
+
+
+def result_size(sample: Mapping[str, Any], image_size: Size) -> Size:
     """Returns (rows, columns) of the result: of the file on disk where the sample names it."""
     return sample.get(keys.HEIGHT, image_size[0]), sample.get(keys.WIDTH, image_size[1])
 
 
-def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def upsampled(maps: Tensor, size: Size) -> Tensor:
     """Resizes maps (N, C, h, w) bilinearly to ``size`` (rows, columns)."""
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -38,7 +38,7 @@ class Adversarial(Strategy):
         super().__init__(model, settings, run)
         self._map = DISCRIMINATOR_INPUTS.get(settings.INPUT)
         self._loss = ADVERSARIAL_LOSSES.get(settings.LOSS)
-        self._discriminators = {_short(name): self._discriminator(name) for name in self._names}
+        self._discriminators = {head: self._discriminator(head) for head in model.semantic_heads()}
         self._optimizers = {
             f"discriminator_{head}": ExtraOptimizer(
                 module,
@@ -62,7 +62,7 @@ class Adversarial(Strategy):
         del losses, outputs
         if not self.adapts(iteration):
             return
-        target_maps = self._maps(self.semantic_outputs(self.model.images(target)))
+        target_maps = self._maps(self.outputs(target, instances=False))
         # The graph is what counts: built without the discriminators' gradients, it gives them none.
         with frozen(self._discriminators.values()):
             losses = self._student_losses(target_maps)
@@ -77,14 +77,11 @@ class Adversarial(Strategy):
         """Names one Adam per discriminator, like its module."""
         return dict(self._optimizers)
 
-    @property
-    def _names(self) -> tuple[str, ...]:
-        return self.model.logit_names()
-
-    def _discriminator(self, name: str) -> Discriminator:
+    def _discriminator(self, head: str) -> Discriminator:
         assert isinstance(self.model, nn.Module)
         # Keyed by the run's seed: the same in every process, whatever was drawn before.
-        key = int(keyed_rng(self.seed, "discriminator", name).integers(2**62))
+        # Not the head's bare name: another key would give every run other discriminators.
+        key = int(keyed_rng(self.seed, "discriminator", f"{head}_logits").integers(2**62))
         with seeded(key):
             module = Discriminator(self.model.label_space.num_classes, self.settings.CHANNELS)
         return module.to(next(self.model.parameters()).device)
@@ -93,7 +90,11 @@ class Adversarial(Strategy):
         return max(0.0, 1 - done) ** self.settings.DECAY_POWER
 
     def _maps(self, outputs: Outputs) -> dict[str, Tensor]:
-        return {_short(name): self._map(outputs[name]) for name in self._names}
+        heads = self.model.semantic_heads()
+        return {
+            head: self._map(prediction.dense())
+            for head, prediction in zip(heads, outputs.predictions(), strict=True)
+        }
 
     def _student_losses(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         weights = (self.settings.LOSS_WEIGHT, self.settings.AUXILIARY_LOSS_WEIGHT)
@@ -114,10 +115,6 @@ class Adversarial(Strategy):
             / 2
             for head, module in self._discriminators.items()
         }
-
-
-def _short(name: str) -> str:
-    return name.removesuffix("_logits")
 
 
 def _detached(maps: dict[str, Tensor]) -> dict[str, Tensor]:

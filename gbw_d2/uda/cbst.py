@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from gbw_d2.uda.strategy import (
     Stage,
     StageData,
     Strategy,
+    image_size,
     module_of,
 )
 
@@ -61,6 +63,7 @@ class ClassBalancedSelfTraining(Strategy):
     """
 
     needs_target = True
+    terms = (keys.TERM_SOURCE, keys.TERM_PSEUDO)
 
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)
@@ -145,38 +148,38 @@ class ClassBalancedSelfTraining(Strategy):
         yield self.supervised_losses(source)
         if target is None:
             return
-        images = self.model.images(target)
         targets = self.model.targets([sample[PSEUDO_LABELS] for sample in target])
         # The instance branch runs where instances were labelled.
-        heads = self.model.outputs if keys.CENTER in targets else self.model.semantic_outputs
-        outputs = heads(self.model.features(images), (images.shape[-2], images.shape[-1]))
-        losses = self._target_losses(images, outputs, targets)
+        outputs = self.outputs(target, targets.has_instances)
+        losses = self._target_losses(target, outputs, targets)
         yield {f"pseudo_{k}": self.settings.LOSS_WEIGHT * v for k, v in losses.items()}
 
     def modules(self) -> dict[str, nn.Module]:
         """Names the network that gives LRENT's soft labels: the student at the round's start."""
         return {} if self.labeller is None else {"labeller": module_of(self.labeller)}
 
-    def _hard_losses(self, images: Tensor, outputs: Outputs, targets: Targets) -> Losses:
-        return self.model.losses(outputs, targets, None, keys.TERM_PSEUDO)
+    def _hard_losses(self, target: Batch, outputs: Outputs, targets: Targets) -> Losses:
+        return self.model.losses(outputs, targets, None, keys.TERM_PSEUDO, self.weight_log)
 
-    def _mrkld_losses(self, images: Tensor, outputs: Outputs, targets: Targets) -> Losses:
-        losses = self._hard_losses(images, outputs, targets)
-        value = mrkld_loss(outputs[keys.SEMANTIC_LOGITS], targets[keys.SEM_SEG])
+    def _mrkld_losses(self, target: Batch, outputs: Outputs, targets: Targets) -> Losses:
+        losses = self._hard_losses(target, outputs, targets)
+        assert targets.semantic is not None
+        value = mrkld_loss(outputs.semantic.dense(), targets.semantic)
         return {**losses, "loss_mrkld": self.settings.MRKLD_WEIGHT * value}
 
-    def _lrent_losses(self, images: Tensor, outputs: Outputs, targets: Targets) -> Losses:
+    def _lrent_losses(self, target: Batch, outputs: Outputs, targets: Targets) -> Losses:
         assert self.labeller is not None and self._thresholds is not None
         with torch.no_grad():
-            size = (images.shape[-2], images.shape[-1])
-            taught = self.labeller.semantic_outputs(self.labeller.features(images), size)
-            logits = taught[keys.SEMANTIC_LOGITS]
+            images = self.model.images(target)
+            features = self.labeller.features(images)
+            taught = self.labeller.outputs(features, image_size(images), instances=False)
+            logits = taught.semantic.dense()
             if self._shift is not None:
                 logits = logits.float() + self._shift.view(1, -1, 1, 1)
             soft, kept = lrent_soft_labels(logits, self._thresholds, self.settings.LRENT_ALPHA)
-        loss = soft_cross_entropy(outputs[keys.SEMANTIC_LOGITS], soft, kept)
-        rest = {key: value for key, value in targets.items() if key != keys.SEM_SEG}
-        return {"loss_lrent": loss, **self._hard_losses(images, outputs, rest)}
+        loss = soft_cross_entropy(outputs.semantic.dense(), soft, kept)
+        rest = replace(targets, semantic=None)
+        return {"loss_lrent": loss, **self._hard_losses(target, outputs, rest)}
 
     def _shift_of(self, key: dict[str, Any]) -> Tensor | None:
         shift = key["logit_shift"]

@@ -38,7 +38,7 @@ class MaxSquares(Strategy):
             check_max_squares_settings(self._ratio, settings.HALF)
         except ValueError as error:
             raise UserError(f"UDA.MAX_SQUARES: {error}") from error
-        if settings.MULTI_LEVEL and len(model.logit_names()) < 2:
+        if settings.MULTI_LEVEL and len(model.semantic_heads()) < 2:
             raise UserError(
                 "UDA.MAX_SQUARES.MULTI_LEVEL is True, but the network has no auxiliary head; set "
                 "MODEL.AUXILIARY_HEAD.ENABLED True (and IN_FEATURE), or MULTI_LEVEL False"
@@ -52,8 +52,8 @@ class MaxSquares(Strategy):
         yield self.supervised_losses(source)
         if not self.adapts(iteration):
             return
-        outputs = self.semantic_outputs(self.model.images(target))
-        logits = [outputs[name] for name in self.model.logit_names()]
+        outputs = self.outputs(target, instances=False)
+        logits = [prediction.dense() for prediction in outputs.predictions()]
         s = self.settings
         squares = max_squares_loss(logits[0], self._ratio, s.HALF, s.MEAN_OVER_CLASSES)
         losses = {"loss_max_squares": s.LOSS_WEIGHT * squares}

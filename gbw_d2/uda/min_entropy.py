@@ -29,9 +29,10 @@ class MinEntropy(Strategy):
         yield self.supervised_losses(source)
         if not self.adapts(iteration):
             return
-        outputs = self.semantic_outputs(self.model.images(target))
+        predictions = self.outputs(target, instances=False).predictions()
         weights = (self.settings.LOSS_WEIGHT, self.settings.AUXILIARY_LOSS_WEIGHT)
+        heads = self.model.semantic_heads()
         yield {
-            f"loss_entropy_{name.removesuffix('_logits')}": weight * entropy_loss(outputs[name])
-            for name, weight in zip(self.model.logit_names(), weights, strict=False)
+            f"loss_entropy_{head}": weight * entropy_loss(prediction.dense())
+            for head, prediction, weight in zip(heads, predictions, weights, strict=False)
         }

@@ -10,13 +10,28 @@ from torch import Tensor, nn
 
 from gbw_d2 import keys
 from gbw_d2.errors import UserError
-from gbw_d2.label_spaces import IGNORE_LABEL
-from gbw_d2.modeling.protocol import Features, Losses, Outputs, SegmentationModel, Targets
+from gbw_d2.modeling.protocol import (
+    Features,
+    Losses,
+    PixelPseudoLabels,
+    SegmentationModel,
+    Targets,
+)
+from gbw_d2.ops.masks import mix
 from gbw_d2.uda.parts import class_mix, ema
 from gbw_d2.uda.parts.feature_distance import feature_distance, thing_cells
 from gbw_d2.uda.parts.pseudo_labels import confidence_weights, pseudo_labels, rows_outside_margins
 from gbw_d2.uda.parts.strong_augmentation import StrongAugmentation
-from gbw_d2.uda.strategy import STRATEGIES, Batch, Context, RunSettings, Stage, Strategy, module_of
+from gbw_d2.uda.strategy import (
+    STRATEGIES,
+    Batch,
+    Context,
+    RunSettings,
+    Stage,
+    Strategy,
+    image_size,
+    module_of,
+)
 
 
 @STRATEGIES.register("self_training")
@@ -30,6 +45,7 @@ class SelfTraining(Strategy):
     """
 
     needs_target = True
+    terms = (keys.TERM_SOURCE, keys.TERM_MIXED)
 
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)
@@ -70,10 +86,9 @@ class SelfTraining(Strategy):
         """Yields the source losses with the feature distance, then those of the mixed images."""
         assert target is not None
         images, targets = self.model.images(source), self.model.targets(source)
-        features = self.model.features(images)
-        size = (images.shape[-2], images.shape[-1])
-        outputs = self.model.outputs(features, size)
-        losses = self.model.losses(outputs, targets, None, keys.TERM_SOURCE)
+        features = self.model.features(images, self.network_draws(source))
+        outputs = self.model.outputs(features, image_size(images))
+        losses = self.model.losses(outputs, targets, None, keys.TERM_SOURCE, self.weight_log)
         if self.initial_encoder is not None:
             losses["loss_feature_distance"] = self._feature_distance(images, features, targets)
         yield losses
@@ -113,7 +128,7 @@ class SelfTraining(Strategy):
         space = self.model.label_space
         names = self.settings.FEATURE_DISTANCE_CLASSES
         cells = thing_cells(
-            targets[keys.SEM_SEG],
+            targets.semantic,
             (reference.shape[-2], reference.shape[-1]),
             [i for i, name in enumerate(space.class_names) if name in names],
             space.num_classes,
@@ -132,30 +147,34 @@ class SelfTraining(Strategy):
                 f"source and target batches are {tuple(images.shape)} and "
                 f"{tuple(target_images.shape)}; mixing needs equal sizes: set INPUT.CROP_SIZE"
             )
-        labels = targets[keys.SEM_SEG]
-        size = (images.shape[-2], images.shape[-1])
+        assert targets.semantic is not None
+        size = image_size(images)
         # Without instance targets the instance branch has nothing to learn from here: leave it out.
-        with_instances = self.settings.INSTANCE_PSEUDO_LABELS and keys.CENTER in targets
+        instances = self.settings.INSTANCE_PSEUDO_LABELS and targets.has_instances
         with torch.no_grad():
-            taught = _outputs(self.teacher, target_images, size, with_instances)
+            taught = self.teacher.outputs(self.teacher.features(target_images), size, instances)
             shift = self.model.pseudo_label_shift()
-            pseudo, confidence = pseudo_labels(taught[keys.SEMANTIC_LOGITS], shift)
-            weights = self._pixel_weights(confidence, target)
-            mask = self._mask(source, labels)
-            mixed_targets = {keys.SEM_SEG: class_mix.mix(mask, labels, pseudo)}
-            if with_instances:
-                taught_targets = self._instance_targets(taught, pseudo, confidence, weights)
-                for key, value in taught_targets.items():
-                    mixed_targets[key] = class_mix.mix(mask, targets[key], value)
-            mixed_weights = class_mix.mix(mask, torch.ones_like(weights), weights)
-            mixed = self._augmented(source, class_mix.mix(mask, images, target_images))
+            pseudo, confidence = pseudo_labels(taught.semantic.dense(), shift)
+            kept, weights = self._pixel_weights(confidence, target)
+            mask = self._mask(source, targets.semantic)
+            taught_targets = self.model.pseudo_targets(
+                taught,
+                PixelPseudoLabels(pseudo, confidence, kept, self.settings.CONFIDENCE_THRESHOLD),
+            )
+            mixed_targets = self.model.mix_targets(mask, targets, taught_targets)
+            mixed_weights = mix(mask, torch.ones_like(weights), weights)
+            mixed = self._augmented(source, mix(mask, images, target_images))
         del taught
-        outputs = _outputs(self.model, mixed, size, with_instances)
-        losses = self.model.losses(outputs, mixed_targets, mixed_weights, keys.TERM_MIXED)
+        features = self.model.features(mixed, self.network_draws(source))
+        outputs = self.model.outputs(features, size, instances)
+        losses = self.model.losses(
+            outputs, mixed_targets, mixed_weights, keys.TERM_MIXED, self.weight_log
+        )
         factor = self.settings.LOSS_WEIGHT
         return {f"mixed_{name}": factor * value for name, value in losses.items()}
 
-    def _pixel_weights(self, confidence: Tensor, target: Batch) -> Tensor:
+    def _pixel_weights(self, confidence: Tensor, target: Batch) -> tuple[Tensor, Tensor]:
+        """Returns which pixels count (N, H, W) bool, and the weights of pseudo-labels (N, H, W)."""
         s, kept = self.settings, None
         if s.IGNORE_TOP > 0 or s.IGNORE_BOTTOM > 0:
             if any(keys.IMAGE_ROWS not in sample for sample in target):
@@ -168,7 +187,9 @@ class SelfTraining(Strategy):
             kept = rows_outside_margins(places, confidence.shape[1], s.IGNORE_TOP, s.IGNORE_BOTTOM)
             kept = kept.to(confidence.device, non_blocking=True)
         per_image = s.CONFIDENCE_PER == "image"
-        return confidence_weights(confidence, s.CONFIDENCE_THRESHOLD, per_image, kept)
+        weights = confidence_weights(confidence, s.CONFIDENCE_THRESHOLD, per_image, kept)
+        everywhere = torch.ones_like(confidence, dtype=torch.bool)
+        return everywhere if kept is None else everywhere & kept.unsqueeze(2), weights
 
     def _mask(self, source: Batch, labels: Tensor) -> Tensor:
         rngs = self.generators("class mix", source)
@@ -181,30 +202,3 @@ class SelfTraining(Strategy):
         pictures = self.model.pictures(images).clamp(0, 1)
         drawn = drawn.to(images.device, non_blocking=True)
         return self.model.normalised(self.augmentation.apply(pictures, drawn))
-
-    def _instance_targets(
-        self, taught: Outputs, pseudo: Tensor, confidence: Tensor, weights: Tensor
-    ) -> Targets:
-        """Returns the teacher's centres and offsets as targets, with weight where it is confident.
-
-        A pixel is confident where its class reaches CONFIDENCE_THRESHOLD, outside the margins.
-        """
-        space = self.model.label_space
-        confident = (confidence >= self.settings.CONFIDENCE_THRESHOLD) & (weights > 0)
-        is_thing = torch.zeros(space.num_classes, dtype=torch.bool)
-        is_thing[list(space.thing_ids)] = True
-        things = is_thing.to(pseudo.device, non_blocking=True)[pseudo]
-        return {
-            keys.CENTER: taught[keys.CENTER].squeeze(1).float().clamp(0, 1),
-            keys.CENTER_WEIGHTS: confident.float(),
-            keys.OFFSET: taught[keys.OFFSET].float(),
-            keys.OFFSET_WEIGHTS: (confident & things).float(),
-            keys.INSTANCE_CLASS: torch.where(things, pseudo, IGNORE_LABEL),
-        }
-
-
-def _outputs(
-    model: SegmentationModel, images: Tensor, size: tuple[int, int], with_instances: bool
-) -> Outputs:
-    features = model.features(images)
-    return (model.outputs if with_instances else model.semantic_outputs)(features, size)

@@ -16,6 +16,7 @@ from gbw_d2.errors import UserError
 from gbw_d2.keyed_random import keyed_rng
 from gbw_d2.modeling.protocol import Losses, Outputs, SegmentationModel
 from gbw_d2.registry import Registry
+from gbw_d2.weighting.log import WeightLog
 
 Batch = Sequence[dict[str, Any]]
 
@@ -190,10 +191,16 @@ class Strategy:
         model: the student; seen through :class:`SegmentationModel` only.
         settings: the strategy's own config node, ``UDA.<NAME>``, or None where it has none.
         run: what it may know of the run.
+
+    Attributes:
+        needs_target: True: the trainer draws target images and stops where DATASETS.TARGET is
+            empty.
+        terms: names of its loss terms with class labels; weighting keeps state for each.
+        weight_log: what the weighted losses of the last step used.
     """
 
-    # True: the trainer draws target images and stops where DATASETS.TARGET is empty.
     needs_target = False
+    terms: tuple[str, ...] = (keys.TERM_SOURCE,)
 
     def __init__(
         self, model: SegmentationModel, settings: Any, run: RunSettings | None = None
@@ -204,6 +211,7 @@ class Strategy:
         self.seed = run.seed
         self.max_iter = run.max_iter
         self.warm_up = run.warm_up
+        self.weight_log = WeightLog()
 
     def stages(self) -> Sequence[Stage]:
         """Returns the run's stages in order; together they cover iterations 0 .. max_iter - 1."""
@@ -260,16 +268,25 @@ class Strategy:
         Returns:
             the supervised losses, and the outputs that they come from.
         """
-        images = self.model.images(source)
-        size = (images.shape[-2], images.shape[-1])
-        outputs = self.model.outputs(self.model.features(images), size)
-        losses = self.model.losses(outputs, self.model.targets(source), None, keys.TERM_SOURCE)
+        outputs = self.outputs(source)
+        targets = self.model.targets(source)
+        losses = self.model.losses(outputs, targets, None, keys.TERM_SOURCE, self.weight_log)
         return losses, outputs
 
-    def semantic_outputs(self, images: Tensor) -> Outputs:
-        """Runs the student's semantic heads on images (N, 3, H, W); outputs are at their size."""
-        size = (images.shape[-2], images.shape[-1])
-        return self.model.semantic_outputs(self.model.features(images), size)
+    def outputs(self, batch: Batch, instances: bool = True) -> Outputs:
+        """Runs the student on a batch.
+
+        Args:
+            batch: samples of source or target.
+            instances: False leaves out what only instances need.
+        """
+        images = self.model.images(batch)
+        features = self.model.features(images, self.network_draws(batch))
+        return self.model.outputs(features, image_size(images), instances)
+
+    def network_draws(self, batch: Batch) -> list[np.random.Generator]:
+        """Returns the generators of networks that draw crops of their own, one per sample."""
+        return self.generators("network", batch)
 
     def generators(self, purpose: str, batch: Batch) -> list[np.random.Generator]:
         """Returns one generator per sample, keyed by (seed, purpose, draw of the sample).
@@ -277,6 +294,11 @@ class Strategy:
         Draws then do not depend on how many processes share a batch.
         """
         return [keyed_rng(self.seed, purpose, sample[keys.DRAW]) for sample in batch]
+
+
+def image_size(images: Tensor) -> tuple[int, int]:
+    """Returns (rows, columns) of images (N, 3, H, W)."""
+    return images.shape[-2], images.shape[-1]
 
 
 def module_of(network: Any) -> nn.Module:

@@ -16,6 +16,7 @@ from gbw_d2.weighting.pixels import (
     compute_dtype,
     count_per_class,
     label_index,
+    may_look,
     prepare_labels,
     residual,
     split_softmax,
@@ -162,7 +163,7 @@ def classifier_measure(
     with _without_autocast(logits.device.type):
         pull, squares, counts = _pulls(features.detach(), logits.detach(), targets, pixel_weights)
         values = FORMULAS[measure](pull, squares)
-    if values.device.type == "cpu" and not bool(torch.isfinite(values).all()):
+    if may_look(values) and not bool(torch.isfinite(values).all()):
         raise ValueError("the classifier's features or logits hold NaN or inf")
     return values.float(), counts > 0
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gbw_d2.weighting.pixels import may_look
 from gbw_d2.weighting.simplex import project_to_box, solve_gbw_cvxopt
 
 
@@ -79,7 +80,7 @@ def gbw_weights(
         raise ValueError(f"present has shape {tuple(mask.shape)}, norms {tuple(norms.shape)}")
     if isinstance(strength, Tensor) and strength.ndim:
         raise ValueError(f"strength has shape {tuple(strength.shape)}; expected one number")
-    if values.device.type == "cpu":
+    if may_look(values):
         usable = torch.isfinite(values) & (values >= 0)
         if not bool(usable[mask].all()):
             raise ValueError(

@@ -12,6 +12,14 @@ from torch import Tensor
 CHUNK_ELEMENTS_CPU = 2**19
 CHUNK_ELEMENTS_GPU = 2**25
 
+# Devices whose values can be looked at without waiting for anybody.
+HOST_DEVICES = ("cpu",)
+
+
+def may_look(tensor: Tensor) -> bool:
+    """Whether a value can be looked at at once; elsewhere flags are set and read a step later."""
+    return tensor.device.type in HOST_DEVICES
+
 
 class PixelSoftmax(NamedTuple):
     """What the softmax is made of at each pixel, split so that 1 - p at the label keeps its digits.
@@ -99,7 +107,7 @@ def prepare_labels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple
     ignored = ids == ignore_index
     outside = (ids < 0) | (ids >= num_classes)
     invalid = (outside & ~ignored).any()
-    if ids.device.type == "cpu" and bool(invalid):
+    if may_look(ids) and bool(invalid):
         found = ids[outside & ~ignored].unique().tolist()
         shown = ", ".join(str(value) for value in found[:10]) + (" ..." if len(found) > 10 else "")
         raise ValueError(

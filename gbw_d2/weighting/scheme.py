@@ -7,61 +7,91 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gbw_d2.keys import TERM_SOURCE
+from gbw_d2.keys import TERM_SOURCE, TERMS
 from gbw_d2.registry import Registry
-from gbw_d2.weighting.mean_weights import MeanWeights, is_mean_weights
-from gbw_d2.weighting.settings import WeightingSettings
+from gbw_d2.settings import merge_settings
+from gbw_d2.weighting.log import WeightLog
+from gbw_d2.weighting.mean_weights import MeanWeights
+from gbw_d2.weighting.pixels import may_look
+from gbw_d2.weighting.settings import SchemeSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
-# Entry of the state: the source's weights that other terms take over.
-TAKEN_OVER = "source.taken_over"
 COUNTERS = ("calls", "at_min", "at_max", "absent")
+# What a device can only flag, and what it means; the trainer tells it one step later.
+FLAGS = {
+    "nonfinite": "predictions, features or pixel weights that are NaN or inf; lower SOLVER.BASE_LR",
+    "invalid_labels": "labels that are neither a class nor the ignore value; check the dataset "
+    "with its datasets/prepare_*.py --check",
+    "source_missing": "weights shaped by the source before any loss of the source; compute that "
+    "first, or set WEIGHTING.SHAPED_BY all",
+}
 
 
-class WeightingScheme:
+class WeightingScheme(nn.Module):
     """Maps the statistics of a batch to one weight per class; one instance per head.
 
-    A subclass fills in ``solve``, and ``set_up`` where it keeps something. On a GPU nothing is
-    copied to the host: ``nonfinite`` and ``invalid_labels`` are device flags, set once and kept,
-    which the trainer copies without waiting and turns into an error one step later.
+    A subclass names its settings dataclass in ``Settings``, fills in ``solve``, and ``set_up``
+    where it keeps something. What it keeps are buffers, for every loss term, from construction on:
+    "not seen yet" is a count in them. State moves in ``train()`` mode only. On a GPU nothing is
+    copied to the host: the flags are set once and kept, and the trainer copies them without
+    waiting and turns them into an error one step later.
 
     Attributes:
         name: the scheme's registry name.
         num_classes: K.
         settings: its settings.
+        terms: names of the loss terms that it keeps state for.
         needs_norms: whether it reads the squared gradient norms.
-        needs_classifier: whether it reads a measure at the classifier, and so that one's input.
+        classifier_measure: name of the measure at the classifier that it reads (a key of
+            ``gbw_d2.weighting.classifier_measures.FORMULAS``), "" for none.
+        needs_softmax: whether it is defined for a softmax cross-entropy alone.
         needs_class_counts: whether it is built from the source's pixel counts.
         focal_gamma: exponent of the focal factor in the cross-entropy; 0 for none.
-        nonfinite: bool tensor without axes: NaN or inf was met.
-        invalid_labels: bool tensor without axes: a label that is neither class nor ignore was met.
+        shares_with: the head whose weights it takes over, None for weights of its own.
     """
 
+    Settings: type[SchemeSettings] = SchemeSettings
     needs_norms: bool = False
-    needs_classifier: bool = False
+    classifier_measure: str = ""
+    needs_softmax: bool = False
     needs_class_counts: bool = False
     focal_gamma: float = 0.0
+    shares_with: str | None = None
+
+    nonfinite: Tensor
+    invalid_labels: Tensor
+    source_missing: Tensor
+    source_weights: Tensor
+    source_batches: Tensor
+    _counters: Tensor
 
     def __init__(
         self,
         name: str,
         num_classes: int,
-        settings: WeightingSettings,
+        settings: SchemeSettings,
         class_counts: Tensor | None = None,
+        terms: Sequence[str] = TERMS,
     ) -> None:
+        super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; expected at least 1")
         self.name = name
         self.num_classes = num_classes
         self.settings = settings
-        self.nonfinite = torch.zeros((), dtype=torch.bool)
-        self.invalid_labels = torch.zeros((), dtype=torch.bool)
-        self._counters = torch.zeros(len(COUNTERS), dtype=torch.long)
-        # Of the source's batches so far, where the settings let them shape other terms.
-        self._of_source: Tensor | None = None
-        self._mean_weights = MeanWeights(num_classes)
+        self.terms = tuple(terms)
+        for flag in FLAGS:
+            self.register_buffer(flag, torch.zeros((), dtype=torch.bool), persistent=False)
+        self.register_buffer(
+            "_counters", torch.zeros(len(COUNTERS), dtype=torch.long), persistent=False
+        )
+        self.mean_weights = MeanWeights(num_classes, terms if settings.knows_prior_shift else ())
+        if settings.shaped_by == "source":
+            # The source's last weights of each class, for the other terms.
+            self.register_buffer("source_weights", torch.ones(num_classes))
+            self.register_buffer("source_batches", torch.zeros((), dtype=torch.long))
         self.set_up(class_counts)
 
     def set_up(self, class_counts: Tensor | None) -> None:
@@ -73,20 +103,28 @@ class WeightingScheme:
         """
 
     @property
+    def needs_classifier(self) -> bool:
+        """Whether it reads a measure at the classifier, and so that one's input."""
+        return bool(self.classifier_measure)
+
+    @property
     def needs_all_processes(self) -> bool:
         """Whether the statistics, or which classes were seen, must be those of all processes."""
-        return self.needs_norms or self.needs_classifier or self.settings.knows_tilt
+        return self.needs_norms or self.needs_classifier or self.settings.knows_prior_shift
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
         """Returns (K,) float32 weights >= 0 with the sum K; the part that each scheme defines."""
         raise NotImplementedError
 
-    def weights(self, statistics: ClassStatistics, term: str) -> Tensor:
+    def weights(
+        self, statistics: ClassStatistics, term: str, log: WeightLog | None = None
+    ) -> Tensor:
         """Computes the class weights of one batch, and remembers them for ``logit_shift``.
 
         Args:
             statistics: of the batch.
             term: name of the loss term (source, mixed, pseudo); state is kept apart per term.
+            log: what other heads used in this step.
 
         Returns:
             (K,) float32, detached, >= 0, sum K, on the statistics' device. With ``shaped_by``
@@ -94,33 +132,54 @@ class WeightingScheme:
             batch lacks from an earlier one, rescaled to that sum: floor and cap hold before it.
 
         Raises:
-            ValueError: on the CPU, statistics that are not finite; with ``shaped_by`` "source", a
-                term that comes before any of the source.
+            ValueError: a term that was not declared; on the CPU also statistics that are not
+                finite, and with ``shaped_by`` "source" a term that comes before any of the source.
         """
-        flags = statistics.nonfinite, statistics.invalid_labels
-        if flags[0].device.type == "cpu" and bool(flags[0]):
+        self._check_term(term)
+        if may_look(statistics.nonfinite) and bool(statistics.nonfinite):
             raise ValueError(
                 f"the prediction, the classifier's features or the pixel weights of term '{term}' "
                 f"hold NaN or inf, so the weights of scheme '{self.name}' cannot be computed"
             )
-        self.nonfinite = self.nonfinite.to(flags[0].device) | flags[0]
-        self.invalid_labels = self.invalid_labels.to(flags[1].device) | flags[1]
-        weights = self._term_weights(statistics, term)
-        if self.settings.knows_tilt:
-            self._mean_weights.update(term, weights, statistics.counts)
+        self.nonfinite = self.nonfinite | statistics.nonfinite
+        self.invalid_labels = self.invalid_labels | statistics.invalid_labels
+        weights = self.term_weights(statistics, term, log)
+        if self.training and self.settings.knows_prior_shift:
+            self.mean_weights.update(term, weights, statistics.counts)
         return weights
 
-    def _term_weights(self, statistics: ClassStatistics, term: str) -> Tensor:
+    def _check_term(self, term: str) -> None:
+        if self.terms and term not in self.terms:
+            raise ValueError(
+                f"scheme '{self.name}' keeps no state for loss term '{term}' (it has: "
+                f"{', '.join(self.terms)}); name it in the strategy's `terms`"
+            )
+
+    def term_weights(self, statistics: ClassStatistics, term: str, log: WeightLog | None) -> Tensor:
+        """Returns the weights of a term, which may be another term's; arguments as above."""
         if term != TERM_SOURCE and self.settings.acts_on == "source":
             return torch.ones(self.num_classes, device=statistics.counts.device)
         if term != TERM_SOURCE and self.settings.shaped_by == "source":
             return self._source_weights(term)
         weights = self.solve(statistics, term).detach()
-        if term == TERM_SOURCE and self.settings.shaped_by == "source":
-            known = weights if self._of_source is None else self._of_source.to(weights.device)
+        if self.training and self.settings.shaped_by == "source":
+            known = torch.where(self.source_batches > 0, self.source_weights, weights)
             # Another term's batch may show a class that this one does not.
-            self._of_source = torch.where(statistics.counts > 0, weights, known)
+            self.source_weights = torch.where(statistics.counts > 0, weights, known)
+            self.source_batches = self.source_batches + 1
         return weights
+
+    def _source_weights(self, term: str) -> Tensor:
+        missing = self.source_batches == 0
+        if may_look(missing) and bool(missing):
+            raise ValueError(
+                f"shaped_by is 'source', but the loss of term '{term}' came before any of the "
+                "source, so there are no weights to take over; set it to 'all'"
+            )
+        self.source_missing = self.source_missing | missing
+        # Classes of an earlier batch may be among them, so the sum need not be K yet.
+        total = self.source_weights.sum()
+        return torch.where(total > 0, self.source_weights * (self.num_classes / total), 1.0)
 
     def logit_shift(self, term: str) -> Tensor | None:
         """Returns (K,) float32 to add to the logits in a term's loss; None for nothing.
@@ -130,31 +189,22 @@ class WeightingScheme:
         """
         if self.settings.logit_adjustment == 0:
             return None
-        return self._mean_weights.logit_shift(term, self.settings.logit_adjustment)
+        self._check_term(term)
+        return self.mean_weights.logit_shift(term, self.settings.logit_adjustment)
 
     def pseudo_label_shift(self) -> Tensor | None:
         """Returns (K,) float32 to add to logits that become pseudo-labels; None for nothing.
 
-        It takes out what the source's mean weights have left in them of their tilt.
+        It takes out what the source's mean weights have left in them of their prior shift.
         """
         settings = self.settings
         left = settings.pseudo_label_adjustment - settings.logit_adjustment
-        return self._mean_weights.logit_shift(TERM_SOURCE, -left) if left > 0 else None
+        return self.mean_weights.logit_shift(TERM_SOURCE, -left) if left > 0 else None
 
     def measures(self, term: str) -> bool:
         """Whether the weights of a loss term follow from its own statistics."""
         own = self.settings.acts_on == "all" and self.settings.shaped_by == "all"
         return term == TERM_SOURCE or own
-
-    def _source_weights(self, term: str) -> Tensor:
-        if self._of_source is None:
-            raise ValueError(
-                f"shaped_by is 'source', but the loss of term '{term}' came before any of the "
-                "source, so there are no weights to take over; set it to 'all'"
-            )
-        # Classes of an earlier batch may be among them, so the sum need not be K yet.
-        total = self._of_source.sum()
-        return torch.where(total > 0, self._of_source * (self.num_classes / total), 1.0)
 
     def count(self, at_min: Tensor, at_max: Tensor, absent: Tensor) -> None:
         """Adds one call to the counters.
@@ -164,76 +214,35 @@ class WeightingScheme:
             at_max: (K,) bool, classes at the cap.
             absent: (K,) bool, classes outside the budget.
         """
+        if not self.training:
+            return
         one = torch.ones((), dtype=torch.long, device=absent.device)
         step = torch.stack([one, at_min.sum(), at_max.sum(), absent.sum()])
-        self._counters = self._counters.to(step.device) + step
+        self._counters = self._counters + step
 
     def counters(self) -> dict[str, Tensor]:
         """Returns calls, and classes at the floor, at the cap and absent, summed over the calls."""
         return dict(zip(COUNTERS, self._counters.unbind(), strict=True))
 
-    def own_state(self) -> dict[str, Tensor]:
-        """Returns what ``set_up`` and ``solve`` keep, as plain tensors; each scheme's own."""
-        return {}
-
-    def load_own_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what ``own_state`` gave; all of it or, where it raises, nothing.
-
-        Raises:
-            ValueError: entries that this scheme does not have.
-        """
-        if state:
-            raise ValueError(
-                f"scheme '{self.name}' does not keep {sorted(state)}, which the checkpoint has; it "
-                "was written with another scheme or momentum"
-            )
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Returns the running state as plain tensors, empty where there is none."""
-        state = self._mean_weights.state_dict() | self.own_state()
-        return state if self._of_source is None else {**state, TAKEN_OVER: self._of_source}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what ``state_dict`` gave.
-
-        Raises:
-            ValueError: entries that this scheme does not have, or lacks with its settings.
-        """
-        means = {key: value for key, value in state.items() if is_mean_weights(key)}
-        taken = state.get(TAKEN_OVER)
-        self._check_tilt(state, means)
-        if taken is not None and (
-            self.settings.shaped_by != "source" or taken.shape != (self.num_classes,)
-        ):
-            raise ValueError(
-                f"the checkpoint of scheme '{self.name}' holds {tuple(taken.shape)} weights of the "
-                "source that shape other terms; set shaped_by to 'source', as it was trained, for "
-                f"{self.num_classes} classes"
-            )
-        common = means.keys() | {TAKEN_OVER}
-        # Whatever raises comes before anything is replaced.
-        mean_weights = MeanWeights(self.num_classes)
-        mean_weights.load_state_dict(means)
-        self.load_own_state({key: value for key, value in state.items() if key not in common})
-        self._mean_weights = mean_weights
-        self._of_source = None if taken is None else taken.detach().clone()
-
-    def _check_tilt(self, state: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> None:
-        """Checks that a state is of a run that knew the tilt of its weights if this one does."""
-        if state and self.settings.knows_tilt and not means:
-            raise ValueError(
-                f"the checkpoint of scheme '{self.name}' was written without logit_adjustment and "
-                "pseudo_label_adjustment; set both to 0 (what 'gbw' was before it had them is "
-                "'gbw_fading')"
-            )
-        if means and not self.settings.knows_tilt:
-            raise ValueError(
-                f"the checkpoint holds mean weights of scheme '{self.name}', but logit_adjustment "
-                "and pseudo_label_adjustment are 0 now; set those it was trained with"
-            )
+    def flags(self) -> dict[str, Tensor]:
+        """Returns the flags of ``FLAGS``, bool tensors without axes."""
+        return {name: self.get_buffer(name) for name in FLAGS}
 
 
-class StaticScheme(WeightingScheme):
+class ConstantScheme(WeightingScheme):
+    """A scheme whose weights stay the same; ``set_up`` hands them to ``keep``."""
+
+    _constant: Tensor
+
+    def keep(self, weights: Tensor) -> None:
+        """Keeps (K,) weights; they follow from the settings, so checkpoints do not hold them."""
+        self.register_buffer("_constant", weights.float(), persistent=False)
+
+    def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
+        return self._constant.clone()
+
+
+class StaticScheme(ConstantScheme):
     """A scheme whose weights are fixed by the source's pixel counts.
 
     A class that the source does not have gets weight 1 and no part of the budget; the weights of
@@ -264,15 +273,11 @@ class StaticScheme(WeightingScheme):
         if bool(present.any()):
             raw = self.raw_weights(counts[present])
             fixed[present] = raw / raw.mean()
-        self._fixed = fixed.float()
+        self.keep(fixed)
 
     def raw_weights(self, counts: Tensor) -> Tensor:
         """Returns float64 weights up to a factor for float64 counts > 0, both (P,)."""
         raise NotImplementedError
-
-    def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
-        self._fixed = self._fixed.to(statistics.counts.device)
-        return self._fixed.clone()
 
 
 @dataclass(frozen=True)
@@ -296,20 +301,23 @@ def build_scheme(
     num_classes: int,
     overrides: Mapping[str, Any] | None = None,
     class_counts: Sequence[float] | Tensor | None = None,
+    terms: Sequence[str] = TERMS,
 ) -> WeightingScheme:
     """Builds a scheme by name.
 
     Args:
         name: a name in ``SCHEMES``.
         num_classes: K.
-        overrides: fields of ``WeightingSettings`` that the user set; a value of None, like a
+        overrides: fields of the scheme's settings that the user set; a value of None, like a
             missing key, means the scheme's own default.
         class_counts: (K,) pixels per class id in the source; static schemes need them.
+        terms: names of the loss terms that it keeps state for.
 
     Raises:
         ValueError: an unknown name or setting, a value out of range, or missing counts.
     """
     entry = SCHEMES.get(name)
-    settings = WeightingSettings.merge(entry.defaults, overrides or {})
+    kind = f"weighting scheme '{name}'"
+    settings = merge_settings(entry.scheme.Settings, kind, entry.defaults, overrides or {})
     counts = None if class_counts is None else torch.as_tensor(class_counts)
-    return entry.scheme(name, num_classes, settings, counts)
+    return entry.scheme(name, num_classes, settings, counts, terms)

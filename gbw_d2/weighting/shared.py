@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from gbw_d2.weighting.log import WeightLog
 from gbw_d2.weighting.scheme import WeightingScheme
-from gbw_d2.weighting.settings import WeightingSettings
+from gbw_d2.weighting.settings import SchemeSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
 
 class SharedWeights(WeightingScheme):
-    """The weights of another head's last call of the same term, for a part of its classes.
+    """The weights of another head's loss in the same step and term, for a part of its classes.
 
     They are rescaled to sum to the number of these classes (docs/equations.md 7); all 1 where the
     other head gives every one of them 0. Its floor and cap hold before the rescaling. The other
-    head's loss must have been computed first.
+    head's loss must have been computed first (``gbw_d2.losses.in_order`` sees to that).
 
     Args:
-        lender: name of the other head, for errors.
-        class_ids: which of its classes, in this head's order.
-        weights_of: term -> (K,) weights of its last call, or None before the first.
+        other: name of the other head.
+        places: which of its weights, in this head's order.
     """
 
-    def __init__(
-        self,
-        lender: str,
-        class_ids: Sequence[int],
-        weights_of: Callable[[str], Tensor | None],
-    ) -> None:
-        super().__init__(f"weights of head {lender}", len(class_ids), WeightingSettings())
-        self.lender = lender
-        self._class_ids = torch.tensor(class_ids)
-        self._weights_of = weights_of
+    _places: Tensor
 
-    def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
-        lent = self._weights_of(term)
-        if lent is None:
+    def __init__(self, other: str, places: Sequence[int]) -> None:
+        super().__init__(f"weights of head {other}", len(places), SchemeSettings(), terms=())
+        self.shares_with: str = other
+        self.register_buffer("_places", torch.tensor(places), persistent=False)
+
+    def term_weights(self, statistics: ClassStatistics, term: str, log: WeightLog | None) -> Tensor:
+        entry = None if log is None else log.get(self.shares_with, term)
+        if entry is None:
             raise ValueError(
-                f"head '{self.lender}' has no weights of term '{term}' to share yet; compute its "
-                "loss first, or let this head have its own weights"
+                f"head '{self.shares_with}' has no weights of term '{term}' to share yet; compute "
+                "its loss first, with the same log, or let this head have its own weights"
             )
-        self._class_ids = self._class_ids.to(lent.device)
-        chosen = lent.index_select(0, self._class_ids)
+        chosen = entry.weights.index_select(0, self._places)
         total = chosen.sum()
         return torch.where(total > 0, chosen * (self.num_classes / total), 1.0)

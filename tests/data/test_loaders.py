@@ -17,6 +17,7 @@ from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loa
 from gbw_d2.data.mappers import SourceMapper, TestMapper
 from gbw_d2.data.sampling import Draw, EpochPermutation, RareClassSampling
 from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.modeling.targets.centers import CenterTargetGenerator
 
 
 def _number_mapper(
@@ -90,6 +91,7 @@ def test_workers_change_nothing(synthia_root: Path) -> None:
         spec.read_panoptic,
         space,
         AugmentationSettings(scale_range=(0.5, 2.0), crop_size=(16, 16), color_jitter=0.2),
+        CenterTargetGenerator(LABEL_SPACES.get("cityscapes_16").thing_ids, 8),
     )
     batches = []
     for num_workers in (0, 2):

@@ -21,14 +21,23 @@ from gbw_d2.data.augmentation import (
 from gbw_d2.data.catalog import DatasetError, get_dataset
 from gbw_d2.data.mappers import SourceMapper, TargetMapper, TestMapper
 from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.modeling.targets.centers import (
+    CENTER,
+    CENTER_WEIGHTS,
+    INSTANCE_CLASS,
+    OFFSET,
+    OFFSET_WEIGHTS,
+    CenterTargetGenerator,
+)
+from gbw_d2.modeling.targets.none import no_targets
 
 SPACE = LABEL_SPACES.get("cityscapes_16")
 PANOPTIC_KEYS = {
-    keys.CENTER,
-    keys.CENTER_WEIGHTS,
-    keys.OFFSET,
-    keys.OFFSET_WEIGHTS,
-    keys.INSTANCE_CLASS,
+    CENTER,
+    CENTER_WEIGHTS,
+    OFFSET,
+    OFFSET_WEIGHTS,
+    INSTANCE_CLASS,
 }
 IMAGE_KEYS = {keys.FILE_NAME, keys.IMAGE_ID, keys.HEIGHT, keys.WIDTH, keys.IMAGE}
 PLAIN = AugmentationSettings(flip_probability=0)
@@ -43,21 +52,28 @@ def _rng(seed: int = 0) -> np.random.Generator:
 
 def _source(name: str, augmentation: AugmentationSettings, **settings: Any) -> SourceMapper:
     spec = get_dataset(name).in_space(SPACE)
-    return SourceMapper(spec.read_semantic, spec.read_panoptic, SPACE, augmentation, **settings)
+    generate = CenterTargetGenerator(SPACE.thing_ids, 8)
+    return SourceMapper(
+        spec.read_semantic, spec.read_panoptic, SPACE, augmentation, generate, **settings
+    )
 
 
 @pytest.mark.parametrize("name", ["synthia_panoptic_train", "cityscapes_panoptic_train"])
 def test_a_panoptic_sample(synthia_root: Path, cityscapes_root: Path, name: str) -> None:
     record = get_dataset(name).load()[0]
     sample = _source(name, PLAIN)(record, _rng())
-    assert sample.keys() == IMAGE_KEYS | PANOPTIC_KEYS | {keys.SEM_SEG}
+    assert sample.keys() == IMAGE_KEYS | PANOPTIC_KEYS | {
+        keys.SEM_SEG,
+        keys.SEGMENTS,
+        keys.SEGMENTS_INFO,
+    }
     assert sample[keys.IMAGE].dtype == torch.uint8
     assert sample[keys.IMAGE].shape == (3, 24, 40)
     assert sample[keys.SEM_SEG].dtype == torch.int64
-    assert sample[keys.OFFSET].shape == (2, 24, 40)
+    assert sample[OFFSET].shape == (2, 24, 40)
     car = SPACE.class_names.index("car")
-    assert (sample[keys.INSTANCE_CLASS][5:15, 2:10] == car).all()
-    assert (sample[keys.SEM_SEG][sample[keys.INSTANCE_CLASS] == car] == car).all()
+    assert (sample[INSTANCE_CLASS][5:15, 2:10] == car).all()
+    assert (sample[keys.SEM_SEG][sample[INSTANCE_CLASS] == car] == car).all()
 
 
 @pytest.mark.parametrize("kind", ["synthia_{}_train", "cityscapes_{}_train"])
@@ -81,8 +97,8 @@ def test_classes_outside_the_label_space_are_ignored(cityscapes_root: Path) -> N
             segment["category_id"] = 14  # truck
     sample = _source("cityscapes_panoptic_train", PLAIN)(record, _rng())
     assert (sample[keys.SEM_SEG][5:15, 2:10] == 255).all()
-    assert (sample[keys.CENTER_WEIGHTS][5:15, 2:10] == 0).all()
-    assert (sample[keys.INSTANCE_CLASS][5:15, 2:10] == 255).all()
+    assert (sample[CENTER_WEIGHTS][5:15, 2:10] == 0).all()
+    assert (sample[INSTANCE_CLASS][5:15, 2:10] == 255).all()
 
 
 def test_the_channel_order(synthia_root: Path) -> None:
@@ -150,7 +166,7 @@ def test_the_test_mapper_reads_no_label(cityscapes_root: Path) -> None:
 def test_a_source_without_labels_is_refused() -> None:
     spec = get_dataset("cityscapes_unlabelled_train")
     with pytest.raises(ValueError, match=r"DATASETS\.TRAIN needs a labelled"):
-        SourceMapper(spec.read_semantic, spec.read_panoptic, SPACE, PLAIN)
+        SourceMapper(spec.read_semantic, spec.read_panoptic, SPACE, PLAIN, no_targets)
 
 
 def test_an_image_of_another_size_than_its_record(synthia_root: Path) -> None:

@@ -18,10 +18,20 @@ from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.mappers import PseudoLabelMapper
 from gbw_d2.data.sampling import Draw, EpochPermutation, RareClassMining, nested_subset
 from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.modeling.targets.centers import (
+    CENTER,
+    CENTER_WEIGHTS,
+    INSTANCE_CLASS,
+    OFFSET,
+    OFFSET_WEIGHTS,
+    CenterTargetGenerator,
+)
 
 SPACE = LABEL_SPACES.get("cityscapes_16")
 CAR = SPACE.class_names.index("car")
 WritePng = Callable[[Path, np.ndarray], None]
+
+GENERATE = CenterTargetGenerator(SPACE.thing_ids, 3.0)
 
 
 def write_pair(folder: Path, write_png: WritePng) -> dict:
@@ -37,7 +47,7 @@ def write_pair(folder: Path, write_png: WritePng) -> dict:
 def test_pseudo_labels_follow_the_image(tmp_path: Path, write_png: WritePng) -> None:
     record = write_pair(tmp_path, write_png)
     settings = AugmentationSettings(crop_size=(20, 32), flip_probability=0.5)
-    mapper = PseudoLabelMapper(tmp_path / "labels", SPACE, settings, "RGB", "mine")
+    mapper = PseudoLabelMapper(tmp_path / "labels", SPACE, settings, "RGB", "mine", GENERATE)
     crops = set()
     for seed in range(8):
         sample = mapper(record, np.random.default_rng(seed))
@@ -60,25 +70,32 @@ def test_instances_by_hand(tmp_path: Path, write_png: WritePng) -> None:
     instances[2:6, 2:10] = (CAR + 1) * 1000 + 1  # two columns more than the semantic labels
     write_png(tmp_path / "labels/city/0.png", labels)
     write_png(tmp_path / "instances/city/0.png", colors_of_ids(instances))
-    folders = (tmp_path / "labels", SPACE, AugmentationSettings(flip_probability=0), "RGB", "mine")
-    sample = PseudoLabelMapper(*folders, tmp_path / "instances", 3.0)(
-        record, np.random.default_rng(0)
-    )["mine"]
+    folders = (
+        tmp_path / "labels",
+        SPACE,
+        AugmentationSettings(flip_probability=0),
+        "RGB",
+        "mine",
+        GENERATE,
+    )
+    sample = PseudoLabelMapper(*folders, tmp_path / "instances")(record, np.random.default_rng(0))[
+        "mine"
+    ]
     # The semantic labels are as they were written.
     assert torch.equal(sample[keys.SEM_SEG], torch.from_numpy(labels).long())
     owned = torch.from_numpy(instances > 0)
-    assert torch.equal(sample[keys.INSTANCE_CLASS] == CAR, owned)
-    assert torch.equal(sample[keys.OFFSET_WEIGHTS] > 0, owned)
-    assert sample[keys.OFFSET][:, 2, 2].tolist() == [1.5, 3.5]
-    assert sample[keys.CENTER].max() == 1 and sample[keys.CENTER][4, 6] == 1
+    assert torch.equal(sample[INSTANCE_CLASS] == CAR, owned)
+    assert torch.equal(sample[OFFSET_WEIGHTS] > 0, owned)
+    assert sample[OFFSET][:, 2, 2].tolist() == [1.5, 3.5]
+    assert sample[CENTER].max() == 1 and sample[CENTER][4, 6] == 1
     # Nothing is known of centres where a car has no kept instance, or nothing is labelled.
     unknown = torch.from_numpy((labels == 255) | ((labels == CAR) & (instances == 0)))
-    assert torch.equal(sample[keys.CENTER_WEIGHTS] == 0, unknown)
+    assert torch.equal(sample[CENTER_WEIGHTS] == 0, unknown)
 
 
 def test_a_missing_file_is_told(tmp_path: Path, write_png: WritePng) -> None:
     record = write_pair(tmp_path, write_png)
-    mapper = PseudoLabelMapper(tmp_path, SPACE, AugmentationSettings(), "RGB", "mine")
+    mapper = PseudoLabelMapper(tmp_path, SPACE, AugmentationSettings(), "RGB", "mine", GENERATE)
     with pytest.raises(DatasetError, match=r"city/0\.png"):
         mapper(record, np.random.default_rng(0))
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
 from gbw_d2.engine.zoo_pickle import read_zoo_pickle
+from gbw_d2.losses import ClassWeightedCrossEntropy, WeightedLosses
 from gbw_d2.weighting import build_scheme
 
 from detectron2.config import get_cfg
@@ -27,16 +28,23 @@ def network(classes: int = 3) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, classes, 1))
 
 
+def losses_with(scheme: str) -> WeightedLosses:
+    return WeightedLosses({"semantic": ClassWeightedCrossEntropy(build_scheme(scheme, 3))})
+
+
 def test_round_trip_with_plain_content(tmp_path: Path) -> None:
-    model, scheme = network(), build_scheme("gbw_fading", 3, {"momentum": 0.9})
-    scheme._means["source"], scheme._seen["source"] = torch.rand(3), torch.ones(3).bool()
-    Checkpointer(model, str(tmp_path), weighting=scheme).save("model_a", iteration=7)
+    model, losses = network(), losses_with("gbw_fading")
+    losses["semantic"].scheme.state["source_class_gradient"].mean = torch.rand(3)
+    Checkpointer(model, str(tmp_path), weighted_losses=losses).save("model_a", iteration=7)
     assert torch.load(tmp_path / "model_a.pth", weights_only=True)["iteration"] == 7
-    other, empty = network(), build_scheme("gbw_fading", 3, {"momentum": 0.9})
-    rest = Checkpointer(other, str(tmp_path), weighting=empty).resume_or_load("", resume=True)
+    other, empty = network(), losses_with("gbw_fading")
+    checkpointer = Checkpointer(other, str(tmp_path), weighted_losses=empty)
+    rest = checkpointer.resume_or_load("", resume=True)
     assert rest["iteration"] == 7
     assert torch.equal(other[1].weight, model[1].weight)
-    assert torch.equal(empty.state_dict()["source.mean"], scheme.state_dict()["source.mean"])
+    restored, saved = empty.state_dict(), losses.state_dict()
+    assert restored.keys() == saved.keys()
+    assert all(torch.equal(restored[key], saved[key]) for key in saved)
 
 
 @pytest.mark.parametrize("size", [0, 100, 4000])
@@ -106,11 +114,10 @@ def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_settings_that_changed_before_resuming(tmp_path: Path) -> None:
-    with_memory = build_scheme("gbw_fading", 3, {"momentum": 0.9})
-    with_memory._means["source"], with_memory._seen["source"] = torch.ones(3), torch.ones(3).bool()
-    Checkpointer(network(), str(tmp_path), weighting=with_memory).save("model")
-    plain = Checkpointer(network(), str(tmp_path), weighting=build_scheme("none", 3))
-    with pytest.raises(CheckpointError, match=r"other settings.*another scheme or momentum"):
+    with_memory = losses_with("gbw_fading")
+    Checkpointer(network(), str(tmp_path), weighted_losses=with_memory).save("model")
+    plain = Checkpointer(network(), str(tmp_path), weighted_losses=losses_with("none"))
+    with pytest.raises(CheckpointError, match=r"other settings.*other WEIGHTING keys.*source"):
         plain.resume_or_load("", resume=True)
 
     parameters = list(network().parameters())

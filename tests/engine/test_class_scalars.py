@@ -12,7 +12,7 @@ import torch
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.engine.hooks import ClassWeights
 from gbw_d2.losses import ClassWeightedCrossEntropy
-from gbw_d2.weighting import build_scheme
+from gbw_d2.weighting import WeightLog, build_scheme
 
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter
 
@@ -26,10 +26,11 @@ def test_class_scalars(
     scheme: str,
     has_measure: bool,
 ) -> None:
-    criterion = ClassWeightedCrossEntropy(build_scheme(scheme, 3))
+    log, built = WeightLog(), build_scheme(scheme, 3)
+    criterion = ClassWeightedCrossEntropy(built, head="semantic")
     torch.manual_seed(0)
-    criterion(torch.randn(1, 3, 8, 8), torch.randint(0, 2, (1, 8, 8)))
-    hook = ClassWeights({"semantic": criterion}, NAMES, 1, tmp_path / "class_weights.csv")
+    criterion(torch.randn(1, 3, 8, 8), torch.randint(0, 2, (1, 8, 8)), log=log)
+    hook = ClassWeights({"semantic": built}, log, NAMES, 1, tmp_path / "class_weights.csv")
     with EventStorage(0) as storage:
         hook.trainer = SimpleNamespace(iter=0, start_iter=0, max_iter=1, storage=storage)
         hook.before_train()
@@ -38,7 +39,7 @@ def test_class_scalars(
         with caplog.at_level("INFO"):
             CommonMetricPrinter(1).write()
     line = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
-    last = criterion.last["source"]
+    last = log.get("semantic", "source")
     for index, name in enumerate(("road", "traffic_light", "bus")):
         place = f"semantic_source/{name}"
         assert line[f"class_weights/{place}"] == pytest.approx(float(last.weights[index]), rel=1e-5)

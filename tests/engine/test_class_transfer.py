@@ -21,7 +21,7 @@ from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, LabelSpace
 def saved(tiny_config: Any, tmp_path: Path) -> tuple[Any, Path]:
     """A network of 16 classes and its checkpoint."""
     torch.manual_seed(0)
-    model = build_model(tiny_config(), {})
+    model = build_model(tiny_config())
     (tmp_path / "run").mkdir()
     Checkpointer(model, str(tmp_path / "run")).save("model_0000003")
     return model, tmp_path / "run"
@@ -41,11 +41,11 @@ def test_the_label_space_is_in_the_file_as_plain_python(saved: tuple[Any, Path])
 def test_other_classes_are_told(saved: tuple[Any, Path], tiny_config: Any) -> None:
     _, folder = saved
     path = str(folder / "model_0000003.pth")
-    other = build_model(tiny_config("DATASETS.LABEL_SPACE", "cityscapes_19"), {})
+    other = build_model(tiny_config("DATASETS.LABEL_SPACE", "cityscapes_19"))
     with pytest.raises(CheckpointError, match="only this network has terrain, truck, train") as e:
         Checkpointer(other).load(path)
     assert "MODEL.REINITIALISE_MISMATCHED True" in str(e.value)
-    thirteen = build_model(tiny_config("DATASETS.LABEL_SPACE", "cityscapes_13"), {})
+    thirteen = build_model(tiny_config("DATASETS.LABEL_SPACE", "cityscapes_13"))
     with pytest.raises(CheckpointError, match="only the checkpoint has wall, fence, pole"):
         Checkpointer(thirteen).load(path)
     strict = Checkpointer(other)
@@ -59,7 +59,7 @@ def test_other_classes_are_told(saved: tuple[Any, Path], tiny_config: Any) -> No
 
 def test_rows_of_shared_names_are_kept(saved: tuple[Any, Path], tiny_config: Any) -> None:
     old, folder = saved
-    new = build_model(tiny_config("DATASETS.LABEL_SPACE", "cityscapes_19"), {})
+    new = build_model(tiny_config("DATASETS.LABEL_SPACE", "cityscapes_19"))
     drawn = new.sem_seg_head.predictor.weight.detach().clone()
     checkpointer = Checkpointer(new)
     checkpointer.reinitialise = True
@@ -83,7 +83,7 @@ def test_layers_of_another_shape_are_started_anew(
 ) -> None:
     _, folder = saved
     path = str(folder / "model_0000003.pth")
-    wide = build_model(tiny_config("MODEL.SEM_SEG_HEAD.CONVS_DIM", 64), {})
+    wide = build_model(tiny_config("MODEL.SEM_SEG_HEAD.CONVS_DIM", 64))
     with pytest.raises(CheckpointError, match="REINITIALISE_MISMATCHED True starts these"):
         Checkpointer(wide).load(path)
     drawn = wide.sem_seg_head.predictor.weight.detach().clone()
@@ -102,7 +102,7 @@ def test_a_network_of_own_classes_needs_no_data(
     data = write_own_data(tmp_path / "own", 5, images=1)
     keys = [("LABEL_SPACE", "own/data.yaml"), ("TEST", "('own/data.yaml:val',)")]
     cfg = tiny_config(*[word for key, value in keys for word in (f"DATASETS.{key}", value)])
-    model = build_model(cfg, {})
+    model = build_model(cfg)
     (tmp_path / "run").mkdir()
     Checkpointer(model, str(tmp_path / "run")).save("model_0000003")
     (tmp_path / "config.yaml").write_text(cfg.dump())

@@ -10,10 +10,10 @@ import torch
 from benchmarks import recipe
 
 from gbw_d2.engine.finite import FiniteCheck
-from gbw_d2.losses import ClassWeightedCrossEntropy
+from gbw_d2.losses import ClassWeightedCrossEntropy, WeightedLosses
 from gbw_d2.modeling.postprocessing import PanopticSettings, panoptic_from_centers
 from gbw_d2.uda import STRATEGIES
-from gbw_d2.weighting import SCHEMES, build_scheme
+from gbw_d2.weighting import FLAGS, SCHEMES, WeightLog, build_scheme
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -99,16 +99,17 @@ def test_losses_weights_and_gradients_are_those_of_the_cpu(name: str) -> None:
     results = []
     for device in ("cpu", "cuda"):
         scheme = build_scheme(name, classes, static, counts)
-        criterion = ClassWeightedCrossEntropy(scheme)
+        criterion, log = ClassWeightedCrossEntropy(scheme).to(device), WeightLog()
         leaf = logits.clone().to(device).requires_grad_()
         classifier = (features.to(device), low.to(device))
         values = []
         for _ in range(2):  # the second reads the running mean of the first
-            loss = criterion(leaf, labels.to(device), None, classifier)
-            values.append(loss)
+            values.append(criterion(leaf, labels.to(device), None, classifier, log=log))
         torch.stack(values).sum().backward()
         assert leaf.grad is not None
-        found = (torch.stack(values).detach(), criterion.last["source"].weights, leaf.grad)
+        entry, state = log.get("loss", "source"), criterion.state_dict()
+        assert entry is not None and all(v.device.type == device for v in state.values())
+        found = (torch.stack(values).detach(), entry.weights, leaf.grad, *state.values())
         results.append([each.cpu() for each in found])
     for here, there in zip(*results, strict=True):
         torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-7)
@@ -140,3 +141,31 @@ def test_what_is_not_finite_is_raised_without_waiting(waiting_allowed_afterwards
         check.add(1, {"loss": bad}, ["b.png"])
         torch.cuda.set_sync_debug_mode("default")
         check.finish()
+
+
+@pytest.mark.parametrize("wrong", ["invalid_labels", "nonfinite", "source_missing"])
+def test_what_the_losses_could_not_look_at_is_raised_without_waiting(
+    wrong: str, waiting_allowed_afterwards: None
+) -> None:
+    logits = torch.randn(1, 3, 4, 4, device="cuda")
+    labels = torch.zeros(1, 4, 4, dtype=torch.long, device="cuda")
+    scheme = build_scheme("gbw_norm", 3, {"shaped_by": "source"})
+    losses = WeightedLosses({"semantic": ClassWeightedCrossEntropy(scheme, head="semantic")})
+    losses.cuda()
+    term = "source"
+    if wrong == "invalid_labels":
+        labels += 77
+    elif wrong == "nonfinite":
+        logits *= float("nan")
+    else:
+        term = "mixed"
+    check = FiniteCheck()
+    torch.cuda.set_sync_debug_mode("error")
+    check.add(0, {}, ["a.png"], losses.flags())
+    losses["semantic"](logits, labels, term=term)
+    assert [name for _, name in losses.flags()] == list(FLAGS)
+    with pytest.raises(ValueError, match=r"iteration 1: head 'semantic' had .*b\.png") as caught:
+        check.add(1, {}, ["b.png"], losses.flags())
+        torch.cuda.set_sync_debug_mode("default")
+        check.finish()
+    assert FLAGS[wrong] in str(caught.value)

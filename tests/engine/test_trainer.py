@@ -17,7 +17,7 @@ from gbw_d2.engine.trainer import Trainer
 from gbw_d2.errors import UserError
 from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.uda import ExtraOptimizer, Strategy
-from gbw_d2.weighting import build_scheme
+from gbw_d2.weighting import WeightLog, build_scheme
 
 from detectron2.engine import HookBase
 from detectron2.utils.events import get_event_storage
@@ -224,14 +224,15 @@ def test_evaluation_hook_runs_each_period_and_at_the_end() -> None:
 
 
 def test_class_weights_file(tmp_path: Path) -> None:
-    criterion = ClassWeightedCrossEntropy(build_scheme("gbw_norm", 3))
+    log, scheme = WeightLog(), build_scheme("gbw_norm", 3)
+    criterion = ClassWeightedCrossEntropy(scheme, head="semantic")
     torch.manual_seed(0)
-    criterion(torch.randn(1, 3, 8, 8), torch.randint(0, 2, (1, 8, 8)))
+    criterion(torch.randn(1, 3, 8, 8), torch.randint(0, 2, (1, 8, 8)), log=log)
     path = tmp_path / "class_weights.csv"
 
     def run(first: int, last: int) -> None:
         trainer, _ = make_trainer()
-        trainer.register_hooks([ClassWeights({"semantic": criterion}, "abc", 2, path)])
+        trainer.register_hooks([ClassWeights({"semantic": scheme}, log, "abc", 2, path)])
         trainer.train(first, last)
 
     run(0, 5)

@@ -19,8 +19,17 @@ from gbw_d2.data.formats import cityscapes, synthia
 from gbw_d2.data.formats.files import png_size, read_array
 from gbw_d2.data.mappers import SourceMapper, TargetMapper
 from gbw_d2.data.mappers import TestMapper as ImageMapper
-from gbw_d2.data.targets import center_and_offset_targets, segment_attributes
 from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.modeling.targets.centers import (
+    CENTER,
+    CENTER_WEIGHTS,
+    INSTANCE_CLASS,
+    OFFSET,
+    OFFSET_WEIGHTS,
+    CenterTargetGenerator,
+    center_and_offset_targets,
+)
+from gbw_d2.ops.segments import segment_attributes
 
 SIDES = st.sampled_from([1, 2, 3, 5, 7, 13, 31, 37])
 SIZES = st.tuples(SIDES, SIDES)
@@ -64,14 +73,14 @@ def synthia_record(folder: Path, size: tuple[int, int], rng: np.random.Generator
 
 
 def check_targets(sample: dict[str, np.ndarray], size: tuple[int, int], space: Any) -> None:
-    center, offset = sample[keys.CENTER], sample[keys.OFFSET]
-    classes, weights = sample[keys.INSTANCE_CLASS], sample[keys.OFFSET_WEIGHTS]
+    center, offset = sample[CENTER], sample[OFFSET]
+    classes, weights = sample[INSTANCE_CLASS], sample[OFFSET_WEIGHTS]
     assert center.shape == classes.shape == weights.shape == size and offset.shape == (2, *size)
     assert center.min() >= 0 and center.max() <= 1
     on_instance = classes != 255
     assert np.isin(classes[on_instance], space.thing_ids).all()
     np.testing.assert_array_equal(weights > 0, on_instance)
-    assert (sample[keys.CENTER_WEIGHTS][on_instance] == 1).all()
+    assert (sample[CENTER_WEIGHTS][on_instance] == 1).all()
     assert not offset[:, ~on_instance].any()
     # Every instance has one centre, of height 1, and there are none elsewhere.
     assert (center.max() == 1) == on_instance.any()
@@ -95,7 +104,11 @@ def test_source_samples(
     record = synthia_record(tmp_path, size, rng)
     spec = get_dataset("synthia_panoptic_train").in_space(space)
     mapper = SourceMapper(
-        spec.read_semantic, spec.read_panoptic if panoptic else None, space, augmentation
+        spec.read_semantic,
+        spec.read_panoptic if panoptic else None,
+        space,
+        augmentation,
+        CenterTargetGenerator(space.thing_ids, 8),
     )
     wanted = WantedPixels(int(rng.integers(space.num_classes)), 1) if seed % 2 else None
     sample = mapper(record, rng, wanted)
@@ -110,16 +123,16 @@ def test_source_samples(
     check_targets(
         {k: v.numpy() for k, v in sample.items() if k in PANOPTIC}, (rows, columns), space
     )
-    instances = sample[keys.INSTANCE_CLASS].numpy()
+    instances = sample[INSTANCE_CLASS].numpy()
     np.testing.assert_array_equal(instances[instances != 255], semantic[instances != 255])
 
 
 PANOPTIC = (
-    keys.CENTER,
-    keys.CENTER_WEIGHTS,
-    keys.OFFSET,
-    keys.OFFSET_WEIGHTS,
-    keys.INSTANCE_CLASS,
+    CENTER,
+    CENTER_WEIGHTS,
+    OFFSET,
+    OFFSET_WEIGHTS,
+    INSTANCE_CLASS,
 )
 
 
@@ -176,14 +189,14 @@ def test_targets_of_any_ids(
     targets = center_and_offset_targets(segments, info, space.thing_ids, sigma)
     check_targets(targets, size, space)
     void = np.isin(segments, [0, 3])
-    assert not targets[keys.CENTER_WEIGHTS][void].any()
+    assert not targets[CENTER_WEIGHTS][void].any()
     for segment in info:
         here = segments == segment["id"]
         thing = segment["category_id"] in space.thing_ids and not segment["iscrowd"]
         if thing and here.any():
             y, x = (axis.mean() for axis in np.nonzero(here))
-            assert targets[keys.CENTER][round(y), round(x)] == 1
-            assert (targets[keys.INSTANCE_CLASS][here] == segment["category_id"]).all()
+            assert targets[CENTER][round(y), round(x)] == 1
+            assert (targets[INSTANCE_CLASS][here] == segment["category_id"]).all()
 
 
 @given(SEEDS, st.sampled_from(["image", "label"]), st.sampled_from(["flip", "cut", "zero"]))

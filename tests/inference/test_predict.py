@@ -14,12 +14,15 @@ from gbw_d2.engine.build import build_model
 from gbw_d2.errors import UserError
 from gbw_d2.inference.predict import (
     Views,
-    merged_outputs,
     network_size,
     predict,
+    shown_views,
     window_starts,
-    windowed_outputs,
 )
+from gbw_d2.modeling.protocol import Outputs, SemanticPrediction
+from gbw_d2.modeling.views import merged_maps
+
+LOGITS, CENTER, OFFSET = "logits", "center", "offset"
 
 
 class Surveyor(nn.Module):
@@ -39,17 +42,29 @@ class Surveyor(nn.Module):
     def features(self, images: Tensor) -> dict[str, Tensor]:
         return {"images": images}
 
-    def outputs(self, features: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+    def outputs(self, features: dict[str, Tensor], size: tuple[int, int]) -> Outputs:
+        maps = self.maps(features, size)
+        return Outputs(SemanticPrediction(maps[LOGITS], size), private=maps)
+
+    def merge_views(self, views: Any, size: tuple[int, int], sample: Any) -> dict[str, Tensor]:
+        return merged_maps(views, size, lambda seen: seen.private, LOGITS, frozenset({OFFSET}))
+
+    def maps(self, features: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         red, _, spot = features["images"][0] / 255
         at = torch.stack(
             torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
         )
         middle = (at * spot).sum((1, 2)) / spot.sum().clamp_min(1e-6)
         return {
-            keys.SEMANTIC_LOGITS: torch.stack([red, 1 - red])[None],
-            keys.CENTER: spot[None, None],
-            keys.OFFSET: (middle.view(2, 1, 1) - at)[None],
+            LOGITS: torch.stack([red, 1 - red])[None],
+            CENTER: spot[None, None],
+            OFFSET: (middle.view(2, 1, 1) - at)[None],
         }
+
+
+def merged(network: Surveyor, image: np.ndarray, views: Views) -> dict[str, Tensor]:
+    size = image.shape[:2]
+    return network.merge_views(shown_views(network, image, size, views), size, {})
 
 
 @pytest.fixture
@@ -62,43 +77,40 @@ def picture() -> np.ndarray:
 
 @pytest.mark.parametrize("views", [Views(flip=True), Views((0.5, 2.0)), Views((1.0, 2.0), True)])
 def test_mirrored_and_resized_views_agree(picture: np.ndarray, views: Views) -> None:
-    one = merged_outputs(Surveyor(), picture, (32, 48), Views())
-    many = merged_outputs(Surveyor(), picture, (32, 48), views)
-    assert one[keys.OFFSET][:, 0, 0].tolist() == pytest.approx([9.5, 9.5])
+    one = merged(Surveyor(), picture, Views())
+    many = merged(Surveyor(), picture, views)
+    assert one[OFFSET][:, 0, 0].tolist() == pytest.approx([9.5, 9.5])
     # Bilinear resizing flattens the ramp of offsets in the outermost pixel alone.
     inside = (slice(None), slice(1, -1), slice(1, -1))
-    torch.testing.assert_close(
-        many[keys.OFFSET][inside], one[keys.OFFSET][inside], atol=0.02, rtol=0
-    )
+    torch.testing.assert_close(many[OFFSET][inside], one[OFFSET][inside], atol=0.02, rtol=0)
     away = (slice(None), slice(14, None), slice(None, 20))
-    for key in (keys.SEMANTIC_LOGITS, keys.CENTER):
+    for key in (LOGITS, CENTER):
         torch.testing.assert_close(many[key][away], one[key][away], atol=1e-4, rtol=0)
 
 
 def test_probabilities_are_averaged_not_logits(picture: np.ndarray) -> None:
     class Doubtful(Surveyor):
-        def outputs(self, features: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        def maps(self, features: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
             first = 4.0 if len(self.seen) == 1 else -8.0
             logits = torch.zeros(1, 2, *size)
             logits[:, 0] = first
-            return {keys.SEMANTIC_LOGITS: logits}
+            return {LOGITS: logits}
 
-    merged = merged_outputs(Doubtful(), picture, (32, 48), Views(flip=True))
+    found = merged(Doubtful(), picture, Views(flip=True))
     expected = (1 / (1 + np.exp(-4)) + 1 / (1 + np.exp(8))) / 2
-    assert set(merged) == {keys.SEMANTIC_LOGITS}
-    assert merged[keys.SEMANTIC_LOGITS].exp()[0, 3, 3].item() == pytest.approx(expected, abs=1e-6)
+    assert set(found) == {LOGITS}
+    assert found[LOGITS].exp()[0, 3, 3].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_windows_of_a_pixelwise_network_change_nothing(picture: np.ndarray) -> None:
-    image = torch.from_numpy(picture.transpose(2, 0, 1).copy())
-    whole = windowed_outputs(Surveyor(), image, None, 0.3)
+    whole = merged(Surveyor(), picture, Views())
     network = Surveyor()
-    parts = windowed_outputs(network, image, (14, 20), 0.3)
-    for key in (keys.SEMANTIC_LOGITS, keys.CENTER):
+    parts = merged(network, picture, Views(window=(14, 20), overlap=0.3))
+    for key in (LOGITS, CENTER):
         torch.testing.assert_close(parts[key], whole[key])
     assert set(network.seen) == {(14, 20)} and len(network.seen) == 3 * 3
     network = Surveyor()
-    windowed_outputs(network, image, (100, 20), 0.0)
+    merged(network, picture, Views(window=(100, 20), overlap=0.0))
     assert network.seen == [(32, 20)] * 3
 
 
@@ -141,7 +153,7 @@ def street() -> np.ndarray:
 
 def test_one_view_is_what_evaluation_sees(tiny_config: Any, street: np.ndarray) -> None:
     torch.manual_seed(0)
-    model = build_model(tiny_config("MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD", 0.0), {}).eval()
+    model = build_model(tiny_config("MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD", 0.0)).eval()
     sample = {keys.IMAGE: torch.from_numpy(street.transpose(2, 0, 1).copy())}
     with torch.no_grad():
         expected = model([{**sample, keys.HEIGHT: 44, keys.WIDTH: 70}])[0]
@@ -158,20 +170,15 @@ def test_one_view_is_what_evaluation_sees(tiny_config: Any, street: np.ndarray) 
 
 
 def test_results_have_the_size_of_the_file(tiny_config: Any, street: np.ndarray) -> None:
-    model = build_model(tiny_config("MODEL.SEMANTIC_ONLY", True), {}).eval()
+    model = build_model(tiny_config("MODEL.SEMANTIC_ONLY", True)).eval()
     result = predict(model, street, (31, 50), Views((0.5, 1.0), True, (20, 30)))
     assert set(result) == {keys.SEM_SEG} and result[keys.SEM_SEG].shape == (16, 44, 70)
     assert result[keys.SEM_SEG].isfinite().all()
 
 
-def test_a_network_without_post_processing_has_one_view() -> None:
-    with pytest.raises(UserError, match="Surveyor"):
-        predict(Surveyor(), np.zeros((4, 4, 3), np.uint8), views=Views(flip=True))
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_gpu_sees_the_same(tiny_config: Any, street: np.ndarray) -> None:
-    model = build_model(tiny_config(), {}).eval()
+    model = build_model(tiny_config()).eval()
     views = Views((1.0, 1.5), True, (32, 48))
     here = predict(model, street, views=views)[keys.SEM_SEG]
     there = predict(model.to("cuda"), street, views=views)[keys.SEM_SEG]

@@ -5,7 +5,13 @@ import torch
 from torch.nn import functional as F
 
 from gbw_d2.losses import ClassWeightedCrossEntropy
-from gbw_d2.weighting import SCHEMES, build_scheme, class_hindrance, downsample_labels
+from gbw_d2.weighting import (
+    SCHEMES,
+    WeightLog,
+    build_scheme,
+    class_hindrance,
+    downsample_labels,
+)
 from gbw_d2.weighting import pixels as pixels_module
 
 ADAPTIVE = [name for name in SCHEMES if name.startswith("gbw")]
@@ -25,10 +31,15 @@ def make_batch(classes=5, shape=(2, 6, 7), dtype=torch.float64, seed=0, ignore_i
 
 
 def make_loss(name, classes=5, ignore_index=255, **overrides):
-    counts = torch.arange(1.0, classes + 1)
-    given = {"class_weights": range(1, classes + 1)}
-    scheme = build_scheme(name, classes, {**given, **(overrides or {})}, counts)
-    return ClassWeightedCrossEntropy(scheme, ignore_index)
+    given = {"class_weights": range(1, classes + 1)} if name == "fixed" else {}
+    scheme = build_scheme(name, classes, {**given, **overrides}, torch.arange(1.0, classes + 1))
+    return ClassWeightedCrossEntropy(scheme, ignore_index=ignore_index)
+
+
+def call(criterion, *batch, term="source"):
+    """Returns the loss, and what the log has of it."""
+    log = WeightLog()
+    return criterion(*batch, term=term, log=log), log.get("loss", term)
 
 
 def reference(logits, labels, weights, pixel_weights, gamma=0.0, ignore_index=255):
@@ -46,8 +57,7 @@ def test_value_and_gradient_against_torch(name):
     logits, labels, q, classifier = make_batch()
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     criterion = make_loss(name)
-    loss = criterion(ours, labels, q, classifier)
-    last = criterion.last["source"]
+    loss, last = call(criterion, ours, labels, q, classifier)
     expected = reference(theirs, labels, last.weights, q, criterion.scheme.focal_gamma)
     torch.testing.assert_close(loss, expected)
     (3 * loss).backward()
@@ -59,8 +69,13 @@ def test_value_and_gradient_against_torch(name):
     assert not last.weights.requires_grad
 
 
-@pytest.mark.parametrize("overrides", [{}, {"gamma": 0.5}, {"gamma": 1.0}, {"gamma": 5.0}])
-@pytest.mark.parametrize("name", ["none", "focal", "inverse_frequency"])
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        *(("none", {}), ("inverse_frequency", {}), ("inverse_frequency", {"frequency_power": 0.5})),
+        *(("focal", {}), *(("focal", {"gamma": gamma}) for gamma in (0.5, 1.0, 5.0))),
+    ],
+)
 def test_gradcheck_with_fixed_weights(name, overrides):
     logits, labels, q, _ = make_batch(shape=(1, 3, 4))
     criterion = make_loss(name, **overrides)
@@ -75,8 +90,9 @@ def test_gradcheck_with_the_batchs_own_weights_held_fixed(name):
     logits, labels, q, classifier = make_batch(shape=(1, 3, 4))
     leaf = logits.clone().requires_grad_()
     criterion = make_loss(name, lam=0.5 if name != "gbw_released" else 1e-2)
-    criterion(leaf, labels, q, classifier).backward()
-    weights = criterion.last["source"].weights
+    loss, last = call(criterion, leaf, labels, q, classifier)
+    loss.backward()
+    weights = last.weights
     assert (weights - 1).abs().max() > 0.05
     probe = logits.clone().requires_grad_()
     reference(probe, labels, weights, q).backward()
@@ -97,8 +113,8 @@ def test_focal_gradient_where_the_prediction_is_certain():
 def test_class_counts_and_ignore_values(name, classes, ignore_index):
     logits, labels, q, classifier = make_batch(classes, ignore_index=ignore_index)
     criterion = make_loss(name, classes, ignore_index)
-    loss = criterion(logits, labels, q, classifier)
-    weights = criterion.last["source"].weights
+    loss, last = call(criterion, logits, labels, q, classifier)
+    weights = last.weights
     assert weights.sum().item() == pytest.approx(classes, rel=1e-6)
     expected = reference(logits, labels, weights, q, ignore_index=ignore_index)
     torch.testing.assert_close(loss, expected)
@@ -109,20 +125,20 @@ def test_all_ignored(name):
     logits, labels, q, classifier = make_batch()
     logits.requires_grad_()
     criterion = make_loss(name)
-    loss = criterion(logits, torch.full_like(labels, 255), q, classifier)
+    loss, last = call(criterion, logits, torch.full_like(labels, 255), q, classifier)
     loss.backward()
     assert loss == 0
     assert not logits.grad.any()
     if name in ADAPTIVE:
-        assert criterion.last["source"].weights.tolist() == [1.0] * 5
+        assert last.weights.tolist() == [1.0] * 5
 
 
 @pytest.mark.parametrize("name", SCHEMES.names())
 def test_one_pixel(name):
     logits = torch.zeros(1, 2, 1, 1, requires_grad=True)
     labels = torch.ones(1, 1, 1, dtype=torch.long)
-    counts = torch.ones(2)
-    scheme = build_scheme(name, 2, {"class_weights": (1, 1)}, counts)
+    given = {"class_weights": (1, 1)} if name == "fixed" else {}
+    scheme = build_scheme(name, 2, given, torch.ones(2))
     classifier = (torch.ones(1, 3, 1, 1), torch.zeros(1, 2, 1, 1))
     loss = ClassWeightedCrossEntropy(scheme)(logits, labels, None, classifier)
     factor = 0.25 if name == "focal" else 1.0
@@ -140,10 +156,10 @@ def test_half_precision(dtype, autocast):
     ours, wide = logits.clone().requires_grad_(), logits.float().requires_grad_()
     criterion = make_loss("gbw_hindrance")
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        loss = criterion(ours, labels, q, (features.to(dtype), low.to(dtype)))
-    weights = criterion.last["source"].weights
-    expected = criterion(wide, labels, q, (features.to(dtype).float(), low.to(dtype).float()))
-    assert torch.equal(weights, criterion.last["source"].weights)
+        loss, half = call(criterion, ours, labels, q, (features.to(dtype), low.to(dtype)))
+    rounded = features.to(dtype).float(), low.to(dtype).float()
+    expected, single = call(criterion, wide, labels, q, rounded)
+    assert torch.equal(half.weights, single.weights)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected)
     loss.backward()
@@ -172,15 +188,10 @@ def test_extreme_logits(name):
     logits, labels, q, classifier = make_batch(dtype=torch.float32)
     leaf = torch.where(logits > 0, 1e4, -1e4).requires_grad_()
     criterion = make_loss(name)
-    loss = criterion(leaf, labels, q, classifier)
+    loss, last = call(criterion, leaf, labels, q, classifier)
     loss.backward()
-    expected = reference(
-        leaf.detach().double(),
-        labels,
-        criterion.last["source"].weights,
-        q.double(),
-        criterion.scheme.focal_gamma,
-    )
+    wide, gamma = leaf.detach().double(), criterion.scheme.focal_gamma
+    expected = reference(wide, labels, last.weights, q.double(), gamma)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
     assert torch.isfinite(leaf.grad).all()
 
@@ -226,58 +237,63 @@ def test_arguments_are_checked():
         make_loss("none", 7)(logits, labels)
 
 
-def test_pixel_weights_in_gradient():
+@pytest.mark.parametrize("name", ["gbw_norm", "gbw_hindrance", "gbw"])
+def test_pixel_weights_in_gradient(name):
     logits, labels, q, classifier = make_batch()
     q = torch.where(labels == 1, 0.0, q)
-    for name in ("gbw_norm", "gbw_hindrance", "gbw"):
-        released = make_loss(name)
-        released(logits, labels, q, classifier)
-        shaped = make_loss(name, pixel_weights_in_gradient=True)
-        shaped(logits, labels, q, classifier)
-        assert released.last["source"].counts[1] > 0
-        assert shaped.last["source"].counts[1] == 0
-        assert shaped.last["source"].weights[1] == 1
-        assert not torch.equal(shaped.last["source"].weights, released.last["source"].weights)
-        if name == "gbw_hindrance":
-            features, low = classifier
-            size = (3, 3)
-            expected, _ = class_hindrance(
-                features,
-                low,
-                downsample_labels(labels, size),
-                pixel_weights=downsample_labels(q, size),
-            )
-            torch.testing.assert_close(shaped.last["source"].classifier_measure, expected)
-        ones = torch.ones_like(q)
-        plain, unit = make_loss(name), make_loss(name, pixel_weights_in_gradient=True)
-        plain(logits, labels, ones, classifier)
-        unit(logits, labels, ones, classifier)
-        torch.testing.assert_close(unit.last["source"].weights, plain.last["source"].weights)
+    _, released = call(make_loss(name), logits, labels, q, classifier)
+    shaping = {"pixel_weights_in_gradient": True}
+    _, shaped = call(make_loss(name, **shaping), logits, labels, q, classifier)
+    assert released.counts[1] > 0
+    assert shaped.counts[1] == 0
+    assert shaped.weights[1] == 1
+    assert not torch.equal(shaped.weights, released.weights)
+    if name == "gbw_hindrance":
+        features, low = classifier
+        small, small_q = (downsample_labels(each, (3, 3)) for each in (labels, q))
+        expected, _ = class_hindrance(features, low, small, pixel_weights=small_q)
+        torch.testing.assert_close(shaped.classifier_measure, expected)
+    ones = torch.ones_like(q)
+    _, plain = call(make_loss(name), logits, labels, ones, classifier)
+    _, unit = call(make_loss(name, **shaping), logits, labels, ones, classifier)
+    torch.testing.assert_close(unit.weights, plain.weights)
 
 
 def test_terms_are_kept_apart():
     logits, labels, *_ = make_batch()
-    criterion = make_loss("gbw_norm", momentum=0.9)
-    criterion(logits, labels, term="source")
-    criterion(logits * 3, labels, term="mixed")
-    assert set(criterion.last) == {"source", "mixed"}
-    assert {key.split(".")[0] for key in criterion.scheme.state_dict()} == {"source", "mixed"}
+    criterion, last = make_loss("gbw_norm", momentum=0.9), {}
+    for term, scale in (("source", 1), ("mixed", 3)):
+        _, last[term] = call(criterion, scale * logits, labels, term=term)
+    state = criterion.scheme.state_dict()
+    for term, entry in last.items():
+        expected = torch.where(entry.counts > 0, entry.norms, 0.0).float()
+        assert torch.equal(state[f"state.{term}_norm.mean"], expected)
+    assert not state["state.pseudo_norm.seen"].any()
+    with pytest.raises(
+        ValueError, match=r"no state for loss term 'late' \(it has: source, mixed, "
+    ):
+        criterion(logits, labels, term="late")
 
 
-@pytest.mark.parametrize("bounds", [{}, {"max_weight": 1.5, "min_weight": 0.2}])
-@pytest.mark.parametrize("name", SCHEMES.names())
+BOUNDS = {"max_weight": 1.5, "min_weight": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"), [*((n, {}) for n in SCHEMES), *((n, BOUNDS) for n in ADAPTIVE)]
+)
 def test_a_step_never_asks_the_device_for_a_value(name, bounds):
     # Tensors of the meta device have no values: item, bool and boolean indexing raise there.
     if name in ADAPTIVE:
         bounds = {**bounds, "momentum": 0.9, "pixel_weights_in_gradient": True}
     logits, labels, q, (features, low) = make_batch()
-    criterion = make_loss(name, **bounds)
+    criterion = make_loss(name, **bounds).to("meta")
     leaf = logits.to("meta").requires_grad_()
     classifier = features.to("meta"), low.to("meta")
-    for _ in range(2):
-        criterion(leaf, labels.to("meta"), q.to("meta"), classifier).backward()
+    for term in ("source", "mixed", "source"):
+        criterion(leaf, labels.to("meta"), q.to("meta"), classifier, term=term).backward()
     assert leaf.grad.shape == logits.shape
-    assert criterion.scheme.nonfinite.device.type == "meta"
+    for flag in criterion.scheme.flags().values():
+        assert flag.device.type == "meta"
     with pytest.raises(RuntimeError):
         bool(criterion.scheme.nonfinite)
 
@@ -295,12 +311,11 @@ def test_terms_that_do_not_shape_weights_are_not_measured(name, setting):
     logits, labels, q, classifier = make_batch()
     settings = {"acts_on": "all", "shaped_by": "all", "pseudo_label_adjustment": 0.0}
     criterion = make_loss(name, **{**settings, setting: "source"})
-    criterion(logits, labels, q, classifier, term="source")
+    _, source = call(criterion, logits, labels, q, classifier)
     # No classifier is asked for, since nothing is measured at it.
-    loss = criterion(logits, labels, q, None, term="mixed")
-    last = criterion.last["mixed"]
+    loss, last = call(criterion, logits, labels, q, None, term="mixed")
     assert last.norms is None and last.classifier_measure is None
-    expected = torch.ones(5) if setting == "acts_on" else criterion.last["source"].weights
+    expected = torch.ones(5) if setting == "acts_on" else source.weights
     assert torch.equal(last.weights, expected)
     torch.testing.assert_close(loss.double(), reference(logits, labels, expected, q).double())
 
@@ -314,13 +329,14 @@ def test_adjusted_logits_against_torch(name):
     # been seen.
     before = torch.tensor([0.5, 2.0, 1.5, 0.7, 9.0])
     state = criterion.scheme.state_dict()
-    criterion.scheme.load_state_dict({**state, "source.mean_weights": before})
+    assert state["mean_weights.source_batches"].tolist() == [1, 1, 1, 1, 0]
+    criterion.scheme.load_state_dict({**state, "mean_weights.source_mean": before})
     before[4] = 1
     shift = 0.5 * before.double().log().view(1, -1, 1, 1)
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    loss = criterion(ours, labels, q, classifier)
-    weights, gamma = criterion.last["source"].weights, criterion.scheme.focal_gamma
-    expected = reference(theirs + shift, labels, weights, q, gamma)
+    loss, last = call(criterion, ours, labels, q, classifier)
+    gamma = criterion.scheme.focal_gamma
+    expected = reference(theirs + shift, labels, last.weights, q, gamma)
     torch.testing.assert_close(loss, expected)
     loss.backward()
     expected.backward()
@@ -328,11 +344,9 @@ def test_adjusted_logits_against_torch(name):
     if criterion.scheme.needs_classifier:
         # The gradients that shape the weights are those of this loss.
         features, low = classifier
-        again = make_loss(name)
-        again(logits + shift, labels, q, (features, low + shift.float()))
-        torch.testing.assert_close(
-            criterion.last["source"].classifier_measure, again.last["source"].classifier_measure
-        )
+        shifted = features, low + shift.float()
+        _, again = call(make_loss(name), logits + shift, labels, q, shifted)
+        torch.testing.assert_close(last.classifier_measure, again.classifier_measure)
 
 
 @pytest.mark.parametrize(("adjustment", "share"), [(1.0, 0.75), (0.0, 0.5), (0.5, 0.634)])

@@ -15,7 +15,7 @@ from gbw_d2.losses import (
     ClassWeightedCenterLoss, ClassWeightedCrossEntropy, ClassWeightedOffsetLoss,
     ClassWeightedRoIClassification, ClassWeightedRoIMask, center_loss, offset_loss,
 )
-from gbw_d2.weighting import build_scheme
+from gbw_d2.weighting import WeightLog, build_scheme
 rank, world, meeting, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 if world > 1:
     torch.distributed.init_process_group(
@@ -29,15 +29,17 @@ logits, features, low = draw(5, 8, 8), draw(6, 4, 4), 0.1 * draw(5, 4, 4)
 labels = torch.arange(256).reshape(4, 8, 8)[share] // 60  # each half lacks classes
 heat, goal, weights = draw(8, 8), draw(2, 8, 8), (draw(8, 8) > 0.3).float()
 result = {}
+def call(criterion, *batch):
+    log = WeightLog()
+    return criterion(*batch, log=log), log.get("loss", "source")
 for name in ("gbw", "gbw_hindrance", "gbw_norm", "gbw_released"):
     leaf = logits.clone().requires_grad_()
     criterion = ClassWeightedCrossEntropy(build_scheme(name, 5))
-    loss = criterion(leaf, labels, None, (features, low))
+    loss, last = call(criterion, leaf, labels, None, (features, low))
     loss.backward()
-    last = criterion.last["source"]
     result[name] = {"loss": loss.detach(), "gradient": leaf.grad, "weights": last.weights}
     result[name]["counts"] = last.counts
-# The tilt of static weights: which classes were seen is asked of all processes.
+# The prior shift of static weights: which classes were seen is asked of all processes.
 static = build_scheme(
     "inverse_frequency", 5, {"logit_adjustment": 1.0}, torch.tensor([5.0, 4, 3, 2, 1])
 )
@@ -45,10 +47,10 @@ criterion = ClassWeightedCrossEntropy(static)
 criterion(logits, labels)
 shift = static.logit_shift("source")
 leaf = logits.clone().requires_grad_()
-loss = criterion(leaf, labels)
+loss, last = call(criterion, leaf, labels)
 loss.backward()
 result["adjusted"] = {"loss": loss.detach(), "gradient": leaf.grad, "weights": shift}
-result["adjusted"]["counts"] = criterion.last["source"].counts
+result["adjusted"]["counts"] = last.counts
 center = center_loss(logits[:, :1], heat, weights)
 offset = offset_loss(logits[:, :2], goal, weights)
 result["instance"] = {"loss": center + offset}
@@ -69,9 +71,8 @@ for name, (kind, scheme, prediction, *rest) in calls.items():
     things = ((1, 3), 5) if name in ("center", "offset") else ()
     criterion = kind(build_scheme(scheme, 2), *things)
     leaf = prediction.clone().requires_grad_()
-    loss = criterion(leaf, *rest)
+    loss, last = call(criterion, leaf, *rest)
     loss.backward()
-    last = criterion.last["source"]
     result[name] = {"loss": loss.detach(), "gradient": leaf.grad, "weights": last.weights}
     result[name]["counts"] = last.counts
 torch.save(result, f"{out}/{rank}_of_{world}.pth")

@@ -13,7 +13,7 @@ from gbw_d2.losses import (
     center_loss,
     offset_loss,
 )
-from gbw_d2.weighting import SCHEMES, SharedWeights, build_scheme
+from gbw_d2.weighting import SCHEMES, LogEntry, SharedWeights, WeightLog, build_scheme
 
 THINGS, CLASSES = (2, 5, 6), 8
 LOSSES = {"center": (ClassWeightedCenterLoss, center_loss, 1)}
@@ -29,11 +29,16 @@ ADAPTIVE = (*AT_CLASSIFIER, "gbw_norm", "gbw_released")
 
 
 def make_loss(head, name="gbw_norm", things=THINGS, **overrides):
-    overrides = {**USABLE.get(name, {}), **overrides}
     counts = torch.arange(1.0, len(things) + 1)
-    given = {"class_weights": counts.tolist()}
-    scheme = build_scheme(name, len(things), {**given, **(overrides or {})}, counts)
-    return LOSSES[head][0](scheme, things, CLASSES)
+    given = {"class_weights": counts.tolist()} if name == "fixed" else USABLE.get(name, {})
+    scheme = build_scheme(name, len(things), {**given, **overrides}, counts)
+    return LOSSES[head][0](scheme, things, CLASSES, head)
+
+
+def call(criterion, *batch, term="source"):
+    """Returns the loss, and what the log has of it."""
+    log = WeightLog()
+    return criterion(*batch, term=term, log=log), log.get(criterion.head, term)
 
 
 def make_batch(head, dtype=torch.float64, seed=0):
@@ -58,11 +63,11 @@ def test_center_by_hand():
     prediction = row(3.0, 4.0, 10.0, 1.0, 7.0)[None]
     weights, owner = row(1.0, 1.0, 1.0, 1.0, 0.0), row(2, 2, 5, 255, 255)
     criterion = make_loss("center", things=(2, 5))
-    loss = criterion(prediction, torch.zeros(1, 1, 5), weights, owner)
-    last = criterion.last["source"]
+    loss, last = call(criterion, prediction, torch.zeros(1, 1, 5), weights, owner)
     torch.testing.assert_close(last.norms, torch.tensor([10 / 3, 10.0], dtype=torch.float64))
     assert last.weights.tolist() == [0.75, 1.25]
     assert last.counts.tolist() == [2, 1]
+    assert last.class_ids == (2, 5)
     assert loss.item() == pytest.approx((0.75 * 25 + 1.25 * 100 + 1) / 4)
 
 
@@ -71,8 +76,8 @@ def test_offset_by_hand():
     owner = row(*[2] * 8, *[5] * 2, 255)
     prediction = torch.tensor([1.0, -2.0]).view(1, 2, 1, 1).expand(1, 2, 1, 11)
     criterion = make_loss("offset", things=(2, 5))
-    loss = criterion(prediction, torch.zeros(1, 2, 1, 11), torch.ones(1, 1, 11), owner)
-    last = criterion.last["source"]
+    target = torch.zeros(1, 2, 1, 11)
+    loss, last = call(criterion, prediction, target, torch.ones(1, 1, 11), owner)
     torch.testing.assert_close(last.norms, torch.tensor([4 / 9, 2 / 3], dtype=torch.float64))
     torch.testing.assert_close(last.weights, torch.tensor([0.9, 1.1]))
     assert loss.item() == pytest.approx(3 * (0.9 * 8 + 1.1 * 2 + 1) / 11)
@@ -83,15 +88,15 @@ def test_offset_by_hand():
 def test_norms_against_autograd(head, shaping):
     prediction, target, weights, owner, q = make_batch(head)
     criterion = make_loss(head, pixel_weights_in_gradient=shaping)
-    criterion(prediction, target, weights, owner, q)
+    _, last = call(criterion, prediction, target, weights, owner, q)
     for place, thing in enumerate(THINGS):
         leaf = prediction.clone().requires_grad_()
         error = leaf - (target[:, None] if head == "center" else target)
         each = error.square().sum(1) if head == "center" else error.abs().sum(1)
         share = weights * (q if shaping else 1) * (owner == thing)
         (share * each).sum().div(share.sum() + 1).backward()
-        assert criterion.last["source"].norms[place].item() == pytest.approx(leaf.grad.norm())
-        assert criterion.last["source"].counts[place].item() == pytest.approx(share.sum())
+        assert last.norms[place].item() == pytest.approx(leaf.grad.norm())
+        assert last.counts[place].item() == pytest.approx(share.sum())
 
 
 @pytest.mark.parametrize("pixels", [1, 7, 40])
@@ -100,14 +105,13 @@ def test_norm_of_offsets_tells_size_only(pixels):
     for scale in (0.01, 100.0):
         prediction = scale * torch.randn(1, 2, 1, pixels, dtype=torch.float64)
         owner = torch.full((1, 1, pixels), 2)
-        criterion(prediction, torch.zeros_like(prediction), torch.ones(1, 1, pixels), owner)
-        expected = math.sqrt(2 * pixels) / (pixels + 1)
-        assert criterion.last["source"].norms.item() == pytest.approx(expected)
+        rest = torch.zeros_like(prediction), torch.ones(1, 1, pixels), owner
+        _, last = call(criterion, prediction, *rest)
+        assert last.norms.item() == pytest.approx(math.sqrt(2 * pixels) / (pixels + 1))
     # An error that is 0 has no slope.
     prediction[0, 0, 0, 0] = 0
-    criterion(prediction, torch.zeros_like(prediction), torch.ones(1, 1, pixels), owner)
-    expected = math.sqrt(2 * pixels - 1) / (pixels + 1)
-    assert criterion.last["source"].norms.item() == pytest.approx(expected)
+    _, last = call(criterion, prediction, *rest)
+    assert last.norms.item() == pytest.approx(math.sqrt(2 * pixels - 1) / (pixels + 1))
 
 
 @pytest.mark.parametrize("name", USABLE)
@@ -116,8 +120,7 @@ def test_value_and_gradient_of_every_scheme(head, name):
     prediction, target, weights, owner, q = make_batch(head)
     ours, theirs = prediction.clone().requires_grad_(), prediction.clone().requires_grad_()
     criterion = make_loss(head, name)
-    loss = criterion(ours, target, weights, owner, q)
-    last = criterion.last["source"]
+    loss, last = call(criterion, ours, target, weights, owner, q)
     assert last.weights.shape == (3,)
     assert last.weights.sum().item() == pytest.approx(3, rel=1e-6)
     assert last.weights.dtype == torch.float32 and not last.weights.requires_grad
@@ -166,61 +169,65 @@ def test_running_mean_of_an_absent_thing_is_kept():
     criterion = make_loss("center", momentum=0.5)
     prediction, target, weights, owner, _ = make_batch("center")
     criterion(prediction, target, weights, owner)
-    first = criterion.scheme.state_dict()["source.mean"]
-    criterion(prediction, target, weights, owner.masked_fill(owner == 5, 255))
-    later = criterion.scheme.state_dict()["source.mean"]
-    assert later[1] == first[1] > 0 and criterion.last["source"].weights[1] == 1
-    assert criterion.scheme.state_dict()["source.seen"].tolist() == [True, True, False]
-
-
-def test_terms_are_kept_apart():
-    criterion = make_loss("offset")
-    batch = make_batch("offset")
-    criterion(*batch[:4], term="source")
-    criterion(*batch[:4], term="mixed")
-    assert set(criterion.last) == {"source", "mixed"}
+    first = criterion.scheme.state_dict()["state.source_norm.mean"]
+    _, last = call(criterion, prediction, target, weights, owner.masked_fill(owner == 5, 255))
+    state = criterion.scheme.state_dict()
+    assert state["state.source_norm.mean"][1] == first[1] > 0 and last.weights[1] == 1
+    assert state["state.source_norm.seen"].tolist() == [True, True, False]
+    # Terms are kept apart.
+    assert not state["state.mixed_norm.seen"].any()
 
 
 @pytest.mark.parametrize("head", LOSSES)
 def test_terms_that_are_not_weighted_are_not_measured(head):
     criterion = make_loss(head, acts_on="source")
     batch = make_batch(head)
-    criterion(*batch[:4], term="source")
-    loss = criterion(*batch[:4], term="mixed")
-    assert criterion.last["source"].norms is not None
-    assert criterion.last["mixed"].norms is None
+    _, source = call(criterion, *batch[:4])
+    loss, mixed = call(criterion, *batch[:4], term="mixed")
+    assert source.norms is not None
+    assert mixed.norms is None
     torch.testing.assert_close(loss, LOSSES[head][1](*batch[:3]))
 
 
+def lend(log, *weights):
+    """Writes down what the semantic head used."""
+    entry = LogEntry(tuple(range(CLASSES)), torch.tensor(weights), torch.ones(CLASSES))
+    log.add("semantic", "source", entry)
+
+
 def test_shared_weights_by_hand():
-    lent = {"source": torch.tensor([9.0, 9.0, 0.5, 9.0, 9.0, 1.5, 2.0, 9.0])}
-    scheme = SharedWeights("semantic", THINGS, lent.get)
-    criterion = ClassWeightedOffsetLoss(scheme, THINGS, CLASSES)
+    criterion = ClassWeightedOffsetLoss(
+        SharedWeights("semantic", THINGS), THINGS, CLASSES, "offset"
+    )
     prediction, target, weights, owner, _ = make_batch("offset")
-    loss = criterion(prediction, target, weights, owner)
+    log = WeightLog()
+    lend(log, 9.0, 9.0, 0.5, 9.0, 9.0, 1.5, 2.0, 9.0)
+    loss = criterion(prediction, target, weights, owner, log=log)
     # (0.5, 1.5, 2) sums to 4, the things are 3.
-    last = criterion.last["source"]
-    torch.testing.assert_close(last.weights, torch.tensor([0.375, 1.125, 1.5]))
+    torch.testing.assert_close(
+        log.get("offset", "source").weights, torch.tensor([0.375, 1.125, 1.5])
+    )
     factor = 1 - 0.625 * (owner == 2) + 0.125 * (owner == 5)
     torch.testing.assert_close(loss, offset_loss(prediction, target, weights, factor))
-    lent["source"] = torch.zeros(8)
-    criterion(prediction, target, weights, owner)
-    assert criterion.last["source"].weights.tolist() == [1.0] * 3
-    with pytest.raises(ValueError, match="'semantic' has no weights of term 'mixed'"):
-        criterion(prediction, target, weights, owner, term="mixed")
+    lend(log, *[0.0] * CLASSES)
+    criterion(prediction, target, weights, owner, log=log)
+    assert log.get("offset", "source").weights.tolist() == [1.0] * 3
+    for more in ({"term": "mixed", "log": log}, {"term": "mixed"}):
+        with pytest.raises(ValueError, match="'semantic' has no weights of term 'mixed'"):
+            criterion(prediction, target, weights, owner, **more)
 
 
 @pytest.mark.parametrize("head", LOSSES)
 def test_a_step_never_asks_the_device_for_a_value(head):
     batch = [tensor.to("meta") for tensor in make_batch(head)]
     batch[0].requires_grad_()
-    lent = torch.ones(CLASSES, device="meta")
+    log, lent = WeightLog(), torch.ones(CLASSES, device="meta")
+    log.add("semantic", "source", LogEntry(tuple(range(CLASSES)), lent, lent))
     criteria = [make_loss(head, name) for name in USABLE]
-    shared = SharedWeights("semantic", THINGS, lambda term: lent)
-    criteria.append(LOSSES[head][0](shared, THINGS, CLASSES))
+    criteria.append(LOSSES[head][0](SharedWeights("semantic", THINGS), THINGS, CLASSES))
     criteria.append(make_loss(head, momentum=0.9, pixel_weights_in_gradient=True))
     for criterion in criteria:
-        criterion(*batch).backward()
+        criterion.to("meta")(*batch, log=log).backward()
         assert criterion.scheme.nonfinite.device.type == "meta"
 
 
@@ -244,7 +251,7 @@ def test_mistakes_are_explained(head):
     for key in ("logit_adjustment", "pseudo_label_adjustment"):
         with pytest.raises(ValueError, match="no softmax over classes"):
             make_loss(head, "none", **{key: 0.5})
-    with pytest.raises(ValueError, match="no classifier"):
+    with pytest.raises(ValueError, match="at a classifier, but this head has none"):
         make_loss(head, "gbw", measure="hindrance")
-    with pytest.raises(ValueError, match="built for 2 classes; there are 3 things"):
+    with pytest.raises(ValueError, match="built for 2 classes; head 'loss' has 3"):
         LOSSES[head][0](build_scheme("none", 2), THINGS, CLASSES)

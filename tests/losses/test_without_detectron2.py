@@ -18,7 +18,8 @@ labels = torch.randint(0, 3, (1, 4, 4))
 classifier = (torch.randn(1, 5, 2, 2), torch.randn(1, 3, 2, 2))
 loss = GBWCrossEntropyLoss(3)(logits, labels) + entropy_loss(logits) + max_squares_loss(logits, 0.2)
 for name in SCHEMES:
-    scheme = build_scheme(name, 3, {"class_weights": [1, 2, 3]}, class_counts=[1, 2, 3])
+    given = {"class_weights": [1, 2, 3]} if name == "fixed" else {}
+    scheme = build_scheme(name, 3, given, class_counts=[1, 2, 3])
     loss = loss + ClassWeightedCrossEntropy(scheme)(logits, labels, None, classifier)
 loss = loss + center_loss(logits[:, :1], torch.ones(1, 4, 4), torch.ones(1, 4, 4))
 loss = loss + offset_loss(logits[:, :2], torch.ones(1, 2, 4, 4), torch.ones(1, 4, 4))

@@ -10,7 +10,7 @@ from gbw_d2.engine.build import build_model
 
 
 def test_small_resnet(tiny_config: Any) -> None:
-    backbone = build_model(tiny_config(), {}).backbone
+    backbone = build_model(tiny_config()).backbone
     with torch.no_grad():
         features = backbone(torch.zeros(1, 3, 48, 80))
     sizes = {name: tuple(f.shape[1:]) for name, f in features.items()}

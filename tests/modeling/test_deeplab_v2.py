@@ -11,12 +11,12 @@ import torch.nn.functional as F
 
 from gbw_d2 import keys
 from gbw_d2.config import load_config
-from gbw_d2.engine.build import build_model
-from gbw_d2.engine.criteria import make_criteria
+from gbw_d2.engine.build import build_model, build_training_losses
 from gbw_d2.engine.optimizer import build_optimizer
 from gbw_d2.errors import UserError
 from gbw_d2.modeling.heads.deeplab_v2 import DeepLabV2Head, DilatedClassifier
 from gbw_d2.modeling.segmentor import classifier_input_and_logits
+from gbw_d2.weighting import WeightLog
 
 TINY = (
     *("MODEL.SEM_SEG_HEAD.NAME", "DeepLabV2Head", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "('res4',)"),
@@ -76,11 +76,12 @@ def test_centre_taps_are_what_is_measured_at_the_classifier() -> None:
 def test_class_weighting_runs_on_it(tiny_config: Any, samples: Any, measure: str) -> None:
     torch.manual_seed(0)
     cfg = tiny_config(*TINY, "WEIGHTING.MEASURE", measure, name="toy/semantic_gbw")
-    criteria = make_criteria(cfg, None)
-    model = build_model(cfg, criteria).train()
-    loss = model(samples())[keys.LOSS_SEMANTIC]
-    loss.backward()
-    weights = criteria["semantic"].last[keys.TERM_SOURCE].weights
+    model, log = build_model(cfg, build_training_losses(cfg)).train(), WeightLog()
+    images = model.images(samples())
+    outputs = model.outputs(model.features(images), (32, 64))
+    losses = model.losses(outputs, model.targets(samples()), None, keys.TERM_SOURCE, log)
+    losses["loss_semantic"].backward()
+    weights = log.get("semantic", keys.TERM_SOURCE).weights
     assert weights.sum().item() == pytest.approx(16, abs=1e-3)
     assert weights.std() > 1e-3
     assert all(torch.isfinite(p.grad).all() for p in model.sem_seg_head.parameters())
@@ -90,7 +91,7 @@ def test_class_weighting_runs_on_it(tiny_config: Any, samples: Any, measure: str
 def test_it_reads_one_feature_map(tiny_config: Any, features: str) -> None:
     cfg = tiny_config(*TINY, "MODEL.SEM_SEG_HEAD.IN_FEATURES", features, name="toy/semantic_gbw")
     with pytest.raises(UserError, match="exactly one of what the backbone gives"):
-        build_model(cfg, {})
+        build_model(cfg)
 
 
 def test_the_config(tmp_path: Path, repository: Path, samples: Any) -> None:
@@ -103,12 +104,12 @@ def test_the_config(tmp_path: Path, repository: Path, samples: Any) -> None:
         ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "16", "MODEL.AUXILIARY_HEAD.ENABLED", "True"],
     )
     cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg, {}).train()
+    model = build_model(cfg).train()
     with torch.no_grad():
         outputs = model.outputs(model.features(model.images(samples(1, 64, 64))), (64, 64))
-    assert outputs[keys.CLASSIFIER_FEATURES].shape == (1, 2048, 8, 8)
-    assert outputs[keys.CLASSIFIER_LOGITS].shape == (1, 16, 8, 8)
-    assert outputs[keys.AUXILIARY_CLASSIFIER_LOGITS].shape == (1, 16, 8, 8)
+    assert outputs.semantic.features.shape == (1, 2048, 8, 8)
+    assert outputs.semantic.logits.shape == (1, 16, 8, 8)
+    assert outputs.auxiliary.logits.shape == (1, 16, 8, 8)
     backbone, heads = 42_394_816, 4 * 16 * (2048 * 9 + 1)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert sum(p.numel() for n, p in trained.items() if n.startswith("backbone")) == backbone

@@ -65,11 +65,19 @@ def test_steps_are_of_the_config(repository: Path) -> None:
     step = steps["gbw"]
     assert step.trainer.precision.dtype == torch.bfloat16
     assert type(step.strategy).__name__ == "SelfTraining" and step.strategy.adapts(0)
-    schemes = {head: c.scheme for head, c in step.model.criteria.items() if head != "auxiliary"}
-    assert {"semantic", "center", "offset"} <= set(schemes)
+    names = {
+        name: {head: loss.scheme.name for head, loss in each.model.weighted_losses.items()}
+        for name, each in steps.items()
+    }
+    assert names["none"] == dict.fromkeys(("semantic", "center", "offset"), "none")
+    shared = "weights of head center"
+    assert names["gbw"] == {"semantic": "gbw", "center": "gbw_norm", "offset": shared}
     parameters = list(step.model.parameters())
     before = [p.detach().clone() for p in parameters]
     step()
+    log = {(head, term): entry.weights for head, term, entry in step.strategy.weight_log}
+    assert {("semantic", "source"), ("semantic", "mixed"), ("center", "source")} <= set(log)
+    assert (log["semantic", "source"] - 1).abs().max() > 1e-3
     # The student's weights stay, so that every step is as much work.
     assert all(map(torch.equal, before, parameters))
     assert all(p.grad is None for p in parameters)
@@ -100,7 +108,7 @@ def test_random_weights_of_a_deep_encoder_stay_finite(repository: Path) -> None:
     path = str(repository / "configs/gta5_semantic_source_only.yaml")
     cfg = recipe._config(path, ["INPUT.CROP_SIZE", "(32, 64)"], CPU)
     torch.manual_seed(0)
-    model = build_model(cfg, {}).eval()
+    model = build_model(cfg).eval()
     images = model.images(recipe.random_samples(cfg, 1))
     with torch.no_grad():
         wild = model.features(images)["res5"].std()

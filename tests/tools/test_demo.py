@@ -51,9 +51,7 @@ def demo(
     torch.manual_seed(0)
 
     def call(*arguments: str, opts: tuple[str, ...] = ()) -> int:
-        torch.save(
-            {"model": build_model(tiny_config(*opts), {}).state_dict()}, tmp_path / "net.pth"
-        )
+        torch.save({"model": build_model(tiny_config(*opts)).state_dict()}, tmp_path / "net.pth")
         config = str(repository / "configs/toy/panoptic_gbw.yaml")
         fixed = ["--config-file", config, "--weights", str(tmp_path / "net.pth")]
         fixed += ["--output", str(tmp_path / "out"), "--device", "cpu"]

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from gbw_d2 import keys
 from gbw_d2.engine.build import build_model
-from gbw_d2.inference.network import dense_outputs
 
 SMALL = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32")
 
@@ -30,7 +28,7 @@ def tool(repository: Path) -> ModuleType:
 def network(tiny_config: Any, tmp_path: Path) -> torch.nn.Module:
     """A network with random weights, saved as net.pth."""
     torch.manual_seed(0)
-    model = build_model(tiny_config(), {}).eval()
+    model = build_model(tiny_config()).eval()
     torch.save({"model": model.state_dict()}, tmp_path / "net.pth")
     return model
 
@@ -59,11 +57,11 @@ def test_torch_export(
     # The normalisation is inside: the images of the file are those of the network.
     image = torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8)
     with torch.no_grad():
-        expected = dense_outputs(network, image)
+        expected = network.export_outputs(image[None].float())
     found = torch.export.load(tmp_path / "sub/net.pt2").module()(image[None].float())
-    assert list(expected) == [keys.SEMANTIC_LOGITS, keys.CENTER, keys.OFFSET]
+    assert list(expected) == ["semantic_logits", "center", "offset"]
     for ours, theirs in zip(expected.values(), found, strict=True):
-        torch.testing.assert_close(theirs[0], ours, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -74,9 +72,9 @@ def test_torch_export_of_any_size(
     image = torch.randint(0, 256, (3, 51, 37), dtype=torch.uint8)
     found = torch.export.load(tmp_path / "net.pt2").module()(image[None].float())
     with torch.no_grad():
-        expected = dense_outputs(network, image)
+        expected = network.export_outputs(image[None].float())
     for ours, theirs in zip(expected.values(), found, strict=True):
-        torch.testing.assert_close(theirs[0], ours, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -93,9 +91,9 @@ def test_onnx(
     found = session.run(None, {"images": image[None].float().numpy()})
     assert [o.name for o in session.get_outputs()] == ["semantic_logits", "center", "offset"]
     with torch.no_grad():
-        expected = dense_outputs(network, image)
+        expected = network.export_outputs(image[None].float())
     for ours, theirs in zip(expected.values(), found, strict=True):
-        torch.testing.assert_close(torch.from_numpy(theirs[0]), ours, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(torch.from_numpy(theirs), ours, atol=1e-3, rtol=1e-3)
 
 
 def test_a_difference_is_found_and_nothing_written(

@@ -190,6 +190,9 @@ def test_the_config_hash_sees_what_has_an_effect() -> None:
     assert digest("MODEL.DEVICE", "cpu") == digest("MODEL.DEVICE", "cuda") == plain
     assert digest("SEED", "1") != plain
     assert digest("WEIGHTING.LAMBDA", "2.0") != plain
+    # Weighting counts as what it comes to: 0.5 is lambda's default in this scheme.
+    assert digest("WEIGHTING.LAMBDA", "0.5") == plain
+    assert digest("WEIGHTING.HEADS", "[]") != plain
 
 
 def test_a_killed_server_is_not_a_result(tmp_path: Path) -> None:

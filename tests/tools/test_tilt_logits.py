@@ -36,7 +36,7 @@ def run(tiny_config: Any, toy_datasets: Path, tmp_path: Path) -> Path:
     """The OUTPUT_DIR of a run: random weights, a config."""
     cfg = tiny_config("DATASETS.TEST", f"('{DATASET}',)", name="toy/semantic_self_training")
     torch.manual_seed(0)
-    torch.save({"model": build_model(cfg, {}).state_dict()}, tmp_path / "model_final.pth")
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "model_final.pth")
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
     (tmp_path / "config.yaml").write_text(cfg.dump())
     return tmp_path
@@ -54,7 +54,7 @@ def test_shifts_by_hand(tool: ModuleType) -> None:
 def test_a_tilt_in_the_bias_is_one_of_the_logits(
     tool: ModuleType, tiny_config: Any, samples: Any, classifier: str
 ) -> None:
-    network = build_model(tiny_config(name="toy/semantic_self_training"), {}).eval()
+    network = build_model(tiny_config(name="toy/semantic_self_training")).eval()
     if classifier == "branches":
         network.sem_seg_head.predictor = DilatedClassifier(32, 16, (1, 2))
     shift = torch.linspace(-2, 2, 16)
@@ -67,7 +67,7 @@ def test_a_tilt_in_the_bias_is_one_of_the_logits(
 
 
 def test_a_classifier_without_bias_is_refused(tool: ModuleType, tiny_config: Any) -> None:
-    network = build_model(tiny_config(name="toy/semantic_self_training"), {})
+    network = build_model(tiny_config(name="toy/semantic_self_training"))
     network.sem_seg_head.predictor = torch.nn.Conv2d(32, 16, 1, bias=False)
     with pytest.raises(Exception, match="Conv2d has no bias"):
         tool.tilt_(network, torch.zeros(16))

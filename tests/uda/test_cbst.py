@@ -17,8 +17,7 @@ import torch.multiprocessing as mp
 
 from gbw_d2 import keys
 from gbw_d2.class_tables import ids_of_colors
-from gbw_d2.engine.build import build_model
-from gbw_d2.engine.criteria import make_criteria
+from gbw_d2.engine.build import build_model, build_training_losses
 from gbw_d2.errors import UserError
 from gbw_d2.losses.regularisers import lrent_soft_labels, mrkld_loss, soft_cross_entropy
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers them in a spawned process too)
@@ -73,9 +72,9 @@ def make(tiny_config: Any) -> Any:
     return build
 
 
-def strategy_of(cfg: Any, criteria: Any = None) -> Any:
+def strategy_of(cfg: Any, losses: Any = None) -> Any:
     torch.manual_seed(0)
-    model = build_model(cfg, criteria or {}).train()
+    model = build_model(cfg, losses).train()
     # A network from scratch is sure of nothing; this one is, and never of class 3.
     with torch.no_grad():
         model.sem_seg_head.predictor.weight *= 300
@@ -271,7 +270,7 @@ def test_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any, tmp_path: 
         *("WEIGHTING.CLASS_WEIGHTS", [*range(1, 17)], "WEIGHTING.PSEUDO_LABEL_ADJUSTMENT", 1.0),
         name="toy/semantic_cbst",
     )
-    strategy = strategy_of(cfg, make_criteria(cfg, None))
+    strategy = strategy_of(cfg, build_training_losses(cfg))
     # Labels that were made with another shift are not taken over.
     prepare(strategy_of(cfg), tmp_path, Images())
     source = samples()
@@ -333,18 +332,18 @@ def test_losses(make: Any, samples: Any, tmp_path: Path) -> None:
     model = plain.model
     images, labels = model.images(target), model.targets([s[PSEUDO_LABELS] for s in target])
     outputs = model.outputs(model.features(images), (32, 64))
-    logits = outputs[keys.SEMANTIC_LOGITS]
+    logits = outputs.semantic.dense()
 
     source, pseudo = plain.training_losses(samples(), target, 0)
     assert source["loss_semantic"] == model(samples())["loss_semantic"]
-    hard = model.losses(outputs, labels, None, keys.TERM_PSEUDO)[keys.LOSS_SEMANTIC]
+    hard = model.losses(outputs, labels, None, keys.TERM_PSEUDO)["loss_semantic"]
     assert {k: v.item() for k, v in pseudo.items()} == {
         "pseudo_loss_semantic": pytest.approx(2 * hard.item())
     }
     _, pseudo = mrkld.training_losses(samples(), target, 0)
     assert {k: v.item() for k, v in pseudo.items()} == {
         "pseudo_loss_semantic": pytest.approx(2 * hard.item()),
-        "pseudo_loss_mrkld": pytest.approx(2 * 0.01 * mrkld_loss(logits, labels["sem_seg"]).item()),
+        "pseudo_loss_mrkld": pytest.approx(2 * 0.01 * mrkld_loss(logits, labels.semantic).item()),
     }
     # Soft labels are those of the network at the round's start, whatever the student has become.
     limits = torch.tensor(RoundFiles(tmp_path / "pseudo_labels/round_0").thresholds()["thresholds"])
@@ -352,7 +351,7 @@ def test_losses(make: Any, samples: Any, tmp_path: Path) -> None:
     assert 0.02 < kept.float().mean() < 1
     move(lrent)
     prepare(lrent, tmp_path, Images(limit=0), fresh=False)
-    moved = lrent.model.outputs(lrent.model.features(images), (32, 64))[keys.SEMANTIC_LOGITS]
+    moved = lrent.model.outputs(lrent.model.features(images), (32, 64)).semantic.dense()
     _, pseudo = lrent.training_losses(samples(), target, 0)
     assert {k: v.item() for k, v in pseudo.items()} == {
         "pseudo_loss_lrent": pytest.approx(2 * soft_cross_entropy(moved, soft, kept).item())

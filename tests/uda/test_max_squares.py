@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gbw_d2 import keys
 from gbw_d2.engine.build import build_model
 from gbw_d2.errors import UserError
 from gbw_d2.losses import max_squares_loss
@@ -30,7 +29,7 @@ def logits_of(*pixels: tuple[float, ...]) -> torch.Tensor:
 def build(tiny_config: Any, *overrides: Any) -> tuple[Any, Any]:
     torch.manual_seed(0)
     cfg = tiny_config(*overrides, name="toy/semantic_gbw")
-    return build_model(cfg, {}).train(), cfg
+    return build_model(cfg).train(), cfg
 
 
 def target_logits(model: Any, target: list[dict]) -> dict[str, torch.Tensor]:
@@ -98,8 +97,8 @@ def test_the_target_loss(tiny_config: Any, samples: Any, key: float, ratio: floa
     source, losses = build_strategy("max_squares", model, cfg.UDA).training_losses(
         samples(), target, 0
     )
-    assert set(source) == {keys.LOSS_SEMANTIC}
-    logits = target_logits(model, target)[keys.SEMANTIC_LOGITS]
+    assert set(source) == {"loss_semantic"}
+    logits = target_logits(model, target).semantic.dense()
     assert {k: v.item() for k, v in losses.items()} == {
         "loss_max_squares": pytest.approx(0.1 * max_squares_loss(logits, ratio).item(), rel=1e-5)
     }
@@ -112,9 +111,9 @@ def test_multi_level(tiny_config: Any, samples: Any) -> None:
     target = samples(seed=1)
     strategy = build_strategy("max_squares", model, cfg.UDA)
     source, losses = strategy.training_losses(samples(), target, 0)
-    assert set(source) == {keys.LOSS_SEMANTIC, keys.LOSS_AUXILIARY}
+    assert set(source) == {"loss_semantic", "loss_auxiliary"}
     outputs = target_logits(model, target)
-    main, auxiliary = outputs[keys.SEMANTIC_LOGITS], outputs[keys.AUXILIARY_LOGITS]
+    main, auxiliary = outputs.semantic.dense(), outputs.auxiliary.dense()
     labels = multi_level_labels(main, auxiliary, 0.12)
     assert 0 < (labels != 255).float().mean() < 1
     expected = 0.1 * 0.1 * kept_cross_entropy(auxiliary, labels).item()

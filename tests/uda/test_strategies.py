@@ -13,13 +13,20 @@ from gbw_d2 import keys
 from gbw_d2.engine.build import build_model
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.losses import entropy_loss
+from gbw_d2.modeling.targets.centers import (
+    CENTER,
+    CENTER_WEIGHTS,
+    INSTANCE_CLASS,
+    OFFSET,
+    OFFSET_WEIGHTS,
+)
 from gbw_d2.uda import STRATEGIES, Context, build_strategy
 from gbw_d2.uda.strategy import PSEUDO_LABELS
 
 ARCHITECTURES = ("panoptic", "semantic", "auxiliary")
 LABELS = {
-    *(keys.SEM_SEG, keys.CENTER, keys.CENTER_WEIGHTS, keys.OFFSET, keys.OFFSET_WEIGHTS),
-    keys.INSTANCE_CLASS,
+    *(keys.SEM_SEG, CENTER, CENTER_WEIGHTS, OFFSET, OFFSET_WEIGHTS),
+    INSTANCE_CLASS,
 }
 
 
@@ -47,7 +54,7 @@ def model_and_config(request: Any, tiny_config: Any) -> tuple[Any, Any]:
     overrides = more if request.param == "auxiliary" else ()
     name = "panoptic" if request.param == "auxiliary" else request.param
     cfg = tiny_config(*overrides, name=f"toy/{name}_gbw")
-    return build_model(cfg, {}).train(), cfg
+    return build_model(cfg).train(), cfg
 
 
 def build(name: str, model: Any, cfg: Any, folder: Any) -> Any:
@@ -162,8 +169,11 @@ def test_min_entropy_adds_the_target_entropy(model_and_config: Any, samples: Any
     images = model.images(target)
     outputs = model.outputs(model.features(images), (32, 64))
     expected = {
-        f"loss_entropy_{name}": weight * entropy_loss(outputs[f"{name}_logits"]).item()
-        for name, weight in (("semantic", 0.5), ("auxiliary", 0.25))
-        if f"{name}_logits" in outputs
+        f"loss_entropy_{name}": weight * entropy_loss(prediction.dense()).item()
+        for name, weight, prediction in (
+            ("semantic", 0.5, outputs.semantic),
+            ("auxiliary", 0.25, outputs.auxiliary),
+        )
+        if prediction is not None
     }
     assert {k: v.item() for k, v in losses.items()} == pytest.approx(expected, rel=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gbw_d2.weighting import WeightingSettings, gbw_weights, logit_gradient_norms
+from gbw_d2.weighting import gbw_weights, logit_gradient_norms
 
 
 def released_weights(logits, labels, lam):
@@ -149,38 +149,3 @@ def test_unusable_norms_raise(value):
 def test_arguments_are_checked(argument, message):
     with pytest.raises(ValueError, match=message):
         gbw_weights(torch.ones(3), **argument)
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"measure": "size"},
-        {"scale": "absolute"},
-        {"budget": "some"},
-        {"momentum": 1.0},
-        {"momentum": -0.1},
-        {"min_pixels": -1},
-        {"beta": 1.0},
-        {"gamma": -1.0},
-        {"frequency_power": -0.5},
-        {"pixel_weights_in_gradient": "yes"},
-        {"lambda": 1.0},
-    ],
-)
-def test_settings_are_checked(setting):
-    (key,) = setting
-    with pytest.raises(ValueError, match=key):
-        WeightingSettings.merge(setting)
-
-
-def test_none_means_the_layer_below():
-    merged = WeightingSettings.merge({"lam": 3.0, "power": 2.0}, {"lam": None, "power": 0.5})
-    assert (merged.lam, merged.power) == (3.0, 0.5)
-
-
-def test_settings_know_inf_and_refuse_what_is_no_number() -> None:
-    merged = WeightingSettings.merge({"lam": "inf", "max_weight": "inf"})
-    assert (merged.lam, merged.max_weight) == (math.inf, math.inf)
-    for value in ("strong", [1.0]):
-        with pytest.raises(ValueError, match=r"lam is .*; expected a number"):
-            WeightingSettings.merge({"lam": value})

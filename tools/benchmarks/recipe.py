@@ -1,6 +1,6 @@
 """Training steps of a recipe, as its config says but for the data: random crops in memory.
 
-What a step does is what the engine does: the config's network, criteria, strategy, optimiser,
+What a step does is what the engine does: the config's network, losses, strategy, optimiser,
 precision and parts of a batch. Left out are the loader, the log and evaluation.
 """
 
@@ -18,14 +18,19 @@ from torch import Tensor
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.config import load_config
 from gbw_d2.data.formats.segments import join_segments
-from gbw_d2.data.targets import center_and_offset_targets
-from gbw_d2.engine.build import build_model, build_precision, is_panoptic
-from gbw_d2.engine.criteria import Criterion, make_criteria
+from gbw_d2.engine.build import (
+    architecture,
+    build_model,
+    build_precision,
+    build_training_losses,
+    is_panoptic,
+)
 from gbw_d2.engine.optimizer import build_optimizer
 from gbw_d2.engine.setup import resolve
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
+from gbw_d2.losses import WeightedLosses
 from gbw_d2.uda import Context, build_strategy
 
 from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d
@@ -48,7 +53,7 @@ class TrainingStep:
 
     Args:
         cfg: the resolved config.
-        criteria: the weighted losses.
+        losses: the weighted losses.
         source: labelled samples.
         target: samples without labels; left out where the strategy's first stage draws none.
         make_optimizer: makes the student's optimiser.
@@ -57,13 +62,13 @@ class TrainingStep:
     def __init__(
         self,
         cfg: Any,
-        criteria: dict[str, Criterion],
+        losses: WeightedLosses,
         source: Batch,
         target: Batch,
         make_optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer],
     ) -> None:
         torch.manual_seed(0)
-        self.model = build_model(cfg, criteria).train()
+        self.model = build_model(cfg, losses).train()
         _tame(self.model.backbone)
         self.strategy = build_strategy(cfg.UDA.NAME, self.model, cfg.UDA, max_iter=_ITERATIONS)
         self.stage = self.strategy.stages()[0]
@@ -83,6 +88,7 @@ class TrainingStep:
             build_precision(cfg),
             self.extra,
             _ITERATIONS,
+            losses.flags,
         )
         self.trainer.iter, self.trainer.max_iter = _ITERATION, _ITERATIONS
         self.trainer.storage = EventStorage(0)
@@ -152,7 +158,9 @@ def random_samples(cfg: Any, count: int) -> Batch:
             keys.SEM_SEG: label.astype(np.int64),
         }
         if is_panoptic(cfg):
-            sample |= _instance_targets(label, space, cfg.INPUT.GAUSSIAN_SIGMA)
+            segments, info = _random_segments(label, space)
+            sample |= {keys.SEGMENTS: segments, keys.SEGMENTS_INFO: info}
+            sample |= architecture(cfg).target_generator(cfg, space)(label, segments, info)
         samples.append({key: _in_memory(value, cfg.MODEL.DEVICE) for key, value in sample.items()})
     return samples
 
@@ -162,18 +170,19 @@ def _magnified(grid: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return grid[at]
 
 
-def _instance_targets(label: np.ndarray, space: LabelSpace, sigma: float) -> dict[str, np.ndarray]:
+def _random_segments(
+    label: np.ndarray, space: LabelSpace
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
     groups = np.arange(1, _CELLS[0] * _CELLS[1] // _GROUP**2 + 1)
     instances = _magnified(groups.reshape([n // _GROUP for n in _CELLS]), *label.shape)
-    segments, info = join_segments(label, instances, space)
-    return center_and_offset_targets(segments, info, space.thing_ids, sigma)
+    return join_segments(label, instances, space)
 
 
 def _in_memory(value: Any, device: str) -> Any:
     """Returns what the loader hands out: a tensor on the host, pinned where there is a GPU."""
-    if not isinstance(value, np.ndarray):
+    if not isinstance(value, np.ndarray | Tensor):
         return value
-    tensor = torch.from_numpy(value)
+    tensor = torch.as_tensor(value)
     return tensor.pin_memory() if device.startswith("cuda") else tensor
 
 
@@ -224,10 +233,10 @@ def recipe_candidates(
         return optimizer
 
     steps = {}
-    for name in dict.fromkeys(("none", cfg.WEIGHTING.NAME)):
-        weighted = _config(config_file, overrides, device, "WEIGHTING.NAME", name)
-        criteria = make_criteria(weighted, counts)
-        steps[name] = TrainingStep(weighted, criteria, source, target, still)
+    for name, more in {"none": ("WEIGHTING.HEADS", "[]"), cfg.WEIGHTING.NAME: ()}.items():
+        weighted = _config(config_file, overrides, device, *more)
+        losses = build_training_losses(weighted, counts)
+        steps[name] = TrainingStep(weighted, losses, source, target, still)
     return steps, _in_words(cfg, steps["none"])
 
 

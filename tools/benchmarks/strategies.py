@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gbw_d2.keys import TERM_SOURCE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 Candidate = Callable[[], None]
@@ -27,7 +29,7 @@ class _Parts:
         from gbw_d2.engine.build import build_model
 
         torch.manual_seed(0)
-        self.model = build_model(cfg, {}).train()
+        self.model = build_model(cfg).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
         self.teacher = self.model.frozen_copy()
         self.source, self.target = source, target
@@ -38,7 +40,7 @@ class _Parts:
     def logits(self, model: Any) -> Tensor:
         images = model.images(self.target)
         features, size = model.features(images), tuple(images.shape[-2:])
-        return model.semantic_outputs(features, size)["semantic_logits"]
+        return model.outputs(features, size, instances=False).semantic.dense()
 
     def teach(self) -> Tensor:
         with torch.no_grad():
@@ -50,9 +52,9 @@ class _Parts:
     def mixed(self) -> None:
         images, targets = self.model.images(self.target), self.model.targets(self.source)
         features, size = self.model.features(images), tuple(images.shape[-2:])
-        outputs = self.model.semantic_outputs(features, size)
-        targets = {"sem_seg": targets["sem_seg"]}
-        torch.stack(list(self.model.losses(outputs, targets, None, "x").values())).sum().backward()
+        outputs = self.model.outputs(features, size, instances=False)
+        losses = self.model.losses(outputs, targets, None, TERM_SOURCE)
+        torch.stack(list(losses.values())).sum().backward()
 
 
 def _bare(name: str, cfg: Any, source: Batch, target: Batch) -> Candidate:
@@ -99,8 +101,14 @@ def _bare(name: str, cfg: Any, source: Batch, target: Batch) -> Candidate:
 def _whole(cfg: Any, source: Batch, target: Batch) -> Candidate:
     from benchmarks.recipe import TrainingStep
 
+    from gbw_d2.engine.build import build_training_losses
+
     return TrainingStep(
-        cfg, {}, source, target, lambda model: torch.optim.AdamW(model.parameters(), lr=1e-4)
+        cfg,
+        build_training_losses(cfg),
+        source,
+        target,
+        lambda model: torch.optim.AdamW(model.parameters(), lr=1e-4),
     )
 
 

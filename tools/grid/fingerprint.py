@@ -12,9 +12,9 @@ from typing import Any
 
 import gbw_d2
 from gbw_d2.config import add_gbw_config
-from gbw_d2.engine.criteria import WEIGHTING_FIELDS
 from gbw_d2.errors import UserError
-from gbw_d2.weighting import SCHEMES, WeightingSettings
+from gbw_d2.settings import config_keys, merge_settings
+from gbw_d2.weighting import SCHEMES
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -23,7 +23,6 @@ _WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD"),
     *("EVAL.PICTURES", "DATALOADER.NUM_WORKERS"),
 )
-_WEIGHTING = ("NAME", *WEIGHTING_FIELDS)
 
 
 @cache
@@ -82,7 +81,7 @@ def config_hash(cfg: CfgNode) -> str:
         key: value
         for key, value in _flat(cfg).items()
         if key not in _WITHOUT_EFFECT
-        and key.removeprefix("WEIGHTING.") not in _WEIGHTING
+        and not _is_scheme_key(key)
         and (key not in defaults or defaults[key] != value)
     }
     changed |= _weighting(cfg)
@@ -94,11 +93,17 @@ def config_hash(cfg: CfgNode) -> str:
 def _weighting(cfg: CfgNode) -> dict[str, Any]:
     """Returns the scheme's class, and those of its settings that are not the class's defaults."""
     entry = SCHEMES.get(cfg.WEIGHTING.NAME)
-    given = {field: cfg.WEIGHTING[key] for key, field in WEIGHTING_FIELDS.items()}
-    settings = asdict(WeightingSettings.merge(entry.defaults, given))
-    default = asdict(WeightingSettings())
+    cls = entry.scheme.Settings
+    given = {field: cfg.WEIGHTING[key] for key, field in config_keys(cls).items()}
+    settings = asdict(merge_settings(cls, cfg.WEIGHTING.NAME, entry.defaults, given))
+    default = asdict(cls())
     changed = {key: value for key, value in settings.items() if value != default[key]}
     return {"weighting": [entry.scheme.__name__, changed]}
+
+
+def _is_scheme_key(key: str) -> bool:
+    section, _, name = key.partition(".")
+    return section == "WEIGHTING" and name not in ("HEADS", "WEIGHTS_FROM")
 
 
 def _flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:

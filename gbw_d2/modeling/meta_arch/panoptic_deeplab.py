@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
-from gbw_d2.losses import plain_instance_losses
-from gbw_d2.modeling.instance_criterion import InstanceCriterion
+from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
+from gbw_d2.losses import ClassWeightedCenterLoss, ClassWeightedOffsetLoss
 from gbw_d2.modeling.postprocessing import PanopticSettings, instances_of, panoptic_from_centers
-from gbw_d2.modeling.protocol import Features, Losses, Outputs, Targets
+from gbw_d2.modeling.protocol import (
+    Features,
+    HeadSpec,
+    Outputs,
+    PixelPseudoLabels,
+    Size,
+    TargetGenerator,
+    Targets,
+)
 from gbw_d2.modeling.segmentor import DenseSegmentor, result_size, upsampled
-from gbw_d2.modeling.semantic_criterion import SemanticCriterion
+from gbw_d2.modeling.targets.centers import (
+    CENTER,
+    CENTER_WEIGHTS,
+    ENTRIES,
+    INSTANCE_CLASS,
+    OFFSET,
+    OFFSET_WEIGHTS,
+    CenterTargetGenerator,
+)
+from gbw_d2.modeling.targets.none import no_targets
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.projects.panoptic_deeplab import build_ins_embed_branch
+
+_LOSSES = {CENTER: ClassWeightedCenterLoss, OFFSET: ClassWeightedOffsetLoss}
+_WEIGHTS = {CENTER: CENTER_WEIGHTS, OFFSET: OFFSET_WEIGHTS}
 
 
 @META_ARCH_REGISTRY.register()
@@ -27,45 +50,63 @@ class GBWPanopticDeepLab(DenseSegmentor):
 
     Args:
         ins_embed_head: Detectron2's instance branch, or None for a semantic-only network.
-        center_loss_weight: factor of the heat map's squared error.
-        offset_loss_weight: factor of the offsets' absolute error.
         panoptic_settings: thresholds of the post-processing.
         predict_instances: also return Detectron2 ``Instances`` in inference.
         kwargs: of :class:`DenseSegmentor`.
     """
 
-    weighted_heads = (*DenseSegmentor.weighted_heads, "center", "offset")
+    target_entries = ENTRIES
+    target_padding: Mapping[str, float] = {INSTANCE_CLASS: IGNORE_LABEL}
+    displacements = frozenset({OFFSET})
 
     @configurable
     def __init__(
         self,
         *,
         ins_embed_head: nn.Module | None,
-        center_loss_weight: float,
-        offset_loss_weight: float,
         panoptic_settings: PanopticSettings,
         predict_instances: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.ins_embed_head = ins_embed_head
-        self.center_loss_weight = center_loss_weight
-        self.offset_loss_weight = offset_loss_weight
         self.panoptic_settings = panoptic_settings
         self.predict_instances = predict_instances
+
+    @classmethod
+    def heads(cls, cfg: Any, space: LabelSpace) -> dict[str, HeadSpec]:
+        """Adds the centre and offset heads, whose weights belong to the things."""
+        heads = super().heads(cfg, space)
+        if cls.predicts_instances(cfg):
+            heads |= {name: HeadSpec(loss, space.thing_ids) for name, loss in _LOSSES.items()}
+        return heads
+
+    @classmethod
+    def predicts_instances(cls, cfg: Any) -> bool:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        return not cfg.MODEL.SEMANTIC_ONLY
+
+    @classmethod
+    def target_generator(cls, cfg: Any, space: LabelSpace) -> TargetGenerator:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        if not cls.predicts_instances(cfg):
+            return no_targets
+        return CenterTargetGenerator(space.thing_ids, cfg.INPUT.GAUSSIAN_SIGMA)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Reads the constructor arguments from a config."""
         arguments = super().from_config(cfg)
         shape = arguments["backbone"].output_shape()
-        postprocessing = cfg.MODEL.PANOPTIC_DEEPLAB
-        arguments |= {
-            "ins_embed_head": None
-            if cfg.MODEL.SEMANTIC_ONLY
-            else build_ins_embed_branch(cfg, shape),
-            "center_loss_weight": cfg.MODEL.INS_EMBED_HEAD.CENTER_LOSS_WEIGHT,
-            "offset_loss_weight": cfg.MODEL.INS_EMBED_HEAD.OFFSET_LOSS_WEIGHT,
+        head, postprocessing = cfg.MODEL.INS_EMBED_HEAD, cfg.MODEL.PANOPTIC_DEEPLAB
+        arguments["loss_factors"] |= {
+            CENTER: head.CENTER_LOSS_WEIGHT,
+            OFFSET: head.OFFSET_LOSS_WEIGHT,
+        }
+        branch = build_ins_embed_branch(cfg, shape) if cls.predicts_instances(cfg) else None
+        return {
+            **arguments,
+            "ins_embed_head": branch,
             "panoptic_settings": PanopticSettings(
                 center_threshold=postprocessing.CENTER_THRESHOLD,
                 nms_kernel=postprocessing.NMS_KERNEL,
@@ -74,74 +115,70 @@ class GBWPanopticDeepLab(DenseSegmentor):
             ),
             "predict_instances": postprocessing.PREDICT_INSTANCES,
         }
-        return arguments
 
-    def plain_criteria(self) -> dict[str, SemanticCriterion | InstanceCriterion]:
-        """Returns the loss without class weights of each head of ``weighted_heads``."""
-        space = self.label_space
-        # A label space without things has no losses of instances.
-        things = (
-            plain_instance_losses(space.thing_ids, space.num_classes) if space.thing_ids else {}
-        )
-        return {**super().plain_criteria(), **things}
-
-    def target_keys(self) -> tuple[str, ...]:
-        """Names of the label entries that this architecture has losses for."""
+    def instance_outputs(self, features: Features, image_size: Size) -> dict[str, Tensor] | None:
+        """Returns the heat map (N, 1, H, W) and offsets (N, 2, H, W), (dy, dx) in input pixels."""
         if self.ins_embed_head is None:
-            return super().target_keys()
-        return (
-            *super().target_keys(),
-            keys.CENTER,
-            keys.CENTER_WEIGHTS,
-            keys.OFFSET,
-            keys.OFFSET_WEIGHTS,
-            keys.INSTANCE_CLASS,
-        )
+            return None
+        center, offset = self.ins_embed_head.layers(features)
+        # The branch predicts in units of its stride, as Detectron2's does.
+        stride = self.ins_embed_head.common_stride
+        return {
+            CENTER: upsampled(center, image_size),
+            OFFSET: upsampled(offset, image_size) * stride,
+        }
 
-    def outputs(self, features: Features, image_size: tuple[int, int]) -> Outputs:
-        """Adds the heat map (N, 1, H, W) and offsets (N, 2, H, W), (dy, dx) in input pixels."""
-        outputs = super().outputs(features, image_size)
-        if self.ins_embed_head is not None:
-            center, offset = self.ins_embed_head.layers(features)
-            outputs[keys.CENTER] = upsampled(center, image_size)
-            # The branch predicts in units of its stride, as Detectron2's does.
-            stride = self.ins_embed_head.common_stride
-            outputs[keys.OFFSET] = upsampled(offset, image_size) * stride
-        return outputs
-
-    def losses(
-        self, outputs: Outputs, targets: Targets, pixel_weights: Tensor | None, term: str
-    ) -> Losses:
+    def loss_calls(
+        self, outputs: Outputs, targets: Targets, pixel_weights: Tensor | None
+    ) -> dict[str, Callable[..., Tensor]]:
         """Adds the centre and offset losses where their targets are present."""
-        losses = super().losses(outputs, targets, pixel_weights, term)
-        if self.ins_embed_head is not None and keys.CENTER in targets:
-            # After the semantic loss and in this order: offsets may use the others' weights.
-            losses[keys.LOSS_CENTER] = self.center_loss_weight * self.criteria["center"](
-                outputs[keys.CENTER],
-                targets[keys.CENTER],
-                targets[keys.CENTER_WEIGHTS],
-                targets[keys.INSTANCE_CLASS],
-                term=term,
+        calls = super().loss_calls(outputs, targets, pixel_weights)
+        if outputs.private is None or targets.private is None:
+            return calls
+        assert self.weighted_losses is not None
+        predicted, wanted = outputs.private, targets.private
+        for head, weights in _WEIGHTS.items():
+            calls[head] = partial(
+                self.weighted_losses[head],
+                predicted[head],
+                wanted[head],
+                wanted[weights],
+                wanted[INSTANCE_CLASS],
             )
-            losses[keys.LOSS_OFFSET] = self.offset_loss_weight * self.criteria["offset"](
-                outputs[keys.OFFSET],
-                targets[keys.OFFSET],
-                targets[keys.OFFSET_WEIGHTS],
-                targets[keys.INSTANCE_CLASS],
-                term=term,
-            )
-        return losses
+        return calls
+
+    def pseudo_targets(self, outputs: Outputs, pseudo_labels: PixelPseudoLabels) -> Targets:
+        """Adds the teacher's centres and offsets as targets, with weight where it is confident."""
+        targets = super().pseudo_targets(outputs, pseudo_labels)
+        if outputs.private is None:
+            return targets
+        labels, confident = pseudo_labels.labels, pseudo_labels.confident
+        is_thing = torch.zeros(self.label_space.num_classes, dtype=torch.bool)
+        is_thing[list(self.label_space.thing_ids)] = True
+        things = is_thing.to(labels.device, non_blocking=True)[labels]
+        instances = {
+            CENTER: outputs.private[CENTER].squeeze(1).float().clamp(0, 1),
+            CENTER_WEIGHTS: confident.float(),
+            OFFSET: outputs.private[OFFSET].float(),
+            OFFSET_WEIGHTS: (confident & things).float(),
+            INSTANCE_CLASS: torch.where(things, labels, IGNORE_LABEL),
+        }
+        return Targets(semantic=targets.semantic, private=instances)
+
+    def dense_maps(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Adds the heat map and the offsets."""
+        return {**super().dense_maps(outputs), **(outputs.private or {})}
 
     def result(
-        self, outputs: Outputs, image_size: tuple[int, int], sample: dict[str, Any]
+        self, maps: Mapping[str, Tensor], image_size: Size, sample: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Adds ``panoptic_seg``, and ``instances`` where asked for, at the file's size."""
-        result = super().result(outputs, image_size, sample)
+        result = super().result(maps, image_size, sample)
         if self.ins_embed_head is None:
             return result
         rows, columns = result_size(sample, image_size)
-        center = _resized(outputs[keys.CENTER], image_size, (rows, columns))
-        offset = _resized(outputs[keys.OFFSET], image_size, (rows, columns))
+        center = _resized(maps[CENTER], image_size, (rows, columns))
+        offset = _resized(maps[OFFSET], image_size, (rows, columns))
         # Offsets are lengths: they grow with the picture.
         offset = offset * offset.new_tensor([rows / image_size[0], columns / image_size[1]]).view(
             2, 1, 1
@@ -159,7 +196,7 @@ class GBWPanopticDeepLab(DenseSegmentor):
         return result
 
 
-def _resized(maps: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def _resized(maps: Tensor, image_size: Size, size: Size) -> Tensor:
     # The padding of the batch is cut off first: it is no part of the picture.
     cut = maps[:, : image_size[0], : image_size[1]]
     return cut if image_size == size else upsampled(cut[None], size)[0]

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gbw_d2.settings import setting
 from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, StaticScheme
+from gbw_d2.weighting.settings import SchemeSettings
+
+
+@dataclass(frozen=True)
+class EffectiveNumberSettings(SchemeSettings):
+    """Settings of the scheme below."""
+
+    beta: float = setting(
+        0.999999,
+        "(N - 1) / N for N distinct samples per class, here pixels; 0 for uniform weights.",
+        low=0,
+        high=1,
+        high_excluded=True,
+    )
 
 
 class EffectiveNumberScheme(StaticScheme):
@@ -18,6 +34,9 @@ class EffectiveNumberScheme(StaticScheme):
     of inverse frequency. beta = 0 gives uniform weights.
     """
 
+    Settings = EffectiveNumberSettings
+    settings: EffectiveNumberSettings
+
     def raw_weights(self, counts: Tensor) -> Tensor:
         if self.settings.beta == 0:
             return torch.ones_like(counts)
@@ -25,4 +44,4 @@ class EffectiveNumberScheme(StaticScheme):
         return -1 / torch.expm1(counts * math.log(self.settings.beta))
 
 
-SCHEMES.register("effective_number")(SchemeEntry(EffectiveNumberScheme, {"beta": 0.999999}))
+SCHEMES.register("effective_number")(SchemeEntry(EffectiveNumberScheme))

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
-from gbw_d2.weighting.statistics import ClassStatistics
+from gbw_d2.settings import setting
+from gbw_d2.weighting.scheme import SCHEMES, ConstantScheme, SchemeEntry
+from gbw_d2.weighting.settings import SchemeSettings
 
 
-class FixedScheme(WeightingScheme):
+@dataclass(frozen=True)
+class FixedSettings(SchemeSettings):
+    """Settings of the scheme below."""
+
+    class_weights: tuple[float, ...] = setting(
+        (), "One number >= 0 per class id, in proportion to the weights.", per_class=True
+    )
+
+
+class FixedScheme(ConstantScheme):
     """w_k proportional to the setting ``class_weights``, with the mean 1.
 
     Raises:
         ValueError: not one finite number >= 0 per class, or none above 0.
     """
 
+    Settings = FixedSettings
+    settings: FixedSettings
+
     def set_up(self, class_counts: Tensor | None) -> None:
-        given = [float(weight) for weight in self.settings.class_weights]
-        usable = all(math.isfinite(weight) and weight >= 0 for weight in given)
+        given = list(self.settings.class_weights)
+        usable = all(isinstance(w, Real) and math.isfinite(w) and w >= 0 for w in given)
         if len(given) != self.num_classes or not usable or not sum(given) > 0:
             raise ValueError(
                 f"class_weights is {given}; scheme '{self.name}' expects {self.num_classes} finite "
                 "numbers >= 0, one per class id, not all 0"
             )
-        self._fixed = torch.tensor(given) * (self.num_classes / sum(given))
-
-    def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
-        self._fixed = self._fixed.to(statistics.counts.device)
-        return self._fixed.clone()
+        self.keep(torch.tensor(given, dtype=torch.float) * (self.num_classes / sum(given)))
 
 
 SCHEMES.register("fixed")(SchemeEntry(FixedScheme))

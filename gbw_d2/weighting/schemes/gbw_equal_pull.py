@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gbw_d2.weighting.gradient_scheme import ADJUSTED_CLASS_GRADIENTS, GradientBasedScheme
+from gbw_d2.weighting.gradient_scheme import (
+    ADJUSTED_CLASS_GRADIENTS,
+    INITIAL,
+    GradientBasedScheme,
+)
 from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry
-from gbw_d2.weighting.settings import INITIAL
 
 # Of the strongest pull: a class that hardly pulls must not take the whole budget.
 LEAST_PULL = 1e-3

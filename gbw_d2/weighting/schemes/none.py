@@ -5,15 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry, WeightingScheme
-from gbw_d2.weighting.statistics import ClassStatistics
+from gbw_d2.weighting.scheme import SCHEMES, ConstantScheme, SchemeEntry
 
 
-class UniformScheme(WeightingScheme):
+class UniformScheme(ConstantScheme):
     """Weight 1 for every class: plain cross-entropy through the same code as every other arm."""
 
-    def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
-        return torch.ones(self.num_classes, device=statistics.counts.device)
+    def set_up(self, class_counts: Tensor | None) -> None:
+        self.keep(torch.ones(self.num_classes))
 
 
 SCHEMES.register("none")(SchemeEntry(UniformScheme))

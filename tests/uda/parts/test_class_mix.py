@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from gbw_d2.data.sampling import keyed_rng
+from gbw_d2.ops.masks import mix
 from gbw_d2.uda.parts.class_mix import (
     class_scores,
     drawn_classes,
-    mix,
     mix_mask,
     present_classes,
 )

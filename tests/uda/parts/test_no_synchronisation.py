@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from gbw_d2.uda.parts.class_mix import class_scores, drawn_classes, mix, mix_mask
+from gbw_d2.ops.masks import mix
+from gbw_d2.uda.parts.class_mix import class_scores, drawn_classes, mix_mask
 from gbw_d2.uda.parts.ema import update
 from gbw_d2.uda.parts.feature_distance import feature_distance, thing_cells
 from gbw_d2.uda.parts.pseudo_labels import (

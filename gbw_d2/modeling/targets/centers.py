@@ -7,35 +7,24 @@ one, whose Gaussian then stands as a true centre on the pixels around the crowd.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from gbw_d2 import keys
 from gbw_d2.label_spaces import IGNORE_LABEL
+from gbw_d2.ops.segments import segment_attributes
 
-
-def segment_attributes(
-    segment_map: np.ndarray, segments_info: Sequence[dict[str, Any]]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers the segments of a map 1..S in the order of ``segments_info``.
-
-    Args:
-        segment_map: (H, W) integers >= 0, 0 = void; ids that are not listed are void.
-        segments_info: COCO dicts with ``id``, ``category_id``, ``iscrowd``.
-
-    Returns:
-        The map of numbers (H, W) int32, 0 = void; category (S + 1,) int64 and crowd (S + 1,) bool
-        by number; number 0 has category 255.
-    """
-    ids = np.array([s["id"] for s in segments_info], dtype=np.int64)
-    highest = max(int(segment_map.max(initial=0)), int(ids.max(initial=0)))
-    number_of = np.zeros(highest + 1, dtype=np.int32)
-    number_of[ids] = np.arange(1, len(ids) + 1)
-    categories = np.array([IGNORE_LABEL, *(s["category_id"] for s in segments_info)], np.int64)
-    is_crowd = np.array([False, *(bool(s["iscrowd"]) for s in segments_info)])
-    return number_of[segment_map], categories, is_crowd
+# Label entries of a sample, and targets of the heads.
+CENTER = "center"  # (H, W) float32 heat map, 0..1
+CENTER_WEIGHTS = "center_weights"  # (H, W) float32: 1 where the centre loss applies, 0 elsewhere
+OFFSET = "offset"  # (2, H, W) float32, (dy, dx) in pixels from the pixel to its instance's centre
+OFFSET_WEIGHTS = "offset_weights"  # (H, W) float32: 1 on non-crowd thing pixels
+INSTANCE_CLASS = "instance_class"  # (H, W) int64 class id of the pixel's thing, 255 elsewhere
+ENTRIES = (CENTER, CENTER_WEIGHTS, OFFSET, OFFSET_WEIGHTS, INSTANCE_CLASS)
 
 
 def _stamp_gaussians(
@@ -56,7 +45,7 @@ def _stamp_gaussians(
 
 def center_and_offset_targets(
     segment_map: np.ndarray,
-    segments_info: Sequence[dict[str, Any]],
+    segments_info: Sequence[Mapping[str, Any]],
     thing_ids: Sequence[int],
     sigma: float = 8.0,
 ) -> dict[str, np.ndarray]:
@@ -73,7 +62,7 @@ def center_and_offset_targets(
         sigma: standard deviation of the Gaussians in pixels of this map.
 
     Returns:
-        Arrays under the names of :mod:`gbw_d2.keys`:
+        Arrays under the names above:
 
         * centre (H, W) float32 in 0..1; centre weights (H, W) float32, 0 on void and crowds;
         * offset (2, H, W) float32, (dy, dx) in pixels from the pixel to its centre, 0 elsewhere;
@@ -106,9 +95,34 @@ def center_and_offset_targets(
     offset[0] = (center_y[numbers] - np.arange(height)[:, None]) * on_instance
     offset[1] = (center_x[numbers] - np.arange(width)[None, :]) * on_instance
     return {
-        keys.CENTER: center,
-        keys.CENTER_WEIGHTS: (known & ~is_crowd)[numbers].astype(np.float32),
-        keys.OFFSET: offset,
-        keys.OFFSET_WEIGHTS: on_instance.astype(np.float32),
-        keys.INSTANCE_CLASS: np.where(is_instance, categories, IGNORE_LABEL)[numbers],
+        CENTER: center,
+        CENTER_WEIGHTS: (known & ~is_crowd)[numbers].astype(np.float32),
+        OFFSET: offset,
+        OFFSET_WEIGHTS: on_instance.astype(np.float32),
+        INSTANCE_CLASS: np.where(is_instance, categories, IGNORE_LABEL)[numbers],
     }
+
+
+@dataclass(frozen=True)
+class CenterTargetGenerator:
+    """Makes the label entries of the centre and offset heads in a loader process.
+
+    Attributes:
+        thing_ids: class ids of the things.
+        sigma: standard deviation of the centres' Gaussians, pixels.
+    """
+
+    thing_ids: tuple[int, ...]
+    sigma: float
+
+    def __call__(
+        self,
+        class_map: np.ndarray,
+        segment_map: np.ndarray | None,
+        segments_info: Sequence[Mapping[str, Any]],
+    ) -> dict[str, Tensor]:
+        """See :class:`gbw_d2.modeling.protocol.TargetGenerator`."""
+        if segment_map is None:
+            return {}
+        targets = center_and_offset_targets(segment_map, segments_info, self.thing_ids, self.sigma)
+        return {name: torch.from_numpy(array) for name, array in targets.items()}

@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gbw_d2 import compat, keys
-from gbw_d2.data.targets import center_and_offset_targets
+from gbw_d2 import compat
+from gbw_d2.modeling.targets.centers import (
+    CENTER,
+    CENTER_WEIGHTS,
+    INSTANCE_CLASS,
+    OFFSET,
+    OFFSET_WEIGHTS,
+    center_and_offset_targets,
+)
 
 assert compat  # Detectron2 needs it first
 from detectron2.projects.panoptic_deeplab.target_generator import (  # noqa: E402
@@ -41,10 +48,8 @@ def _reference(
     )
     found = generator(segment_map, info)
     return {
-        key: np.asarray(found[key]).reshape(
-            *([2] if key == keys.OFFSET else []), *segment_map.shape
-        )
-        for key in (keys.CENTER, keys.CENTER_WEIGHTS, keys.OFFSET, keys.OFFSET_WEIGHTS)
+        key: np.asarray(found[key]).reshape(*([2] if key == OFFSET else []), *segment_map.shape)
+        for key in (CENTER, CENTER_WEIGHTS, OFFSET, OFFSET_WEIGHTS)
     }
 
 
@@ -54,18 +59,18 @@ def test_two_instances_by_hand() -> None:
     found = center_and_offset_targets(segment_map, info, THINGS, sigma=1.0)
     # The centre of segment 1 is (0.5, 1), drawn at row rint(0.5) = 0.
     near, far = np.exp(-0.5), np.exp(-1.0)
-    np.testing.assert_allclose(found[keys.CENTER][:2, :3], [[near, 1, near], [far, near, far]])
-    np.testing.assert_allclose(found[keys.OFFSET][0, :2, :3], [[0.5] * 3, [-0.5] * 3])
-    np.testing.assert_allclose(found[keys.OFFSET][1, :2, :3], [[1, 0, -1]] * 2)
-    assert (found[keys.OFFSET][:, :, 3:] == 0).all()
+    np.testing.assert_allclose(found[CENTER][:2, :3], [[near, 1, near], [far, near, far]])
+    np.testing.assert_allclose(found[OFFSET][0, :2, :3], [[0.5] * 3, [-0.5] * 3])
+    np.testing.assert_allclose(found[OFFSET][1, :2, :3], [[1, 0, -1]] * 2)
+    assert (found[OFFSET][:, :, 3:] == 0).all()
     # Crowd, void and a class outside the label space do not count; stuff counts as background.
     weights = [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [0, 0, 1, 1, 1]]
-    np.testing.assert_array_equal(found[keys.CENTER_WEIGHTS], weights)
+    np.testing.assert_array_equal(found[CENTER_WEIGHTS], weights)
     on_instance = [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [0] * 5]
-    np.testing.assert_array_equal(found[keys.OFFSET_WEIGHTS], on_instance)
-    np.testing.assert_array_equal(found[keys.INSTANCE_CLASS], np.where(on_instance, 3, 255))
-    assert found[keys.INSTANCE_CLASS].dtype == np.int64
-    assert found[keys.CENTER].dtype == found[keys.OFFSET].dtype == np.float32
+    np.testing.assert_array_equal(found[OFFSET_WEIGHTS], on_instance)
+    np.testing.assert_array_equal(found[INSTANCE_CLASS], np.where(on_instance, 3, 255))
+    assert found[INSTANCE_CLASS].dtype == np.int64
+    assert found[CENTER].dtype == found[OFFSET].dtype == np.float32
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -83,14 +88,14 @@ def test_crowds_differ_from_detectron2_only_in_having_no_centre(seed: int) -> No
     assert any(s["iscrowd"] for s in info)
     found = center_and_offset_targets(segment_map, info, THINGS, 8)
     expected = _reference(segment_map, info, 8)
-    for key in (keys.CENTER_WEIGHTS, keys.OFFSET_WEIGHTS):
+    for key in (CENTER_WEIGHTS, OFFSET_WEIGHTS):
         np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
-    weights = expected[keys.OFFSET_WEIGHTS]
-    difference = found[keys.OFFSET] - expected[keys.OFFSET] * weights
+    weights = expected[OFFSET_WEIGHTS]
+    difference = found[OFFSET] - expected[OFFSET] * weights
     np.testing.assert_allclose(difference, 0, atol=1e-5)
     without = [s for s in info if not s["iscrowd"]]
     np.testing.assert_allclose(
-        found[keys.CENTER], _reference(segment_map, without, 8)[keys.CENTER], atol=1e-6
+        found[CENTER], _reference(segment_map, without, 8)[CENTER], atol=1e-6
     )
 
 
@@ -103,24 +108,24 @@ def test_every_offset_leads_to_the_centre_of_what_is_visible() -> None:
     assert len(instances) > 5
     for number in instances:
         mask = crop == number
-        np.testing.assert_allclose((found[keys.OFFSET][0] + y)[mask], y[mask].mean(), atol=1e-4)
-        np.testing.assert_allclose((found[keys.OFFSET][1] + x)[mask], x[mask].mean(), atol=1e-4)
+        np.testing.assert_allclose((found[OFFSET][0] + y)[mask], y[mask].mean(), atol=1e-4)
+        np.testing.assert_allclose((found[OFFSET][1] + x)[mask], x[mask].mean(), atol=1e-4)
         row, col = np.rint(y[mask].mean()).astype(int), np.rint(x[mask].mean()).astype(int)
-        assert found[keys.CENTER][row, col] == 1
+        assert found[CENTER][row, col] == 1
 
 
 def test_a_flip_mirrors_the_targets() -> None:
     segment_map, info = _random_scene(2, crowds=True)
     plain = center_and_offset_targets(segment_map, info, THINGS, 4)
     flipped = center_and_offset_targets(segment_map[:, ::-1], info, THINGS, 4)
-    np.testing.assert_allclose(flipped[keys.OFFSET][0], plain[keys.OFFSET][0][:, ::-1], atol=1e-4)
-    np.testing.assert_allclose(flipped[keys.OFFSET][1], -plain[keys.OFFSET][1][:, ::-1], atol=1e-4)
-    np.testing.assert_array_equal(flipped[keys.INSTANCE_CLASS], plain[keys.INSTANCE_CLASS][:, ::-1])
+    np.testing.assert_allclose(flipped[OFFSET][0], plain[OFFSET][0][:, ::-1], atol=1e-4)
+    np.testing.assert_allclose(flipped[OFFSET][1], -plain[OFFSET][1][:, ::-1], atol=1e-4)
+    np.testing.assert_array_equal(flipped[INSTANCE_CLASS], plain[INSTANCE_CLASS][:, ::-1])
 
 
 @pytest.mark.parametrize("info", [[], [_segment(1, 0)], [_segment(1, 3)]])
 def test_maps_without_instances(info: list[dict[str, int]]) -> None:
     found = center_and_offset_targets(np.zeros((4, 6), np.int32), info, THINGS)
-    assert (found[keys.CENTER] == 0).all()
-    assert (found[keys.CENTER_WEIGHTS] == 0).all()
-    assert (found[keys.INSTANCE_CLASS] == 255).all()
+    assert (found[CENTER] == 0).all()
+    assert (found[CENTER_WEIGHTS] == 0).all()
+    assert (found[INSTANCE_CLASS] == 255).all()

@@ -1,0 +1,210 @@
+"""The class-weighted losses that WEIGHTING asks for, one per head of the network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.config import ConfigError
+from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import LabelSpace
+from gbw_d2.losses import WeightedLoss, WeightedLosses
+from gbw_d2.modeling.protocol import HeadSpec, SegmentationModel
+from gbw_d2.settings import config_keys, declarations
+from gbw_d2.weighting import (
+    SCHEMES,
+    SharedWeights,
+    WeightingScheme,
+    build_scheme,
+    build_scheme_for,
+)
+
+from detectron2.config import CfgNode
+
+ALL = "all"
+# Settings that only a softmax over the classes has a use for.
+_OF_SOFTMAX = ("logit_adjustment", "pseudo_label_adjustment")
+
+logger = logging.getLogger(__name__)
+
+
+def weighted_heads(
+    cfg: CfgNode, network: type[SegmentationModel], space: LabelSpace
+) -> dict[str, HeadSpec]:
+    """Returns the heads whose loss is weighted: WEIGHTING.HEADS, or all for which it is defined.
+
+    Heads of instances are left out, and the log says so, where MODEL.SEMANTIC_ONLY takes their
+    branch out of the network.
+
+    Args:
+        cfg: the config.
+        network: the architecture.
+        space: the classes.
+
+    Raises:
+        ConfigError: a head that the network does not have.
+    """
+    heads, named = network.heads(cfg, space), cfg.WEIGHTING.HEADS
+    if named is None or named == ALL or list(named) == [ALL]:
+        return {name: head for name, head in heads.items() if _is_defined(cfg, head)}
+    absent = [name for name in named if name not in heads]
+    if absent and cfg.MODEL.SEMANTIC_ONLY:
+        whole = cfg.clone()
+        whole.defrost()
+        whole.MODEL.SEMANTIC_ONLY = False
+        left_out = [name for name in absent if name in network.heads(whole, space)]
+        absent = [name for name in absent if name not in left_out]
+        logger.info(
+            "MODEL.SEMANTIC_ONLY: heads %s of WEIGHTING.HEADS are left out", ", ".join(left_out)
+        )
+    if absent:
+        raise ConfigError(
+            f"WEIGHTING.HEADS names {', '.join(absent)}; {cfg.MODEL.META_ARCHITECTURE} with these "
+            f"keys has {', '.join(heads)} ('{ALL}' takes those that the scheme is defined for)"
+        )
+    return {name: head for name, head in heads.items() if name in named}
+
+
+def _is_defined(cfg: CfgNode, head: HeadSpec) -> bool:
+    """Whether the scheme can weight a head at all, its settings aside."""
+    scheme = SCHEMES.get(cfg.WEIGHTING.NAME).scheme
+    return head.loss.has_softmax or not scheme.needs_softmax
+
+
+def check_weighting(cfg: CfgNode, network: type[SegmentationModel], space: LabelSpace) -> None:
+    """Checks WEIGHTING's keys against the network's heads.
+
+    Raises:
+        ConfigError: an unknown head, a key that the scheme does not have or that is out of range,
+            weights that are shared with a head that has none.
+    """
+    # Counts are not there yet, and no check depends on their values.
+    build_weighted_losses(cfg, network, space, torch.ones(space.num_classes), ())
+
+
+def build_weighted_losses(
+    cfg: CfgNode,
+    network: type[SegmentationModel],
+    space: LabelSpace,
+    class_counts: Tensor | None,
+    terms: Sequence[str],
+) -> WeightedLosses:
+    """Builds the loss of each head: weighted where WEIGHTING.HEADS says so, else plain.
+
+    Args:
+        cfg: the config.
+        network: the architecture.
+        space: the classes.
+        class_counts: (K,) labelled pixels of each class in the source, for static schemes.
+        terms: names of the loss terms of the strategy.
+
+    Raises:
+        ConfigError: a setting out of range, or a scheme that is not defined for a head.
+    """
+    chosen = weighted_heads(cfg, network, space)
+    lenders = _lenders(cfg, chosen)
+    losses: dict[str, WeightedLoss] = {}
+    for name, head in network.heads(cfg, space).items():
+        try:
+            if name not in chosen:
+                scheme = build_scheme("none", len(head.class_ids), terms=terms)
+            elif name in lenders:
+                places = [chosen[lenders[name]].class_ids.index(i) for i in head.class_ids]
+                scheme = SharedWeights(lenders[name], places)
+            else:
+                scheme = _scheme(cfg, name, head, space, class_counts, terms)
+            losses[name] = head.loss(scheme, head.class_ids, space.num_classes, name)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"WEIGHTING, head '{name}': {error}") from error
+    return WeightedLosses(losses)
+
+
+def _lenders(cfg: CfgNode, chosen: Mapping[str, HeadSpec]) -> dict[str, str]:
+    """Returns WEIGHTING.WEIGHTS_FROM as head -> head whose weights it takes over."""
+    pairs = dict(cfg.WEIGHTING.WEIGHTS_FROM)
+    lenders = {head: lender for head, lender in pairs.items() if head in chosen}
+    for head, lender in lenders.items():
+        if lender not in chosen or lender in pairs:
+            raise ConfigError(
+                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{lender}', which has "
+                f"no weights of its own; name it in WEIGHTING.HEADS (weighted: {', '.join(chosen)})"
+            )
+        if set(chosen[head].class_ids) - set(chosen[lender].class_ids):
+            raise ConfigError(
+                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{lender}', which has "
+                "no weights for some of its classes"
+            )
+    return lenders
+
+
+def _scheme(
+    cfg: CfgNode,
+    name: str,
+    head: HeadSpec,
+    space: LabelSpace,
+    class_counts: Tensor | None,
+    terms: Sequence[str],
+) -> WeightingScheme:
+    """Builds the scheme of one head over its own classes."""
+    settings = _settings(cfg, space)
+    if not head.loss.has_softmax:
+        settings |= dict.fromkeys(_OF_SOFTMAX, 0.0)
+    for field in _per_class(cfg):
+        if settings.get(field) is not None:
+            settings[field] = [settings[field][i] for i in head.class_ids]
+    counts = None if class_counts is None else class_counts[list(head.class_ids)]
+    asked = cfg.WEIGHTING.NAME
+    scheme = build_scheme_for(
+        asked, head.has_classifier, len(head.class_ids), settings, counts, terms
+    )
+    if scheme.name != asked:
+        logger.info(
+            "Head '%s' has no classifier for scheme '%s' to measure at: its weights are those of "
+            "'%s' (docs/equations.md 7)",
+            name,
+            asked,
+            scheme.name,
+        )
+    return scheme
+
+
+def _settings(cfg: CfgNode, space: LabelSpace) -> dict[str, Any]:
+    """Returns field -> value of WEIGHTING's keys; those that the scheme lacks must not be set."""
+    keys = config_keys(SCHEMES.get(cfg.WEIGHTING.NAME).scheme.Settings)
+    own = {"NAME", "HEADS", "WEIGHTS_FROM"}
+    foreign = [
+        key
+        for key, value in cfg.WEIGHTING.items()
+        if value is not None and key not in keys and key not in own
+    ]
+    if foreign:
+        raise ConfigError(
+            f"WEIGHTING.{foreign[0]} is {cfg.WEIGHTING[foreign[0]]}, but scheme "
+            f"'{cfg.WEIGHTING.NAME}' has no such key (it has: {', '.join(sorted(keys))}); take it "
+            "out, or set it to None"
+        )
+    settings = {field: cfg.WEIGHTING[key] for key, field in keys.items()}
+    for field in _per_class(cfg):
+        _check_per_class(field, settings[field], space.num_classes)
+    return settings
+
+
+def _per_class(cfg: CfgNode) -> list[str]:
+    """Names the scheme's settings that hold one value per class."""
+    settings = SCHEMES.get(cfg.WEIGHTING.NAME).scheme.Settings
+    return [field.name for field, declared in declarations(settings) if declared.per_class]
+
+
+def _check_per_class(field: str, given: Any, num_classes: int) -> None:
+    if given is not None and (not isinstance(given, list | tuple) or len(given) != num_classes):
+        raise ConfigError(
+            f"WEIGHTING.{field.upper()} is {given}; expected {num_classes} numbers, one per class "
+            "id"
+        )

@@ -1,0 +1,264 @@
+"""Weights for an encoder from a file of whatever naming: read, unwrap, rename, count, load.
+
+Weights of another naming that load nothing train on as if nothing were wrong, so what is found is
+counted, and less than 90 % of the encoder's parameters is an error.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gbw_d2.errors import UserError
+from gbw_d2.modeling.backbones.key_maps import KEY_MAPS, KeyMap
+
+# Share of an encoder's parameters that a file must hold.
+MIN_COVERAGE = 0.9
+# Entries of a file that hold the weights, and what others put before each name.
+_ENVELOPES = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "teacher", "student")
+_PACKAGE = "package:"
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "backbone.", "encoder.", "bottom_up.")
+
+
+class PretrainedError(UserError):
+    """Initial weights are missing, cannot be read, or are of another encoder."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a file holds of an encoder.
+
+    Attributes:
+        found: number of the encoder's parameters that the file has in their shape.
+        total: number of all its parameters.
+        missing: names of parameters, and of statistics that nothing else can give, not in the file.
+        unexpected: names in the file that the encoder lacks.
+        shapes: (name, shape in the file, shape in the encoder) where they differ.
+    """
+
+    found: int
+    total: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    shapes: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+
+    @property
+    def share(self) -> float:
+        """Share of the encoder's parameters that the file has, 0..1."""
+        return self.found / max(1, self.total)
+
+    def __str__(self) -> str:
+        shapes = [f"{name} {found} for {expected}" for name, found, expected in self.shapes]
+        parts = (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("of another shape", shapes),
+        )
+        return "; ".join(f"{len(some)} {what}{_some(some)}" for what, some in parts)
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    if not names:
+        return ""
+    return f" ({', '.join(names[:limit])}{', ...' if len(names) > limit else ''})"
+
+
+def coverage(state: Mapping[str, Tensor], encoder: nn.Module) -> Coverage:
+    """Counts which parameters of an encoder a state holds by name and shape.
+
+    Args:
+        state: tensors by the encoder's names.
+        encoder: the network without adapters, pyramids and heads.
+    """
+    own = encoder.state_dict()
+    parameters = dict(encoder.named_parameters())
+    needed = [n for n in own if n in parameters or n.endswith(("running_mean", "running_var"))]
+    shapes = tuple(
+        (name, tuple(state[name].shape), tuple(own[name].shape))
+        for name in needed
+        if name in state and state[name].shape != own[name].shape
+    )
+    wrong = {name for name, _, _ in shapes}
+    found = [name for name in parameters if name in state and name not in wrong]
+    return Coverage(
+        found=sum(parameters[name].numel() for name in found),
+        total=sum(parameter.numel() for parameter in parameters.values()),
+        missing=tuple(name for name in needed if name not in state),
+        unexpected=tuple(name for name in state if name not in own),
+        shapes=shapes,
+    )
+
+
+def unwrap(loaded: Any) -> dict[str, Tensor]:
+    """Takes the weights out of what a file holds, without what others put around them.
+
+    Raises:
+        PretrainedError: no dictionary of tensors by name is in it.
+    """
+    while isinstance(loaded, Mapping):
+        inside = [loaded[k] for k in _ENVELOPES if isinstance(loaded.get(k), Mapping)]
+        if not inside:
+            break
+        loaded = inside[0]
+    if not isinstance(loaded, Mapping):
+        raise PretrainedError(
+            f"it holds a {type(loaded).__name__}, expected a dictionary of names and tensors"
+        )
+    state = {str(n): v for n, v in loaded.items() if isinstance(v, Tensor)}
+    if not state:
+        raise PretrainedError("it holds no tensor, expected a dictionary of names and tensors")
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _PREFIXES:
+            inner = {n[len(prefix) :]: v for n, v in state.items() if n.startswith(prefix)}
+            # A backbone beside heads is taken out of them.
+            if inner:
+                state, stripped = inner, True
+    return state
+
+
+def read_weights(path: str, trust: bool = False) -> dict[str, Tensor]:
+    """Reads a file of weights (.safetensors, or what ``torch.save`` wrote).
+
+    Args:
+        path: of the file; ``package:NAME/inner/path`` is inside an installed Python package.
+        trust: whether it may run code that it holds.
+
+    Raises:
+        PretrainedError: there is none, or it cannot be read.
+    """
+    path = _in_package(path) if path.startswith(_PACKAGE) else path
+    if not Path(path).is_file():
+        raise PretrainedError(
+            f"MODEL.TIMM.PRETRAINED '{path}' does not exist; set it to a file, to True for timm's "
+            "own weights, or to False for none"
+        )
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return unwrap(load_file(path))
+        return unwrap(torch.load(path, map_location="cpu", weights_only=not trust))
+    except PretrainedError as error:
+        raise PretrainedError(f"MODEL.TIMM.PRETRAINED '{path}': {error}") from error
+    except pickle.UnpicklingError as error:
+        raise PretrainedError(
+            f"MODEL.TIMM.PRETRAINED '{path}' is damaged, or holds more than weights, which may run "
+            "code; if you trust its source, MODEL.TRUST_WEIGHTS True loads it"
+        ) from error
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise PretrainedError(
+            f"MODEL.TIMM.PRETRAINED '{path}' cannot be read ({reason}); copy or download it again"
+        ) from error
+    except Exception as error:  # safetensors' own error derives from Exception alone
+        raise PretrainedError(
+            f"MODEL.TIMM.PRETRAINED '{path}' is no file of weights ({error})"
+        ) from error
+
+
+def _in_package(path: str) -> str:
+    package, _, inner = path.removeprefix(_PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise PretrainedError(
+            f"MODEL.TIMM.PRETRAINED '{path}': package {package} is not installed; install it "
+            "(`uv sync --group imagenet` has those that configs name), or set it to a file"
+        )
+    return str(Path(spec.submodule_search_locations[0]) / inner)
+
+
+def hub_weights(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Fetches timm's own weights of an encoder; the only place that asks the network.
+
+    Args:
+        name: of timm's models, the tag chooses between several weights.
+        arguments: that the encoder was created with.
+
+    Raises:
+        PretrainedError: timm has none, or they cannot be fetched.
+    """
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=True, **arguments).state_dict()
+    except Exception as error:
+        # The hub's client, its transport and timm raise a dozen kinds between them.
+        known = timm.models.get_pretrained_cfg(name)
+        source = known and (known.hf_hub_id or known.url)
+        reason = (str(error) or type(error).__name__).splitlines()[0][:160]
+        raise PretrainedError(
+            f"MODEL.TIMM.PRETRAINED is True, but the weights of '{name}' could not be fetched from "
+            f"{source or 'anywhere: timm names none'} ({reason}); fetch the file by other means "
+            "and set MODEL.TIMM.PRETRAINED to it, or to False"
+        ) from error
+
+
+def choose(
+    state: Mapping[str, Tensor], encoder: nn.Module, key_maps: Sequence[KeyMap] = KEY_MAPS
+) -> tuple[str, dict[str, Tensor], Coverage]:
+    """Renames a state by the first key map that covers 90 % of an encoder.
+
+    Returns:
+        the map's name, the renamed state, and what it covers; of the map that covers most where
+        none covers that much.
+    """
+    best: tuple[str, dict[str, Tensor], Coverage] | None = None
+    for key_map in key_maps:
+        try:
+            renamed = key_map.rename(dict(state), encoder)
+        except UserError:
+            raise
+        except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
+            # A map for another encoder may stumble over what it does not know.
+            continue
+        covered = coverage(renamed, encoder)
+        if best is None or covered.share > best[2].share:
+            best = (key_map.name, renamed, covered)
+        if covered.share >= MIN_COVERAGE:
+            break
+    assert best is not None, "the last key map renames nothing and cannot fail"
+    return best
+
+
+def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> str:
+    """Loads a state of any known naming into an encoder, in place.
+
+    Args:
+        encoder: of timm, without its classifier.
+        state: of :func:`read_weights` or :func:`hub_weights`.
+        source: where it comes from, for messages.
+
+    Returns:
+        one line about what was loaded.
+
+    Raises:
+        PretrainedError: less than 90 % of its parameters are in it, or statistics that are frozen
+            are not, or a key map knows better.
+    """
+    try:
+        name, renamed, covered = choose(state, encoder)
+    except UserError as error:
+        raise PretrainedError(f"weights '{source}': {error}") from error
+    statistics = [n for n in covered.missing if n.endswith(("running_mean", "running_var"))]
+    if covered.share < MIN_COVERAGE or statistics:
+        raise PretrainedError(
+            f"weights '{source}' hold {covered.share:.0%} of the encoder's parameters, expected "
+            f"{MIN_COVERAGE:.0%} and all statistics of batch norms, so they are of another encoder "
+            f"or naming (nearest: {name}): {covered}"
+        )
+    wrong = {n for n, _, _ in covered.shapes}
+    own = encoder.state_dict()
+    encoder.load_state_dict(
+        {n: v for n, v in renamed.items() if n in own and n not in wrong}, strict=False
+    )
+    return f"Encoder weights '{source}' ({name}): {covered.share:.1%} of its parameters; {covered}"

@@ -1,0 +1,1 @@
+"""What networks learn from, made of class and segment maps in the loader processes."""

@@ -1,0 +1,1 @@
+"""Small operations on plain tensors and arrays that several rooms share."""

@@ -1,0 +1,32 @@
+"""Segment maps: pixels that hold segment ids, and the table that says what each segment is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gbw_d2.label_spaces import IGNORE_LABEL
+
+
+def segment_attributes(
+    segment_map: np.ndarray, segments_info: Sequence[Mapping[str, Any]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers the segments of a map 1..S in the order of ``segments_info``.
+
+    Args:
+        segment_map: (H, W) integers >= 0, 0 = void; ids that are not listed are void.
+        segments_info: COCO dicts with ``id``, ``category_id``, ``iscrowd``.
+
+    Returns:
+        The map of numbers (H, W) int32, 0 = void; category (S + 1,) int64 and crowd (S + 1,) bool
+        by number; number 0 has category 255.
+    """
+    ids = np.array([s["id"] for s in segments_info], dtype=np.int64)
+    highest = max(int(segment_map.max(initial=0)), int(ids.max(initial=0)))
+    number_of = np.zeros(highest + 1, dtype=np.int32)
+    number_of[ids] = np.arange(1, len(ids) + 1)
+    categories = np.array([IGNORE_LABEL, *(s["category_id"] for s in segments_info)], np.int64)
+    is_crowd = np.array([False, *(bool(s["iscrowd"]) for s in segments_info)])
+    return number_of[segment_map], categories, is_crowd

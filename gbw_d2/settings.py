@@ -1,0 +1,140 @@
+"""Settings that are declared once: default, range and meaning stand in a dataclass, field by field.
+
+Config keys, their check and the documentation's tables are made from such dataclasses, so that a
+new method with a new key is one file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_DECLARATION = "declaration"
+# Annotations are texts where a module postpones them.
+_BOOLS = ("bool", bool)
+_NUMBERS = ("float", "int", float, int)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What is known of one setting beside its default.
+
+    Attributes:
+        meaning: one sentence for the documentation.
+        low: least value of a number; None for any.
+        high: greatest value of a number; None for any.
+        low_excluded: the least value itself is not allowed.
+        high_excluded: the greatest value itself is not allowed.
+        choices: returns the texts that are allowed, for a setting that names something.
+        key: name of its config key; "" for the field's name in upper case.
+        per_class: it holds one value per class id, of which a head takes those of its classes.
+    """
+
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+    low_excluded: bool = False
+    high_excluded: bool = False
+    choices: Callable[[], Sequence[str]] | None = None
+    key: str = ""
+    per_class: bool = False
+
+    def expected(self) -> str:
+        """Says in words which values are allowed; "" where all are."""
+        if self.choices is not None:
+            return f"one of {', '.join(self.choices())}"
+        limits = []
+        if self.low is not None:
+            limits.append(f"{'>' if self.low_excluded else '>='} {self.low:g}")
+        if self.high is not None and self.high < math.inf:
+            limits.append(f"{'<' if self.high_excluded else '<='} {self.high:g}")
+        elif self.high_excluded:
+            limits.append("finite")
+        return f"a number {' and '.join(limits)}" if limits else ""
+
+    def allows(self, value: Any) -> bool:
+        """Returns whether a value is allowed."""
+        if self.choices is not None:
+            return value in self.choices()
+        above = self.low is None or (value > self.low if self.low_excluded else value >= self.low)
+        below = self.high is None or (
+            value < self.high if self.high_excluded else value <= self.high
+        )
+        return above and below
+
+
+def setting(default: Any, meaning: str, **limits: Any) -> Any:
+    """Declares a setting: a dataclass field with a meaning and a range.
+
+    Args:
+        default: its value where nobody sets it.
+        meaning: one sentence for the documentation.
+        limits: fields of :class:`Declaration`.
+    """
+    return dataclasses.field(
+        default=default, metadata={_DECLARATION: Declaration(meaning, **limits)}
+    )
+
+
+def declarations(settings: Any) -> Iterator[tuple[dataclasses.Field[Any], Declaration]]:
+    """Yields the declared fields of a settings dataclass, or of an instance of one."""
+    for field in dataclasses.fields(settings):
+        if _DECLARATION in field.metadata:
+            yield field, field.metadata[_DECLARATION]
+
+
+def config_keys(settings: Any) -> dict[str, str]:
+    """Returns config key -> field name of a settings dataclass."""
+    return {each.key or field.name.upper(): field.name for field, each in declarations(settings)}
+
+
+def check_settings(settings: Any) -> None:
+    """Checks every declared value of a settings instance.
+
+    Raises:
+        ValueError: the first one that is not allowed; names it, its value and what is expected.
+    """
+    for field, declared in declarations(settings):
+        value = getattr(settings, field.name)
+        if field.type in _BOOLS and not isinstance(value, bool):
+            raise ValueError(f"{field.name} is {value!r}; expected True or False")
+        if not declared.allows(value):
+            shown = f"'{value}'" if declared.choices is not None else value
+            raise ValueError(f"{field.name} is {shown}; expected {declared.expected()}")
+
+
+def merge_settings(cls: type[Any], kind: str, *layers: Mapping[str, Any]) -> Any:
+    """Builds settings from layers of values, later ones first in rank; None means "not set".
+
+    Args:
+        cls: the settings dataclass.
+        kind: what has these settings, in words, for errors.
+        layers: field name -> value.
+
+    Raises:
+        ValueError: a name that is no setting, or a value that is no number or out of range; the
+            text "inf" is a number.
+    """
+    known = [field.name for field in dataclasses.fields(cls)]
+    numbers = [field.name for field in dataclasses.fields(cls) if field.type in _NUMBERS]
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            if value is None:
+                continue
+            if name not in known:
+                raise ValueError(f"{kind} has no setting '{name}' (it has: {', '.join(known)})")
+            merged[name] = _number(name, value) if name in numbers else value
+    return cls(**merged)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    # YAML and command lines leave inf a text.
+    if value == "inf":
+        return math.inf
+    raise ValueError(f"{name} is {value!r}; expected a number")
