@@ -43,7 +43,7 @@ def start() -> None:
     check_data(arguments)
     from gbw_d2.engine.distributed import default_argument_parser, run
 
-    run(main, parse(default_argument_parser(__doc__), arguments))
+    run(main, parse(default_argument_parser(__doc__).parse_args, arguments))
 
 
 if __name__ == "__main__":

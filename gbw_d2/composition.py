@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,22 @@ def asks_for_listing(arguments: Sequence[str]) -> bool:
     return OPTION in arguments and not split_command_line(arguments)[0]
 
 
-def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """Parses a command line; ``opts`` of the result are the choices and then ``KEY VALUE ...``.
+def parse(parse_args: Callable[[list[str]], Namespace], arguments: Sequence[str]) -> Namespace:
+    """Parses a command line with ``--with``.
+
+    Args:
+        parse_args: of a parser that has ``opts``, the words ``KEY VALUE ...``.
+        arguments: without the program's name.
+
+    Returns:
+        what the parser makes of the rest; ``opts`` begin with the choices, as ``load_config`` takes
+        them.
 
     Raises:
         ConfigError: a base is named where config keys are expected.
     """
     choices, rest = split_command_line(arguments)
-    args = parser.parse_args(rest)
+    args = parse_args(rest)
     opts = args.opts or []
     if opts and "/" in opts[0]:
         raise ConfigError(f"'{opts[0]}' names a base, but {OPTION} is not right before it")

@@ -45,7 +45,10 @@ def repository() -> Path:
 
 @pytest.fixture
 def tiny_config() -> Any:
-    """Returns a function: overrides -> resolved config of a toy recipe with narrow heads."""
+    """Returns a function: overrides -> resolved config of a toy recipe with narrow heads.
+
+    Its ``name`` is a leaf of configs, and may go on with bases that replace the leaf's.
+    """
     from gbw_d2.config import load_config
     from gbw_d2.engine.setup import resolve
 
@@ -54,7 +57,9 @@ def tiny_config() -> Any:
             *("MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32"),
             *("MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32", "UDA.WARM_UP", "0.0"),
         ]
-        cfg = load_config(str(ROOT / f"configs/{name}.yaml"), [*small, *map(str, overrides)])
+        leaf, *choices = name.split()
+        words = [*choices, *small, *map(str, overrides)]
+        cfg = load_config(str(ROOT / f"configs/{leaf}.yaml"), words)
         resolve(cfg)
         return cfg
 
