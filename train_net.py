@@ -18,6 +18,8 @@ import errno
 import sys
 from argparse import Namespace
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 from gbw_d2.composition import asks_for_listing, listing, parse
 from gbw_d2.errors import UserError
 from gbw_d2.preflight import check_data

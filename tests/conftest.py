@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 import pytest
 import torch
 

@@ -28,6 +28,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor

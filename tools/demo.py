@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 import numpy as np
 from tqdm import tqdm
 

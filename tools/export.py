@@ -21,6 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
 

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
