@@ -11,6 +11,9 @@ import numpy as np
 
 from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
 
+# Of runs and arms in plots: also people who see few colours can tell them apart (Okabe and Ito).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+
 _PALETTE = np.zeros((256, 3), dtype=np.uint8)
 _PALETTE[: len(CLASSES)] = [c.color for c in CLASSES]
 
