@@ -3,10 +3,13 @@
 
     python train_net.py --config-file configs/toy/panoptic_gbw.yaml
     python train_net.py --config-file configs/toy/panoptic_gbw.yaml --eval-only --resume
+    python train_net.py --config-file configs/toy/panoptic_gbw.yaml --with uda/advent weighting/none
     python train_net.py --config-file configs/synthia_panoptic_gbw.yaml --num-gpus 8
     torchrun --nproc-per-node 2 train_net.py --config-file configs/toy/panoptic_gbw.yaml
 
-Any config key may follow as ``KEY VALUE``. Results are written to OUTPUT_DIR.
+A config is one base file on each of six axes: each ``axis/name`` after ``--with`` replaces the one
+of that axis; ``--with`` alone lists them. Any config key may follow as ``KEY VALUE``. Results are
+written to OUTPUT_DIR.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ import errno
 import sys
 from argparse import Namespace
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
+from gbw_d2.composition import asks_for_listing, listing, parse
 from gbw_d2.errors import UserError
 from gbw_d2.preflight import check_data
 
@@ -31,11 +37,15 @@ def main(args: Namespace) -> dict[str, float]:
 
 def start() -> None:
     """Looks for the data, then starts one process or several."""
+    arguments = sys.argv[1:]
+    if asks_for_listing(arguments):
+        print(listing())
+        return
     # Before the imports of the engine: they take ten seconds, this takes one.
-    check_data(sys.argv[1:])
+    check_data(arguments)
     from gbw_d2.engine.distributed import default_argument_parser, run
 
-    run(main, default_argument_parser(__doc__).parse_args())
+    run(main, parse(default_argument_parser(__doc__).parse_args, arguments))
 
 
 if __name__ == "__main__":

@@ -10,19 +10,15 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
-from gbw_d2.errors import UserError
+from gbw_d2.composition import ConfigError, compose, split_words
 from gbw_d2.settings import config_keys
 from gbw_d2.weighting import SCHEMES
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
 
-
-class ConfigError(UserError):
-    """A config cannot be read; the message says which file or key, and what is known."""
+__all__ = ["ConfigError", "add_gbw_config", "load_config"]
 
 
 def add_gbw_config(cfg: CfgNode) -> None:
@@ -322,18 +318,19 @@ def _readable(error: Exception, cfg: CfgNode, where: str) -> ConfigError:
     return ConfigError(f"{where}: {message}")
 
 
-def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """Reads a YAML file with its ``_BASE_`` files and applies command-line overrides.
+def load_config(config_file: str, words: Sequence[str] = ()) -> CfgNode:
+    """Reads a YAML file with its ``_BASE_`` files and applies what the command line changes.
 
     Args:
         config_file: path of the leaf YAML file.
-        overrides: ``KEY VALUE KEY VALUE ...``.
+        words: ``axis/name ... KEY VALUE ...``: bases that replace the leaf's, then overrides.
 
     Returns:
         the merged, unfrozen config.
 
     Raises:
-        ConfigError: a missing file, an unknown key, a wrong type, or YAML that asks to run code.
+        ConfigError: a missing file, an unknown base or key, a wrong type, or YAML that asks to run
+            code.
     """
     cfg = get_cfg()
     add_gbw_config(cfg)
@@ -341,10 +338,16 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
         raise ConfigError(
             f"config file '{config_file}' does not exist; see configs/ for those that do"
         )
+    choices, overrides = split_words(words)
+    content = compose(config_file, choices)
+    if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
+        raise ConfigError(
+            f"{config_file}: VERSION is {content['VERSION']}; expected {cfg.VERSION}, Detectron2's "
+            "of today"
+        )
     try:
-        # Detectron2's default would let a YAML file construct any Python object.
-        cfg.merge_from_file(config_file, allow_unsafe=False)
-    except (KeyError, ValueError, AssertionError, yaml.YAMLError, OSError) as error:
+        cfg.merge_from_other_cfg(CfgNode(content))
+    except (KeyError, ValueError, AssertionError) as error:
         raise _readable(error, cfg, config_file) from error
     if len(overrides) % 2:
         raise ConfigError(
@@ -352,9 +355,11 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
             "pairs; options such as --eval-only come before them"
         )
     try:
+        # Several types are right for these, and yacs keeps to that of the value before.
         if "MODEL.TIMM.PRETRAINED" in overrides[::2]:
-            # Three types are right for it, and yacs keeps to that of the value before.
             cfg.MODEL.TIMM.PRETRAINED = None
+        if "WEIGHTING.HEADS" in overrides[::2]:
+            cfg.WEIGHTING.HEADS = None
         cfg.merge_from_list(list(overrides))
     except (KeyError, ValueError, AssertionError) as error:
         raise _readable(error, cfg, "command line") from error

@@ -8,9 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-from fvcore.common.config import CfgNode
-
+from gbw_d2.composition import compose, split_command_line
 from gbw_d2.data.catalog import DATASETS, DatasetError, find_label_space, get_dataset
 from gbw_d2.data.formats.own import describes_own_data, is_description
 
@@ -18,14 +16,15 @@ from gbw_d2.data.formats.own import describes_own_data, is_description
 def check_data(arguments: Sequence[str]) -> None:
     """Looks for the files of every dataset that a run will read and that are not made on the way.
 
-    What is wrong with the command line or the config is left to their own readers, which are
-    heavier and say it better.
+    What is wrong with config keys and options is left to their own readers, which are heavier and
+    say it better.
 
     Args:
         arguments: the command line of train_net.py, without the program's name.
 
     Raises:
         DatasetError: files are missing; the message says which, where, and what makes them.
+        ConfigError: the config file cannot be read, or a base that ``--with`` names is not there.
     """
     datasets = _dataset_keys(list(arguments))
     keys = ("TEST",) if "--eval-only" in arguments else ("TRAIN", "TARGET", "TEST")
@@ -50,7 +49,8 @@ def _look(name: str) -> None:
 
 
 def _dataset_keys(arguments: list[str]) -> dict[str, Any]:
-    words = [part for argument in arguments for part in argument.split("=", 1)]
+    choices, rest = split_command_line(arguments)
+    words = [part for argument in rest for part in argument.split("=", 1)]
     pairs = list(pairwise(words))
     config_file = next((value for word, value in pairs if word == "--config-file"), "")
     if not Path(config_file).is_file():
@@ -58,11 +58,7 @@ def _dataset_keys(arguments: list[str]) -> dict[str, Any]:
     # Fills DATASETS; the import is light.
     from gbw_d2.data import datasets  # noqa: F401
 
-    try:
-        config = CfgNode.load_yaml_with_base(config_file, allow_unsafe=False)
-    except (yaml.YAMLError, OSError, AssertionError):
-        return {}
-    found = config.get("DATASETS", {})
+    found = compose(config_file, choices).get("DATASETS", {})
     keys = dict(found) if isinstance(found, Mapping) else {}
     overrides = {word: value for word, value in pairs if word.startswith("DATASETS.")}
     return keys | {word.removeprefix("DATASETS."): value for word, value in overrides.items()}

@@ -13,6 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 
+# Of runs and arms in plots: also people who see few colours can tell them apart (Okabe and Ito).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+
 
 def color_semantic(class_ids: np.ndarray, space: LabelSpace) -> np.ndarray:
     """Colours a map of class ids (H, W) uint8 with its label space's palette; ignore is black.

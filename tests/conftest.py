@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 import pytest
 import torch
 
@@ -45,7 +47,10 @@ def repository() -> Path:
 
 @pytest.fixture
 def tiny_config() -> Any:
-    """Returns a function: overrides -> resolved config of a toy recipe with narrow heads."""
+    """Returns a function: overrides -> resolved config of a toy recipe with narrow heads.
+
+    Its ``name`` is a leaf of configs, and may go on with bases that replace the leaf's.
+    """
     from gbw_d2.config import load_config
     from gbw_d2.engine.setup import resolve
 
@@ -54,7 +59,9 @@ def tiny_config() -> Any:
             *("MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32"),
             *("MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32", "UDA.WARM_UP", "0.0"),
         ]
-        cfg = load_config(str(ROOT / f"configs/{name}.yaml"), [*small, *map(str, overrides)])
+        leaf, *choices = name.split()
+        words = [*choices, *small, *map(str, overrides)]
+        cfg = load_config(str(ROOT / f"configs/{leaf}.yaml"), words)
         resolve(cfg)
         return cfg
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
 
+from gbw_d2.composition import BASES, compose
 from gbw_d2.config import ConfigError, load_config
 from gbw_d2.data.catalog import get_dataset
-from gbw_d2.engine.build import build_model
 from gbw_d2.engine.setup import resolve
 from gbw_d2.registry import UnknownNameError
 from gbw_d2.settings import config_keys
@@ -19,61 +17,10 @@ from gbw_d2.weighting import SCHEMES
 
 ROOT = Path(__file__).parents[1]
 LEAVES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if "base" not in p.parts)
+LEAVES += sorted((ROOT / "projects").glob("*/configs/*.yaml"))
 # First word of a leaf's name, by its datasets -> number of classes. A toy twin without one is
 # SYNTHIA's.
 CLASSES = {"synthia": 16, "gta5": 19, "foggy": 16, "crosscity": 13, "vistas": 16}
-BASES = sorted((ROOT / "configs/base").rglob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", LEAVES, ids=lambda p: str(p.relative_to(ROOT / "configs")))
-def test_every_leaf_loads_and_resolves(path: Path) -> None:
-    cfg = load_config(str(path))
-    resolve(cfg)
-    assert CLASSES[real_twin(path).name.partition("_")[0]] == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    assert (
-        str(path.relative_to(ROOT / "configs").with_suffix("")) == cfg.OUTPUT_DIR[len("output/") :]
-    )
-    assert cfg.DATASETS.TEST and cfg.DATASETS.TRAIN
-
-
-@pytest.mark.parametrize("path", BASES, ids=lambda p: str(p.relative_to(ROOT / "configs/base")))
-def test_every_base_loads(path: Path, tmp_path: Path) -> None:
-    leaf = tmp_path / "leaf.yaml"
-    leaf.write_text(f"_BASE_: [{path}]\nVERSION: 2\n")
-    load_config(str(leaf))
-
-
-# Heads without an encoder are built in tests/modeling/backbones/test_encoder_bases.py.
-@pytest.mark.parametrize(
-    "path",
-    [
-        path
-        for path in sorted((ROOT / "configs/base/models").glob("*.yaml"))
-        if path.stem not in ("semantic_daformer", "semantic_segformer")
-    ],
-    ids=lambda p: p.stem,
-)
-def test_every_model_can_be_built(path: Path, tmp_path: Path) -> None:
-    leaf = tmp_path / "leaf.yaml"
-    leaf.write_text(f"_BASE_: {path}\nVERSION: 2\n")
-    # Shapes without memory.
-    cfg = load_config(str(leaf), ["MODEL.DEVICE", "meta"])
-    resolve(cfg)
-    with torch.device("meta"):
-        model = build_model(cfg)
-    norms = {type(m).__name__ for m in model.backbone.modules() if "Norm" in type(m).__name__}
-    # Frozen statistics are those of the weights that they come with.
-    assert norms == {"FrozenBatchNorm2d" if cfg.MODEL.WEIGHTS else "GroupNorm"}
-
-
-def test_every_method_has_a_yaml() -> None:
-    for registry, folder, key in (
-        (SCHEMES, "weighting", "WEIGHTING"),
-        (STRATEGIES, "uda", "UDA"),
-    ):
-        files = (ROOT / "configs/base" / folder).glob("*.yaml")
-        named = {yaml.safe_load(path.read_text())[key]["NAME"] for path in files}
-        assert named == set(registry)
 
 
 def real_twin(path: Path) -> Path:
@@ -82,56 +29,53 @@ def real_twin(path: Path) -> Path:
     return ROOT / "configs" / name
 
 
+def test_every_leaf_resolves_to_what_its_name_says() -> None:
+    for path in LEAVES:
+        cfg = load_config(str(path))
+        resolve(cfg)
+        source, task, method = real_twin(path).stem.split("_", 2)
+        assert CLASSES[source] == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, path
+        folder = path.relative_to(ROOT / "configs").parent if "projects" not in path.parts else "."
+        assert str(Path("output") / folder / path.stem) == cfg.OUTPUT_DIR
+        assert cfg.DATASETS.TEST and cfg.DATASETS.TRAIN
+        assert (task == "semantic") == cfg.MODEL.SEMANTIC_ONLY, path
+        strategy = {"gbw": "self_training", "oracle": "source_only", "advent": "adversarial"}
+        assert strategy.get(method, method) == cfg.UDA.NAME, path
+        assert ("gbw" if method == "gbw" else "none") == cfg.WEIGHTING.NAME, path
+        assert bool(cfg.DATASETS.TARGET) == (method != "oracle"), path
+
+
+def test_every_method_has_a_yaml() -> None:
+    for registry, axis, key in ((SCHEMES, "weighting", "WEIGHTING"), (STRATEGIES, "uda", "UDA")):
+        files = (BASES / axis).glob("*.yaml")
+        assert {compose(path)[key]["NAME"] for path in files} == set(registry)
+
+
 def test_every_leaf_has_its_toy_twin() -> None:
     twins = {real_twin(path) for path in (ROOT / "configs/toy").glob("*.yaml")}
-    assert twins == {path for path in LEAVES if path.parent.name == "configs"}
+    assert twins == set((ROOT / "configs").glob("*.yaml"))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [p for p in LEAVES if p.parent.name != "configs"],
-    ids=lambda p: str(p.relative_to(ROOT / "configs")),
-)
-def test_toy_twins_differ_from_their_originals_in_scale_only(path: Path) -> None:
-    toy, real = load_config(str(path)), load_config(str(real_twin(path)))
-    for key in ("TRAIN", "TARGET", "TEST"):
-        names = [n.removeprefix("toy_").removeprefix("large_") for n in toy.DATASETS[key]]
-        assert names == list(real.DATASETS[key])
-    assert toy.WEIGHTING == real.WEIGHTING
-    # The teacher's memory is a matter of scale; toy networks start from random weights.
-    toy.UDA.WARM_UP = real.UDA.WARM_UP
-    toy.UDA.CBST.LR_FACTOR = real.UDA.CBST.LR_FACTOR
-    for key in ("EMA_DECAY", "FEATURE_DISTANCE_WEIGHT"):
-        toy.UDA.SELF_TRAINING[key] = real.UDA.SELF_TRAINING[key]
-    # So is the height of the own car's hood in a picture, but not that there is one.
-    margins = [
-        [get_dataset(name).ignore_rows[1] > 0 for name in cfg.DATASETS.TARGET]
-        for cfg in (toy, real)
-    ]
-    assert margins[0] == margins[1]
-    assert toy.UDA == real.UDA
-    assert toy.MODEL.META_ARCHITECTURE == real.MODEL.META_ARCHITECTURE
-
-
-@pytest.mark.parametrize("path", LEAVES, ids=lambda p: str(p.relative_to(ROOT / "configs")))
-def test_a_leaf_is_what_its_name_says(path: Path) -> None:
-    _, task, method = real_twin(path).stem.split("_", 2)
-    bases = {
-        Path(base).parent.name: Path(base).stem
-        for base in yaml.safe_load(path.read_text())["_BASE_"]
-    }
-    assert list(bases) == ["datasets", "models", "uda", "weighting", "schedules"]
-    weighted = method == "gbw" or method.endswith("_gbw")
-    strategy = method.removesuffix("gbw").removesuffix("_") or "self_training"
-    assert bases["uda"] == ("source_only" if strategy == "oracle" else strategy)
-    assert ("oracle" in bases["datasets"]) == (strategy == "oracle")
-    scheme = "gbw" if strategy == "self_training" else "gbw_equal_pull"
-    expected = f"{scheme}_all_heads" if task == "panoptic" else scheme
-    assert bases["weighting"] == (expected if weighted else "none")
-    assert (
-        bases["models"].startswith(task)
-        and (task == "semantic") == load_config(str(path)).MODEL.SEMANTIC_ONLY
-    )
+def test_toy_twins_differ_from_their_originals_in_scale_only() -> None:
+    for path in [*(ROOT / "configs/toy").glob("*.yaml"), *(ROOT / "configs/toy_large").glob("*")]:
+        toy, real = load_config(str(path)), load_config(str(real_twin(path)))
+        for key in ("TRAIN", "TARGET", "TEST"):
+            names = [n.removeprefix("toy_").removeprefix("large_") for n in toy.DATASETS[key]]
+            assert names == list(real.DATASETS[key])
+        assert toy.WEIGHTING == real.WEIGHTING
+        # The teacher's memory is a matter of scale; toy networks start from random weights.
+        toy.UDA.WARM_UP = real.UDA.WARM_UP
+        toy.UDA.CBST.LR_FACTOR = real.UDA.CBST.LR_FACTOR
+        for key in ("EMA_DECAY", "FEATURE_DISTANCE_WEIGHT"):
+            toy.UDA.SELF_TRAINING[key] = real.UDA.SELF_TRAINING[key]
+        # So is the height of the own car's hood in a picture, but not that there is one.
+        margins = [
+            [get_dataset(name).ignore_rows[1] > 0 for name in cfg.DATASETS.TARGET]
+            for cfg in (toy, real)
+        ]
+        assert margins[0] == margins[1]
+        assert toy.UDA == real.UDA, path
+        assert toy.MODEL.META_ARCHITECTURE == real.MODEL.META_ARCHITECTURE
 
 
 def test_defaults_are_plain() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gbw_d2.composition import AXES, known_choices
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     [
@@ -38,9 +40,18 @@ def test_links_and_paths(page: Path) -> None:
         assert (ROOT / path).exists(), f"{page.name} names {path}"
 
 
-def test_the_commands_of_readme_name_what_there_is() -> None:
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_name_what_there_is(page: Path) -> None:
+    text = page.read_text()
     for path in re.findall(r"(?:python|uv run) ([\w/]+\.py)", text):
         assert (ROOT / path).is_file(), path
-    for path in re.findall(r"--config-file (\S+)", text):
-        assert (ROOT / path).is_file(), path
+    for module in re.findall(r"uv run -m ([\w.]+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+    for path in re.findall(r"--config-file ([\w/.]+\.yaml)", text):
+        # This one the reader is told to write.
+        assert (ROOT / path).is_file() or path == "configs/my_run.yaml", path
+    known = {f"{axis}/{name}" for axis, names in known_choices().items() for name in names}
+    choices = re.findall(rf"`((?:{'|'.join(AXES)})/\w+)`", text)
+    for words in re.findall(r"--with ((?:[a-z]+/\w+ ?)+)", text):
+        choices += words.split()
+    assert known.issuperset(choices), set(choices) - known

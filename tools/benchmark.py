@@ -29,10 +29,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
 from gbw_d2.losses import ClassWeightedCrossEntropy, GBWCrossEntropyLoss
 from gbw_d2.weighting import build_scheme, solve_gbw_cvxopt
@@ -295,7 +298,7 @@ def run_loader(repetitions: int, device: torch.device) -> dict[str, Any]:
     """Measures how fast the toy recipe's batches come; compare ``ms`` with a step's."""
     from benchmarks.loader import loader_speed
 
-    config, key = "toy/panoptic_self_training.yaml", "DATALOADER.NUM_WORKERS"
+    config, key = "toy/panoptic_gbw.yaml", "DATALOADER.NUM_WORKERS"
     rows = {
         f"{workers} workers": loader_speed(config, [key, str(workers)], 10 * repetitions)
         for workers in (0, 1, 2)
@@ -360,10 +363,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file; default output/benchmark_<name>.json")
     parser.add_argument("--config-file", help="of the benchmark recipe: what is trained")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of that config")
-    args = parser.parse_intermixed_args(arguments)
+    try:
+        args = parse(parser.parse_intermixed_args, sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        parser.error(str(error))
     is_recipe = args.benchmark == "recipe"
     if bool(args.config_file) != is_recipe or (args.opts and not is_recipe):
-        parser.error("the benchmark recipe, and no other, takes --config-file FILE [KEY VALUE ...]")
+        parser.error(
+            "the benchmark recipe, and no other, takes --config-file FILE [--with AXIS/NAME ...] "
+            "[KEY VALUE ...]"
+        )
     of_config = (args.config_file, args.opts) if is_recipe else ()
     device = torch.device(args.device)
     try:

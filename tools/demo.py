@@ -18,9 +18,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 import numpy as np
 from tqdm import tqdm
 
+from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
 from gbw_d2.inference.inputs import InputError, Source, Video, find_sources, read_photo
 from gbw_d2.inference.results import ResultWriter
@@ -115,8 +118,9 @@ def show(sources: Sequence[Source], run: Predictor, writer: ResultWriter) -> lis
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the command line and runs."""
-    args = parser().parse_args(arguments)
     try:
+        given = sys.argv[1:] if arguments is None else arguments
+        args = parse(parser().parse_args, given)
         sources, problems = find_sources(args.input, args.output)
         for problem in problems:
             print(f"skipped: {problem}", file=sys.stderr)

@@ -24,6 +24,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
+from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
 
 Runner = Callable[[Any], Sequence[Any]]  # images -> outputs in the order of the network's
@@ -178,8 +181,9 @@ def export(args: argparse.Namespace) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the command line and exports."""
-    args = parser().parse_args(arguments)
     try:
+        given = sys.argv[1:] if arguments is None else arguments
+        args = parse(parser().parse_args, given)
         equal = export(args)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

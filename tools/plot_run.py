@@ -17,6 +17,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,10 +27,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from gbw_d2.errors import UserError
 from gbw_d2.run_files import LOSSES, SCORES, WEIGHTS, Curve, Run, read_run, run_names
+from gbw_d2.visualization import COLORS
 
 RARE_SHARE = 1.0  # per cent of the labelled pixels, as in gbw_d2/evaluation/report.py
 # Okabe and Ito's colours: told apart by colour-blind readers too. One per run.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+
 STYLES = ("-", "--", ":", "-.")  # one per loss term
 MIN_SHOWN_WEIGHT = 1 / 16
 MAX_RECALLS = 4  # as many runs fit over a panel of weights
@@ -318,7 +321,7 @@ def plot(
     if len(folders) > len(COLORS):
         raise UserError(
             f"{len(folders)} runs are too many to tell apart; give at most {len(COLORS)}, or use "
-            "tools/results_table.py"
+            "gbw_studies/results_table.py"
         )
     runs = [read_run(f, n) for f, n in zip(folders, run_names(folders), strict=True)]
     out = folders[0] / "plots" if out is None else out

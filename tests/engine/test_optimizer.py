@@ -153,7 +153,7 @@ def test_layer_decay_and_tables(tiny_config: Any) -> None:
         *("SOLVER.WEIGHT_DECAY", 0.1, "SOLVER.WEIGHT_DECAY_TABLES", 0.0),
         *("SOLVER.WEIGHT_DECAY_NORM", 0.0, "SOLVER.WEIGHT_DECAY_BIAS", 0.0),
     )
-    model = build_model(cfg, {})
+    model = build_model(cfg)
     groups = build_optimizer(cfg, model).param_groups
     of = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     found = {name: of[id(p)] for name, p in model.named_parameters()}
@@ -175,14 +175,14 @@ def test_layer_decay_and_tables(tiny_config: Any) -> None:
 def test_layer_decay_needs_layers(tiny_config: Any) -> None:
     cfg = tiny_config("SOLVER.LAYER_DECAY", 0.5)
     with pytest.raises(ConfigError, match=r"LAYER_DECAY is 0\.5, but ResNet does not say how far"):
-        build_optimizer(cfg, build_model(cfg, {}))
+        build_optimizer(cfg, build_model(cfg))
 
 
 def test_groups_are_detectron2s_where_nothing_else_is_asked(tiny_config: Any) -> None:
     from detectron2.solver.build import get_default_optimizer_params
 
     cfg = tiny_config("SOLVER.HEAD_LR_FACTOR", 10.0, "SOLVER.WEIGHT_DECAY_BIAS", 0.3)
-    model = build_model(cfg, {})
+    model = build_model(cfg)
     heads = torch.nn.ModuleList([m for n, m in model.named_children() if n != "backbone"])
     expected = []
     for part, factor in ((model.backbone, 1.0), (heads, 10.0)):

@@ -19,7 +19,7 @@ from gbw_d2.uda.strategy import PSEUDO_LABELS, Mining, PseudoLabels, StageData
 def cfg(tiny_config: Any, toy_datasets: Path, tmp_path: Path) -> Any:
     cfg = tiny_config(
         *("INPUT.CROP_SIZE", "(48, 64)", "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", tmp_path),
-        name="toy/semantic_cbst",
+        name="toy/semantic_source_only uda/cbst",
     )
     prepare_datasets(cfg, training=True)
     return cfg

@@ -19,7 +19,7 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
 
 def test_student_and_teacher_of_a_run(tiny_config: Any, tmp_path: Path) -> None:
     cfg = tiny_config()
-    student, teacher = build_model(cfg, {}), build_model(cfg)
+    student, teacher = build_model(cfg), build_model(cfg)
     assert not torch.equal(weights(student), weights(teacher))
     Checkpointer(student, str(tmp_path), teacher=teacher).save("model_0000001")
     for which, network in (("student", student), ("teacher", teacher)):

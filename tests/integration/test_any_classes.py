@@ -32,9 +32,9 @@ OWN = (
 )
 
 
-def run(repository: Path, strategy: str, out: Path, *more: Any) -> dict[str, float]:
-    words = [*SMALL, *OWN, "OUTPUT_DIR", str(out), *more]
-    cfg = load_config(str(repository / f"configs/toy/{strategy}.yaml"), [*map(str, words)])
+def run(repository: Path, choices: tuple[str, ...], out: Path, *more: Any) -> dict[str, float]:
+    words = [*choices, *SMALL, *OWN, "OUTPUT_DIR", str(out), *more]
+    cfg = load_config(str(repository / "configs/toy/panoptic_gbw.yaml"), [*map(str, words)])
     resolve(cfg)
     cfg.freeze()
     out.mkdir(parents=True)
@@ -64,7 +64,7 @@ def test_from_data_yaml_to_scores_demo_and_export(
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write_own_data(tmp_path / "own", count)
     out = tmp_path / "self"
-    metrics = run(repository, "panoptic_gbw", out)
+    metrics = run(repository, (), out)
     assert metrics["mIoU_classes_all"] == metrics["PQ_classes_all"] == count
     assert {"PQ_all", "mIoU_all", "recall_all", "mIoU_first", "PQ_first"} <= metrics.keys()
     assert not any(key.endswith("_16") for key in metrics)
@@ -79,7 +79,7 @@ def test_from_data_yaml_to_scores_demo_and_export(
     cbst = tmp_path / "cbst"
     metrics = run(
         repository,
-        "panoptic_cbst",
+        ("uda/cbst", "weighting/none"),
         cbst,
         *("UDA.CBST.ROUNDS", 1, "UDA.CBST.PORTION_START", 1.0, "UDA.CBST.PORTION_MAX", 1.0),
     )

@@ -36,7 +36,7 @@ def test_a_file_is_read_at_the_start_and_never_again(
 ) -> None:
     file = tmp_path / "encoder.pth"
     cfg = config("MODEL.TIMM.PRETRAINED", str(file))
-    encoder = build_model(cfg, {}).backbone.encoder
+    encoder = build_model(cfg).backbone.encoder
     torch.nn.init.constant_(encoder.patch_embed.proj.bias, 7.0)
     torch.save({"state_dict": encoder.state_dict()}, file)
     (tmp_path / "out").mkdir()

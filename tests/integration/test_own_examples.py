@@ -40,7 +40,7 @@ def run(repository: Path, keys: str, out: Path) -> dict[str, float]:
     """Trains two steps of the config that the page shows."""
     out.mkdir()
     leaf = out / "leaf.yaml"
-    base = repository / "configs/toy/panoptic_self_training.yaml"
+    base = repository / "configs/toy/panoptic_gbw.yaml"
     leaf.write_text(f"_BASE_: {base}\nVERSION: 2\n{keys}", encoding="utf-8")
     cfg = load_config(str(leaf), [*map(str, SMALL), "OUTPUT_DIR", str(out)])
     resolve(cfg)

@@ -98,7 +98,8 @@ def test_two_processes_equal_one(repository: Path, toy_datasets: Path, tmp_path:
 def test_the_teacher_is_scored_on_request_and_the_best_is_named(
     repository: Path, toy_datasets: Path, tmp_path: Path
 ) -> None:
-    arguments = ("--config-file", "configs/toy/semantic_self_training.yaml", *SHORT, *SMALL)
+    recipe = ("--config-file", "configs/toy/semantic_gbw.yaml", "--with", "weighting/none")
+    arguments = (*recipe, *SHORT, *SMALL)
     asked = ("EVAL.BEST_ON_TARGET_LABELS", "mIoU_16", "TEST.EVAL_PERIOD", "2")
     precision = ("SOLVER.AMP.ENABLED", "True", "SOLVER.GRADIENT_ACCUMULATION", "2")
     command(repository, *arguments, *asked, *precision, "OUTPUT_DIR", str(tmp_path))

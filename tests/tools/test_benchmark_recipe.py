@@ -146,10 +146,12 @@ def test_the_command(
     tool: ModuleType, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "b.json"
-    words = ["recipe", "--config-file", config(repository, "semantic_source_only_gbw"), *TINY]
+    words = ["recipe", "--config-file", config(repository, "semantic_source_only")]
+    words += ["--with", "weighting/gbw_equal_pull", *TINY]
     assert tool.main([*words, "--repetitions", "1", "--device", "cpu", "--out", str(out)]) == 0
     ((title, rows),) = json.loads(out.read_text())["results"].items()
-    assert title.startswith("semantic_source_only_gbw: source_only, 1 source and 0 target images")
+    name = "semantic_source_only weighting/gbw_equal_pull"
+    assert title.startswith(f"{name}: source_only, 1 source and 0 target images")
     assert list(rows) == ["none", "gbw_equal_pull"] and rows["gbw_equal_pull"]["peak_mb"] > 1
     assert f"\n{title}\n" in capsys.readouterr().out
     assert tool.main([*words, "SOLVER.MAXITER", "3"]) == 2

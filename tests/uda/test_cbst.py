@@ -67,7 +67,7 @@ def make(tiny_config: Any) -> Any:
     def build(**settings: Any) -> Any:
         changed = {"WARM_UP": 0.0, "ROUNDS": 2, **settings}
         overrides = [x for k, v in changed.items() for x in (f"UDA.CBST.{k}", v)]
-        return strategy_of(tiny_config(*overrides, name="toy/semantic_cbst"))
+        return strategy_of(tiny_config(*overrides, name="toy/semantic_source_only uda/cbst"))
 
     return build
 
@@ -229,7 +229,7 @@ def test_another_network_labels_anew(make: Any, tmp_path: Path) -> None:
 
 def test_instances_of_panoptic_networks(tiny_config: Any, tmp_path: Path) -> None:
     overrides = ("UDA.CBST.WARM_UP", 0.0, "MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD", -1.0)
-    strategy = strategy_of(tiny_config(*overrides, name="toy/panoptic_cbst"))
+    strategy = strategy_of(tiny_config(*overrides, name="toy/panoptic_source_only uda/cbst"))
     prepare(strategy, tmp_path, Images())
     files = RoundFiles(tmp_path / "pseudo_labels/round_0")
     limits = files.thresholds()["instance_thresholds"]
@@ -268,7 +268,7 @@ def test_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any, tmp_path: 
     cfg = tiny_config(
         *("UDA.CBST.WARM_UP", 0.0, "UDA.CBST.ROUNDS", 2, "WEIGHTING.NAME", "fixed"),
         *("WEIGHTING.CLASS_WEIGHTS", [*range(1, 17)], "WEIGHTING.PSEUDO_LABEL_ADJUSTMENT", 1.0),
-        name="toy/semantic_cbst",
+        name="toy/semantic_source_only uda/cbst",
     )
     strategy = strategy_of(cfg, build_training_losses(cfg))
     # Labels that were made with another shift are not taken over.
@@ -362,7 +362,7 @@ def test_losses(make: Any, samples: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("regulariser", ["none", "lrent"])
 def test_instance_losses(tiny_config: Any, samples: Any, tmp_path: Path, regulariser: str) -> None:
     overrides = ("UDA.CBST.WARM_UP", 0.0, "UDA.CBST.REGULARISER", regulariser)
-    strategy = strategy_of(tiny_config(*overrides, name="toy/panoptic_cbst"))
+    strategy = strategy_of(tiny_config(*overrides, name="toy/panoptic_source_only uda/cbst"))
     prepare(strategy, tmp_path, Images())
     target = [{**s, PSEUDO_LABELS: s} for s in samples(seed=1)]
     _, pseudo = strategy.training_losses(samples(), target, 0)
@@ -407,7 +407,7 @@ def _label(rank: int, file: str, folders: list[str], cfg: Any) -> None:
 @pytest.mark.slow
 def test_two_processes_share_the_labelling(make: Any, tiny_config: Any, tmp_path: Path) -> None:
     overrides = ("UDA.CBST.WARM_UP", 0.0, "UDA.CBST.TARGET_PORTION", 0.8)
-    cfg = tiny_config(*overrides, name="toy/semantic_cbst")
+    cfg = tiny_config(*overrides, name="toy/semantic_source_only uda/cbst")
     prepare(strategy_of(cfg), tmp_path / "one", Images())
     expected = files_in(tmp_path / "one/pseudo_labels")
     # A run that was killed when two images had their labels.

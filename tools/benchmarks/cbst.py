@@ -11,11 +11,11 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Configuration, rows and columns of the images, and how many of them.
+# Network of the toy recipe, rows and columns of the images, and how many of them.
 CASES: dict[str, tuple[str, int, int, int]] = {
-    "toy semantic": ("toy/semantic_cbst", 128, 256, 8),
-    "toy panoptic": ("toy/panoptic_cbst", 128, 256, 8),
-    "half Cityscapes": ("toy/semantic_cbst", 512, 1024, 2),
+    "toy semantic": ("semantic", 128, 256, 8),
+    "toy panoptic": ("panoptic", 128, 256, 8),
+    "half Cityscapes": ("semantic", 512, 1024, 2),
 }
 
 Candidate = Callable[[], None]
@@ -48,7 +48,7 @@ def labelling_candidates(
     """Returns inference, the threshold pass and the labelling pass over the same images.
 
     Args:
-        name: of the configuration below configs/, without the suffix.
+        name: semantic or panoptic, the toy recipe.
         rows: of the images.
         columns: of the images.
         count: images per pass.
@@ -61,10 +61,11 @@ def labelling_candidates(
     from gbw_d2.uda.parts.pseudo_label_files import RoundFiles
     from gbw_d2.uda.parts.round_labeller import LabellingPolicy, RoundLabeller
 
-    cfg = load_config(str(ROOT / f"configs/{name}.yaml"), ["MODEL.DEVICE", str(device)])
+    leaf = str(ROOT / f"configs/toy/{name}_source_only.yaml")
+    cfg = load_config(leaf, ["uda/cbst", "MODEL.DEVICE", str(device)])
     resolve(cfg)
     torch.manual_seed(0)
-    model = build_model(cfg, {}).eval()
+    model = build_model(cfg).eval()
     images = _Images(count, rows, columns)
     folder = tempfile.TemporaryDirectory()
     context = Context(True, Path(folder.name), target=images)

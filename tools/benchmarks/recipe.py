@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
+from gbw_d2.composition import split_words
 from gbw_d2.config import load_config
 from gbw_d2.data.formats.segments import join_segments
 from gbw_d2.engine.build import (
@@ -189,7 +190,7 @@ def _in_memory(value: Any, device: str) -> Any:
 def _config(config_file: str, overrides: Sequence[str], device: torch.device, *more: str) -> Any:
     set_here = {"MODEL.DEVICE": "--device", "UDA.WARM_UP": "nothing: the steps are those after it"}
     for key, instead in set_here.items():
-        if key in overrides[::2]:
+        if key in split_words(overrides)[1][::2]:
             raise UserError(f"{key} is set by the benchmark; give {instead}")
     # No warm-up: the step is to have all its parts.
     fixed = ["UDA.WARM_UP", "0.0", "MODEL.DEVICE", str(device), *more]
@@ -275,4 +276,5 @@ def run_recipe(
             "share": 100 * (1 - 1 / row["ratio"]),
             "peak_mb": steps[name].held_mb() + row["peak_mb"],
         }
-    return {f"{Path(config_file).stem}: {words}": rows}
+    title = " ".join((Path(config_file).stem, *split_words(overrides)[0]))
+    return {f"{title}: {words}": rows}

@@ -23,8 +23,8 @@ ENCODERS = [
     if "build_timm_backbone" in path.read_text()
 ]
 MODELS = (
-    "panoptic_deeplab_r50",
-    "semantic_deeplab_r50",
+    "panoptic_deeplab",
+    "semantic_deeplabv3plus",
     "panoptic_deeplab_tiny",
     "semantic_daformer",
     "semantic_segformer",
@@ -95,7 +95,7 @@ def test_small_ones_learn(name: str, model: str, samples: Any, tmp_path: Path) -
         *("MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS", "[1, 2, 3]"),
         *("SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.001", "SOLVER.HEAD_LR_FACTOR", "2.0"),
     )
-    network = build_model(cfg, {}).train()
+    network = build_model(cfg).train()
     optimizer = build_optimizer(cfg, network)
     batch, losses = samples(rows=37, columns=64), []
     for _ in range(4):

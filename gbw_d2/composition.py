@@ -1,0 +1,176 @@
+"""A config is one choice on each of six axes: reading a leaf, and replacing its choices.
+
+A base file is named ``axis/name`` and lies in ``configs/base/<axis>/<name>.yaml``. A leaf names one
+of each axis in ``_BASE_``, in the order of the axes; later files win. To replace one of them is to
+leave it out altogether, and not to lay another one over it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gbw_d2.errors import UserError
+
+AXES = ("datasets", "encoders", "models", "schedules", "uda", "weighting")
+BASES = Path(__file__).resolve().parents[1] / "configs" / "base"
+OPTION = "--with"
+
+
+class ConfigError(UserError):
+    """A config cannot be read; the message says which file or key, and what is known."""
+
+
+def known_choices() -> dict[str, list[str]]:
+    """Lists the names that there are on each axis."""
+    return {axis: sorted(p.stem for p in (BASES / axis).glob("*.yaml")) for axis in AXES}
+
+
+def listing() -> str:
+    """Returns all axes with their names, for people."""
+    lines = (f"{axis}: {' '.join(names)}" for axis, names in known_choices().items())
+    return "\n".join((f"{OPTION} AXIS/NAME ... replaces the config's choice on that axis:", *lines))
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits ``axis/name ... KEY VALUE ...`` before the first word without a slash."""
+    count = next((i for i, word in enumerate(words) if "/" not in word), len(words))
+    return list(words[:count]), list(words[count:])
+
+
+def split_command_line(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes ``--with axis/name ...`` out of a command line.
+
+    Returns:
+        the choices, and all other arguments in their order.
+    """
+    if OPTION not in arguments:
+        return [], list(arguments)
+    start = list(arguments).index(OPTION)
+    choices, rest = split_words(arguments[start + 1 :])
+    return choices, [*arguments[:start], *rest]
+
+
+def asks_for_listing(arguments: Sequence[str]) -> bool:
+    """Whether a command line has ``--with`` and no choice after it."""
+    return OPTION in arguments and not split_command_line(arguments)[0]
+
+
+def parse(parse_args: Callable[[list[str]], Namespace], arguments: Sequence[str]) -> Namespace:
+    """Parses a command line with ``--with``.
+
+    Args:
+        parse_args: of a parser that has ``opts``, the words ``KEY VALUE ...``.
+        arguments: without the program's name.
+
+    Returns:
+        what the parser makes of the rest; ``opts`` begin with the choices, as ``load_config`` takes
+        them.
+
+    Raises:
+        ConfigError: a base is named where config keys are expected.
+    """
+    choices, rest = split_command_line(arguments)
+    args = parse_args(rest)
+    opts = args.opts or []
+    if opts and "/" in opts[0]:
+        raise ConfigError(f"'{opts[0]}' names a base, but {OPTION} is not right before it")
+    args.opts = [*choices, *opts]
+    return args
+
+
+def compose(config_file: str | Path, choices: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads a YAML file with its ``_BASE_`` files, some of them replaced.
+
+    Args:
+        config_file: path of the leaf.
+        choices: ``axis/name``, one for each axis that is to be replaced.
+
+    Returns:
+        the nested keys that the files set; OUTPUT_DIR has the choices in its name where they are
+        not the leaf's own.
+
+    Raises:
+        ConfigError: a missing file, an unknown axis or name, an axis named twice or without a base
+            in the leaf, or YAML that asks to run code.
+    """
+    wanted = _checked(choices)
+    found: dict[str, str] = {}
+    content = _read(Path(config_file), wanted, found)
+    missing = [axis for axis in wanted if axis not in found]
+    if missing:
+        raise ConfigError(
+            f"{OPTION} {missing[0]}/{wanted[missing[0]]}: {config_file} names no base of axis "
+            f"'{missing[0]}' that could be replaced (it names: {', '.join(found) or 'none'})"
+        )
+    new = [
+        f"{axis}_{wanted[axis]}" for axis in AXES if wanted.get(axis) not in (None, found.get(axis))
+    ]
+    if new and content.get("OUTPUT_DIR"):
+        content["OUTPUT_DIR"] = "-".join((content["OUTPUT_DIR"], *new))
+    return content
+
+
+def _checked(choices: Sequence[str]) -> dict[str, str]:
+    """Returns axis -> name."""
+    known = known_choices()
+    wanted: dict[str, str] = {}
+    for word in choices:
+        axis, _, name = word.partition("/")
+        if name not in known.get(axis, ()):
+            raise ConfigError(_unknown(word, known))
+        if axis in wanted:
+            raise ConfigError(f"{OPTION} names axis '{axis}' twice: {wanted[axis]} and {name}")
+        wanted[axis] = name
+    return wanted
+
+
+def _unknown(word: str, known: Mapping[str, Sequence[str]]) -> str:
+    axis, _, name = word.partition("/")
+    words = [f"{axis}/{name}" for axis, names in known.items() for name in names]
+    # The right name on a wrong axis is near too.
+    same = [w for w in words if w.endswith(f"/{name}")]
+    near = same or difflib.get_close_matches(word, words, n=3, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    there = f"{axis} has {', '.join(known[axis])}" if axis in known else f"axes: {', '.join(AXES)}"
+    return f"{OPTION}: unknown base '{word}'{hint} ({there})"
+
+
+def _read(path: Path, wanted: Mapping[str, str], found: dict[str, str]) -> dict[str, Any]:
+    """Reads a file and, before it, its bases; notes in ``found`` which choices it names."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        # YAML's messages have several lines.
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected KEY: VALUE lines, found {type(content).__name__}")
+    bases = content.pop("_BASE_", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        file = path.parent / os.path.expanduser(base)
+        axis = file.parent.name
+        if axis not in AXES:
+            _merge(_read(file, wanted, found), merged)
+            continue
+        found[axis] = file.stem
+        if axis in wanted and wanted[axis] != file.stem:
+            file = BASES / axis / f"{wanted[axis]}.yaml"
+        # What a base file builds on is its own affair, and no choice of the leaf.
+        _merge(_read(file, {}, {}), merged)
+    _merge(content, merged)
+    return merged
+
+
+def _merge(new: Mapping[str, Any], into: dict[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(value, into[key])
+        else:
+            into[key] = value

@@ -1,0 +1,1 @@
+"""A grid of runs: its plan, its queue, its ledger."""

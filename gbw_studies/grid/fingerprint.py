@@ -1,0 +1,136 @@
+"""What a result depends on, as two hashes: of the package, and of the config."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gbw_d2
+from gbw_d2.config import add_gbw_config
+from gbw_d2.errors import UserError
+from gbw_d2.settings import config_keys, merge_settings
+from gbw_d2.weighting import SCHEMES
+
+from detectron2.config import CfgNode, get_cfg
+
+# Keys that say where a run writes and how often it looks, and nothing about what comes out.
+_WITHOUT_EFFECT = (
+    *("OUTPUT_DIR", "TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD"),
+    *("EVAL.PICTURES", "DATALOADER.NUM_WORKERS"),
+)
+# Defaults that the hashes of the first results go by, whatever the project's are today.
+_FIRST_DEFAULTS = {"WEIGHTING.HEADS": ["semantic"]}
+_FIRST_SETTINGS = {"frequency_power": 1.0}
+# Of gbw_d2, what shapes no training: it predicts, scores, draws or reads, or its outcome is in the
+# config's hash. Everything else counts, new files too.
+_NOT_TRAINING = (
+    *("inference", "evaluation", "engine/evaluation.py", "engine/pictures.py"),
+    *("visualization.py", "run_files.py", "preflight.py", "composition.py"),
+)
+
+
+@cache
+def package_hash() -> str:
+    """Returns 12 digits for the code of gbw_d2 that trains; comments and layout do not count.
+
+    Raises:
+        UserError: gbw_d2 is another clone's: its code would run under this one's configs.
+    """
+    root = Path(gbw_d2.__file__).resolve().parent
+    here = Path(__file__).resolve().parents[2]
+    if root.parent != here:
+        raise UserError(
+            f"gbw_d2 is imported from {root.parent}, but this study is in {here}; run it with "
+            "'uv run' there, which installs the clone's own"
+        )
+    digest = hashlib.sha256()
+    for path in training_files(root):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(_code(path.read_text()).encode())
+    return digest.hexdigest()[:12]
+
+
+def training_files(root: Path) -> list[Path]:
+    """Lists the files of the package at ``root`` that shape training, in a fixed order."""
+    others = {root / name for name in _NOT_TRAINING}
+    files = sorted(root.rglob("*.py"))
+    return [path for path in files if others.isdisjoint((path, *path.parents))]
+
+
+def _code(text: str) -> str:
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list) or not body or not isinstance(body[0], ast.Expr):
+            continue
+        value = body[0].value
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            del body[0]
+    return _dump(tree)
+
+
+def _dump(node: Any) -> str:
+    """Writes a tree as ``ast.dump`` does, less empty fields, which each Python adds some of."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_dump, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
+    return f"{type(node).__name__}({','.join(f'{name}={_dump(value)}' for name, value in fields)})"
+
+
+def config_hash(cfg: CfgNode) -> str:
+    """Returns 12 digits for all that a config changes of the defaults and that has an effect.
+
+    A key that is added to the project later does not change it, as long as its default stands.
+    Weighting counts as what it comes to, and not by its name, for a scheme's defaults may change.
+    """
+    default = get_cfg()
+    add_gbw_config(default)
+    defaults = _flat(default) | _FIRST_DEFAULTS
+    changed = {
+        key: value
+        for key, value in _flat(cfg).items()
+        if key not in _WITHOUT_EFFECT
+        and not _is_scheme_key(key)
+        and (key not in defaults or defaults[key] != value)
+    }
+    # Each pair was a key of its own when the first results were hashed.
+    for head, other in changed.pop("WEIGHTING.WEIGHTS_FROM", []):
+        changed[f"WEIGHTING.{head.upper()}_WEIGHTS_FROM"] = other
+    changed |= _weighting(cfg)
+    # Devices differ by rounding alone; the hashes of the first results hold this one.
+    changed["MODEL.DEVICE"] = "cpu"
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _weighting(cfg: CfgNode) -> dict[str, Any]:
+    """Returns the scheme's class, and those of its settings that are not the class's defaults."""
+    entry = SCHEMES.get(cfg.WEIGHTING.NAME)
+    cls = entry.scheme.Settings
+    given = {field: cfg.WEIGHTING[key] for key, field in config_keys(cls).items()}
+    settings = asdict(merge_settings(cls, cfg.WEIGHTING.NAME, entry.defaults, given))
+    default = asdict(cls()) | _FIRST_SETTINGS
+    changed = {key: value for key, value in settings.items() if value != default[key]}
+    return {"weighting": [entry.scheme.__name__, changed]}
+
+
+def _is_scheme_key(key: str) -> bool:
+    section, _, name = key.partition(".")
+    return section == "WEIGHTING" and name not in ("HEADS", "WEIGHTS_FROM")
+
+
+def _flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, CfgNode):
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat

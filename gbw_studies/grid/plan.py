@@ -1,0 +1,269 @@
+"""A study's YAML file: recipes x arms x seeds, and which runs that makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gbw_d2.errors import UserError
+
+_REQUIRED = {"title": str, "recipes": dict, "arms": dict, "baseline": str, "rungs": list}
+_OPTIONAL = {
+    **{"question": str, "rivals": list, "rare": list, "choose": dict, "schedule": str},
+    **{"overrides": dict, "threads": int, "accept_packages": list, "notes": str, "proposed": list},
+    **{"answer": str},
+}
+_RUNG = {"seeds": list, "best": int, "always": list}
+_CHOICE = {"datasets": list, "metrics": list}
+_WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "a mapping"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a config file, and the words that change it: bases to replace, then overrides."""
+
+    recipe: str
+    arm: str
+    seed: int
+    config_file: str
+    words: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Recipe, arm and seed, for people and folders."""
+        return f"{self.recipe}-{self.arm}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A part of the grid: all arms, or the best of those that the rungs before it ran.
+
+    Args:
+        seeds: that each of its arms is run with.
+        best: number of arms that go on, by the study's choice; None for all.
+        always: arms that run whatever their scores.
+    """
+
+    seeds: tuple[int, ...]
+    best: int | None = None
+    always: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How arms are ranked: the mean paired difference to the baseline over all of these.
+
+    Args:
+        datasets: test sets.
+        metrics: flat metrics (``mIoU_16``), or ``rare_IoU`` and ``rare_recall``.
+    """
+
+    datasets: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("mIoU_16", "rare_IoU")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its file says; the results lie in the folder of the file's name beside it.
+
+    Args:
+        answer: what came out, in a sentence or two; ``notes`` has the whole.
+        baseline: the arm that all others are compared with.
+        rivals: arms that the study's own have to beat.
+        proposed: arms that are compared with each rival, and with each other, too.
+        rare: names of the rare classes.
+        accept_packages: hashes of earlier packages whose results still count.
+    """
+
+    path: Path
+    title: str
+    recipes: Mapping[str, Mapping[str, Any]]
+    arms: Mapping[str, Mapping[str, Any]]
+    baseline: str
+    rungs: tuple[Rung, ...]
+    question: str = ""
+    answer: str = ""
+    notes: str = ""
+    rivals: tuple[str, ...] = ()
+    proposed: tuple[str, ...] = ()
+    rare: tuple[str, ...] = ()
+    choose: Choice = field(default_factory=Choice)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    accept_packages: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    @property
+    def folder(self) -> Path:
+        """Where the small results are kept."""
+        return self.path.with_suffix("")
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Lists each recipe with each arm that is run in it."""
+        return [
+            (recipe, arm)
+            for recipe in self.recipes
+            for arm, values in self.arms.items()
+            if recipe in values.get("recipes", self.recipes)
+        ]
+
+    def jobs(self, arms: Iterable[str], seeds: Sequence[int]) -> list[Job]:
+        """Lists the runs of some arms: seed by seed, so that every arm soon has a first result."""
+        wanted = set(arms)
+        return [
+            self._job(recipe, arm, seed)
+            for seed in seeds
+            for recipe, arm in self.pairs()
+            if arm in wanted
+        ]
+
+    def _job(self, recipe: str, arm: str, seed: int) -> Job:
+        changed = {
+            **self.schedule,
+            **self.overrides,
+            **self.recipes[recipe],
+            **self.arms[arm],
+            "SEED": seed,
+        }
+        config_file = changed.pop("config")
+        for key in ("recipes", "with"):
+            changed.pop(key, None)
+        choices = (*self.recipes[recipe].get("with", ()), *self.arms[arm].get("with", ()))
+        words = [word for key, value in changed.items() for word in (key, _as_word(value))]
+        return Job(recipe, arm, seed, config_file, (*choices, *words))
+
+
+def _flat(path: str) -> dict[str, Any]:
+    """Reads a YAML file of config keys as ``KEY.KEY: value``."""
+    if not Path(path).is_file():
+        raise UserError(f"schedule '{path}' does not exist")
+    flat: dict[str, Any] = {}
+    todo = [("", yaml.safe_load(Path(path).read_text()))]
+    for prefix, node in todo:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                todo.append((f"{prefix}{key}.", value))
+            else:
+                flat[prefix + key] = value
+    return flat
+
+
+def _as_word(value: Any) -> str:
+    # yacs reads the words of the command line as Python literals.
+    return value if isinstance(value, str) else repr(value)
+
+
+def load_study(path: Path) -> Study:
+    """Reads a study.
+
+    Raises:
+        UserError: no such file, no YAML, an entry that is missing, unknown or of the wrong kind, or
+            a name that is not there.
+    """
+    content = _read(path)
+    study = Study(
+        path=path,
+        title=content["title"],
+        recipes=_configs(path, content["recipes"]),
+        arms=_configs(path, content["arms"]),
+        baseline=content["baseline"],
+        rungs=tuple(_rung(path, rung) for rung in content["rungs"]),
+        question=content.get("question", "").strip(),
+        answer=" ".join(content.get("answer", "").split()),
+        notes=content.get("notes", "").strip(),
+        rivals=tuple(content.get("rivals", ())),
+        proposed=tuple(content.get("proposed", ())),
+        rare=tuple(content.get("rare", ())),
+        choose=_choice(path, content.get("choose", {})),
+        schedule=_flat(content["schedule"]) if "schedule" in content else {},
+        overrides=content.get("overrides", {}),
+        threads=content.get("threads", 1),
+        accept_packages=tuple(content.get("accept_packages", ())),
+    )
+    _check(study)
+    return study
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Reads the entries of the file, without those that say nothing."""
+    if not path.is_file():
+        raise UserError(f"study '{path}' does not exist; see studies/ for those that do")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping with {', '.join(_REQUIRED)}")
+    known = _REQUIRED | _OPTIONAL
+    unknown = sorted(map(str, content.keys() - known.keys()))
+    given = {key: value for key, value in content.items() if value is not None}
+    missing = [key for key in _REQUIRED if key not in given]
+    if unknown or missing:
+        raise UserError(
+            f"{path}: unknown entries {unknown or 'none'}, missing entries {missing or 'none'}; "
+            f"known: {', '.join(sorted(known))}"
+        )
+    _check_kinds(f"{path}", given, known)
+    return given
+
+
+def _check_kinds(where: str, values: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    for key, value in values.items():
+        if not isinstance(value, kinds[key]):
+            raise UserError(f"{where}: {key} must be {_WORDS[kinds[key]]}, found {value!r}")
+
+
+def _configs(path: Path, named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns what each recipe or arm changes of a config; nothing where the file has none."""
+    given = {name: {} if values is None else values for name, values in named.items()}
+    _check_kinds(f"{path}", given, dict.fromkeys(given, dict))
+    return given
+
+
+def _rung(path: Path, values: Any) -> Rung:
+    if not isinstance(values, dict) or values.keys() - _RUNG.keys() or not values.get("seeds"):
+        raise UserError(f"{path}: a rung has seeds, and may have best and always; found {values}")
+    _check_kinds(f"{path}, a rung", values, _RUNG)
+    return Rung(tuple(values["seeds"]), values.get("best"), tuple(values.get("always", ())))
+
+
+def _choice(path: Path, values: Mapping[str, Any]) -> Choice:
+    if values.keys() - _CHOICE.keys():
+        raise UserError(f"{path}: choose may have datasets and metrics; found {values}")
+    _check_kinds(f"{path}, choose", values, _CHOICE)
+    return Choice(**{key: tuple(value) for key, value in values.items()})
+
+
+def _check(study: Study) -> None:
+    for recipe, values in study.recipes.items():
+        if "config" not in values:
+            raise UserError(f"{study.path}: recipe '{recipe}' names no config")
+    for name, values in (*study.recipes.items(), *study.arms.items()):
+        _check_kinds(f"{study.path}, '{name}'", {"with": values.get("with", [])}, {"with": list})
+    always = {arm for rung in study.rungs for arm in rung.always}
+    named = {study.baseline, *study.rivals, *study.proposed}
+    unknown = sorted((named | always) - study.arms.keys())
+    if unknown:
+        raise UserError(
+            f"{study.path}: baseline, rivals, proposed and always must be arms; no arm "
+            f"{', '.join(unknown)} (there are: {', '.join(study.arms)})"
+        )
+    for arm in study.proposed:
+        if arm in (study.baseline, *study.rivals):
+            raise UserError(
+                f"{study.path}: proposed is '{arm}', which is the baseline or a rival too; "
+                "an arm is compared with others"
+            )
+    for arm, values in study.arms.items():
+        strange = set(values.get("recipes", ())) - study.recipes.keys()
+        if strange:
+            raise UserError(f"{study.path}: arm '{arm}' is for unknown recipes {sorted(strange)}")

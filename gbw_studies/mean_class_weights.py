@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Prints the class weights of runs, averaged over time: a static copy of an adaptive weighting.
+
+    uv run -m gbw_studies.mean_class_weights output/toy/semantic_gbw
+    uv run -m gbw_studies.mean_class_weights output/toy/gbw_seed_* --terms source mixed
+
+The line can stand in a study; `fixed` takes the numbers in the order of the class ids. Runs count
+the same, and so do loss terms; a batch counts for the classes that it shows. Of the term source
+alone, as it is by default, the copy acts on the source alone, as `gbw_fading` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gbw_d2.errors import UserError
+from gbw_studies.results.class_log import read_class_log
+
+
+def mean_weights(folders: Sequence[Path], terms: Sequence[str]) -> list[float]:
+    """Averages class_weights.csv over time, then over runs and terms.
+
+    Args:
+        folders: OUTPUT_DIRs of runs with the same classes, in the order of their ids.
+        terms: loss terms.
+
+    Returns:
+        K weights with the mean 1; a class that no batch shows has 1 before that.
+
+    Raises:
+        UserError: a run that cannot be read, or runs with other classes.
+    """
+    logs = [read_class_log(folder, term) for folder in folders for term in terms]
+    if len({log.names for log in logs}) > 1:
+        raise UserError(f"{', '.join(map(str, folders))}: the runs' classes differ")
+    seen = np.stack([np.where(log.pixels > 0, log.weights, 0).sum(0) for log in logs])
+    batches = np.stack([(log.pixels > 0).sum(0) for log in logs])
+    means = np.where(batches > 0, seen / np.maximum(batches, 1), np.nan)
+    known = ~np.isnan(means)
+    mean = np.where(known, means, 0).sum(0) / np.maximum(known.sum(0), 1)
+    mean = np.where(known.any(0), mean, 1.0)
+    return [round(float(weight), 3) for weight in mean * len(mean) / mean.sum()]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line and prints the weights."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="of a run")
+    parser.add_argument("--terms", nargs="+", default=["source"], help="default: source")
+    args = parser.parse_args(arguments)
+    try:
+        weights = mean_weights(args.runs, args.terms)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    acts_on = "source" if args.terms == ["source"] else "all"
+    fixed = f"WEIGHTING.NAME: fixed, WEIGHTING.ACTS_ON: {acts_on}"
+    print(f"{{{fixed}, WEIGHTING.CLASS_WEIGHTS: {weights}}}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
