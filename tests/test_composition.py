@@ -268,7 +268,7 @@ def test_every_network_can_be_built(encoder: str, model: str) -> None:
 
 SPREAD = [
     "configs/toy/panoptic_gbw.yaml uda/advent weighting/none",
-    "configs/toy/panoptic_source_only.yaml uda/max_squares weighting/gbw_equal_pull_all_heads",
+    "configs/toy/panoptic_source_only.yaml uda/max_squares weighting/gbw_balanced_all_heads",
     "configs/toy/semantic_gbw.yaml uda/crst_mrkld weighting/inverse_sqrt_frequency",
     "configs/toy/semantic_gbw.yaml schedules/daformer_40k uda/min_entropy",
     "configs/toy/semantic_gbw.yaml encoders/resnet50 models/semantic_deeplabv3plus schedules/90k",
