@@ -71,7 +71,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no logged batch shows a class" in capsys.readouterr().err
 
 
-def test_measures_and_pulls(tmp_path: Path) -> None:
+def test_measures_and_gradient_shares(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     # Weight, measure and pixels; the bus is not measured in the second batch.
