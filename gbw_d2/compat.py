@@ -16,7 +16,6 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-
 # Detectron2 0.6 scripts some of its functions when it is imported; users can do nothing about that.
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
