@@ -29,7 +29,6 @@ from gbw_d2.data.catalog import (
 from gbw_d2.data.formats.cityscapes import CITY_IMAGES
 from gbw_d2.data.formats.files import check_size, few, read_image
 from gbw_d2.data.statistics import image_class_counts
-from gbw_d2.label_spaces import CLASSES
 
 Work = Callable[[argparse.Namespace], Sequence[str]]
 MAX_PROBLEMS = 10
@@ -255,9 +254,9 @@ def count_classes(dataset_name: str, records: list[Record], folder: Path) -> Non
     counts = image_class_counts(dataset_name, records, folder)
     share = counts.sum(axis=0) / counts.sum()
     print(f"{'class':14} {'share of pixels':>15} {'images':>7}")
-    for c in CLASSES:
-        images = int((counts[:, c.train_id] > 0).sum())
-        print(f"{c.name:14} {100 * share[c.train_id]:14.3f}% {images:7d}")
+    for i, name in enumerate(get_dataset(dataset_name).classes.class_names):
+        images = int((counts[:, i] > 0).sum())
+        print(f"{name:14} {100 * share[i]:14.3f}% {images:7d}")
     print(f"class statistics are in {folder}")
 
 

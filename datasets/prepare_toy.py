@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from prepare_common import run_script
 
+from gbw_d2.cityscapes_classes import CLASSES
 from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.toyworld import (
     DOMAINS,
@@ -30,7 +31,6 @@ from gbw_d2.data.toyworld import (
     write_toy_world,
 )
 from gbw_d2.data.toyworld.layouts import LAYOUTS, check_layout, write_layout
-from gbw_d2.label_spaces import CLASSES
 
 
 def contact_sheet(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gbw_d2.composition import compose, split_command_line
-from gbw_d2.data.catalog import DATASETS, DatasetError, get_dataset
-from gbw_d2.data.formats.own import describes_own_data
+from gbw_d2.data.catalog import DATASETS, DatasetError, find_label_space, get_dataset
+from gbw_d2.data.formats.own import describes_own_data, is_description
 
 
 def check_data(arguments: Sequence[str]) -> None:
@@ -28,6 +28,10 @@ def check_data(arguments: Sequence[str]) -> None:
     """
     datasets = _dataset_keys(list(arguments))
     keys = ("TEST",) if "--eval-only" in arguments else ("TRAIN", "TARGET", "TEST")
+    space = datasets.get("LABEL_SPACE")
+    # Scored weights have classes of their own.
+    if isinstance(space, str) and is_description(space) and "TRAIN" in keys:
+        find_label_space(space)
     for key in keys:
         for name in _names(datasets.get(key)):
             if name in DATASETS or describes_own_data(name):

@@ -131,18 +131,20 @@ def basis_of(cfg: Any, class_counts: Tensor, number: int) -> Basis:
         class_counts: (K,) labelled pixels of the source by class id.
         number: of rare classes.
     """
-    from gbw_d2.evaluation.protocols import PROTOCOLS
+    from gbw_d2.data.catalog import get_dataset
+    from gbw_d2.engine.evaluation import meet_test_set
+    from gbw_d2.evaluation.protocols import chosen_protocols
     from gbw_d2.label_spaces import LABEL_SPACES
 
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
-    protocol = cfg.EVAL.PROTOCOLS[0]
-    averaged_ids = PROTOCOLS.get(protocol).train_ids
+    met = meet_test_set(cfg, get_dataset(cfg.DATASETS.TEST[0]))
+    protocol = chosen_protocols(met, cfg.EVAL.PROTOCOLS)[0]
     order = [
         class_id
         for class_id in class_counts.argsort(stable=True).tolist()
-        if class_counts[class_id] > 0 and space.train_ids[class_id] in averaged_ids
+        if class_counts[class_id] > 0 and space.class_names[class_id] in protocol.classes
     ]
-    return Basis(protocol, tuple(space.class_names[class_id] for class_id in order[:number]))
+    return Basis(protocol.name, tuple(space.class_names[class_id] for class_id in order[:number]))
 
 
 def _scores(evaluator: Any, basis: Basis) -> dict[str, float | None]:
@@ -211,18 +213,18 @@ def score_run(
         strengths: of the tilt.
     """
     from gbw_d2.engine.build import build_test_batches, load_records
+    from gbw_d2.engine.evaluation import meet_test_set
     from gbw_d2.evaluation.evaluators import SemanticEvaluator
-    from gbw_d2.label_spaces import LABEL_SPACES
+    from gbw_d2.evaluation.protocols import chosen_protocols
 
     points = []
-    table = LABEL_SPACES.get(run.cfg.DATASETS.LABEL_SPACE).to_train_id
     shifts = shifts_of(run.class_counts, strengths)
     for dataset in run.cfg.DATASETS.TEST:
         spec, records = load_records((dataset,), "DATASETS.TEST")
-        if spec.read_semantic is None:
-            raise UserError(f"test set '{dataset}' has no labels to score by")
-        read = read_once(spec.read_semantic)
-        evaluators = [SemanticEvaluator(read, table, (run.basis.protocol,)) for _ in strengths]
+        met = meet_test_set(run.cfg, spec)
+        protocols = chosen_protocols(met, (run.basis.protocol,))
+        read = read_once(spec.translated(met.truth, met.space).read_semantic)
+        evaluators = [SemanticEvaluator(read, met, protocols) for _ in strengths]
         score(network, build_test_batches(run.cfg, records), evaluators, shifts)
         for strength, evaluator in zip(strengths, evaluators, strict=True):
             place = run.name, str(run.folder), weights, dataset, strength

@@ -8,12 +8,15 @@
 Input: images (N, 3, H, W), float32, 0..255, channels in INPUT.FORMAT order; the normalisation is
 part of the file. Outputs: semantic_logits, and center and offset where there are instances, all at
 H x W. The merging to a panoptic map is not exported: gbw_d2/modeling/postprocessing.py does it.
+The file also holds the network's classes, as JSON: `label_space` in the metadata of an ONNX file,
+`label_space.json` among the extra files of a .pt2 file.
 A file is there only when its outputs equal the network's. Exit code 1: they do not. 2: no export.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -63,16 +66,23 @@ def need_packages(packages: Sequence[str]) -> None:
         )
 
 
+def classes_as_json(network: Any) -> str:
+    """Returns the label space of the network as JSON in ASCII."""
+    return json.dumps(network.model.label_space.as_dict())
+
+
 def export_pt2(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
     """Writes a .pt2 file and returns what runs it."""
     import torch
 
-    torch.export.save(torch.export.export(network, (example,), dynamic_shapes=shapes), path)
+    program = torch.export.export(network, (example,), dynamic_shapes=shapes)
+    torch.export.save(program, path, extra_files={"label_space.json": classes_as_json(network)})
     return torch.export.load(path).module()
 
 
 def export_onnx(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
     """Writes an .onnx file and returns what runs it, in ONNX Runtime on the CPU."""
+    import onnx
     import onnxruntime
     import torch
 
@@ -87,6 +97,9 @@ def export_onnx(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
         external_data=False,
         verbose=False,
     )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"label_space": classes_as_json(network)})
+    onnx.save(model, path)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
 
     def run(images: Any) -> list[Any]:
@@ -140,7 +153,7 @@ def export(args: argparse.Namespace) -> bool:
     from gbw_d2.inference.network import ExportedNetwork, load_network, resolve_for
 
     cfg = load_config(args.config_file, args.opts)
-    resolve_for(cfg, "cpu")
+    resolve_for(cfg, "cpu", args.weights)
     network = ExportedNetwork(load_network(cfg, args.weights, args.weights_of))
     rows, columns = args.size or tuple(cfg.INPUT.TEST_SIZE) or tuple(cfg.INPUT.CROP_SIZE)
     draw = torch.Generator().manual_seed(0)

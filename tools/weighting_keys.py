@@ -13,6 +13,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 from gbw_d2.settings import Declaration, declarations, merge_settings
 from gbw_d2.weighting import SCHEMES, SchemeSettings
 

@@ -161,7 +161,7 @@ def _class_counts(cfg: CfgNode, spec: DatasetSpec, records: list[Record]) -> np.
     """Labelled pixels (images, K) by class id; counted by the first process, then cached."""
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
     _first_process_first(lambda: image_class_counts(spec.name, records))
-    return image_class_counts(spec.name, records)[:, list(space.train_ids)]
+    return image_class_counts(spec.name, records, label_space=space)
 
 
 def _first_process_first(work: Callable[[], Any]) -> None:
@@ -222,9 +222,10 @@ def _source_batches(cfg: CfgNode, data: StageData, shared: dict[str, Any]) -> It
             "MODEL.SEMANTIC_ONLY True"
         )
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+    learned = spec.in_space(space)
     mapper = SourceMapper(
-        spec.read_semantic,
-        spec.read_panoptic if panoptic else None,
+        learned.read_semantic,
+        learned.read_panoptic if panoptic else None,
         space,
         _augmentation(cfg, "SOURCE_SIZE"),
         architecture(cfg).target_generator(cfg, space),
@@ -306,7 +307,7 @@ def build_context(cfg: CfgNode, fresh: bool) -> Context:
         spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
         _first_process_first(lambda: class_position_counts(spec.name, records))
         space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
-        return class_position_counts(spec.name, records)[list(space.train_ids)]
+        return class_position_counts(spec.name, records, label_space=space)
 
     return Context(
         fresh,

@@ -16,6 +16,7 @@ from gbw_d2.data.catalog import DatasetError, DatasetSpec
 from gbw_d2.engine.build import build_test_batches, is_panoptic, load_records
 from gbw_d2.engine.pictures import PicturePanel
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
+from gbw_d2.evaluation.protocols import Protocol, chosen_protocols
 from gbw_d2.evaluation.report import (
     PerClass,
     format_table,
@@ -24,7 +25,7 @@ from gbw_d2.evaluation.report import (
     write_per_class_csv,
     write_results_json,
 )
-from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.label_spaces import LABEL_SPACES, Scoring, scoring
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
@@ -41,10 +42,26 @@ class Scores:
     per_class: PerClass
 
 
-def _build_evaluators(cfg: CfgNode, spec: DatasetSpec, folder: Path) -> list[Any]:
-    table = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).to_train_id
+def meet_test_set(cfg: CfgNode, spec: DatasetSpec) -> Scoring:
+    """Says how the network of a config is scored on a test set.
+
+    Raises:
+        UserError: the test set has no labels, or its classes and the network's do not meet.
+    """
     if spec.read_semantic is None:
         raise DatasetError(f"DATASETS.TEST '{spec.name}' has no labels to score by")
+    return scoring(LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE), spec.classes)
+
+
+def _build_evaluators(
+    cfg: CfgNode,
+    spec: DatasetSpec,
+    met: Scoring,
+    protocols: tuple[Protocol, ...],
+    folder: Path,
+) -> list[Any]:
+    """Builds the evaluators; the readers of ``spec`` speak class ids of the scored space."""
+    assert spec.read_semantic is not None
     evaluators: list[Any] = []
     predictions = folder / "predictions"
     if is_panoptic(cfg):
@@ -56,14 +73,14 @@ def _build_evaluators(cfg: CfgNode, spec: DatasetSpec, folder: Path) -> list[Any
         evaluators.append(
             PanopticEvaluator(
                 spec.read_panoptic,
-                table,
-                cfg.EVAL.PROTOCOLS,
+                met,
+                protocols,
                 folder,
                 save_predictions=predictions if cfg.TEST.SAVE_PREDICTIONS else None,
                 instance_ap=cfg.EVAL.INSTANCE_AP,
             )
         )
-    evaluators.append(SemanticEvaluator(spec.read_semantic, table, cfg.EVAL.PROTOCOLS, folder))
+    evaluators.append(SemanticEvaluator(spec.read_semantic, met, protocols, folder))
     return evaluators
 
 
@@ -87,11 +104,13 @@ def evaluate(cfg: CfgNode, model: nn.Module, pictures: Path | None = None) -> di
     results: dict[str, Scores] = {}
     for index, name in enumerate(cfg.DATASETS.TEST):
         spec, records = load_records((name,), "DATASETS.TEST")
-        evaluators = _build_evaluators(cfg, spec, _folder(cfg, name))
+        met = meet_test_set(cfg, spec)
+        protocols = chosen_protocols(met, cfg.EVAL.PROTOCOLS)
+        spec = spec.translated(met.truth, met.space)
+        evaluators = _build_evaluators(cfg, spec, met, protocols, _folder(cfg, name))
         extra = []
         if pictures is not None and index == 0 and cfg.EVAL.PICTURES > 0:
-            table = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).to_train_id
-            extra = [PicturePanel(spec, table, cfg.EVAL.PICTURES, cfg.INPUT.FORMAT, pictures)]
+            extra = [PicturePanel(spec, met, cfg.EVAL.PICTURES, cfg.INPUT.FORMAT, pictures)]
         metrics = inference_on_dataset(
             model, build_test_batches(cfg, records), DatasetEvaluators([*evaluators, *extra])
         )
@@ -99,7 +118,31 @@ def evaluate(cfg: CfgNode, model: nn.Module, pictures: Path | None = None) -> di
             per_class = merge_per_class(*(e.per_class for e in evaluators))
             results[name] = Scores(dict(metrics), per_class)
             logger.info("%s\n%s", name, format_table(metrics, per_class))
+            for warning in warnings_of(name, per_class):
+                logger.warning(warning)
     return results
+
+
+def warnings_of(name: str, per_class: PerClass) -> list[str]:
+    """Says which averaged classes the truth of a test set never shows, per protocol.
+
+    One stray pixel that is predicted as such a class makes it count, with 0.
+    """
+    found: dict[str, list[str]] = {}
+    for protocol, rows in per_class.items():
+        absent = [c for c, row in rows.items() if not row.get("share")]
+        stray = [c for c in absent if rows[c].get("IoU") is not None]
+        if stray:
+            words = (
+                f"the labels of {name} never show {', '.join(absent)}; of these "
+                f"{', '.join(stray)} are predicted and count as 0 in the means"
+            )
+            found.setdefault(words, []).append(protocol)
+    return [
+        f"{words} (protocol {', '.join(names)}). If the test set has no such class, say so: "
+        "`label_space: own` with its own classes, and `merge:` (docs/your_own_data.md)"
+        for words, names in found.items()
+    ]
 
 
 def write_results(

@@ -21,7 +21,7 @@ from gbw_d2.engine.build import (
     build_training_losses,
     prepare_datasets,
 )
-from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
+from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError, scored_weights
 from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import evaluate, write_results
 from gbw_d2.engine.hooks import ClassWeights, Evaluation
@@ -87,9 +87,7 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     beside = {name: m for name, m in strategy.modules().items() if m is network}
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, **beside)
     checkpointer.strict, checkpointer.trust = True, cfg.MODEL.TRUST_WEIGHTS
-    path = cfg.MODEL.WEIGHTS
-    if resume and checkpointer.has_checkpoint():
-        path = checkpointer.get_checkpoint_file()
+    path = scored_weights(cfg, resume)
     if not path:
         raise CheckpointError(
             "--eval-only has no weights: give MODEL.WEIGHTS <file>, or --resume for the last "
@@ -162,6 +160,7 @@ def _build_run(cfg: CfgNode) -> _Run:
         **{f"optimizer_{name}": each.optimizer for name, each in extra.items()},
     )
     checkpointer.trust = cfg.MODEL.TRUST_WEIGHTS
+    checkpointer.reinitialise = cfg.MODEL.REINITIALISE_MISMATCHED
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.1f M parameters", cfg.MODEL.META_ARCHITECTURE, parameters / 1e6)
     return _Run(cfg, model, strategy, losses, optimizer, rates, extra, precision, checkpointer)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gbw_d2.cityscapes_classes import CLASSES
 from gbw_d2.data.catalog import DATASETS, DatasetError, get_dataset
 from gbw_d2.data.toyworld import ToyWorldSettings, render, sample_files, write_toy_world
 from gbw_d2.data.toyworld.layouts import LAYOUTS, Layout, check_layout, write_layout
-from gbw_d2.label_spaces import CLASSES
 
 TRAIN_ID = {c.name: c.train_id for c in CLASSES}
 NOT_IN_SOURCE = [TRAIN_ID[name] for name in ("terrain", "truck", "train")]

@@ -51,7 +51,7 @@ def _rng(seed: int = 0) -> np.random.Generator:
 
 
 def _source(name: str, augmentation: AugmentationSettings, **settings: Any) -> SourceMapper:
-    spec = get_dataset(name)
+    spec = get_dataset(name).in_space(SPACE)
     generate = CenterTargetGenerator(SPACE.thing_ids, 8)
     return SourceMapper(
         spec.read_semantic, spec.read_panoptic, SPACE, augmentation, generate, **settings

@@ -123,8 +123,24 @@ def test_detectron2_sees_it(own: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": {"raod": 3}}, r"classes has unknown entries raod \(known: road, "),
-        ({"classes": {"road": 300}}, "class 'road' has value 300; expected whole numbers"),
+        (
+            {"classes": {"raod": 3}, "label_space": "cityscapes"},
+            r"classes raod are none of its 19 \(known: road, ",
+        ),
+        ({"label_space": "voc"}, "label_space is 'voc'; expected own or cityscapes"),
+        ({"things": ["bus"]}, "things names bus, which is no class"),
+        ({"label_space": "cityscapes", "things": ["car"]}, "things of label_space cityscapes"),
+        (
+            {"colors": {"car": [0, 0]}},
+            r"colour of 'car' is \[0, 0\]; expected \[red, green, blue\]",
+        ),
+        ({"subsets": {"rare": ["sofa"]}}, "subset 'rare' names sofa; expected classes"),
+        ({"merge": {"vehicle": ["bus"]}}, "merge makes vehicle, which is no class"),
+        ({"merge": {"car": ["sky"], "road": ["sky"]}}, "merge joins 'sky' into two classes"),
+        ({"merge": {"car": ["sky"], "road": ["car"]}}, "merge joins others into car, and it"),
+        ({"ignore_rows": {"top": 0.6, "bottom": 0.4}}, "ignore_rows leaves no row"),
+        ({"ignore_rows": {"bottom": 10}}, "ignore_rows, bottom is 10; expected a share"),
+        ({"classes": {"road": 70000}}, "class 'road' has value 70000; expected whole numbers"),
         ({"classes": {"road": True}}, "class 'road' has value True"),
         ({"classes": {"road": 3, "void": [0, 3]}}, "two classes have the value 3"),
         ({"classes": {}}, "split 'all' has labels, but no classes"),
@@ -177,8 +193,10 @@ def test_mistakes_in_the_files(own: Path, write_png: WritePng) -> None:
     write_png(own / "labels/a.png", np.zeros((6, 9), np.uint8))
     with pytest.raises(DatasetError, match=r"6x9 pixels .* image has 6x8"):
         spec.read_semantic(record)
-    write_png(own / "labels/a.png", np.zeros((6, 8), np.uint16))
-    with pytest.raises(DatasetError, match="mode I;16, expected 8 bits"):
+    write_png(own / "labels/a.png", np.zeros((6, 8, 3), np.uint8))
+    with pytest.raises(
+        DatasetError, match=r"mode RGB, expected 8 or 16 bits .*label_coding: colors"
+    ):
         spec.read_semantic(record)
     write_png(own / "instances/a_ids.png", np.zeros((6, 8, 3), np.uint8))
     with pytest.raises(DatasetError, match="is not a grey PNG file of 8 or 16 bits"):
@@ -248,7 +266,7 @@ def test_training_reads_the_example(example: Path, tiny_config: Callable) -> Non
 
 def test_the_page_shows_the_example() -> None:
     page = (ROOT / "docs/your_own_data.md").read_text()
-    description, names, leaf = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    description, names, leaf = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[:3]
     assert description == OWN_DESCRIPTION
     shown = yaml.safe_load(names)["DATASETS"]
     base = yaml.safe_load((ROOT / "configs/base/datasets/toy_own.yaml").read_text())["DATASETS"]

@@ -13,6 +13,7 @@ import pytest
 from panopticapi.utils import rgb2id
 from PIL import Image
 
+from gbw_d2.cityscapes_classes import CLASSES, raw_to_train_id
 from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.toyworld import (
     CROWDED_INDEX,
@@ -25,7 +26,6 @@ from gbw_d2.data.toyworld import (
     sample_files,
     write_toy_world,
 )
-from gbw_d2.label_spaces import CLASSES, raw_to_train_id
 
 SETTINGS = ToyWorldSettings(seed=5, num_source=9, num_target_train=9, num_target_val=3)
 TRAIN_ID = {c.name: c.train_id for c in CLASSES}

@@ -22,9 +22,10 @@ from gbw_d2.data.catalog import DatasetError, DatasetSpec, get_dataset
 from gbw_d2.engine import build
 from gbw_d2.engine.checkpoint import CheckpointError
 from gbw_d2.errors import UserError
+from gbw_d2.evaluation import PROTOCOLS
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 from gbw_d2.evaluation.report import RUN_KEYS, write_per_class_csv, write_results_json
-from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, scoring
 from gbw_d2.preflight import check_data
 from gbw_d2.registry import UnknownNameError
 from gbw_d2.visualization import write_png
@@ -83,13 +84,14 @@ def test_a_label_that_breaks_during_evaluation(
     broken = tmp_path / "broken.png"
     broken.write_bytes(Path(record[key]).read_bytes()[:-50])
     record[key] = str(broken)
-    space = LABEL_SPACES.get("cityscapes_16")
+    met = scoring(LABEL_SPACES.get("cityscapes_16"), CITYSCAPES_19)
+    protocols = [PROTOCOLS.get("16")]
     size = (record[keys.HEIGHT], record[keys.WIDTH])
     output = {"sem_seg": torch.zeros(16, *size), "panoptic_seg": (torch.zeros(size).int(), [])}
     evaluator: Any = (
-        PanopticEvaluator(spec.read_panoptic, space.to_train_id, ("16",))
+        PanopticEvaluator(spec.read_panoptic, met, protocols)
         if kind == "panoptic"
-        else SemanticEvaluator(spec.read_semantic, space.to_train_id, ("16",))
+        else SemanticEvaluator(spec.read_semantic, met, protocols)
     )
     with pytest.raises(DatasetError, match=r"broken\.png' is a truncated PNG"):
         evaluator.process([record], [output])

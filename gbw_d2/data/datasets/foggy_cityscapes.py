@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gbw_d2.data.catalog import datasets_root
-from gbw_d2.data.formats.cityscapes import register_cityscapes
+from gbw_d2.data.formats.cityscapes import HOOD_AND_RIM, register_cityscapes
 from gbw_d2.data.formats.cityscapes_labels import check_labels, make_labels
 from gbw_d2.data.formats.foggy import BETAS, foggy_images
 
@@ -14,4 +14,5 @@ for beta in BETAS:
         images=foggy_images(beta),
         make_labels=make_labels,
         check_labels=check_labels,
+        ignore_rows=HOOD_AND_RIM,
     )

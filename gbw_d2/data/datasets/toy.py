@@ -16,6 +16,10 @@ from gbw_d2.data.formats.gta5 import register_gta5
 from gbw_d2.data.formats.synthia import register_synthia
 from gbw_d2.data.formats.vistas import register_vistas
 
+# The own car's hood at the bottom of the toy Cityscapes (docs/gbw.md, "Road taken by car").
+HOOD = (0.0, 0.1)
+register_toy_cityscapes = partial(register_cityscapes, ignore_rows=HOOD)
+
 
 def toy_root() -> Path:
     """Returns the toy world's folder."""
@@ -76,25 +80,25 @@ def _check_version(marker: Path, key: str, wanted: int) -> None:
 
 
 register_synthia("toy_synthia", lambda: toy_root() / "synthia", prepare_toy)
-register_cityscapes("toy_cityscapes", lambda: toy_root() / "cityscapes", prepare_toy)
+register_toy_cityscapes("toy_cityscapes", lambda: toy_root() / "cityscapes", prepare_toy)
 for _register, _name, _layout in (
     (register_gta5, "toy_gta5", "gta5"),
     (register_crosscity, "toy_crosscity", "crosscity"),
     (register_vistas, "toy_vistas", "mapillary_vistas"),
-    (register_cityscapes, "toy_cityscapes2", "cityscapes2"),
+    (register_toy_cityscapes, "toy_cityscapes2", "cityscapes2"),
     (partial(register_synthia, split="val"), "toy_synthia", "synthia_val"),
 ):
     _register(_name, partial(layout_root, _layout), partial(prepare_layout, _layout))
 for _register, _name, _folder in (
     (register_synthia, "toy_large_synthia", "synthia"),
     (partial(register_synthia, split="val"), "toy_large_synthia", "synthia_val"),
-    (register_cityscapes, "toy_large_cityscapes", "cityscapes"),
+    (register_toy_cityscapes, "toy_large_cityscapes", "cityscapes"),
 ):
     _register(_name, partial(layout_root, "large", _folder), partial(prepare_layout, "large"))
 for _beta in BETAS:
-    register_cityscapes(
+    register_toy_cityscapes(
         f"toy_foggy_cityscapes_{_beta}",
         partial(layout_root, "foggy_cityscapes"),
         partial(prepare_layout, "foggy_cityscapes"),
-        foggy_images(_beta),
+        images=foggy_images(_beta),
     )

@@ -24,6 +24,7 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
+from gbw_d2.cityscapes_classes import raw_to_train_id
 from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.formats.cityscapes import (
     CLEAR,
@@ -36,7 +37,6 @@ from gbw_d2.data.formats.cityscapes import (
 )
 from gbw_d2.data.formats.files import few, read_array
 from gbw_d2.data.locking import exclusive
-from gbw_d2.label_spaces import raw_to_train_id
 
 LABEL_SUFFIX = "_gtFine_labelIds.png"
 INSTANCE_SUFFIX = "_gtFine_instanceIds.png"

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from gbw_d2 import keys
+from gbw_d2.cityscapes_classes import TRAIN_IDS_13, TRAIN_IDS_19
 from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, register_dataset
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, check_unique, few, image_record
 from gbw_d2.data.formats.label_ids import read_label_ids
-from gbw_d2.label_spaces import IGNORE_LABEL, TRAIN_IDS_13, TRAIN_IDS_19
+from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
 _SUFFIXES = (".jpg", ".png")
@@ -101,4 +102,12 @@ def register_crosscity(
         test = partial(load, load_crosscity_labelled, city)
         name = f"{prefix}_{city.lower()}"
         register_dataset(DatasetSpec(f"{name}_unlabelled_train", train, prepare=prepare))
-        register_dataset(DatasetSpec(f"{name}_semantic_val", test, read_semantic, prepare=prepare))
+        register_dataset(
+            DatasetSpec(
+                f"{name}_semantic_val",
+                test,
+                read_semantic,
+                prepare=prepare,
+                label_space=CITYSCAPES_19,
+            )
+        )

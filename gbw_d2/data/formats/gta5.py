@@ -15,6 +15,7 @@ from gbw_d2 import keys
 from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, register_dataset
 from gbw_d2.data.formats.files import LABEL_FILE, load_pairs
 from gbw_d2.data.formats.label_ids import read_label_ids
+from gbw_d2.label_spaces import CITYSCAPES_19
 
 # Some labels of the release are a few pixels larger or smaller than their images. The references
 # bring both to one size and so stretch such a label; more than this is no such exception.
@@ -75,4 +76,12 @@ def register_gta5(
     def load() -> list[Record]:
         return load_gta5(root())
 
-    register_dataset(DatasetSpec(f"{prefix}_semantic_train", load, read_semantic, None, prepare))
+    register_dataset(
+        DatasetSpec(
+            f"{prefix}_semantic_train",
+            load,
+            read_semantic,
+            prepare=prepare,
+            label_space=CITYSCAPES_19,
+        )
+    )

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from gbw_d2 import keys
+from gbw_d2.cityscapes_classes import CLASSES, SYNTHIA_VOID_IDS, raw_to_train_id
 from gbw_d2.data.catalog import (
     DatasetError,
     DatasetSpec,
@@ -22,7 +23,7 @@ from gbw_d2.data.catalog import (
 )
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, few, load_pairs, read_array
 from gbw_d2.data.formats.segments import join_segments
-from gbw_d2.label_spaces import CLASSES, SYNTHIA_VOID_IDS, raw_to_train_id
+from gbw_d2.label_spaces import CITYSCAPES_19
 
 _HINT = (
     "Expected SYNTHIA-RAND-CITYSCAPES with RGB/*.png and GT/LABELS/*.png there; "
@@ -92,7 +93,7 @@ def read_semantic(record: Record) -> np.ndarray:
 def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     """Reads the panoptic label; see :func:`gbw_d2.data.formats.segments.join_segments`."""
     classes, instances = read_raw_label(record)
-    return join_segments(_TRAIN_ID_OF[classes], instances)
+    return join_segments(_TRAIN_ID_OF[classes], instances, CITYSCAPES_19)
 
 
 def register_synthia(
@@ -113,7 +114,14 @@ def register_synthia(
     def load() -> list[Record]:
         return load_synthia(root())
 
-    register_dataset(
-        DatasetSpec(f"{prefix}_panoptic_{split}", load, read_semantic, read_panoptic, prepare)
-    )
-    register_dataset(DatasetSpec(f"{prefix}_semantic_{split}", load, read_semantic, None, prepare))
+    for kind, reader in (("panoptic", read_panoptic), ("semantic", None)):
+        register_dataset(
+            DatasetSpec(
+                f"{prefix}_{kind}_{split}",
+                load,
+                read_semantic,
+                reader,
+                prepare,
+                label_space=CITYSCAPES_19,
+            )
+        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from gbw_d2.cityscapes_classes import CLASSES
 from gbw_d2.data.toyworld.looks import Look
-from gbw_d2.label_spaces import CLASSES
 
 _TRAIN_ID = {c.name: c.train_id for c in CLASSES}
 

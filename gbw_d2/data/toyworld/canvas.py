@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from gbw_d2.label_spaces import CLASSES
+from gbw_d2.cityscapes_classes import CLASSES
 
 # What a drawn thing is called: name -> (SYNTHIA id, Cityscapes id).
 RAW_IDS: dict[str, tuple[int, int]] = {c.name: (c.synthia_id, c.cityscapes_id) for c in CLASSES}

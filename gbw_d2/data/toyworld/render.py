@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from gbw_d2.cityscapes_classes import raw_to_train_id
 from gbw_d2.data.toyworld.appearance import add_light, add_sensor, add_texture
 from gbw_d2.data.toyworld.canvas import RAW_IDS, Camera
 from gbw_d2.data.toyworld.looks import look_of
@@ -18,7 +19,6 @@ from gbw_d2.data.toyworld.settings import (
     SPLITS,
     ToyWorldSettings,
 )
-from gbw_d2.label_spaces import raw_to_train_id
 
 # Pictures are drawn this much larger and reduced, for smooth edges.
 _OVERSAMPLING = 2

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from gbw_d2.cityscapes_classes import CLASSES
 from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.locking import exclusive
 from gbw_d2.data.toyworld.folder import (
@@ -26,7 +27,6 @@ from gbw_d2.data.toyworld.folder import (
 )
 from gbw_d2.data.toyworld.render import ToySample, render
 from gbw_d2.data.toyworld.settings import ToyWorldSettings
-from gbw_d2.label_spaces import CLASSES
 from gbw_d2.registry import Registry
 
 # Cityscapes' label id -> colour, for palettes.

@@ -37,6 +37,7 @@ classes:
   motorcycle: 18
   bicycle: 19
   void: [0, 20]
+ignore_rows: {bottom: 0.1}
 splits:
   source:
     images: synthetic/images
@@ -72,7 +73,7 @@ def _encode_own(sample: ToySample, job: Job) -> Files:
 LAYOUTS.register("own")(
     Layout(
         "own",
-        1,
+        2,
         _OWN_SETTINGS,
         (*_OWN_FOLDERS, ("target", "val")),
         _encode_own,

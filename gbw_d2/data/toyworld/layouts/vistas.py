@@ -9,13 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gbw_d2.cityscapes_classes import CLASSES
+from gbw_d2.class_tables import ids_of_colors
 from gbw_d2.data.formats.files import png_size, read_array
-from gbw_d2.data.formats.segments import ids_of_colors
 from gbw_d2.data.toyworld.folder import Job, png_bytes, write_file
 from gbw_d2.data.toyworld.layouts.base import LAYOUTS, Files, Layout, jpeg_bytes
 from gbw_d2.data.toyworld.render import ToySample
 from gbw_d2.data.toyworld.settings import ToyWorldSettings
-from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.label_spaces import IGNORE_LABEL
 
 # Train id -> Vistas' categories (1..66) that the toy draws for it; the second one in every other
 # column block of 32 pixels (stuff) or every other instance (things).
