@@ -127,7 +127,7 @@ def build_weighted_losses(
 
 
 def _lenders(cfg: CfgNode, chosen: Mapping[str, HeadSpec]) -> dict[str, str]:
-    """Returns head -> head whose weights it takes over: WEIGHTING.WEIGHTS_FROM, or the network's."""
+    """Returns head -> head whose weights it takes over, by WEIGHTS_FROM or by the network."""
     if cfg.WEIGHTING.WEIGHTS_FROM is None:
         wanted = {name: head.weights_from for name, head in chosen.items()}
         return {name: other for name, other in wanted.items() if other in chosen}
