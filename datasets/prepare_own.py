@@ -19,9 +19,10 @@ from functools import partial
 from prepare_common import MAX_PROBLEMS, run_script, tell_sizes
 from tqdm import tqdm
 
-from gbw_d2.data.catalog import datasets_root, get_dataset
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.own import read_description
 from gbw_d2.data.formats.own.survey import survey, table
+from gbw_d2.data.spec import datasets_root
 from gbw_d2.data.statistics import image_class_counts
 
 
@@ -58,7 +59,7 @@ def make(args: argparse.Namespace) -> Sequence[str]:
     for name in read_description(datasets_root() / args.file).splits:
         spec = get_dataset(f"{args.file}:{name}")
         if spec.read_semantic is not None:
-            image_class_counts(spec.name, spec.load(), folder)
+            image_class_counts(spec, spec.load(), folder)
     print(f"class statistics are in {folder}")
     return ()
 

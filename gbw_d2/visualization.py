@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gbw_d2.files.atomic import write_atomically
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 
 # Of runs and arms in plots: also people who see few colours can tell them apart (Okabe and Ito).
@@ -157,14 +158,7 @@ def write_png(path: str | Path, picture: np.ndarray) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     good, data = cv2.imencode(".png", picture if picture.ndim == 2 else picture[..., ::-1])
     if not good:
         raise OSError(f"OpenCV cannot encode a picture of shape {picture.shape} as PNG")
-    temporary = path.with_suffix(".png.tmp")
-    try:
-        temporary.write_bytes(data.tobytes())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, data.tobytes())

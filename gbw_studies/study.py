@@ -24,8 +24,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gbw_d2.data.locking import exclusive
 from gbw_d2.errors import UserError
+from gbw_d2.files.locking import exclusive
 from gbw_studies.grid.halving import arms_of, ranking
 from gbw_studies.grid.ledger import (
     FILE,

@@ -33,7 +33,8 @@ import torch
 from torch import Tensor, nn
 
 from gbw_d2.errors import UserError
-from gbw_d2.evaluation.report import write_atomically, write_csv
+from gbw_d2.files.atomic import write_atomically
+from gbw_d2.results.writer import write_csv
 from gbw_d2.visualization import COLORS
 from gbw_studies.results.plots import write_png
 from gbw_studies.results.tilt import (
@@ -131,7 +132,7 @@ def basis_of(cfg: Any, class_counts: Tensor, number: int) -> Basis:
         class_counts: (K,) labelled pixels of the source by class id.
         number: of rare classes.
     """
-    from gbw_d2.data.catalog import get_dataset
+    from gbw_d2.catalog import get_dataset
     from gbw_d2.engine.evaluation import meet_test_set
     from gbw_d2.evaluation.protocols import chosen_protocols
     from gbw_d2.label_spaces import LABEL_SPACES

@@ -17,12 +17,12 @@ import pytest
 import torch
 import yaml
 
+from gbw_d2.catalog import get_dataset
+from gbw_d2.catalog.preflight import check_data
 from gbw_d2.composition import AXES, BASES, ConfigError, compose, known_choices, listing
 from gbw_d2.config import load_config
-from gbw_d2.data.catalog import get_dataset
 from gbw_d2.engine.build import build_model
 from gbw_d2.engine.setup import resolve
-from gbw_d2.preflight import check_data
 
 ROOT = Path(__file__).parents[1]
 CHOICES = known_choices()
@@ -183,7 +183,7 @@ def test_preflight_reads_the_same_composition(
     check_data(["--config-file", REAL, *toy_data])
     with pytest.raises(ConfigError, match="did you mean uda/advent"):
         check_data(["--config-file", TOY, "--with", "uda/advnt"])
-    from gbw_d2.data.catalog import DatasetError
+    from gbw_d2.data.spec import DatasetError
 
     with pytest.raises(DatasetError, match="synthia"):
         check_data(["--config-file", TOY, "--with", "datasets/synthia_to_cityscapes"])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gbw_d2.catalog import get_dataset
 from gbw_d2.composition import BASES, compose
 from gbw_d2.config import ConfigError, load_config
-from gbw_d2.data.catalog import get_dataset
 from gbw_d2.engine.setup import resolve
 from gbw_d2.registry import UnknownNameError
 from gbw_d2.settings import config_keys

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
+from gbw_d2.files.atomic import write_atomically
 from gbw_d2.losses import ClassWeightedCrossEntropy, GBWCrossEntropyLoss
 from gbw_d2.weighting import build_scheme, solve_gbw_cvxopt
 
@@ -390,10 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "repetitions": args.repetitions,
     }
     out = args.out or Path("output") / f"benchmark_{args.benchmark}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
-    temporary.replace(out)
+    write_atomically(out, json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
     print(f"\n{machine}\nwrote {out}")
     return 0
 

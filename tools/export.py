@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -28,6 +27,7 @@ from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
 
 from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
+from gbw_d2.files.atomic import replacing
 
 Runner = Callable[[Any], Sequence[Any]]  # images -> outputs in the order of the network's
 
@@ -137,11 +137,16 @@ def differences(network: Any, run: Runner, inputs: Sequence[Any]) -> dict[str, t
     return found
 
 
-def export(args: argparse.Namespace) -> bool:
-    """Exports and compares; returns whether the outputs are equal within the tolerance.
+class DifferentOutputsError(Exception):
+    """What was exported computes something else than the network."""
+
+
+def export(args: argparse.Namespace) -> None:
+    """Exports and compares.
 
     Raises:
         UserError: the file's suffix, the config, the weights or the size will not do.
+        DifferentOutputsError: the outputs differ by more than the tolerance; no file is written.
     """
     if args.output.suffix not in FORMATS:
         raise UserError(f"--output is '{args.output}'; expected NAME{' or NAME'.join(FORMATS)}")
@@ -163,20 +168,13 @@ def export(args: argparse.Namespace) -> bool:
     inputs = [torch.rand(*size, generator=draw) * 255 for size in sizes]
     free = torch.export.Dim.DYNAMIC
     shapes = ({0: free, 2: free, 3: free},) if args.dynamic else None
-    temporary = args.output.with_suffix(f".part{args.output.suffix}")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with torch.no_grad():
-            run = write(network, inputs[0], shapes, temporary)
-            found = differences(network, run, inputs)
-        equal = all(apart <= args.tolerance * max(most, 1e-6) for apart, most in found.values())
-        if equal:
-            os.replace(temporary, args.output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    for name, (apart, most) in found.items():
-        print(f"{name}: largest difference {apart:.3g}, largest value {most:.3g}")
-    return equal
+    with replacing(args.output, f".part{args.output.suffix}") as temporary, torch.no_grad():
+        run = write(network, inputs[0], shapes, temporary)
+        found = differences(network, run, inputs)
+        for name, (apart, most) in found.items():
+            print(f"{name}: largest difference {apart:.3g}, largest value {most:.3g}")
+        if not all(apart <= args.tolerance * max(most, 1e-6) for apart, most in found.values()):
+            raise DifferentOutputsError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,17 +182,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = sys.argv[1:] if arguments is None else arguments
         args = parse(parser().parse_args, given)
-        equal = export(args)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if not equal:
+        export(args)
+    except DifferentOutputsError:
         print(
             f"error: '{args.output}' is not written: its outputs differ from the network's by more "
             f"than {args.tolerance:g} of the largest value (--tolerance)",
             file=sys.stderr,
         )
         return 1
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(args.output)
     return 0
 

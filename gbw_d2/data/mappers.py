@@ -18,8 +18,8 @@ from gbw_d2.data.augmentation import (
     augment,
     resize_image,
 )
-from gbw_d2.data.catalog import PanopticReader, Record, SegmentsInfo, SemanticReader
 from gbw_d2.data.formats.files import check_size, read_array, read_image
+from gbw_d2.data.spec import PanopticReader, Record, SegmentsInfo, SemanticReader
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 from gbw_d2.ops.segments import segment_attributes

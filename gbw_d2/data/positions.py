@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gbw_d2.data.augmentation import resize_labels
-from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, datasets_root, get_dataset
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, datasets_root
 from gbw_d2.data.statistics import cached_counts, files_digest, in_space
 from gbw_d2.label_spaces import LabelSpace
 
@@ -20,7 +20,7 @@ GRID = (256, 512)
 
 
 def class_position_counts(
-    dataset_name: str,
+    spec: DatasetSpec,
     records: list[Record] | None = None,
     cache_folder: Path | None = None,
     grid: tuple[int, int] = GRID,
@@ -29,7 +29,7 @@ def class_position_counts(
     """Counts by class how many images have which class at which place, or reads the cache.
 
     Args:
-        dataset_name: a labelled dataset.
+        spec: a labelled dataset.
         records: its records where the caller has them; None loads them.
         cache_folder: as in :func:`gbw_d2.data.statistics.image_class_counts`.
         grid: (rows, columns) of places; images of any size are brought to it.
@@ -39,9 +39,8 @@ def class_position_counts(
         (K, rows, columns) int64.
 
     Raises:
-        DatasetError: no labels, no labelled pixels, or the cache cannot be read or written.
+        UserError: no labels, no labelled pixels, or the cache cannot be read or written.
     """
-    spec = get_dataset(dataset_name)
     if records is None:
         records = spec.load()
     folder = cache_folder or datasets_root() / ".class_statistics"

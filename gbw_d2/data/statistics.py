@@ -14,14 +14,9 @@ from tqdm import tqdm
 
 from gbw_d2 import keys
 from gbw_d2.class_tables import regrouped
-from gbw_d2.data.catalog import (
-    DatasetError,
-    DatasetSpec,
-    Record,
-    datasets_root,
-    get_dataset,
-)
-from gbw_d2.data.locking import exclusive
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, datasets_root
+from gbw_d2.files.atomic import replacing
+from gbw_d2.files.locking import exclusive
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace, training_table
 
 # Stands in the files' names; raised whenever the same labels would give other counts.
@@ -96,13 +91,9 @@ def load_counts(path: Path) -> np.ndarray | None:
 
 
 def save_counts(path: Path, counts: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp.npz")
     try:
-        try:
-            np.savez_compressed(temporary, counts=counts)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, counts=counts)
     except OSError as error:
         raise DatasetError(
             f"cannot write the class statistics to '{path}' ({error.strerror}); give another "
@@ -111,7 +102,7 @@ def save_counts(path: Path, counts: np.ndarray) -> None:
 
 
 def image_class_counts(
-    dataset_name: str,
+    spec: DatasetSpec,
     records: list[Record] | None = None,
     cache_folder: Path | None = None,
     label_space: LabelSpace | None = None,
@@ -121,7 +112,7 @@ def image_class_counts(
     Where several processes or runs need the counts at once, one counts and the others wait.
 
     Args:
-        dataset_name: a labelled dataset.
+        spec: a labelled dataset.
         records: its records where the caller has them; None loads them.
         cache_folder: where the counts are kept; None is ``.class_statistics`` under
             ``$DETECTRON2_DATASETS``. A file's name holds a digest of the dataset's file names and
@@ -133,9 +124,8 @@ def image_class_counts(
         (images, K) int64, in the order of the records.
 
     Raises:
-        DatasetError: no labels, no labelled pixels, or the cache cannot be read or written.
+        UserError: no labels, no labelled pixels, or the cache cannot be read or written.
     """
-    spec = get_dataset(dataset_name)
     if records is None:
         records = spec.load()
     folder = cache_folder or datasets_root() / ".class_statistics"

@@ -13,15 +13,9 @@ import torch
 from torch import nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
+from gbw_d2.catalog import get_dataset, register_with_detectron2
 from gbw_d2.config import ConfigError
 from gbw_d2.data.augmentation import AugmentationSettings
-from gbw_d2.data.catalog import (
-    DatasetError,
-    DatasetSpec,
-    Record,
-    get_dataset,
-    register_with_detectron2,
-)
 from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loader
 from gbw_d2.data.mappers import (
     RECORD_KEYS,
@@ -38,6 +32,7 @@ from gbw_d2.data.sampling import (
     Stream,
     nested_subset,
 )
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
 from gbw_d2.data.statistics import image_class_counts
 from gbw_d2.engine.precision import DTYPES, Precision
 from gbw_d2.engine.weighted_losses import build_weighted_losses
@@ -160,8 +155,8 @@ def _mined(
 def _class_counts(cfg: CfgNode, spec: DatasetSpec, records: list[Record]) -> np.ndarray:
     """Labelled pixels (images, K) by class id; counted by the first process, then cached."""
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
-    _first_process_first(lambda: image_class_counts(spec.name, records))
-    return image_class_counts(spec.name, records, label_space=space)
+    _first_process_first(lambda: image_class_counts(spec, records))
+    return image_class_counts(spec, records, label_space=space)
 
 
 def _first_process_first(work: Callable[[], Any]) -> None:
@@ -305,9 +300,9 @@ def build_context(cfg: CfgNode, fresh: bool) -> Context:
 
     def source_positions() -> np.ndarray:
         spec, records = load_records(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-        _first_process_first(lambda: class_position_counts(spec.name, records))
+        _first_process_first(lambda: class_position_counts(spec, records))
         space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
-        return class_position_counts(spec.name, records, label_space=space)
+        return class_position_counts(spec, records, label_space=space)
 
     return Context(
         fresh,

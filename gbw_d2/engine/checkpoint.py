@@ -17,6 +17,7 @@ from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.engine.class_transfer import LABEL_SPACE, difference, with_shared_rows
 from gbw_d2.engine.zoo_pickle import read_zoo_pickle
 from gbw_d2.errors import UserError
+from gbw_d2.files.atomic import replacing, write_atomically
 from gbw_d2.label_spaces import space_from_dict
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -75,10 +76,9 @@ class Checkpointer(DetectionCheckpointer):
             data[LABEL_SPACE] = space.as_dict()
         data |= {key: thing.state_dict() for key, thing in self.checkpointables.items()}
         path = Path(self.save_dir) / f"{name}.pth"
-        temporary = path.with_suffix(".pth.tmp")
         try:
-            torch.save(data, temporary)
-            os.replace(temporary, path)
+            with replacing(path, alone=True) as temporary:
+                torch.save(data, temporary)
             if last:
                 self.tag_last_checkpoint(path.name)
         except (OSError, RuntimeError) as error:
@@ -87,19 +87,11 @@ class Checkpointer(DetectionCheckpointer):
                 f"checkpoint '{path}' could not be written ({error}); make room on the disk and "
                 "go on from the one before with --resume"
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
         self.logger.info("Saved checkpoint %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the newest checkpoint in ``last_checkpoint``, atomically."""
-        path = Path(self.save_dir) / "last_checkpoint"
-        temporary = path.with_name("last_checkpoint.tmp")
-        try:
-            temporary.write_text(last_filename_basename)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint.

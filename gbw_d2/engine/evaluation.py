@@ -12,20 +12,15 @@ import yaml
 from torch import nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
-from gbw_d2.data.catalog import DatasetError, DatasetSpec
+from gbw_d2.data.spec import DatasetError, DatasetSpec
 from gbw_d2.engine.build import build_test_batches, is_panoptic, load_records
 from gbw_d2.engine.pictures import PicturePanel
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 from gbw_d2.evaluation.protocols import Protocol, chosen_protocols
-from gbw_d2.evaluation.report import (
-    PerClass,
-    format_table,
-    merge_per_class,
-    run_info,
-    write_per_class_csv,
-    write_results_json,
-)
+from gbw_d2.evaluation.report import format_table, merge_per_class
 from gbw_d2.label_spaces import LABEL_SPACES, Scoring, scoring
+from gbw_d2.results.run_info import run_info
+from gbw_d2.results.writer import PerClass, write_per_class_csv, write_results_json
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset

@@ -10,7 +10,7 @@ import numpy as np
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.class_tables import translated_segments
-from gbw_d2.data.catalog import DatasetSpec
+from gbw_d2.data.spec import DatasetSpec
 from gbw_d2.label_spaces import Scoring
 from gbw_d2.visualization import color_panoptic, color_semantic, panel, write_png
 

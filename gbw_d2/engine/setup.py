@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.catalog import find_label_space, get_dataset
 from gbw_d2.config import ConfigError, load_config
-from gbw_d2.data.catalog import find_label_space, get_dataset
 from gbw_d2.engine.build import is_panoptic
 from gbw_d2.engine.checkpoint import scored_weights
 from gbw_d2.engine.class_transfer import checkpoint_space

@@ -12,7 +12,7 @@ import numpy as np
 
 from gbw_d2.class_tables import colors_of_ids
 from gbw_d2.errors import UserError
-from gbw_d2.evaluation.report import write_atomically
+from gbw_d2.files.atomic import write_atomically
 from gbw_d2.label_spaces import LabelSpace
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from gbw_d2 import keys
 from gbw_d2.class_tables import colors_of_ids
 from gbw_d2.errors import UserError
+from gbw_d2.files.atomic import replacing, write_atomically
 from gbw_d2.label_spaces import LabelSpace
 from gbw_d2.visualization import color_panoptic, color_semantic, overlay, with_legend, write_png
 
@@ -112,12 +113,7 @@ class ResultWriter:
         for kind, entries in self.annotations.items():
             path = self.folder / f"{kind}.json"
             content = {"images": self.images, "annotations": entries, "categories": categories}
-            temporary = path.with_suffix(".json.tmp")
-            try:
-                temporary.write_text(json.dumps(content), encoding="ascii")
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_atomically(path, json.dumps(content))
             written.append(path)
         return written
 
@@ -135,12 +131,11 @@ class VideoWriter:
     def __init__(self, path: Path, fps: float) -> None:
         self.path = path
         self.fps = fps
-        self._temporary = path.with_suffix(".part.mp4")
+        self._file = ExitStack()
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
 
     def __enter__(self) -> VideoWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
     def add(self, picture: np.ndarray) -> None:
@@ -154,7 +149,8 @@ class VideoWriter:
         if self._writer is None:
             self._size = (picture.shape[1], picture.shape[0])
             code = cv2.VideoWriter_fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._temporary), code, self.fps, self._size)
+            temporary = self._file.enter_context(replacing(self.path, ".part.mp4"))
+            self._writer = cv2.VideoWriter(str(temporary), code, self.fps, self._size)
             if not self._writer.isOpened():
                 raise UserError(f"OpenCV cannot write the video '{self.path}' (no mp4v encoder)")
         if self._size != (picture.shape[1], picture.shape[0]):
@@ -162,13 +158,9 @@ class VideoWriter:
         self._writer.write(np.ascontiguousarray(picture[..., ::-1]))
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if self._writer is None:
-            return
-        self._writer.release()
-        if kind is None:
-            os.replace(self._temporary, self.path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+        if self._writer is not None:
+            self._writer.release()
+        self._file.__exit__(kind, *rest)
 
 
 def enlargement(width: int, least: int = 640) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gbw_d2.errors import UserError
-from gbw_d2.evaluation.report import write_atomically
+from gbw_d2.files.atomic import write_atomically
 
 FILE = "results.jsonl"
 CLASS_SCORES = ("IoU", "recall", "PQ")

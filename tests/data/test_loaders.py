@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data.augmentation import AugmentationSettings, WantedPixels
-from gbw_d2.data.catalog import get_dataset
 from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loader
 from gbw_d2.data.mappers import SourceMapper, TestMapper
 from gbw_d2.data.sampling import Draw, EpochPermutation, RareClassSampling

@@ -15,12 +15,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from gbw_d2.data.catalog import DatasetError, DatasetSpec, get_dataset
+from gbw_d2.catalog import get_dataset
+from gbw_d2.data.spec import DatasetError, DatasetSpec
 from gbw_d2.data.statistics import image_class_counts
-from gbw_d2.data.toyworld.layouts import LAYOUTS, write_layout
-from gbw_d2.data.toyworld.layouts.own import OWN_DESCRIPTION
-from gbw_d2.data.toyworld.render import render
 from gbw_d2.registry import UnknownNameError
+from gbw_d2.toyworld.layouts import LAYOUTS, write_layout
+from gbw_d2.toyworld.layouts.own import OWN_DESCRIPTION
+from gbw_d2.toyworld.render import render
 
 ROOT = Path(__file__).resolve().parents[2]
 ROAD, SKY, CAR = 0, 10, 13
@@ -104,15 +105,15 @@ def test_a_linked_folder_and_an_absolute_path(own: Path) -> None:
 
 def test_other_classes_are_counted_anew(own: Path) -> None:
     name = "own/data.yaml:semantic"
-    first = image_class_counts(name)
+    first = image_class_counts(get_dataset(name))
     assert first[0, [ROAD, SKY, CAR]].tolist() == [21, 16, 10]
     describe(own, {"classes": {"road": [3, 1], "car": [7, 8], "void": 0}})
-    assert image_class_counts(name)[0, [ROAD, SKY, CAR]].tolist() == [37, 0, 10]
+    assert image_class_counts(get_dataset(name))[0, [ROAD, SKY, CAR]].tolist() == [37, 0, 10]
 
 
 def test_detectron2_sees_it(own: Path) -> None:
     get_dataset(f"{own}/data.yaml:target")
-    from gbw_d2.data.catalog import register_with_detectron2
+    from gbw_d2.catalog import register_with_detectron2
 
     register_with_detectron2()
     from detectron2.data import DatasetCatalog

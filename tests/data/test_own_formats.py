@@ -15,8 +15,9 @@ import yaml
 from own_data import class_names, draw, things_of, write_coco, write_own_data, write_png
 from PIL import Image
 
-from gbw_d2.data.catalog import DatasetError, DatasetSpec, find_label_space, get_dataset
+from gbw_d2.catalog import find_label_space, get_dataset
 from gbw_d2.data.formats.own.palette import distinct_colors
+from gbw_d2.data.spec import DatasetError, DatasetSpec
 from gbw_d2.data.statistics import image_class_counts
 from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, scoring, training_table
 
@@ -82,7 +83,7 @@ def test_any_number_of_classes_of_any_names(root: Path, count: int) -> None:
         assert spec.read_semantic is not None
         assert np.array_equal(spec.read_semantic(record), draw(count, seed)[1])
         same_segments(spec, record, count, seed)
-    counts = image_class_counts("own/data.yaml:source")
+    counts = image_class_counts(get_dataset("own/data.yaml:source"))
     assert counts.shape == (2, count) and counts.sum() == 2 * 46 * 64
 
 

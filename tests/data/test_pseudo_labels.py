@@ -14,9 +14,9 @@ import torch
 from gbw_d2 import keys
 from gbw_d2.class_tables import colors_of_ids
 from gbw_d2.data.augmentation import AugmentationSettings, WantedPixels
-from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.mappers import PseudoLabelMapper
 from gbw_d2.data.sampling import Draw, EpochPermutation, RareClassMining, nested_subset
+from gbw_d2.data.spec import DatasetError
 from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.modeling.targets.centers import (
     CENTER,

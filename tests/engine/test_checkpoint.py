@@ -64,11 +64,12 @@ def test_a_disk_that_is_full_for_the_tag_keeps_the_old_tag(
     checkpointer = Checkpointer(network(), str(tmp_path))
     checkpointer.save("model_0")
 
-    def fail(path: Path, _text: str) -> None:
-        path.write_bytes(b"mod")
+    def fail(path: Path, _content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(b"mod")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(CheckpointError, match="No space left"):
         checkpointer.save("model_1")
     assert (tmp_path / "last_checkpoint").read_bytes() == b"model_0.pth"

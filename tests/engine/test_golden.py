@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from gbw_d2.config import load_config
-from gbw_d2.data.toyworld import ToyWorldSettings, write_toy_world
 from gbw_d2.engine.setup import resolve
 from gbw_d2.engine.train import train
 from gbw_d2.engine.trainer import Trainer
+from gbw_d2.toyworld import ToyWorldSettings, write_toy_world
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("golden.json")

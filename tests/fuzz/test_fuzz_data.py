@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbw_d2 import keys
+from gbw_d2.catalog import get_dataset
 from gbw_d2.cityscapes_classes import SYNTHIA_VOID_IDS
 from gbw_d2.data.augmentation import AugmentationSettings, WantedPixels
-from gbw_d2.data.catalog import DatasetError, get_dataset
 from gbw_d2.data.formats import cityscapes, synthia
 from gbw_d2.data.formats.files import png_size, read_array
 from gbw_d2.data.mappers import SourceMapper, TargetMapper
 from gbw_d2.data.mappers import TestMapper as ImageMapper
+from gbw_d2.data.spec import DatasetError
 from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.modeling.targets.centers import (
     CENTER,

@@ -17,17 +17,19 @@ import pytest
 import torch
 
 from gbw_d2 import keys
+from gbw_d2.catalog import get_dataset
+from gbw_d2.catalog.preflight import check_data
 from gbw_d2.config import ConfigError, load_config
-from gbw_d2.data.catalog import DatasetError, DatasetSpec, get_dataset
+from gbw_d2.data.spec import DatasetError, DatasetSpec
 from gbw_d2.engine import build
 from gbw_d2.engine.checkpoint import CheckpointError
 from gbw_d2.errors import UserError
 from gbw_d2.evaluation import PROTOCOLS
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
-from gbw_d2.evaluation.report import RUN_KEYS, write_per_class_csv, write_results_json
 from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, scoring
-from gbw_d2.preflight import check_data
 from gbw_d2.registry import UnknownNameError
+from gbw_d2.results.run_info import RUN_KEYS
+from gbw_d2.results.writer import write_per_class_csv, write_results_json
 from gbw_d2.visualization import write_png
 
 

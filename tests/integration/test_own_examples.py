@@ -15,8 +15,8 @@ import pytest
 import yaml
 from own_data import draw, write_coco, write_png
 
+from gbw_d2.catalog import get_dataset
 from gbw_d2.config import load_config
-from gbw_d2.data.catalog import get_dataset
 from gbw_d2.data.formats.own.palette import distinct_colors
 from gbw_d2.engine.setup import resolve
 from gbw_d2.engine.train import train

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,9 @@ import numpy as np
 from gbw_d2 import keys
 from gbw_d2.cityscapes_classes import TRAIN_IDS_19
 from gbw_d2.class_tables import ids_of_colors
-from gbw_d2.data.catalog import (
-    DatasetError,
-    LabelWork,
-    Record,
-    SegmentsInfo,
-    register_target,
-)
 from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
+from gbw_d2.data.formats.target_specs import target_specs
+from gbw_d2.data.spec import DatasetError, DatasetSpec, LabelWork, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 
 SEMANTIC_FILE = "sem_seg_file_name"
@@ -264,7 +259,7 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     return segments, record[SEGMENTS]
 
 
-def register_cityscapes(
+def cityscapes_specs(
     prefix: str,
     root: Callable[[], Path],
     prepare: Callable[[], None] | None = None,
@@ -272,8 +267,8 @@ def register_cityscapes(
     make_labels: LabelFileWork | None = None,
     check_labels: LabelFileWork | None = None,
     ignore_rows: tuple[float, float] = (0.0, 0.0),
-) -> None:
-    """Registers the five datasets of :func:`gbw_d2.data.catalog.register_target`.
+) -> Iterator[DatasetSpec]:
+    """Makes the five datasets of :func:`gbw_d2.data.formats.target_specs.target_specs`.
 
     Args:
         prefix: ``"cityscapes"`` or the name of a twin in the same layout.
@@ -283,13 +278,13 @@ def register_cityscapes(
         make_labels: (root, split, whether with instances, images) -> makes the label files that
             the download lacks; instead of ``prepare``.
         check_labels: the same -> looks whether they are there or can be made.
-        ignore_rows: see :class:`gbw_d2.data.catalog.DatasetSpec`.
+        ignore_rows: see :class:`gbw_d2.data.spec.DatasetSpec`.
     """
 
     def of_root(work: LabelFileWork | None) -> LabelWork | None:
         return work and (lambda split, panoptic: work(root(), split, panoptic, images))
 
-    register_target(
+    return target_specs(
         prefix,
         lambda split: load_images(root(), split, images),
         lambda split: load_semantic(root(), split, images),

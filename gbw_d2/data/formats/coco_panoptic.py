@@ -9,8 +9,8 @@ import numpy as np
 
 from gbw_d2 import keys
 from gbw_d2.class_tables import ids_of_colors
-from gbw_d2.data.catalog import DatasetError, Record
 from gbw_d2.data.formats.files import check_size, few, read_array
+from gbw_d2.data.spec import DatasetError, Record
 
 PANOPTIC_FILE = "pan_seg_file_name"
 SEGMENTS = "segments_info"

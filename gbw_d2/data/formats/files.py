@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import DatasetError, Record
+from gbw_d2.data.spec import DatasetError, Record
 from gbw_d2.errors import UserError
 
 # A record's label file. Class statistics follow every file that is named in a record.

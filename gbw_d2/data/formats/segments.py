@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gbw_d2.data.catalog import SegmentsInfo
+from gbw_d2.data.spec import SegmentsInfo
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 
 # Instance numbers that fit into a segment id of 24 bits beside a class.

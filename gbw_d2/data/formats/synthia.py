@@ -6,7 +6,7 @@ objects, unique in its image (0 = none). Pillow cannot read such files; OpenCV c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -14,15 +14,9 @@ import numpy as np
 
 from gbw_d2 import keys
 from gbw_d2.cityscapes_classes import CLASSES, SYNTHIA_VOID_IDS, raw_to_train_id
-from gbw_d2.data.catalog import (
-    DatasetError,
-    DatasetSpec,
-    Record,
-    SegmentsInfo,
-    register_dataset,
-)
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, few, load_pairs, read_array
 from gbw_d2.data.formats.segments import join_segments
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19
 
 _HINT = (
@@ -96,13 +90,13 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     return join_segments(_TRAIN_ID_OF[classes], instances, CITYSCAPES_19)
 
 
-def register_synthia(
+def synthia_specs(
     prefix: str,
     root: Callable[[], Path],
     prepare: Callable[[], None] | None = None,
     split: str = "train",
-) -> None:
-    """Registers ``{prefix}_panoptic_{split}`` and ``{prefix}_semantic_{split}``.
+) -> Iterator[DatasetSpec]:
+    """Makes ``{prefix}_panoptic_{split}`` and ``{prefix}_semantic_{split}``.
 
     Args:
         prefix: ``"synthia"`` or the name of a twin in the same layout.
@@ -115,13 +109,11 @@ def register_synthia(
         return load_synthia(root())
 
     for kind, reader in (("panoptic", read_panoptic), ("semantic", None)):
-        register_dataset(
-            DatasetSpec(
-                f"{prefix}_{kind}_{split}",
-                load,
-                read_semantic,
-                reader,
-                prepare,
-                label_space=CITYSCAPES_19,
-            )
+        yield DatasetSpec(
+            f"{prefix}_{kind}_{split}",
+            load,
+            read_semantic,
+            reader,
+            prepare,
+            label_space=CITYSCAPES_19,
         )

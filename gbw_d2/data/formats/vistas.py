@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,6 @@ import numpy as np
 
 from gbw_d2 import keys
 from gbw_d2.cityscapes_classes import CLASSES
-from gbw_d2.data.catalog import (
-    DatasetError,
-    Record,
-    SegmentsInfo,
-    register_target,
-)
 from gbw_d2.data.formats.coco_panoptic import (
     PANOPTIC_FILE,
     SEGMENTS,
@@ -28,6 +22,8 @@ from gbw_d2.data.formats.coco_panoptic import (
 )
 from gbw_d2.data.formats.files import few, image_record, list_names
 from gbw_d2.data.formats.segments import segment_ids, segments_info
+from gbw_d2.data.formats.target_specs import target_specs
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 
 FOLDERS = {"train": "training", "val": "validation"}
@@ -181,10 +177,10 @@ def read_semantic(record: Record) -> np.ndarray:
     return _train_ids(record)[read_numbers(record, _UNPACK)]
 
 
-def register_vistas(
+def vistas_specs(
     prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
-) -> None:
-    """Registers the five datasets of :func:`gbw_d2.data.catalog.register_target`.
+) -> Iterator[DatasetSpec]:
+    """Makes the five datasets of :func:`gbw_d2.data.formats.target_specs.target_specs`.
 
     Args:
         prefix: ``"vistas"`` or the name of a twin in the same layout.
@@ -195,7 +191,7 @@ def register_vistas(
     def labelled(split: str) -> list[Record]:
         return load_labelled(root(), split)
 
-    register_target(
+    return target_specs(
         prefix,
         lambda split: load_images(root(), split),
         labelled,

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import nn
 
 from gbw_d2.class_tables import colors_of_ids
 from gbw_d2.errors import UserError
+from gbw_d2.files.atomic import write_atomically
 
 
 class PseudoLabelError(UserError):
@@ -137,22 +137,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_png(path: Path, array: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from error
     _write(path, cv2.imencode(".png", array)[1].tobytes())
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        write_atomically(path, data)
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> PseudoLabelError:

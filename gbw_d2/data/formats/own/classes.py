@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.formats.files import few
 from gbw_d2.data.formats.own import entries
 from gbw_d2.data.formats.own.palette import distinct_colors
+from gbw_d2.data.spec import DatasetError
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import (
     CITYSCAPES_19,

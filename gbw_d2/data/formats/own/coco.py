@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.formats.coco_panoptic import SEGMENTS, check_segment
 from gbw_d2.data.formats.own.classes import GivenClass
+from gbw_d2.data.spec import DatasetError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, SegmentsInfo, datasets_root
 from gbw_d2.data.formats.coco_panoptic import SEGMENTS, read_numbers
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, few
 from gbw_d2.data.formats.own.classes import UNLISTED, CodeTable
@@ -18,6 +17,7 @@ from gbw_d2.data.formats.own.instances import InstanceCoding, instances_of, read
 from gbw_d2.data.formats.own.labels import LABEL_CODINGS
 from gbw_d2.data.formats.own.listing import INSTANCE_FILE, load_split
 from gbw_d2.data.formats.segments import join_segments, segment_ids, segments_info
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo, datasets_root
 from gbw_d2.label_spaces import VOID, LabelSpace
 
 

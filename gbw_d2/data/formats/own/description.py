@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.formats.files import few
 from gbw_d2.data.formats.own import entries
 from gbw_d2.data.formats.own.classes import (
@@ -23,6 +22,7 @@ from gbw_d2.data.formats.own.classes import (
 from gbw_d2.data.formats.own.coco import Annotations, read_annotations
 from gbw_d2.data.formats.own.instances import InstanceCoding, read_coding
 from gbw_d2.data.formats.own.labels import LABEL_CODINGS
+from gbw_d2.data.spec import DatasetError
 from gbw_d2.label_spaces import VOID
 
 _FILE_SUFFIXES = (".yaml", ".yml", ".json")

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.formats.files import few
+from gbw_d2.data.spec import DatasetError
 
 
 def check_keys(

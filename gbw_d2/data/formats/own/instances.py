@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from gbw_d2.class_tables import ids_of_colors
-from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.formats.files import decoded, few, read_array
 from gbw_d2.data.formats.own import entries
 from gbw_d2.data.formats.segments import MAX_INSTANCE
+from gbw_d2.data.spec import DatasetError
 
 _CITYSCAPES = 1000
 # Divisors that public data sets use; the check looks for them.

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from gbw_d2.class_tables import ids_of_colors
-from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.formats.files import decoded, read_array, read_indices
 from gbw_d2.data.formats.own import entries
+from gbw_d2.data.spec import DatasetError
 
 
 @dataclass(frozen=True)

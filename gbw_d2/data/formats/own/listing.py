@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import DatasetError, Record
 from gbw_d2.data.formats.coco_panoptic import PANOPTIC_FILE, SEGMENTS
 from gbw_d2.data.formats.files import LABEL_FILE, check_unique, few, image_record
 from gbw_d2.data.formats.own.description import OwnData, OwnSplit, annotations_of
+from gbw_d2.data.spec import DatasetError, Record
 
 INSTANCE_FILE = "instance_file_name"
 # The file that all records of a COCO split share: class statistics follow its size.

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import DatasetError, Record
 from gbw_d2.data.formats.coco_panoptic import SEGMENTS
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, few, read_image
 from gbw_d2.data.formats.own.classes import UNLISTED
@@ -19,6 +18,7 @@ from gbw_d2.data.formats.own.description import OwnData
 from gbw_d2.data.formats.own.instances import CodingEvidence, describe_pairs, instances_of
 from gbw_d2.data.formats.own.labels import LABEL_CODINGS
 from gbw_d2.data.formats.segments import join_segments
+from gbw_d2.data.spec import DatasetError, Record
 from gbw_d2.label_spaces import IGNORE_LABEL, VOID, LabelSpace
 
 Bar = Callable[[Iterable["Look"]], Iterable["Look"]]
