@@ -297,7 +297,7 @@ class DenseSegmentor(nn.Module):
         return {
             head: partial(
                 self.weighted_losses[head],
-                prediction.dense(),
+                prediction.logits,
                 targets.semantic,
                 pixel_weights=pixel_weights,
                 classifier=prediction.classifier,
