@@ -5,12 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from gbw_d2.composition import compose, split_command_line
-from gbw_d2.data.catalog import DATASETS, DatasetError, get_dataset
-from gbw_d2.data.formats.own import describes_own_data
+from gbw_d2.data.catalog import DatasetError, get_dataset
 
 
 def check_data(arguments: Sequence[str]) -> None:
@@ -24,14 +22,15 @@ def check_data(arguments: Sequence[str]) -> None:
 
     Raises:
         DatasetError: files are missing; the message says which, where, and what makes them.
-        ConfigError: the config file cannot be read, or a base that ``--with`` names is not there.
+        UnknownNameError: there is no such dataset.
+        ConfigError: the config file is not there or cannot be read, or a base that ``--with`` names
+            is not there.
     """
     datasets = _dataset_keys(list(arguments))
     keys = ("TEST",) if "--eval-only" in arguments else ("TRAIN", "TARGET", "TEST")
     for key in keys:
         for name in _names(datasets.get(key)):
-            if name in DATASETS or describes_own_data(name):
-                _look(name)
+            _look(name)
 
 
 def _look(name: str) -> None:
@@ -49,11 +48,8 @@ def _dataset_keys(arguments: list[str]) -> dict[str, Any]:
     words = [part for argument in rest for part in argument.split("=", 1)]
     pairs = list(pairwise(words))
     config_file = next((value for word, value in pairs if word == "--config-file"), "")
-    if not Path(config_file).is_file():
+    if not config_file:
         return {}
-    # Fills DATASETS; the import is light.
-    from gbw_d2.data import datasets  # noqa: F401
-
     found = compose(config_file, choices).get("DATASETS", {})
     keys = dict(found) if isinstance(found, Mapping) else {}
     overrides = {word: value for word, value in pairs if word.startswith("DATASETS.")}
