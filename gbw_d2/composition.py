@@ -101,6 +101,10 @@ def compose(config_file: str | Path, choices: Sequence[str] = ()) -> dict[str, A
         ConfigError: a missing file, an unknown axis or name, an axis named twice or without a base
             in the leaf, or YAML that asks to run code.
     """
+    if not Path(config_file).is_file():
+        raise ConfigError(
+            f"config file '{config_file}' does not exist; see configs/ for those that do"
+        )
     wanted = _checked(choices)
     found: dict[str, str] = {}
     content = _read(Path(config_file), wanted, found)

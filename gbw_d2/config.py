@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.composition import ConfigError, compose, split_words
@@ -335,10 +334,6 @@ def load_config(config_file: str, words: Sequence[str] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     add_gbw_config(cfg)
-    if not Path(config_file).is_file():
-        raise ConfigError(
-            f"config file '{config_file}' does not exist; see configs/ for those that do"
-        )
     choices, overrides = split_words(words)
     content = compose(config_file, choices)
     if content.get("VERSION", cfg.VERSION) != cfg.VERSION:

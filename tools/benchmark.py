@@ -143,7 +143,7 @@ def step_loss_candidates(device: torch.device) -> dict[str, Candidate]:
     model, batch = _toy_model("none", device)
     images = model.images(batch)
     outputs = model.outputs(model.features(images), (images.shape[-2], images.shape[-1]))
-    logits = outputs.semantic.dense().detach().clone().requires_grad_()
+    logits = outputs.semantic.logits.detach().clone().requires_grad_()
     low = tuple(each.detach() for each in outputs.semantic.classifier)
     rest = (model.targets(batch).semantic, None, low)
 

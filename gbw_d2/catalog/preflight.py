@@ -5,13 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from gbw_d2.catalog.lookup import find_label_space, get_dataset
-from gbw_d2.catalog.registration import DATASETS
 from gbw_d2.composition import compose, split_command_line
-from gbw_d2.data.formats.own import describes_own_data, is_description
+from gbw_d2.data.formats.own import is_description
 from gbw_d2.data.spec import DatasetError
 
 
@@ -26,7 +24,9 @@ def check_data(arguments: Sequence[str]) -> None:
 
     Raises:
         DatasetError: files are missing; the message says which, where, and what makes them.
-        ConfigError: the config file cannot be read, or a base that ``--with`` names is not there.
+        UnknownNameError: there is no such dataset.
+        ConfigError: the config file is not there or cannot be read, or a base that ``--with`` names
+            is not there.
     """
     datasets = _dataset_keys(list(arguments))
     keys = ("TEST",) if "--eval-only" in arguments else ("TRAIN", "TARGET", "TEST")
@@ -36,8 +36,7 @@ def check_data(arguments: Sequence[str]) -> None:
         find_label_space(space)
     for key in keys:
         for name in _names(datasets.get(key)):
-            if name in DATASETS or describes_own_data(name):
-                _look(name)
+            _look(name)
 
 
 def _look(name: str) -> None:
@@ -55,7 +54,7 @@ def _dataset_keys(arguments: list[str]) -> dict[str, Any]:
     words = [part for argument in rest for part in argument.split("=", 1)]
     pairs = list(pairwise(words))
     config_file = next((value for word, value in pairs if word == "--config-file"), "")
-    if not Path(config_file).is_file():
+    if not config_file:
         return {}
     found = compose(config_file, choices).get("DATASETS", {})
     keys = dict(found) if isinstance(found, Mapping) else {}

@@ -17,6 +17,7 @@ from gbw_d2.losses.instance import (
 )
 from gbw_d2.losses.max_squares import max_squares_loss
 from gbw_d2.losses.roi import ClassWeightedRoIClassification, ClassWeightedRoIMask
+from gbw_d2.losses.upsampled import upsampled_cross_entropy
 from gbw_d2.losses.weighted_loss import WeightedLoss, in_order
 from gbw_d2.losses.weighted_losses import WeightedLosses
 
@@ -38,4 +39,5 @@ __all__ = [
     "in_order",
     "max_squares_loss",
     "offset_loss",
+    "upsampled_cross_entropy",
 ]

@@ -1,112 +1,18 @@
-"""The fused class-weighted cross-entropy that every weighting scheme goes through."""
+"""The class-weighted cross-entropy that every weighting scheme goes through."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from gbw_d2.keys import TERM_SOURCE
+from gbw_d2.losses.upsampled import weighted_cross_entropy
 from gbw_d2.losses.weighted_loss import WeightedLoss
 from gbw_d2.weighting.classifier_measures import classifier_measure, downsample_labels
 from gbw_d2.weighting.log import WeightLog
-from gbw_d2.weighting.pixels import (
-    PixelSoftmax,
-    check_logits,
-    check_pixel_weights,
-    compute_dtype,
-    focal_slope,
-    label_index,
-    per_pixel,
-    prepare_labels,
-    residual,
-    row_chunks,
-    shifted_rows,
-)
+from gbw_d2.weighting.pixels import compute_dtype, prepare_labels, shifted_rows
 from gbw_d2.weighting.statistics import ClassStatistics, class_statistics
-
-
-class _WeightedCrossEntropy(torch.autograd.Function):
-    """sum_k w_k S_k / pixels, with the exponentials computed anew in the backward pass.
-
-    Top logit, others' sum and denominator are kept apart. Their log-sum-exp alone would not do:
-    next to logits of 1e4 its float32 rounding is an error of 1e-3 in every probability.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        targets: Tensor,
-        pixel_weights: Tensor | None,
-        shift: Tensor | None,
-        weights: Tensor,
-        loss_sums: Tensor,
-        focal_gamma: float,
-        *pixels: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(logits, targets, pixel_weights, shift, weights, *pixels)
-        ctx.focal_gamma = focal_gamma
-        loss = (weights.double() * loss_sums).sum() / targets.numel()
-        return loss.to(compute_dtype(logits))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        logits, targets, pixel_weights, shift, weights, *kept = ctx.saved_tensors
-        pixels, dtype = PixelSoftmax(*kept), compute_dtype(logits)
-        scale = weights.to(dtype) * (grad_output.to(dtype) / targets.numel())
-        factor = per_pixel(scale, targets)
-        if pixel_weights is not None:
-            factor = factor * pixel_weights.to(dtype)
-        factor = factor.unsqueeze(1)
-        if ctx.focal_gamma > 0:
-            factor = factor * focal_slope(pixels, ctx.focal_gamma)
-        index = label_index(targets, logits.shape[1])
-        gradient = torch.empty_like(logits)
-        for rows in row_chunks(logits):
-            parts = pixels.rows(rows)
-            exponentials = (shifted_rows(logits, rows, shift) - parts.top).exp_()
-            gradient[:, :, rows] = residual(
-                exponentials, parts, index[:, :, rows], factor[:, :, rows]
-            )
-        return gradient, *[None] * (6 + len(kept))
-
-
-def weighted_cross_entropy(
-    logits: Tensor,
-    targets: Tensor,
-    weights: Tensor,
-    statistics: ClassStatistics,
-    focal_gamma: float,
-    pixel_weights: Tensor | None = None,
-    shift: Tensor | None = None,
-) -> Tensor:
-    """Returns 1 / (N H W) sum_i q_i w_{y_i} CE_i, the statistics' loss sums with a gradient.
-
-    Args:
-        logits: (N, K, H, W).
-        targets: (N, H, W) int64 from ``prepare_labels``.
-        weights: (K,) class weights, constants in the backward pass.
-        statistics: of these logits, targets and pixel weights.
-        focal_gamma: as in ``class_statistics``.
-        pixel_weights: (N, H, W) as in ``class_statistics``.
-        shift: (K,) as in ``class_statistics``.
-    """
-    assert statistics.pixels is not None
-    loss: Tensor = _WeightedCrossEntropy.apply(
-        logits,
-        targets,
-        pixel_weights,
-        shift,
-        weights,
-        statistics.loss_sums,
-        focal_gamma,
-        *statistics.pixels,
-    )
-    return loss
+from gbw_d2.weighting.upsampled_pixels import check_upsampled
 
 
 class ClassWeightedCrossEntropy(WeightedLoss):
@@ -114,9 +20,12 @@ class ClassWeightedCrossEntropy(WeightedLoss):
 
     loss = 1 / (N H W) sum_i q_i w_{y_i} CE_i (docs/equations.md 1): a plain mean over all pixels,
     ignored ones included in the denominator. The weights are constants in the backward pass, and so
-    are the pixel weights q. By default q scales the loss only; with the setting
-    ``pixel_weights_in_gradient`` the class losses that shape the weights are
-    sum_i q_i CE_i / (n_c + 1) with n_c = sum_i q_i, and a class's count is this n_c throughout.
+    are the pixel weights q. CE is that of the logits upsampled bilinearly to the labels' size,
+    which are never held (:func:`gbw_d2.losses.upsampled_cross_entropy`).
+
+    By default q scales the loss only; with the setting ``pixel_weights_in_gradient`` the class
+    losses that shape the weights are sum_i q_i CE_i / (n_c + 1) with n_c = sum_i q_i, and a class's
+    count is this n_c throughout.
 
     With the setting ``logit_adjustment`` tau, logits + tau log w, w the mean of the term's weights
     so far, take the logits' place throughout (docs/equations.md 2c).
@@ -141,8 +50,8 @@ class ClassWeightedCrossEntropy(WeightedLoss):
         """Computes the loss.
 
         Args:
-            logits: (N, K, H, W), any floating dtype and memory format; float32 is used inside.
-            labels: (N, H, W) integer class ids 0..K-1 or ``ignore_index``.
+            logits: (N, K, h, w), any floating dtype and memory format; float32 is used inside.
+            labels: (N, H, W) integer class ids 0..K-1 or ``ignore_index``, of any size.
             pixel_weights: (N, H, W) q_i >= 0, or None for 1; no gradient flows to them.
             classifier: (features (N, D, h, w), logits (N, K, h, w)) at the classifier's
                 resolution, for schemes with ``needs_classifier``.
@@ -156,8 +65,7 @@ class ClassWeightedCrossEntropy(WeightedLoss):
             ValueError: shapes that do not match, a missing ``classifier``; on the CPU also labels
                 that are neither a class nor the ignore value, and NaN or inf.
         """
-        check_logits(logits, labels)
-        check_pixel_weights(pixel_weights, labels)
+        check_upsampled(logits, labels, pixel_weights)
         scheme = self.scheme
         if logits.shape[1] != scheme.num_classes:
             raise ValueError(
@@ -184,7 +92,7 @@ class ClassWeightedCrossEntropy(WeightedLoss):
             self._add_classifier_measure(statistics, targets, pixel_weights, classifier, shift)
         weights = self.class_weights(statistics, term, log)
         return weighted_cross_entropy(
-            logits, targets, weights, statistics, scheme.focal_gamma, pixel_weights, shift
+            logits, targets, weights, scheme.focal_gamma, pixel_weights, shift
         )
 
     def _add_classifier_measure(

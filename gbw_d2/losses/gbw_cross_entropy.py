@@ -90,8 +90,9 @@ class GBWCrossEntropyLoss(nn.Module):
         """Computes the loss; arguments and errors as in ``ClassWeightedCrossEntropy``.
 
         Args:
-            logits: (N, K, H, W), any floating dtype.
-            labels: (N, H, W) integer class ids 0..K-1 or ``ignore_index``.
+            logits: (N, K, h, w), any floating dtype: the classifier's output as it is. It is
+                upsampled bilinearly to the labels' size, without ever being held at that size.
+            labels: (N, H, W) integer class ids 0..K-1 or ``ignore_index``, of any size.
             pixel_weights: (N, H, W) q_i >= 0, or None for 1.
             classifier: (features (N, D, h, w), logits (N, K, h, w)), the classifier's input and
                 output at its own resolution; None for those of the layer given at construction.

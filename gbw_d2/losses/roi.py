@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gbw_d2.keys import TERM_SOURCE
-from gbw_d2.losses.cross_entropy import weighted_cross_entropy
+from gbw_d2.losses.upsampled import weighted_cross_entropy
 from gbw_d2.losses.weighted_loss import WeightedLoss
 from gbw_d2.weighting.classifier_measures import classifier_measure
 from gbw_d2.weighting.distributed import all_reduce_sum, world_size
@@ -101,9 +101,7 @@ class ClassWeightedRoIClassification(WeightedLoss):
         if not rois:
             return logits.sum() * 0
         everywhere = torch.cat([weights, weights.new_ones(1)])
-        loss = weighted_cross_entropy(
-            image, targets, everywhere, statistics, scheme.focal_gamma, shift=shift
-        )
+        loss = weighted_cross_entropy(image, targets, everywhere, scheme.focal_gamma, shift=shift)
         return loss * share
 
     def _add_classifier_measure(

@@ -119,7 +119,7 @@ def _block_gradient(block: UpsampledBlock, factor: Tensor, focal_gamma: float) -
     return residual(block.exponentials, block.softmax, block.index, factor)
 
 
-def upsampled_weighted_cross_entropy(
+def weighted_cross_entropy(
     logits: Tensor,
     targets: Tensor,
     weights: Tensor,
@@ -184,6 +184,6 @@ def upsampled_cross_entropy(
             "per class"
         )
     targets, _ = prepare_labels(labels, classes, ignore_index)
-    return upsampled_weighted_cross_entropy(
+    return weighted_cross_entropy(
         logits, targets, class_weights.detach(), pixel_weights=pixel_weights
     )

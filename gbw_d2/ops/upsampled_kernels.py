@@ -46,7 +46,10 @@ def _upsampled(
     c = tl.load(base + (y1 * stride_y + x0 * stride_x)[None, :], mask, 0.0).to(dtype)
     d = tl.load(base + (y1 * stride_y + x1 * stride_x)[None, :], mask, 0.0).to(dtype)
     right, below = tx[None, :], ty[None, :]
-    z = (1 - below) * ((1 - right) * a + right * b) + below * ((1 - right) * c + right * d)
+    # 0 times an infinite logit would be NaN.
+    upper = (1 - right) * a + tl.where(right > 0, right * b, 0.0)
+    lower = (1 - right) * c + tl.where(right > 0, right * d, 0.0)
+    z = (1 - below) * upper + tl.where(below > 0, below * lower, 0.0)
     z += tl.load(shift + k, k < CLASSES, 0.0)
     return tl.where(k < CLASSES, z, float("-inf"))
 

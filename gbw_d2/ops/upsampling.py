@@ -47,7 +47,9 @@ def positions(size: int, out_size: int) -> tuple[Tensor, Tensor, Tensor]:
     where = (torch.arange(out_size, dtype=torch.float64) + 0.5) * (size / out_size) - 0.5
     where = where.clamp_(min=0)
     lower = where.long().clamp_(max=size - 1)
-    return lower, (lower + 1).clamp_(max=size - 1), where - lower
+    part = where - lower
+    # Where nothing of the next position counts it is not read: it might be infinite.
+    return lower, (lower + (part > 0)).clamp_(max=size - 1), part
 
 
 @lru_cache(maxsize=64)
@@ -101,6 +103,7 @@ class BilinearMap:
     ) -> None:
         (height, width), (out_height, out_width) = size, out_size
         self.channels, self.width, self.out_width = channels, width, out_width
+        self.is_identity = size == out_size
         # Where the map shrinks, a block's input is larger than its output.
         row = channels * max(width, out_width) * max(1, -(-height // out_height))
         rows = min(max(1, elements // row), out_height)
@@ -119,8 +122,10 @@ class BilinearMap:
             rows: the block.
 
         Returns:
-            (rows.out, K, W), a new tensor.
+            (rows.out, K, W); ``source`` itself where the sizes are equal.
         """
+        if self.is_identity:
+            return source
         with torch.autocast(source.device.type, enabled=False):
             wide = source
             if self.width != self.out_width:
@@ -139,6 +144,9 @@ class BilinearMap:
             rows: the block.
             total: (rows.source, K, w), changed.
         """
+        if self.is_identity:
+            total += gradient
+            return
         with torch.autocast(gradient.device.type, enabled=False):
             wide = rows.matrix.t() @ gradient.view(gradient.shape[0], -1)
             wide = wide.view(-1, self.out_width)

@@ -37,16 +37,6 @@ class PixelSoftmax(NamedTuple):
     total: Tensor
     cross_entropy: Tensor
 
-    @classmethod
-    def empty(cls, logits: Tensor) -> PixelSoftmax:
-        """Allocates one for all pixels of (N, K, H, W) logits."""
-        like = logits[:, :1]
-        return cls(*(torch.empty_like(like, dtype=compute_dtype(logits)) for _ in cls._fields))
-
-    def rows(self, rows: slice) -> PixelSoftmax:
-        """Returns the view of some rows."""
-        return PixelSoftmax(*(each[:, :, rows] for each in self))
-
 
 def check_logits(logits: Tensor, labels: Tensor) -> None:
     """Checks that logits and labels describe the same pixels.

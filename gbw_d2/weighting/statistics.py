@@ -9,20 +9,20 @@ from torch import Tensor
 
 from gbw_d2.weighting.distributed import all_reduce_sum
 from gbw_d2.weighting.pixels import (
-    PixelSoftmax,
-    check_logits,
     compute_dtype,
     count_per_class,
     focal_factor,
-    label_index,
     may_look,
     per_pixel,
     prepare_labels,
     residual,
-    row_chunks,
-    shifted_rows,
-    split_softmax,
     sum_per_class,
+)
+from gbw_d2.weighting.upsampled_pixels import (
+    bilinear_map,
+    check_upsampled,
+    kernels_for,
+    upsampled_blocks,
 )
 
 
@@ -35,7 +35,7 @@ class ClassStatistics:
     Attributes:
         counts: (K,) float64, pixels of each class, over all processes where the scheme adapts.
         loss_sums: (K,) float64, S_k = sum over pixels of class k of q_i CE_i, this process only;
-            None for losses that are summed elsewhere.
+            None where they were not needed.
         nonfinite: bool, no axes: whether predictions or pixel weights held NaN or inf.
         invalid_labels: bool, no axes: whether a label was neither a class nor the ignore value.
         measure: (K,) what the scheme measures of each class, over all processes: the norms g_k of
@@ -43,8 +43,6 @@ class ClassStatistics:
             where nobody asked.
         observed: (K,) bool, classes whose measure tells of their own pixels; None where nobody
             asked.
-        pixels: the softmax's parts at every pixel, for the backward pass; None where the loss is
-            not a cross-entropy.
     """
 
     counts: Tensor
@@ -53,7 +51,6 @@ class ClassStatistics:
     invalid_labels: Tensor
     measure: Tensor | None = None
     observed: Tensor | None = None
-    pixels: PixelSoftmax | None = None
 
     def set_norms(self, squared: Tensor) -> None:
         """Takes g_k^2 (K,), over all processes, as the measure.
@@ -76,60 +73,100 @@ def class_statistics(
     focal_gamma: float = 0.0,
     shift: Tensor | None = None,
 ) -> ClassStatistics:
-    """Gathers the statistics in one pass over the logits (docs/equations.md 1 and 3).
+    """Gathers the statistics of logits upsampled to the labels' size (docs/equations.md 1 and 3).
 
-    g_k^2 = sum_i a_i^2 (p_k(i) - [y_i = k])^2 with a_i = 1 / (n_{y_i} + 1), 0 at ignored pixels.
+    g_k^2 = sum_i a_i^2 (p_k(i) - [y_i = k])^2 with a_i = 1 / (n_{y_i} + 1), 0 at ignored pixels; p
+    is the softmax of the upsampled logits, to whose channels the norms belong.
     With ``pixel_weights_in_gradient`` the class loss is sum_i q_i CE_i / (n_c + 1) with
     n_c = sum_i q_i: a_i gains the factor q_i and ``counts`` are these weighted counts.
 
+    Without norms no pass over the pixels is made: the labels alone give the counts, and the loss is
+    summed where it is computed.
+
     Args:
-        logits: (N, K, H, W), any floating dtype.
+        logits: (N, K, h, w), any floating dtype; of the labels' size, smaller or larger.
         targets: (N, H, W) int64 from ``prepare_labels``.
         invalid_labels: the flag from ``prepare_labels``; handed on.
         pixel_weights: (N, H, W) q_i >= 0, or None for 1.
-        norms: whether to compute the norms.
+        norms: whether to compute the norms, and with them the loss sums.
         all_processes: whether counts and norms are summed over all processes.
         pixel_weights_in_gradient: whether q shapes counts and norms.
         focal_gamma: exponent of the focal factor inside the loss sums, 0 for none.
         shift: (K,) to add to the logits, or None for 0.
+
+    Returns:
+        The statistics; ``loss_sums`` is None without norms. ``nonfinite`` is set by NaN and inf
+        among the logits, and by -inf where they have to be upsampled.
     """
     classes = logits.shape[1]
-    dtype = compute_dtype(logits)
     shaping = pixel_weights if pixel_weights_in_gradient else None
     reduce = all_reduce_sum if all_processes else torch.Tensor.clone
     if shaping is None:
         counts = reduce(count_per_class(targets, classes))
     else:
         counts = reduce(sum_per_class(shaping, targets, classes))
-    factor = per_pixel((1 / (counts + 1)).to(dtype), targets)
-    if shaping is not None:
-        factor = factor * shaping.to(dtype)
-    factor = factor.unsqueeze(1)
-
-    index = label_index(targets, classes)
-    pixels = PixelSoftmax.empty(logits)
-    squared = torch.zeros(classes, dtype=torch.float64, device=logits.device)
-    for rows in row_chunks(logits):
-        exponentials, parts = split_softmax(shifted_rows(logits, rows, shift), index[:, :, rows])
-        for whole, part in zip(pixels.rows(rows), parts, strict=True):
-            whole.copy_(part)
-        if norms:
-            gradient = residual(exponentials, parts, index[:, :, rows], factor[:, :, rows])
-            squared += gradient.square_().sum((0, 2, 3))
-
-    losses = pixels.cross_entropy
-    if focal_gamma > 0:
-        losses = losses * focal_factor(pixels, focal_gamma)
-    losses = losses.squeeze(1)
+    # -inf is a probability of 0, but no interpolation survives it.
+    seen = logits.amax(1) if logits.shape[2:] == targets.shape[1:] else logits
+    # A sum in float64 is finite where and only where all that is summed is.
+    total = seen.sum(dtype=torch.float64) + counts.sum()
     if pixel_weights is not None:
-        losses = losses * pixel_weights
-    sums = sum_per_class(losses, targets, classes)
-    # The softmax's denominators are finite for every input but NaN, +inf and all -inf.
-    nonfinite = ~torch.isfinite(pixels.total.sum(dtype=torch.float64) + sums.sum() + counts.sum())
-    statistics = ClassStatistics(counts, sums, nonfinite, invalid_labels, pixels=pixels)
+        total = total + pixel_weights.sum(dtype=torch.float64)
+    if shift is not None:
+        total = total + shift.sum(dtype=torch.float64)
+    statistics = ClassStatistics(counts, None, ~torch.isfinite(total), invalid_labels)
     if norms:
+        kernels = kernels_for(logits)
+        compute = norms_and_loss_sums if kernels is None else kernels.norms_and_loss_sums
+        importance = (1 / (counts + 1)).to(compute_dtype(logits))
+        squared, sums = compute(
+            logits, targets, importance, pixel_weights, shaping, shift, focal_gamma
+        )
+        statistics.loss_sums = sums
         statistics.set_norms(reduce(squared))
     return statistics
+
+
+def norms_and_loss_sums(
+    logits: Tensor,
+    targets: Tensor,
+    importance: Tensor,
+    pixel_weights: Tensor | None,
+    shaping: Tensor | None,
+    shift: Tensor | None,
+    focal_gamma: float,
+) -> tuple[Tensor, Tensor]:
+    """Computes sum_i (a_{y_i} v_i (p_k(i) - [y_i = k]))^2 and S_k of this process, in blocks.
+
+    Args:
+        logits: (N, K, h, w).
+        targets: (N, H, W) int64 from ``prepare_labels``.
+        importance: (K,) a, in the dtype of the computation.
+        pixel_weights: (N, H, W) q inside S_k, or None for 1.
+        shaping: (N, H, W) v, or None for 1.
+        shift: (K,) to add to the logits, or None for 0.
+        focal_gamma: exponent of the focal factor inside S_k, 0 for none.
+
+    Returns:
+        Squared norms and loss sums, each (K,) float64.
+    """
+    classes = logits.shape[1]
+    squared = torch.zeros(classes, dtype=torch.float64, device=logits.device)
+    sums = torch.zeros_like(squared)
+    for block in upsampled_blocks(bilinear_map(logits, targets), logits, targets, shift):
+        labels = block.of(targets)
+        losses = block.softmax.cross_entropy
+        if focal_gamma > 0:
+            losses = losses * focal_factor(block.softmax, focal_gamma)
+        losses = losses.squeeze(1)
+        if pixel_weights is not None:
+            losses = losses * block.of(pixel_weights)
+        sums += sum_per_class(losses, labels, classes)
+        factor = per_pixel(importance, labels)
+        if shaping is not None:
+            factor = factor * block.of(shaping).to(factor)
+        gradient = residual(block.exponentials, block.softmax, block.index, factor.unsqueeze(1))
+        squared += gradient.square_().sum((0, 2))
+    return squared, sums
 
 
 @torch.no_grad()
@@ -176,7 +213,7 @@ def logit_gradient_norms(logits: Tensor, labels: Tensor, ignore_index: int = 255
     and of all processes. An absent class has g_k > 0 where the network predicts it.
 
     Args:
-        logits: (N, K, H, W), any floating dtype.
+        logits: (N, K, h, w), any floating dtype; upsampled to the labels' size where smaller.
         labels: (N, H, W) integer class ids 0..K-1 or ``ignore_index``.
         ignore_index: label of pixels without a class.
 
@@ -186,7 +223,7 @@ def logit_gradient_norms(logits: Tensor, labels: Tensor, ignore_index: int = 255
     Raises:
         ValueError: shapes that do not match; on the CPU also unknown labels and NaN or inf.
     """
-    check_logits(logits, labels)
+    check_upsampled(logits, labels)
     targets, invalid = prepare_labels(labels, logits.shape[1], ignore_index)
     statistics = class_statistics(logits.detach(), targets, invalid)
     if may_look(logits) and bool(statistics.nonfinite):

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from gbw_d2.losses import upsampled as loss_module
-from gbw_d2.losses.upsampled import upsampled_weighted_cross_entropy
+from gbw_d2.losses.upsampled import weighted_cross_entropy
 from gbw_d2.ops import upsampled_kernels
-from gbw_d2.weighting import upsampled_statistics as statistics_module
-from gbw_d2.weighting.upsampled_statistics import upsampled_class_statistics
+from gbw_d2.weighting import statistics as statistics_module
+from gbw_d2.weighting.statistics import class_statistics
 
 CLASSES = 3
 OPTIONS = ("pixel_weights", "shift", "focal_gamma")
@@ -41,11 +41,9 @@ def make_batch(size=(5, 7), low=(2, 3), dtype=torch.float64):
 def compute(logits, targets, weights, pixel_weights=None, shift=None, focal_gamma=0.0, **options):
     """Loss, gradient and statistics through the functions that choose the implementation."""
     leaf = logits.clone(memory_format=torch.preserve_format).requires_grad_()
-    loss = upsampled_weighted_cross_entropy(
-        leaf, targets, weights, focal_gamma, pixel_weights, shift
-    )
+    loss = weighted_cross_entropy(leaf, targets, weights, focal_gamma, pixel_weights, shift)
     (3 * loss).backward()
-    statistics = upsampled_class_statistics(
+    statistics = class_statistics(
         logits,
         targets,
         torch.zeros((), dtype=torch.bool),
@@ -101,6 +99,14 @@ def test_confident_pixels_keep_their_digits(interpreted, monkeypatch) -> None:
     targets.fill_(1)
     compare(interpreted, monkeypatch, 1e-5, logits, targets, weights)
     compare(interpreted, monkeypatch, 1e-5, logits, targets, weights, focal_gamma=0.5)
+
+
+def test_a_probability_of_zero_where_nothing_is_upsampled(interpreted, monkeypatch) -> None:
+    logits, targets, _, weights, _ = make_batch((2, 3))
+    logits[:, 2] = -torch.inf
+    logits[0, 0, 0, 0] = -torch.inf
+    targets = targets.fill_(1)
+    compare(interpreted, monkeypatch, 1e-12, logits, targets, weights)
 
 
 def test_without_a_gradient(interpreted) -> None:

@@ -98,6 +98,27 @@ def test_gradcheck_with_the_batchs_own_weights_held_fixed(name):
     torch.testing.assert_close(leaf.grad, probe.grad)
 
 
+@pytest.mark.parametrize("size", [(24, 28), (11, 9)])
+@pytest.mark.parametrize("name", SCHEMES.names())
+def test_low_resolution_is_the_same_as_upsampling_first(name, size):
+    logits, _, _, classifier = make_batch()
+    _, labels, q, _ = make_batch(shape=(2, *size))
+    results = []
+    for upsampled in (False, True):
+        criterion = make_loss(name, pixel_weights_in_gradient=True)
+        leaf = logits.clone().requires_grad_()
+        for term in ("source", "mixed"):  # the second batch of a term has something to adjust by
+            given = leaf
+            if upsampled:
+                given = F.interpolate(leaf, size=size, mode="bilinear", align_corners=False)
+            for _ in range(2):
+                loss, last = call(criterion, given, labels, q, classifier, term=term)
+        loss.backward()
+        results.append((loss.detach(), leaf.grad, last.weights))
+    for ours, former in zip(*results, strict=True):
+        torch.testing.assert_close(ours, former, rtol=1e-9, atol=1e-9 * former.abs().max().item())
+
+
 def test_focal_gradient_where_the_prediction_is_certain():
     logits = torch.tensor([200.0, 0.0, 0.0]).view(1, 3, 1, 1).requires_grad_()
     loss = make_loss("focal", 3, gamma=0.5)(logits, torch.zeros(1, 1, 1, dtype=torch.long))

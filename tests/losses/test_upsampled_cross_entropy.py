@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gbw_d2.losses.upsampled import upsampled_cross_entropy, upsampled_weighted_cross_entropy
+from gbw_d2.losses.upsampled import upsampled_cross_entropy, weighted_cross_entropy
 from gbw_d2.weighting import pixels as pixels_module
-from gbw_d2.weighting import upsampled_statistics as statistics_module
+from gbw_d2.weighting import statistics as statistics_module
 from gbw_d2.weighting.pixels import prepare_labels
-from gbw_d2.weighting.upsampled_statistics import upsampled_class_statistics
+from gbw_d2.weighting.statistics import class_statistics
 
 CLASSES = 5
 LOW = (6, 7)
@@ -85,7 +85,7 @@ def test_focal_factor_and_shift(size: tuple[int, int], gamma: float) -> None:
     logits, labels, q, weights, shift = make_batch(size)
     targets, _ = prepare_labels(labels, CLASSES, 255)
     ours = with_gradient(
-        lambda z: upsampled_weighted_cross_entropy(z, targets, weights, gamma, q, shift), logits
+        lambda z: weighted_cross_entropy(z, targets, weights, gamma, q, shift), logits
     )
     theirs = with_gradient(
         lambda z: reference_losses(upsample(z, labels, shift), labels, weights, q, gamma).mean(),
@@ -172,7 +172,7 @@ def test_autocast_does_not_round_what_is_interpolated() -> None:
     targets, invalid = prepare_labels(labels, CLASSES, 255)
 
     def compute() -> tuple[Tensor, ...]:
-        norms = upsampled_class_statistics(logits, targets, invalid).measure
+        norms = class_statistics(logits, targets, invalid).measure
         return *with_gradient(lambda z: upsampled_cross_entropy(z, labels), logits), norms
 
     outside = compute()
@@ -222,7 +222,7 @@ def autograd_norms(up: Tensor, labels: Tensor, importance: Tensor, gamma: float 
 def test_statistics_against_autograd(size: tuple[int, int], in_gradient: bool) -> None:
     logits, labels, q, _, shift = make_batch(size)
     targets, invalid = prepare_labels(labels, CLASSES, 255)
-    statistics = upsampled_class_statistics(
+    statistics = class_statistics(
         logits, targets, invalid, q, pixel_weights_in_gradient=in_gradient, shift=shift
     )
     importance = q if in_gradient else torch.ones_like(q)
@@ -240,10 +240,8 @@ def test_statistics_against_autograd(size: tuple[int, int], in_gradient: bool) -
 def test_loss_sums_are_those_of_the_loss(gamma: float) -> None:
     logits, labels, q, weights, shift = make_batch()
     targets, invalid = prepare_labels(labels, CLASSES, 255)
-    statistics = upsampled_class_statistics(
-        logits, targets, invalid, q, focal_gamma=gamma, shift=shift
-    )
-    loss = upsampled_weighted_cross_entropy(logits, targets, weights, gamma, q, shift)
+    statistics = class_statistics(logits, targets, invalid, q, focal_gamma=gamma, shift=shift)
+    loss = weighted_cross_entropy(logits, targets, weights, gamma, q, shift)
     expected = (weights * statistics.loss_sums).sum() / labels.numel()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
@@ -252,9 +250,9 @@ def test_without_norms_the_labels_say_it_all(monkeypatch: pytest.MonkeyPatch) ->
     logits, labels, q, *_ = make_batch()
     targets, invalid = prepare_labels(labels, CLASSES, 255)
     monkeypatch.setattr(statistics_module, "norms_and_loss_sums", None)
-    statistics = upsampled_class_statistics(logits, targets, invalid, q, norms=False)
+    statistics = class_statistics(logits, targets, invalid, q, norms=False)
     assert statistics.counts.tolist() == [(labels == k).sum() for k in range(CLASSES)]
-    assert statistics.measure is statistics.loss_sums is statistics.pixels is None
+    assert statistics.measure is statistics.loss_sums is None
 
 
 @pytest.mark.parametrize("norms", [False, True])
@@ -264,9 +262,9 @@ def test_what_is_not_finite_is_flagged(where: str, value: float, norms: bool) ->
     logits, labels, q, _, shift = make_batch(dtype=torch.float16)
     targets, invalid = prepare_labels(labels, CLASSES, 255)
     big = torch.full_like(logits, 6e4)  # finite, and so is their sum
-    assert not upsampled_class_statistics(big, targets, invalid, q, norms).nonfinite
+    assert not class_statistics(big, targets, invalid, q, norms).nonfinite
     {"logits": logits, "pixel weights": q, "shift": shift}[where].view(-1)[-1] = value
-    assert upsampled_class_statistics(logits, targets, invalid, q, norms, shift=shift).nonfinite
+    assert class_statistics(logits, targets, invalid, q, norms, shift=shift).nonfinite
 
 
 def test_counts_and_norms_are_summed_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,13 +272,13 @@ def test_counts_and_norms_are_summed_over_processes(monkeypatch: pytest.MonkeyPa
     logits, labels, *_ = make_batch()
     targets, invalid = prepare_labels(labels, CLASSES, 255)
     twice = [torch.cat([each, each]) for each in (logits, targets)]
-    expected = upsampled_class_statistics(*twice, invalid)
+    expected = class_statistics(*twice, invalid)
     monkeypatch.setattr(statistics_module, "all_reduce_sum", lambda sums: 2 * sums)
-    found = upsampled_class_statistics(logits, targets, invalid)
+    found = class_statistics(logits, targets, invalid)
     torch.testing.assert_close(found.counts, expected.counts)
     torch.testing.assert_close(found.measure, expected.measure)
     torch.testing.assert_close(2 * found.loss_sums, expected.loss_sums)
-    alone = upsampled_class_statistics(logits, targets, invalid, all_processes=False)
+    alone = class_statistics(logits, targets, invalid, all_processes=False)
     torch.testing.assert_close(2 * alone.counts, expected.counts)
 
 
@@ -295,9 +293,9 @@ def test_the_upsampled_map_never_exists(norms: bool) -> None:
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profiler:
         if norms:
-            upsampled_class_statistics(logits, targets, invalid)
+            class_statistics(logits, targets, invalid)
         else:
-            upsampled_weighted_cross_entropy(logits, targets, torch.ones(classes)).backward()
+            weighted_cross_entropy(logits, targets, torch.ones(classes)).backward()
     events = profiler.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     peak = max(itertools.accumulate(bytes_ for _, bytes_ in changes))

@@ -123,8 +123,8 @@ def test_errors_name_the_cause():
         broken[0, 2, 8, 8] = value
         with pytest.raises(ValueError, match="NaN or inf"):
             logit_gradient_norms(broken, labels)
-    with pytest.raises(ValueError, match=r"need labels of shape \(2, 17, 23\)"):
-        logit_gradient_norms(logits, labels[:, 1:])
+    with pytest.raises(ValueError, match=r"need labels of shape \(2, H, W\)"):
+        logit_gradient_norms(logits, labels[:1])
     with pytest.raises(ValueError, match="integer class ids"):
         logit_gradient_norms(logits, labels.float())
 

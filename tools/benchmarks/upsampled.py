@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gbw_d2.losses.upsampled import upsampled_cross_entropy, upsampled_weighted_cross_entropy
+from gbw_d2.losses.upsampled import upsampled_cross_entropy, weighted_cross_entropy
 from gbw_d2.weighting import gbw_weights
 from gbw_d2.weighting.pixels import prepare_labels
-from gbw_d2.weighting.upsampled_statistics import upsampled_class_statistics
+from gbw_d2.weighting.statistics import class_statistics
 
 # Shape of the low-resolution logits, and size of the labels. The first is what the aims are for.
 CASES: dict[str, tuple[tuple[int, int, int, int], tuple[int, int]]] = {
@@ -30,10 +30,10 @@ Candidate = Callable[[], None]
 def gbw_norm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Computes the loss with weights from the gradients' norms: two passes over the pixels."""
     targets, invalid = prepare_labels(labels, logits.shape[1], 255)
-    statistics = upsampled_class_statistics(logits.detach(), targets, invalid)
+    statistics = class_statistics(logits.detach(), targets, invalid)
     assert statistics.measure is not None
     weights = gbw_weights(statistics.measure, statistics.counts > 0)
-    return upsampled_weighted_cross_entropy(logits, targets, weights)
+    return weighted_cross_entropy(logits, targets, weights)
 
 
 def upsampled_candidates(logits: Tensor, labels: Tensor) -> dict[str, Candidate]:
