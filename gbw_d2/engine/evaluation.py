@@ -21,6 +21,7 @@ from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 from gbw_d2.evaluation.protocols import Protocol, chosen_protocols
 from gbw_d2.evaluation.report import format_table, merge_per_class
 from gbw_d2.label_spaces import LABEL_SPACES, Scoring, scoring
+from gbw_d2.results.reader import RESULTS, SCORES
 from gbw_d2.results.run_info import run_info
 from gbw_d2.results.writer import PerClass, write_per_class_csv, write_results_json
 
@@ -168,12 +169,12 @@ def write_results(
         run["best_on_target_labels"] = dict(best_on_target_labels)
     folder = Path(cfg.OUTPUT_DIR)
     write_results_json(
-        folder / "results.json",
+        folder / RESULTS,
         first.metrics,
         {name: scores.metrics for name, scores in results.items()},
         first.per_class,
         run,
     )
     for name, scores in results.items():
-        write_per_class_csv(_folder(cfg, name) / "per_class.csv", scores.per_class)
-    logger.info("Wrote %s and per_class.csv", folder / "results.json")
+        write_per_class_csv(_folder(cfg, name) / SCORES, scores.per_class)
+    logger.info("Wrote %s and %s", folder / RESULTS, SCORES)

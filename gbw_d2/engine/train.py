@@ -27,6 +27,7 @@ from gbw_d2.engine.trainer import Trainer
 from gbw_d2.engine.weighted_losses import weighted_heads
 from gbw_d2.losses import WeightedLosses
 from gbw_d2.modeling.backbones.timm_backbone import TimmBackbone
+from gbw_d2.results.reader import LOSSES, WEIGHTS
 from gbw_d2.uda import ExtraOptimizer, Stage, Strategy, build_strategy
 from gbw_d2.weighting import WeightingScheme
 
@@ -220,7 +221,7 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
                 run.strategy.weight_log,
                 run.model.label_space.class_names,
                 cfg.SOLVER.LOG_PERIOD,
-                folder / "class_weights.csv",
+                folder / WEIGHTS,
             ),
             Evaluation(cfg.TEST.EVAL_PERIOD, evaluate_after),
             _when_main(lambda: hooks.PeriodicWriter(_writers(cfg), cfg.SOLVER.LOG_PERIOD)),
@@ -243,6 +244,6 @@ def _writers(cfg: CfgNode) -> list[Any]:
     folder = Path(cfg.OUTPUT_DIR)
     return [
         CommonMetricPrinter(cfg.SOLVER.MAX_ITER, cfg.SOLVER.LOG_PERIOD),
-        JSONWriter(str(folder / "metrics.json")),
+        JSONWriter(str(folder / LOSSES)),
         TensorboardXWriter(str(folder / "tensorboard")),
     ]
