@@ -290,8 +290,9 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     # scheme is defined for. A scheme that measures at a classifier takes the norm of the gradients
     # of heads that have none.
     cfg.WEIGHTING.HEADS = None
-    # Pairs [head, other head]: the first takes over the class weights of the second.
-    cfg.WEIGHTING.WEIGHTS_FROM = []
+    # Pairs [head, other head]: the first takes over the class weights of the second. None: as the
+    # network says (offsets take those of centres); []: every head has weights of its own.
+    cfg.WEIGHTING.WEIGHTS_FROM = None
     # The settings of all schemes (gbw_d2/weighting/schemes); None = the scheme's own default.
     for name in SCHEMES:
         for key in config_keys(SCHEMES.get(name).scheme.Settings):

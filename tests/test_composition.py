@@ -141,7 +141,7 @@ def test_output_dir_is_named_in_the_order_of_the_axes() -> None:
     for words in (["uda/advent", "weighting/none"], ["weighting/none", "uda/advent"]):
         assert name == load_config(leaf, words).OUTPUT_DIR
     # The leaf's own choice is no change.
-    same = load_config(leaf, ["uda/self_training", "weighting/gbw_all_heads"])
+    same = load_config(leaf, ["uda/self_training", "weighting/gbw"])
     assert same.OUTPUT_DIR == "output/synthia_panoptic_gbw"
     assert load_config(leaf, ["uda/advent", "OUTPUT_DIR", "mine"]).OUTPUT_DIR == "mine"
 
@@ -245,9 +245,7 @@ def fits(choice: dict[str, str]) -> bool:
     if without_target and choice["uda"] != "source_only":
         return False
     has_16 = data["LABEL_SPACE"] == "cityscapes_16"
-    return (instances or "all_heads" not in choice["weighting"]) and (
-        has_16 or choice["weighting"] != "fixed"
-    )
+    return has_16 or choice["weighting"] != "fixed"
 
 
 @pytest.mark.parametrize(
@@ -297,7 +295,7 @@ def test_every_network_can_be_built(encoder: str, model: str) -> None:
 
 SPREAD = [
     "configs/toy/panoptic_gbw.yaml uda/advent weighting/none",
-    "configs/toy/panoptic_source_only.yaml uda/max_squares weighting/gbw_equal_pull_all_heads",
+    "configs/toy/panoptic_source_only.yaml uda/max_squares weighting/gbw_balanced",
     "configs/toy/semantic_gbw.yaml uda/crst_mrkld weighting/inverse_sqrt_frequency",
     "configs/toy/semantic_gbw.yaml schedules/daformer_40k uda/min_entropy",
     "configs/toy/semantic_gbw.yaml encoders/resnet50 models/semantic_deeplabv3plus schedules/90k",

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "gbw_d2"
 # Small files that any room may import. They stand at the bottom, and in this order.
 LEAVES = (
     *("errors", "keys", "keyed_random", "compat", "passive_waiting", "cityscapes_classes"),
-    *("settings", "registry", "composition", "label_spaces", "class_tables"),
+    *("former_names", "settings", "registry", "composition", "label_spaces", "class_tables"),
 )
 # Room -> what of ours it may import beside itself. Each room comes after those that it imports,
 # so that the table itself has no circle. Where it differs from ARCHITECTURE, section 3: `config`
@@ -26,8 +26,8 @@ LEAVES = (
 ROOMS: dict[str, tuple[str, ...]] = {
     "files": ("errors",),
     "ops": ("label_spaces",),
-    "weighting": ("errors", "keys", "registry", "settings", "ops"),
-    "losses": ("errors", "keys", "registry", "settings", "ops", "weighting"),
+    "weighting": ("errors", "former_names", "keys", "registry", "settings", "ops"),
+    "losses": ("errors", "former_names", "keys", "registry", "settings", "ops", "weighting"),
     "visualization": ("label_spaces", "files"),
     "config": ("errors", "compat", "settings", "composition", "weighting"),
     "results": ("errors", "compat", "files"),

@@ -44,7 +44,7 @@ from gbw_d2.weighting import build_scheme, solve_gbw_cvxopt
 SHAPES = ((2, 19, 512, 512), (2, 19, 1024, 1024), (1, 150, 512, 512))
 ROOT = Path(__file__).resolve().parents[1]
 
-WEIGHTINGS = ("none", "gbw_norm", "gbw_fading", "gbw")  # the last one adjusts logits
+WEIGHTINGS = ("none", "gbw_norm", "gbw_hindrance", "gbw")  # the last one adjusts logits
 TOY_CLASSES = 16
 
 Candidate = Callable[[], None]

@@ -93,8 +93,8 @@ class ClassWeights(HookBase):
     def _rows(self, done: int, head: str, term: str, entry: LogEntry) -> list[list[Any]]:
         names = [self.class_names[i] for i in entry.class_ids]
         weights = entry.weights.float()
-        measure = entry.norms if entry.classifier_measure is None else entry.classifier_measure
-        measure = torch.full_like(weights, torch.nan) if measure is None else measure
+        unknown = torch.full_like(weights, torch.nan)
+        measure = unknown if entry.measure is None else entry.measure
         share = weights / weights.sum()
         spread = torch.stack(
             [weights.min(), weights.max(), -(share * share.clamp_min(1e-12).log()).sum()]

@@ -41,7 +41,7 @@ def upsampled_class_statistics(
         targets: (N, H, W) int64 from ``prepare_labels``.
         invalid_labels: the flag from ``prepare_labels``; handed on.
         pixel_weights: (N, H, W) q_i >= 0, or None for 1.
-        norms: whether to compute the squared norms, and with them the loss sums.
+        norms: whether to compute the norms, and with them the loss sums.
         all_processes: whether counts and norms are summed over all processes.
         pixel_weights_in_gradient: whether q shapes counts and norms.
         focal_gamma: exponent of the focal factor inside the loss sums, 0 for none.
@@ -72,7 +72,8 @@ def upsampled_class_statistics(
         squared, sums = compute(
             logits, targets, importance, pixel_weights, shaping, shift, focal_gamma
         )
-        statistics.squared_norms, statistics.loss_sums = reduce(squared), sums
+        statistics.set_norms(reduce(squared))
+        statistics.loss_sums = sums
     return statistics
 
 

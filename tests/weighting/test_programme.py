@@ -53,19 +53,6 @@ def test_relative_scale_by_hand():
     assert gbw_weights(norms).tolist() == [0.5, 1.0, 1.5]
 
 
-def test_strength_by_hand():
-    # Half of u = (0.5, 1, 1.5) is projected: half of the distance to 1 is left.
-    norms = torch.tensor([1.0, 2.0, 3.0])
-    for half in (0.5, torch.tensor(0.5)):
-        assert gbw_weights(norms, strength=half).tolist() == [0.75, 1.0, 1.25]
-    assert gbw_weights(norms, strength=0.0).tolist() == [1.0] * 3
-    # Released: half of g^2 / (2 lam) = (0.05, 0.2, 0.45), so u = (0.025, 0.1, 0.225), projected.
-    released = gbw_weights(norms, scale="released", lam=10.0, strength=0.5)
-    mean = (0.025 + 0.1 + 0.225) / 3
-    expected = torch.tensor([1 + u - mean for u in (0.025, 0.1, 0.225)])
-    torch.testing.assert_close(released, expected)
-
-
 def test_power_two_is_the_released_programme_at_a_relative_lambda():
     norms = torch.rand(19, generator=torch.Generator().manual_seed(0)) * 1e-2
     lam = 0.2
@@ -134,10 +121,6 @@ def test_unusable_norms_raise(value):
     ("argument", "message"),
     [
         ({"scale": "absolute"}, "released, relative"),
-        ({"scale": "initial"}, "released, relative"),
-        ({"strength": 1.5}, "strength is 1.5"),
-        ({"strength": torch.tensor(float("nan"))}, "strength is nan"),
-        ({"strength": torch.ones(3)}, r"strength has shape \(3,\)"),
         ({"lam": 0.0}, "lambda"),
         ({"lam": float("nan")}, "lambda"),
         ({"power": 0.0}, "power"),

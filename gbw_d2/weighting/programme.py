@@ -12,18 +12,19 @@ from gbw_d2.weighting.pixels import may_look
 from gbw_d2.weighting.simplex import project_to_box, solve_gbw_cvxopt
 
 
-def _released(norms: Tensor, present: Tensor, power: float) -> Tensor:
-    return norms.square()
+def _released(measure: Tensor, present: Tensor, power: float) -> Tensor:
+    return measure.square()
 
 
-def _relative(norms: Tensor, present: Tensor, power: float) -> Tensor:
+def _relative(measure: Tensor, present: Tensor, power: float) -> Tensor:
     # Divided by the maximum first, so that no power overflows or vanishes.
-    top = norms.masked_fill(~present, 0).max()
-    powers = torch.where(top == 0, torch.ones_like(norms), norms / top).pow(power)
-    mean = (powers * present).sum() / present.sum()
-    return powers / mean
+    top = measure.masked_fill(~present, 0).max()
+    relative = torch.where(top == 0, torch.ones_like(measure), measure / top).pow(power)
+    mean = (relative * present).sum() / present.sum()
+    return relative / mean
 
 
+# What is projected, times 2 lambda: of the measure, the budget's classes and the power.
 SCALES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "released": _released,
     "relative": _relative,
@@ -40,19 +41,18 @@ def gbw_weights(
     min_weight: float = 0.0,
     max_weight: float = math.inf,
     solver: str = "closed_form",
-    strength: float | Tensor = 1.0,
 ) -> Tensor:
     """Solves the GBW programme (docs/equations.md 1 and 2).
 
     scale "released": w = projection of g^2 / (2 lam); ``power`` plays no part.
     scale "relative": w = projection of u / (2 lam), u_k = g_k^power / mean over the budget; all
-    norms 0 give uniform weights.
-    Either target is multiplied by the ``strength``, r of the schemes' initial scale.
+    measures 0 give uniform weights.
     The weights of the classes in the budget lie in [min_weight, max_weight] and sum to their
     number; every other class gets 1, so the sum over all K classes is K.
 
     Args:
-        norms: (K,) g_k >= 0, or a measure at the classifier in their place.
+        norms: (K,) the measure g_k >= 0 of each class: the norms of the logit channels' gradients
+            as released, or any other.
         present: (K,) bool, the classes that share the budget; None for all K.
         scale: "released" or "relative".
         lam: lambda > 0, in units of the scale; inf gives uniform weights.
@@ -60,45 +60,41 @@ def gbw_weights(
         min_weight: 0..1.
         max_weight: >= 1; inf for no cap.
         solver: "closed_form", or "cvxopt", which copies to the host.
-        strength: 0..1, a number or a tensor without axes; 0 gives uniform weights.
 
     Returns:
-        (K,) float32, detached, on the norms' device. Non-finite norms on a GPU give NaN weights.
+        (K,) float32, detached, on the measure's device. A measure that is not finite gives NaN
+        weights on a GPU.
 
     Raises:
-        ValueError: an argument out of range; on the CPU also norms that are NaN, inf or negative,
-            and a strength outside 0..1.
+        ValueError: an argument out of range; on the CPU also a measure that is NaN, inf or
+            negative.
     """
     if scale not in SCALES:
         raise ValueError(f"weighting scale is '{scale}'; expected one of {', '.join(SCALES)}")
     check_programme(lam, power, min_weight, max_weight, solver)
     if norms.ndim != 1:
         raise ValueError(f"norms have shape {tuple(norms.shape)}; expected (K,)")
-    values = norms.detach().double()
-    mask = torch.ones_like(norms, dtype=torch.bool) if present is None else present.bool()
-    if mask.shape != norms.shape:
-        raise ValueError(f"present has shape {tuple(mask.shape)}, norms {tuple(norms.shape)}")
-    if isinstance(strength, Tensor) and strength.ndim:
-        raise ValueError(f"strength has shape {tuple(strength.shape)}; expected one number")
-    if may_look(values):
-        usable = torch.isfinite(values) & (values >= 0)
-        if not bool(usable[mask].all()):
+    measure = norms.detach().double()
+    budget = torch.ones_like(norms, dtype=torch.bool) if present is None else present.bool()
+    if budget.shape != norms.shape:
+        raise ValueError(f"present has shape {tuple(budget.shape)}, norms {tuple(norms.shape)}")
+    if may_look(measure):
+        usable = torch.isfinite(measure) & (measure >= 0)
+        if not bool(usable[budget].all()):
             raise ValueError(
-                f"gradient norms are {norms.tolist()}; expected finite numbers >= 0. "
+                f"the classes' measure is {norms.tolist()}; expected finite numbers >= 0. "
                 "NaN or inf here comes from the logits or the features: the training diverged"
             )
-        if not 0 <= strength <= 1:
-            raise ValueError(f"strength is {float(strength)}; expected 0..1")
-    values = values.masked_fill(~mask, 0)
-    targets = SCALES[scale](values, mask, power) / (2 * lam) * strength
+    measure = measure.masked_fill(~budget, 0)
+    point = SCALES[scale](measure, budget, power) / (2 * lam)
     if solver == "cvxopt":
-        weights = torch.ones_like(targets)
-        size = int(mask.sum())
+        weights = torch.ones_like(point)
+        size = int(budget.sum())
         if size:
-            weights[mask] = solve_gbw_cvxopt(targets[mask], size, min_weight, max_weight)
+            weights[budget] = solve_gbw_cvxopt(point[budget], size, min_weight, max_weight)
         return weights.clamp(min_weight, max_weight).float()
-    weights = project_to_box(targets, mask.sum(), min_weight, max_weight, mask)
-    return torch.where(mask, weights, torch.ones_like(weights)).float()
+    weights = project_to_box(point, budget.sum(), min_weight, max_weight, budget)
+    return torch.where(budget, weights, torch.ones_like(weights)).float()
 
 
 def check_programme(
