@@ -65,14 +65,14 @@ class Run:
     Args:
         name: for people; runs of one name are averaged.
         folder: its OUTPUT_DIR.
-        cfg: its resolved config.
+        data: what it reads; its resolved config is ``data.cfg``.
         class_counts: (K,) labelled pixels of its source by class id.
         basis: what the scores are of.
     """
 
     name: str
     folder: Path
-    cfg: Any
+    data: Any
     class_counts: Tensor
     basis: Basis
 
@@ -183,14 +183,15 @@ def load_runs(args: argparse.Namespace) -> list[Run]:
     Raises:
         UserError: a run cannot be scored, or not be compared with the first.
     """
-    from gbw_d2.engine.build import prepare_datasets, source_class_counts
+    from gbw_d2.engine.run_data import RunData
 
     runs: list[Run] = []
     for name, folder in zip(args.names, args.runs, strict=True):
         cfg = load_config_of(folder, args.test, args.opts)
-        prepare_datasets(cfg, training=True)
-        counts = source_class_counts(cfg)
-        run = Run(name, folder, cfg, counts, basis_of(cfg, counts, args.rare))
+        data = RunData(cfg)
+        data.prepare(training=True)
+        counts = data.class_counts
+        run = Run(name, folder, data, counts, basis_of(cfg, counts, args.rare))
         runs.append(run)
         first = runs[0].basis
         if run.basis != first:
@@ -213,20 +214,20 @@ def score_run(
         weights: of the student or the teacher.
         strengths: of the tilt.
     """
-    from gbw_d2.engine.build import build_test_batches, load_records
+    from gbw_d2.engine.batches import build_test_batches
     from gbw_d2.engine.evaluation import meet_test_set
     from gbw_d2.evaluation.evaluators import SemanticEvaluator
     from gbw_d2.evaluation.protocols import chosen_protocols
 
     points = []
     shifts = shifts_of(run.class_counts, strengths)
-    for dataset in run.cfg.DATASETS.TEST:
-        spec, records = load_records((dataset,), "DATASETS.TEST")
-        met = meet_test_set(run.cfg, spec)
+    for dataset in run.data.cfg.DATASETS.TEST:
+        listed = run.data.test_set(dataset)
+        met = meet_test_set(run.data.cfg, listed.spec)
         protocols = chosen_protocols(met, (run.basis.protocol,))
-        read = read_once(spec.translated(met.truth, met.space).read_semantic)
+        read = read_once(listed.spec.translated(met.truth, met.space).read_semantic)
         evaluators = [SemanticEvaluator(read, met, protocols) for _ in strengths]
-        score(network, build_test_batches(run.cfg, records), evaluators, shifts)
+        score(network, build_test_batches(run.data.cfg, listed.records), evaluators, shifts)
         for strength, evaluator in zip(strengths, evaluators, strict=True):
             place = run.name, str(run.folder), weights, dataset, strength
             points.append(Point(*place, _scores(evaluator, run.basis)))
@@ -262,12 +263,12 @@ def score_runs(args: argparse.Namespace, out: Path) -> list[Point]:
     print(f"rare classes: {', '.join(runs[0].basis.rare)}")
     points: list[Point] = []
     for place, run in enumerate(runs):
-        weights = args.weights_of or run.cfg.EVAL.WEIGHTS
+        weights = args.weights_of or run.data.cfg.EVAL.WEIGHTS
         print(f"{run.folder}, {weights} ({place + 1} of {len(runs)})", flush=True)
-        network = load_network(run.cfg, str(run.folder), weights)
+        network = load_network(run.data.cfg, str(run.folder), weights)
         if place == 0 and args.save:
             save(network, shifts_of(run.class_counts, [args.save[0]])[0], args.save[1])
-            if run.cfg.EVAL.WEIGHTS != "student":
+            if run.data.cfg.EVAL.WEIGHTS != "student":
                 print("score it with EVAL.WEIGHTS student")
         points += score_run(run, network, weights, args.strengths)
         write_csv(out / "tilt.csv", [as_cells(point) for point in points])

@@ -195,6 +195,12 @@ def test_nothing_imports_projects_studies_tools_or_tests() -> None:
             assert name.split(".")[0] not in OUTSIDE, path
 
 
+def test_nothing_but_the_studies_imports_the_studies() -> None:
+    files = [path for folder in ("tools", "datasets") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*files, ROOT / "train_net.py"]:
+        assert not any(name.split(".")[0] == "gbw_studies" for name in imported(path)), path
+
+
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [

@@ -13,12 +13,15 @@ from torch import nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.data.spec import DatasetError, DatasetSpec
-from gbw_d2.engine.build import build_test_batches, is_panoptic, load_records
+from gbw_d2.engine.batches import build_test_batches
+from gbw_d2.engine.build import is_panoptic
 from gbw_d2.engine.pictures import PicturePanel
+from gbw_d2.engine.run_data import RunData
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 from gbw_d2.evaluation.protocols import Protocol, chosen_protocols
 from gbw_d2.evaluation.report import format_table, merge_per_class
 from gbw_d2.label_spaces import LABEL_SPACES, Scoring, scoring
+from gbw_d2.results.reader import RESULTS, SCORES
 from gbw_d2.results.run_info import run_info
 from gbw_d2.results.writer import PerClass, write_per_class_csv, write_results_json
 
@@ -85,29 +88,30 @@ def _folder(cfg: CfgNode, name: str) -> Path:
     return output if name == cfg.DATASETS.TEST[0] else output / name.replace("/", "_")
 
 
-def evaluate(cfg: CfgNode, model: nn.Module, pictures: Path | None = None) -> dict[str, Scores]:
+def evaluate(data: RunData, model: nn.Module, pictures: Path | None = None) -> dict[str, Scores]:
     """Scores a network on every dataset of DATASETS.TEST.
 
     Args:
-        cfg: the config.
+        data: of the run.
         model: the network; it is put back into the mode in which it came.
         pictures: where a picture panel of the first test set goes; None for none.
 
     Returns:
         dataset name -> scores; empty on all processes but the first.
     """
+    cfg = data.cfg
     results: dict[str, Scores] = {}
     for index, name in enumerate(cfg.DATASETS.TEST):
-        spec, records = load_records((name,), "DATASETS.TEST")
-        met = meet_test_set(cfg, spec)
+        listed = data.test_set(name)
+        met = meet_test_set(cfg, listed.spec)
         protocols = chosen_protocols(met, cfg.EVAL.PROTOCOLS)
-        spec = spec.translated(met.truth, met.space)
+        spec = listed.spec.translated(met.truth, met.space)
         evaluators = _build_evaluators(cfg, spec, met, protocols, _folder(cfg, name))
         extra = []
         if pictures is not None and index == 0 and cfg.EVAL.PICTURES > 0:
             extra = [PicturePanel(spec, met, cfg.EVAL.PICTURES, cfg.INPUT.FORMAT, pictures)]
         metrics = inference_on_dataset(
-            model, build_test_batches(cfg, records), DatasetEvaluators([*evaluators, *extra])
+            model, build_test_batches(cfg, listed.records), DatasetEvaluators([*evaluators, *extra])
         )
         if comm.is_main_process():
             per_class = merge_per_class(*(e.per_class for e in evaluators))
@@ -165,12 +169,12 @@ def write_results(
         run["best_on_target_labels"] = dict(best_on_target_labels)
     folder = Path(cfg.OUTPUT_DIR)
     write_results_json(
-        folder / "results.json",
+        folder / RESULTS,
         first.metrics,
         {name: scores.metrics for name, scores in results.items()},
         first.per_class,
         run,
     )
     for name, scores in results.items():
-        write_per_class_csv(_folder(cfg, name) / "per_class.csv", scores.per_class)
-    logger.info("Wrote %s and per_class.csv", folder / "results.json")
+        write_per_class_csv(_folder(cfg, name) / SCORES, scores.per_class)
+    logger.info("Wrote %s and %s", folder / RESULTS, SCORES)

@@ -15,6 +15,7 @@ from gbw_d2.errors import UserError
 from gbw_d2.results.class_weights import COLUMNS
 
 WEIGHTS, LOSSES, SCORES = "class_weights.csv", "metrics.json", "per_class.csv"
+RESULTS = "results.json"
 
 Curve = tuple[np.ndarray, np.ndarray]  # iterations done, values; both (T,), finite
 Weights = dict[str, dict[str, dict[str, Curve]]]  # head -> term -> class name -> weight
@@ -53,15 +54,25 @@ def read_run(folder: Path, name: str) -> Run:
     )
 
 
-def read_weights(path: Path) -> Weights:
-    """Reads class_weights.csv; a last line that is cut off is left out.
+def read_weight_rows(path: Path) -> list[dict[str, str]]:
+    """Reads class_weights.csv as it is; a last line that is cut off is left out.
 
     Raises:
-        UserError: columns or numbers that do not belong there.
+        UserError: a column is missing.
     """
     rows = _read_csv(path, COLUMNS)
     if rows and not rows[-1]["pixels"]:
         rows.pop()  # the run writes on, or was killed while it did
+    return rows
+
+
+def read_weights(path: Path) -> Weights:
+    """Reads the weights of class_weights.csv over time.
+
+    Raises:
+        UserError: columns or numbers that do not belong there.
+    """
+    rows = read_weight_rows(path)
     points: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for line, row in enumerate(rows, start=2):
         key = row["head"], row["term"], row["class"]
@@ -74,11 +85,10 @@ def read_weights(path: Path) -> Weights:
     return weights
 
 
-def read_losses(path: Path) -> dict[str, Curve]:
-    """Reads total_loss, every loss_... and gradient_norm from Detectron2's metrics.json.
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads Detectron2's metrics.json, one entry per logged iteration, which counts from 0.
 
-    Iterations are counted from 1, as in class_weights.csv. A resumed run repeats iterations; the
-    later line counts.
+    A resumed run repeats iterations; the later line counts.
 
     Raises:
         UserError: a line, other than the last, that is no JSON object.
@@ -99,6 +109,18 @@ def read_losses(path: Path) -> dict[str, Curve]:
         while entries and entries[-1]["iteration"] >= iteration:
             entries.pop()
         entries.append(entry)
+    return entries
+
+
+def read_losses(path: Path) -> dict[str, Curve]:
+    """Reads total_loss, every loss_... and gradient_norm from metrics.json.
+
+    Iterations are counted from 1, as in class_weights.csv.
+
+    Raises:
+        UserError: as :func:`read_metrics`.
+    """
+    entries = read_metrics(path)
     names = dict.fromkeys(k for entry in entries for k in entry if _is_loss(k))
     ordered = sorted(names, key=lambda n: (n == "gradient_norm", n != "total_loss"))
     return {
@@ -124,6 +146,21 @@ def read_scores(path: Path) -> Scores:
             key: _number(path, line, text) if text else None for key, text in row.items()
         }
     return scores
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Reads results.json of an output folder.
+
+    Args:
+        folder: the folder, or the file itself.
+
+    Raises:
+        UserError: it is not there.
+    """
+    path = folder / RESULTS if folder.is_dir() else folder
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {RESULTS}; the run is not finished")
+    return json.loads(path.read_text())
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -252,14 +252,16 @@ def test_the_example_holds_what_was_drawn(example: Path) -> None:
 
 
 def test_training_reads_the_example(example: Path, tiny_config: Callable) -> None:
-    from gbw_d2.engine.build import build_batches, prepare_datasets
+    from gbw_d2.engine.batches import build_batches
+    from gbw_d2.engine.run_data import RunData
 
     names = {"TRAIN": "source", "TARGET": "target", "TEST": "val"}
     overrides = [("DATASETS." + k, f"('toy_own/data.yaml:{v}',)") for k, v in names.items()]
     flat = [word for pair in overrides for word in pair]
     cfg = tiny_config(*flat, "UDA.NAME", "min_entropy", "DATALOADER.NUM_WORKERS", 0)
-    prepare_datasets(cfg, training=True)
-    source, target = next(build_batches(cfg, 0))
+    data = RunData(cfg)
+    data.prepare(training=True)
+    source, target = next(build_batches(data, 0))
     assert "center" in source[0] and source[0]["file_name"].startswith(str(example / "synthetic"))
     assert target[0]["file_name"].startswith(str(example / "real_unlabelled"))
     assert "sem_seg" in source[0] and "sem_seg" not in target[0]

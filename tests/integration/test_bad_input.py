@@ -21,7 +21,7 @@ from gbw_d2.catalog import get_dataset
 from gbw_d2.catalog.preflight import check_data
 from gbw_d2.config import ConfigError, load_config
 from gbw_d2.data.spec import DatasetError, DatasetSpec
-from gbw_d2.engine import build
+from gbw_d2.engine import run_data
 from gbw_d2.engine.checkpoint import CheckpointError
 from gbw_d2.errors import UserError
 from gbw_d2.evaluation import PROTOCOLS
@@ -63,16 +63,18 @@ def test_an_override_runs_no_code(tmp_path: Path, repository: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [(), ("a", "b")])
-def test_a_key_that_takes_one_dataset(names: tuple[str, ...]) -> None:
+def test_a_key_that_takes_one_dataset(tiny_config: Any, names: tuple[str, ...]) -> None:
+    cfg = tiny_config()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = names
     with pytest.raises(DatasetError, match=r"DATASETS\.TRAIN is .* exactly one dataset"):
-        build.load_records(names, "DATASETS.TRAIN")
+        _ = run_data.RunData(cfg).source
 
 
-def test_a_dataset_without_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.DatasetCatalog, "get", lambda _: [])
-    monkeypatch.setattr(build, "get_dataset", lambda name: DatasetSpec(name, list))
+def test_a_dataset_without_images(tiny_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_data, "get_dataset", lambda name: DatasetSpec(name, list))
     with pytest.raises(DatasetError, match=r"DATASETS\.TEST: dataset 'mine' has no images"):
-        build.load_records(("mine",), "DATASETS.TEST")
+        run_data.RunData(tiny_config()).test_set("mine")
 
 
 @pytest.mark.parametrize("kind", ["panoptic", "semantic"])
