@@ -59,7 +59,7 @@ def final(out: Path) -> dict:
 
 
 def assert_equal(a: dict, b: dict) -> None:
-    for part in ("model", "weighting_semantic"):
+    for part in ("model", "weighted_losses"):
         assert a[part].keys() == b[part].keys()
         for key, value in a[part].items():
             assert torch.equal(value, b[part][key]), f"{part} {key}"
