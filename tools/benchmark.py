@@ -9,7 +9,10 @@
     uv run tools/benchmark.py loader                         # images per second of the toy recipe
     uv run tools/benchmark.py evaluation                     # PQ beside panopticapi
     uv run tools/benchmark.py postprocessing                 # beside Detectron2's
+    uv run tools/benchmark.py busy                           # a step beside busy processes
+    uv run tools/benchmark.py startup                        # how soon a mistake is told
     uv run tools/benchmark.py recipe --config-file configs/synthia_panoptic_gbw.yaml  # without data
+    uv run tools/benchmark.py operators --config-file configs/toy/panoptic_gbw.yaml  # profile
     uv run tools/benchmark.py weighting --repetitions 21 --out weighting.json
 
 Every repetition runs all candidates, in turning order; a ratio is the median over repetitions of
@@ -321,6 +324,20 @@ def run_postprocessing(repetitions: int, device: torch.device) -> dict[str, Any]
     return evaluation.run_postprocessing(report, repetitions, device)
 
 
+def run_busy(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Measures a toy step beside busy processes; on the CPU whatever the device."""
+    from benchmarks import processes
+
+    return processes.run_busy(repetitions)
+
+
+def run_startup(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Measures how soon train_net.py says that something is wrong."""
+    from benchmarks import processes
+
+    return processes.run_startup(repetitions)
+
+
 def run_recipe(
     repetitions: int, device: torch.device, config_file: str, overrides: Sequence[str]
 ) -> dict[str, Any]:
@@ -330,6 +347,17 @@ def run_recipe(
     return recipe.run_recipe(report, repetitions, device, config_file, overrides)
 
 
+def run_operators(
+    repetitions: int, device: torch.device, config_file: str, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Profiles the training step of a recipe of any scale, without its data."""
+    from benchmarks import operators
+
+    return operators.run_operators(repetitions, device, config_file, overrides)
+
+
+# Those that take a recipe.
+OF_RECIPES = ("recipe", "operators")
 BENCHMARKS = {
     "weighting": run_weighting,
     "upsampled": run_upsampled,
@@ -339,7 +367,10 @@ BENCHMARKS = {
     "loader": run_loader,
     "evaluation": run_evaluation,
     "postprocessing": run_postprocessing,
+    "busy": run_busy,
+    "startup": run_startup,
     "recipe": run_recipe,
+    "operators": run_operators,
 }
 
 
@@ -368,11 +399,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parse(parser.parse_intermixed_args, sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         parser.error(str(error))
-    is_recipe = args.benchmark == "recipe"
+    is_recipe = args.benchmark in OF_RECIPES
     if bool(args.config_file) != is_recipe or (args.opts and not is_recipe):
         parser.error(
-            "the benchmark recipe, and no other, takes --config-file FILE [--with AXIS/NAME ...] "
-            "[KEY VALUE ...]"
+            f"the benchmarks {' and '.join(OF_RECIPES)}, and no other, take --config-file FILE "
+            "[--with AXIS/NAME ...] [KEY VALUE ...]"
         )
     of_config = (args.config_file, args.opts) if is_recipe else ()
     device = torch.device(args.device)
