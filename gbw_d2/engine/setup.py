@@ -17,6 +17,7 @@ from gbw_d2.engine.class_transfer import checkpoint_space
 from gbw_d2.engine.evaluation import meet_test_set
 from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.engine.precision import DTYPES
+from gbw_d2.engine.resume import check_unused
 from gbw_d2.engine.weighted_losses import check_weighting
 from gbw_d2.evaluation.protocols import Protocol, default_protocols, protocols_of
 from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace
@@ -51,6 +52,7 @@ def setup(args: Any) -> CfgNode:
         resolve(cfg, checkpoint_space(weights), data=("TEST",))
     else:
         resolve(cfg)
+        check_unused(cfg.OUTPUT_DIR, args.resume)
     cfg.freeze()
     check_output_dir(cfg.OUTPUT_DIR)
     default_setup(cfg, args)

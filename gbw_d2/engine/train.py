@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from gbw_d2.engine.evaluation import evaluate, write_results
 from gbw_d2.engine.hooks import ClassWeights, Evaluation
 from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
+from gbw_d2.engine.resume import check_resumed, config_entries
 from gbw_d2.engine.selection import BestOnTargetLabels
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.engine.weighted_losses import weighted_heads
@@ -161,6 +163,8 @@ def _build_run(cfg: CfgNode) -> _Run:
     )
     checkpointer.trust = cfg.MODEL.TRUST_WEIGHTS
     checkpointer.reinitialise = cfg.MODEL.REINITIALISE_MISMATCHED
+    checkpointer.entries = config_entries(cfg)
+    checkpointer.check_entries = partial(check_resumed, cfg=cfg)
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.1f M parameters", cfg.MODEL.META_ARCHITECTURE, parameters / 1e6)
     return _Run(cfg, model, strategy, losses, optimizer, rates, extra, precision, checkpointer)
