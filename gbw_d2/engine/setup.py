@@ -23,6 +23,7 @@ from gbw_d2.evaluation.protocols import Protocol, default_protocols, protocols_o
 from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
 from gbw_d2.uda import STRATEGIES
+from gbw_d2.unread_keys import check_unread
 from gbw_d2.weighting import SCHEMES
 
 from detectron2.config import CfgNode
@@ -46,6 +47,7 @@ def setup(args: Any) -> CfgNode:
         ValueError: the config names something unknown or contradicts itself.
     """
     cfg = load_config(args.config_file, args.opts)
+    check_unread(cfg)
     if args.eval_only:
         # The classes are those of the weights: their data may be elsewhere.
         weights = scored_weights(cfg, args.resume)

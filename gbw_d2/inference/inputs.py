@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from gbw_d2.data.catalog import DatasetError
-from gbw_d2.data.formats.files import read_array
+from gbw_d2.data.formats.files import read_image
 from gbw_d2.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
@@ -108,7 +108,7 @@ def read_photo(path: Path) -> np.ndarray:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"cannot read '{path}': {reason}") from error
     try:
-        return cv2.cvtColor(read_array(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        return read_image(path, "RGB")
     except DatasetError as error:
         raise InputError(str(error)) from error
 

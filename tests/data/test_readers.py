@@ -18,7 +18,7 @@ from panopticapi.utils import rgb2id
 
 from gbw_d2.data.catalog import DatasetError, get_dataset
 from gbw_d2.data.formats.files import read_image
-from gbw_d2.data.formats.synthia import LABEL_FILE
+from gbw_d2.data.formats.synthia import LABEL_FILE, load_synthia
 from gbw_d2.registry import UnknownNameError
 
 WritePng = Callable[[Path, np.ndarray], None]
@@ -52,6 +52,14 @@ def test_synthia_records(synthia_root: Path) -> None:
     records = get_dataset("synthia_semantic_train").load()
     assert [r["image_id"] for r in records] == ["0000000", "0000001", "0000002"]
     assert (records[0]["height"], records[0]["width"]) == (24, 40)
+
+
+def test_synthia_sequences_are_refused(synthia_root: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(synthia_root, tmp_path / "seqs")
+    for path in sorted(root.rglob("*.png")):
+        path.rename(path.with_name(path.name[1:]))
+    with pytest.raises(DatasetError, match=r"six digits \(000000, .*SYNTHIA-SEQS.*seven digits"):
+        load_synthia(root)
 
 
 def test_synthia_labels(synthia_root: Path) -> None:

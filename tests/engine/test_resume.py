@@ -27,8 +27,18 @@ from gbw_d2.errors import UserError
 from detectron2.config import CfgNode
 
 # By hand: what the optimiser's state, or the split of parameters into groups, was made with.
-REFUSED = """OPTIMIZER MOMENTUM NESTEROV WEIGHT_DECAY WEIGHT_DECAY_NORM WEIGHT_DECAY_BIAS
-WEIGHT_DECAY_TABLES HEAD_LR_FACTOR LAYER_DECAY BIAS_LR_FACTOR REFERENCE_WORLD_SIZE""".split()
+REFUSED = [
+    *(
+        "OPTIMIZER",
+        "MOMENTUM",
+        "NESTEROV",
+        "WEIGHT_DECAY",
+        "WEIGHT_DECAY_NORM",
+        "WEIGHT_DECAY_BIAS",
+    ),
+    *("WEIGHT_DECAY_TABLES", "HEAD_LR_FACTOR", "LAYER_DECAY", "BIAS_LR_FACTOR"),
+    "REFERENCE_WORLD_SIZE",
+]
 
 
 def leaves(node: CfgNode, prefix: str) -> list[str]:
