@@ -14,7 +14,6 @@ from detectron2.modeling import META_ARCH_REGISTRY
 _NO_DETECTOR = "no network here has it"
 _NO_SCALES = "INPUT.SCALE_RANGE, INPUT.SOURCE_SIZE and INPUT.TARGET_SIZE set the size"
 _TEST_SIZE = "INPUT.TEST_SIZE sets the size at test time"
-_PROJECTED = "the head's IN_FEATURES are projected, all but the last"
 _ORDER = "images come in the order of SEED; DATASETS.RARE_CLASS_SAMPLING draws rare classes"
 _PLAIN_TEST = "nothing like it exists here; demo.py averages views, evaluation does not"
 
@@ -35,8 +34,6 @@ UNREAD: Mapping[str, str] = {
     "MODEL.PANOPTIC_FPN": _NO_DETECTOR,
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": "void is always 255; a data.yaml says which labels are void",
     "MODEL.SEM_SEG_HEAD.LOSS_TOP_K": "the semantic loss takes all pixels; WEIGHTING weights them",
-    "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": _PROJECTED,
-    "MODEL.INS_EMBED_HEAD.PROJECT_FEATURES": _PROJECTED,
     "MODEL.PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY": "images are padded to what the backbone needs",
     "MODEL.PANOPTIC_DEEPLAB.BENCHMARK_NETWORK_SPEED": "tools/benchmark.py measures",
     "INPUT.MIN_SIZE_TRAIN": _NO_SCALES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -42,7 +43,7 @@ from gbw_d2.data.statistics import image_class_counts
 from gbw_d2.engine.precision import DTYPES, Precision
 from gbw_d2.engine.weighted_losses import build_weighted_losses
 from gbw_d2.errors import UserError
-from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.label_spaces import IGNORE_LABEL, LABEL_SPACES
 from gbw_d2.losses import WeightedLosses
 from gbw_d2.modeling.protocol import SegmentationModel
 from gbw_d2.uda.strategy import (
@@ -60,6 +61,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_datasets(cfg: CfgNode, training: bool) -> None:
@@ -197,7 +200,7 @@ def build_batches(cfg: CfgNode, start: int, data: StageData | None = None) -> It
         "start": start,
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
     }
-    source = _source_batches(cfg, data, shared)
+    source = warn_of_void(_source_batches(cfg, data, shared), cfg.SOLVER.LOG_PERIOD)
     if not data.with_target:
         return PairedLoader(source)
     _, records = load_records(cfg.DATASETS.TARGET, "DATASETS.TARGET")
@@ -211,6 +214,23 @@ def build_batches(cfg: CfgNode, start: int, data: StageData | None = None) -> It
         **shared,
     )
     return PairedLoader(source, target)
+
+
+def warn_of_void(batches: Iterable[Batch], period: int) -> Iterator[Batch]:
+    """Passes batches on and warns once where ``period`` of them show no labelled pixel."""
+    stream = iter(batches)
+    for number, batch in enumerate(stream, 1):
+        yield batch
+        # Looked at until the first label only, and on the host, where the loader leaves them.
+        if any(bool((s[keys.SEM_SEG] != IGNORE_LABEL).any()) for s in batch):
+            break
+        if number == period:
+            logger.warning(
+                "No pixel of the source was labelled in %d iterations, so nothing is learned; look "
+                "at its labels with datasets/prepare_*.py --check",
+                period,
+            )
+    yield from stream
 
 
 def _source_batches(cfg: CfgNode, data: StageData, shared: dict[str, Any]) -> Iterator[Batch]:
