@@ -134,6 +134,8 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.WEIGHT_DECAY_TABLES = None
     # Iterations between two lines of the log, of metrics.json and of class_weights.csv.
     cfg.SOLVER.LOG_PERIOD = 20
+    # Newest checkpoints that are kept beside the final one; 0 = all.
+    cfg.SOLVER.CHECKPOINTS_KEPT = 2
     # Length of the learning-rate schedule, iterations; 0 = as long as the run. Longer than it: the
     # run stops before the rate has come to its end, as several references do.
     cfg.SOLVER.LR_ITERS = 0

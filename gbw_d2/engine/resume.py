@@ -53,6 +53,7 @@ ON_RESUME: Mapping[str, Change] = {
     "CUDNN_BENCHMARK": Change.FREE,
     "SOLVER.LOG_PERIOD": Change.FREE,
     "SOLVER.CHECKPOINT_PERIOD": Change.FREE,
+    "SOLVER.CHECKPOINTS_KEPT": Change.FREE,
     # A negative one is drawn anew.
     "SEED": Change.FROM_HERE,
     "SOLVER.MAX_ITER": Change.FROM_HERE,

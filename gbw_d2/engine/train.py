@@ -22,10 +22,10 @@ from gbw_d2.engine.build import (
     build_training_losses,
     prepare_datasets,
 )
-from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError, scored_weights
+from gbw_d2.engine.checkpoint import Checkpointer, scored_weights
 from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import evaluate, write_results
-from gbw_d2.engine.hooks import ClassWeights, Evaluation
+from gbw_d2.engine.hooks import ClassWeights, Evaluation, periodic_checkpointer
 from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
 from gbw_d2.engine.resume import check_resumed, config_entries
@@ -79,7 +79,7 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
         flat metrics of the first test set; {} on all processes but the first.
 
     Raises:
-        CheckpointError: there is nothing to score.
+        CheckpointError: the weights cannot be read or are of another network.
     """
     start = time.perf_counter()
     prepare_datasets(cfg, training=False)
@@ -90,11 +90,6 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, **beside)
     checkpointer.strict, checkpointer.trust = True, cfg.MODEL.TRUST_WEIGHTS
     path = scored_weights(cfg, resume)
-    if not path:
-        raise CheckpointError(
-            "--eval-only has no weights: give MODEL.WEIGHTS <file>, or --resume for the last "
-            f"checkpoint of OUTPUT_DIR '{cfg.OUTPUT_DIR}'"
-        )
     rest = checkpointer.load(path)
     results = evaluate(cfg, network, Path(cfg.OUTPUT_DIR) / "pictures" / "evaluation.png")
     write_results(cfg, results, rest.get("iteration", -1) + 1, time.perf_counter() - start)
@@ -215,7 +210,9 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
             hooks.IterationTimer(),
             hooks.LRScheduler(run.optimizer, scheduler),
             _when_main(
-                lambda: hooks.PeriodicCheckpointer(run.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+                lambda: periodic_checkpointer(
+                    run.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
+                )
             ),
             ClassWeights(
                 _schemes_by_head(run),
