@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.composition import ConfigError, compose, split_words
+from gbw_d2.paths import expanded
 from gbw_d2.settings import config_keys
 from gbw_d2.weighting import SCHEMES
 
@@ -365,4 +366,8 @@ def load_config(config_file: str, words: Sequence[str] = ()) -> CfgNode:
         cfg.merge_from_list(list(overrides))
     except (KeyError, ValueError, AssertionError) as error:
         raise _readable(error, cfg, "command line") from error
+    cfg.OUTPUT_DIR = expanded(cfg.OUTPUT_DIR, "OUTPUT_DIR")
+    cfg.MODEL.WEIGHTS = expanded(cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
+    if isinstance(cfg.MODEL.TIMM.PRETRAINED, str):
+        cfg.MODEL.TIMM.PRETRAINED = expanded(cfg.MODEL.TIMM.PRETRAINED, "MODEL.TIMM.PRETRAINED")
     return cfg

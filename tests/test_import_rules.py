@@ -15,7 +15,7 @@ PACKAGE = ROOT / "gbw_d2"
 LEAVES = (
     *("gbw_d2.registry", "gbw_d2.keys", "gbw_d2.errors", "gbw_d2.compat", "gbw_d2.keyed_random"),
     *("gbw_d2.label_spaces", "gbw_d2.cityscapes_classes", "gbw_d2.class_tables"),
-    "gbw_d2.settings",
+    *("gbw_d2.settings", "gbw_d2.paths"),
 )
 TORCH_ONLY = (
     *("torch", "numpy", "cvxopt", "gbw_d2.registry", "gbw_d2.keys", "gbw_d2.errors"),

@@ -248,7 +248,7 @@ def find_label_space(name: str) -> LabelSpace:
 
 def datasets_root() -> Path:
     """Returns the folder that holds all datasets: ``$DETECTRON2_DATASETS``, or ``./datasets``."""
-    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    return Path(os.path.expandvars(os.environ.get("DETECTRON2_DATASETS", "datasets"))).expanduser()
 
 
 def _load(name: str) -> list[Record]:

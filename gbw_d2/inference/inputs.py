@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from gbw_d2.data.catalog import DatasetError
-from gbw_d2.data.formats.files import read_image
+from gbw_d2.data.formats.files import is_clutter, read_image
 from gbw_d2.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
@@ -69,7 +69,13 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     known = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-    return sorted(p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file())
+    return sorted(
+        p
+        for p in path.rglob("*")
+        if p.suffix.lower() in known
+        and not any(map(is_clutter, p.relative_to(path).parts))
+        and p.is_file()
+    )
 
 
 def _is_below(path: Path, folder: Path) -> bool:

@@ -33,6 +33,11 @@ _DARK = 16
 logger = logging.getLogger(__name__)
 
 
+def is_clutter(name: str) -> bool:
+    """True for what other programmes leave between data: hidden names, thumbnails, notebooks'."""
+    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
+
+
 def list_names(folder: Path, suffix: str, hint: str) -> list[str]:
     """Lists the names in ``folder`` that end with ``suffix``, sorted.
 
@@ -46,7 +51,11 @@ def list_names(folder: Path, suffix: str, hint: str) -> list[str]:
     """
     if not folder.is_dir():
         raise DatasetError(f"no folder '{folder}'. {hint}")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(suffix))
+    names = sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name.endswith(suffix) and not is_clutter(entry.name)
+    )
     if not names:
         raise DatasetError(f"no file *{suffix} in '{folder}'. {hint}")
     return names
@@ -54,6 +63,8 @@ def list_names(folder: Path, suffix: str, hint: str) -> list[str]:
 
 def load_pairs(image_folder: Path, label_folder: Path, hint: str) -> list[Record]:
     """Lists PNG images whose labels have the same names in another folder, sorted by name.
+
+    Of a partial download, what has both is used; a warning says how many do not.
 
     Args:
         image_folder: holds the images.
@@ -64,22 +75,29 @@ def load_pairs(image_folder: Path, label_folder: Path, hint: str) -> list[Record
         Records with ``file_name``, ``image_id``, ``height``, ``width`` and :data:`LABEL_FILE`.
 
     Raises:
-        DatasetError: a folder is missing or empty, or images and labels do not pair up.
+        DatasetError: a folder is missing or empty, or no image has a label.
     """
     names = list_names(image_folder, ".png", hint)
     labels = list_names(label_folder, ".png", hint)
+    both = sorted(set(names) & set(labels))
     lonely = sorted(set(names) ^ set(labels))
-    if lonely:
+    if not both:
         raise DatasetError(
-            f"{len(names)} images in '{image_folder}' but {len(labels)} labels in "
+            f"none of {len(names)} images in '{image_folder}' has a label of its name in "
             f"'{label_folder}'; without a partner: {few(lonely)}. Unpack the archive again."
+        )
+    if lonely:
+        warn_once(
+            f"{len(names)} images in '{image_folder}' and {len(labels)} labels in "
+            f"'{label_folder}': {len(lonely)} without a partner are left out ({few(lonely)}), "
+            f"{len(both)} are used"
         )
     return [
         {
             **image_record(image_folder / name, name.removesuffix(".png")),
             LABEL_FILE: str(label_folder / name),
         }
-        for name in names
+        for name in both
     ]
 
 
@@ -311,7 +329,8 @@ def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 @cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Logs a warning, however often it is asked to."""
     logger.warning(message)
 
 
@@ -321,7 +340,7 @@ def _warn_of_darkness(path: str | Path, image: np.ndarray) -> None:
     with open(path, "rb") as file:
         bits = file.read(25)[-1]
     if bits == 16:
-        _warn_once(
+        warn_once(
             f"Images in '{Path(path).parent}' have 16 bits but values below 4096 only, so they are "
             "nearly black in 8 bits; multiply them by 16 (12-bit cameras)"
         )
