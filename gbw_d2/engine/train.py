@@ -1,4 +1,4 @@
-"""The two jobs of train_net.py: train, and evaluate only."""
+"""The jobs of train_net.py: train, evaluate only, and check what training needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from gbw_d2.engine.build import (
     build_context,
     build_model,
     build_precision,
+    build_test_batches,
     build_training_losses,
+    load_records,
     prepare_datasets,
 )
 from gbw_d2.engine.checkpoint import Checkpointer, scored_weights
@@ -94,6 +96,29 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     results = evaluate(cfg, network, Path(cfg.OUTPUT_DIR) / "pictures" / "evaluation.png")
     write_results(cfg, results, rest.get("iteration", -1) + 1, time.perf_counter() - start)
     return next(iter(results.values())).metrics if results else {}
+
+
+def check(cfg: CfgNode, resume: bool) -> dict[str, float]:
+    """Builds all that a run needs, reads a batch and a label of each test set, and stops.
+
+    Raises:
+        UserError: what training or its evaluation would stop at.
+    """
+    prepare_datasets(cfg, training=True)
+    run = _build_run(cfg)
+    _evaluated_network(cfg, run.strategy)
+    stages = run.strategy.stages()
+    done = _load(run, resume)
+    next(build_batches(cfg, done))
+    for name in cfg.DATASETS.TEST:
+        spec, records = load_records((name,), "DATASETS.TEST")
+        for read in (spec.read_semantic, spec.read_panoptic):
+            if read is not None:
+                read(records[0])
+        next(iter(build_test_batches(cfg, records[:1])))
+    names = ", ".join(stage.name for stage in stages)
+    logger.info("Checked; training would begin at iteration %d (stages: %s)", done, names)
+    return {}
 
 
 def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
