@@ -89,7 +89,10 @@ def change_of(key: str) -> Change:
 
 
 def config_entries(cfg: CfgNode) -> dict[str, str]:
-    """Returns the entries of a checkpoint that say which config wrote it."""
+    """Returns the entries of a checkpoint that say which config wrote it, wherever it lies."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = ""
     text = cfg.dump()
     return {CONFIG: text, CONFIG_HASH: hashlib.sha256(text.encode()).hexdigest()}
 

@@ -79,6 +79,14 @@ def test_every_key_of_the_solver(tiny_config: Any, caplog: pytest.LogCaptureFixt
         assert warned == (key.removeprefix("SOLVER.") not in FREE), key
 
 
+def test_the_hash_is_that_of_the_keys_and_not_of_the_folder(tiny_config: Any) -> None:
+    one, two, three = (
+        config_entries(tiny_config(*words))[CONFIG_HASH]
+        for words in (("OUTPUT_DIR", "a"), ("OUTPUT_DIR", "b"), ("SEED", 5))
+    )
+    assert one == two != three
+
+
 def test_an_equal_config_says_nothing(tiny_config: Any, caplog: pytest.LogCaptureFixture) -> None:
     cfg = tiny_config()
     check_resumed(config_entries(cfg), cfg)
