@@ -5,11 +5,13 @@
     python train_net.py --config-file configs/toy/panoptic_gbw.yaml --eval-only --resume
     python train_net.py --config-file configs/toy/panoptic_gbw.yaml --with uda/advent weighting/none
     python train_net.py --config-file configs/synthia_panoptic_gbw.yaml --num-gpus 8
+    python train_net.py --config-file configs/toy/panoptic_gbw.yaml --check
     torchrun --nproc-per-node 2 train_net.py --config-file configs/toy/panoptic_gbw.yaml
 
 A config is one base file on each of six axes: each ``axis/name`` after ``--with`` replaces the one
 of that axis; ``--with`` alone lists them. Any config key may follow as ``KEY VALUE``. Results are
-written to OUTPUT_DIR.
+written to OUTPUT_DIR. ``--check`` reads the config, weights, a batch and a label of each test set,
+as training would, and stops.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ from gbw_d2.errors import UserError
 def main(args: Namespace) -> dict[str, float]:
     """Runs one job in one process and returns its metrics."""
     from gbw_d2.engine.setup import setup
-    from gbw_d2.engine.train import evaluate_only, train
+    from gbw_d2.engine.train import check, evaluate_only, train
 
     cfg = setup(args)
-    job = evaluate_only if args.eval_only else train
+    job = evaluate_only if args.eval_only else check if args.check else train
     return job(cfg, args.resume)
 
 
@@ -54,6 +56,12 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "stopped; the same command with --resume goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
             raise

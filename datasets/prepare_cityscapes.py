@@ -52,7 +52,8 @@ from gbw_d2.data.formats.cityscapes_labels import (
     make_labels,
 )
 from gbw_d2.data.formats.files import check_size, few, read_array
-from gbw_d2.data.spec import DatasetError, Record
+from gbw_d2.data.spec import DatasetError, Record, SegmentsInfo
+from gbw_d2.label_spaces import CITYSCAPES_19
 
 SIZE = (1024, 2048)
 # 0..33; the licence plate, -1 in the official table, is 255 in a file of 8 bits.
@@ -106,11 +107,11 @@ def _read_grey(path: str, dtype: type, record: Record) -> np.ndarray:
     return array
 
 
-def read_labels(record: Record) -> None:
-    """Reads all labels of an image and raises where one cannot be used."""
+def read_labels(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
+    """Reads all labels of an image and raises where one cannot be used; returns its segments."""
     read_downloaded(record)
     read_semantic(record)
-    read_panoptic(record)
+    return read_panoptic(record)
 
 
 def warn_of_images(root: Path, split: str) -> None:
@@ -127,7 +128,7 @@ def check_split(root: Path, split: str, args: argparse.Namespace) -> list[str]:
     if not problems:
         records = load_panoptic(root, split)
         tell_sizes(records, SIZE)
-        problems = check_sample(records, read_labels, args.sample, args.workers)
+        problems = check_sample(records, read_labels, args.sample, args.workers, CITYSCAPES_19)
     return [f"{split}: {text}" for text in dict.fromkeys(problems)]
 
 

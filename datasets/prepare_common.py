@@ -22,8 +22,18 @@ from gbw_d2 import keys
 from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.cityscapes import CITY_IMAGES
 from gbw_d2.data.formats.files import check_size, few, read_image
+from gbw_d2.data.formats.own.survey import (
+    Look,
+    Survey,
+    all_void,
+    look_at_label,
+    summary,
+    suspicions,
+    table,
+)
 from gbw_d2.data.spec import DatasetError, Record, SemanticReader, datasets_root
 from gbw_d2.data.statistics import image_class_counts
+from gbw_d2.label_spaces import LabelSpace
 
 Work = Callable[[argparse.Namespace], Sequence[str]]
 MAX_PROBLEMS = 10
@@ -160,29 +170,36 @@ def check_sample(
     read_label: Callable[[Record], object] | None,
     sample: int,
     workers: int | None = None,
+    space: LabelSpace | None = None,
 ) -> list[str]:
-    """Reads images and their labels, evenly spread over a dataset.
+    """Reads images and their labels, evenly spread over a dataset, and prints their classes.
 
     Args:
         records: the dataset's.
         read_label: raises where a label cannot be used; None where there are none.
         sample: how many are read; 0 reads all.
         workers: threads; None = one per processor.
+        space: classes of what ``read_label`` returns; None for no table of classes.
 
     Returns:
         What is wrong with them, in words; the first ten and the number of the others.
     """
 
+    looks: list[Look] = []
+
     def read(record: Record) -> None:
         path = record[keys.FILE_NAME]
         check_size(read_image(path, "RGB"), record[keys.HEIGHT], record[keys.WIDTH], path)
-        if read_label is not None:
-            read_label(record)
+        label = None if read_label is None else read_label(record)
+        if space is not None and label is not None:
+            looks.append(look_at_label(path, label))
+            panoptic.append(isinstance(label, tuple))
 
     def problems(record: Record) -> list[str]:
         return problems_of(read, record)
 
-    chosen = records[:: max(len(records) // sample, 1) if sample else 1]
+    panoptic: list[bool] = []
+    chosen = spread(records, sample)
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         bar = tqdm(pool.map(problems, chosen), total=len(chosen), desc="checking", unit="image")
         found = [problem for each in bar for problem in each]
@@ -190,7 +207,24 @@ def check_sample(
     verdict = f"{len(found)} cannot be used" if found else "all good"
     print(f"read {len(chosen)} of {len(records)} {what}: {verdict}")
     rest = [f"and {len(found) - MAX_PROBLEMS} more"] if len(found) > MAX_PROBLEMS else []
-    return found[:MAX_PROBLEMS] + rest
+    return found[:MAX_PROBLEMS] + rest + tell_classes(summary(space, looks, [], any(panoptic)))
+
+
+def spread(records: list[Record], sample: int) -> list[Record]:
+    """Returns so many records, evenly spread over all; 0, or more than there are, for all."""
+    if not 0 < sample < len(records):
+        return records
+    return [records[len(records) * i // sample] for i in range(sample)]
+
+
+def tell_classes(found: Survey) -> list[str]:
+    """Prints classes, objects and what looks odd; returns what makes them useless."""
+    if found.space is None or not found.number:
+        return []
+    print(table(found))
+    for words in suspicions(found):
+        print(f"warning: {words}")
+    return all_void(found)
 
 
 def problems_of(look: Callable[..., object], *arguments: object) -> list[str]:
@@ -233,9 +267,9 @@ def check_dataset(
     warn_of_count(len(records), num_images)
     tell_sizes(records, size)
     spec = get_dataset(dataset_name)
-    return check_sample(
-        records, spec.read_panoptic or spec.read_semantic, args.sample, args.workers
-    )
+    reader = spec.read_panoptic or spec.read_semantic
+    space = None if reader is None else spec.classes
+    return check_sample(records, reader, args.sample, args.workers, space)
 
 
 def count_classes(dataset_name: str, records: list[Record], folder: Path) -> None:
@@ -292,6 +326,7 @@ def run_source_script(
         return ()
 
     def check(args: argparse.Namespace) -> Sequence[str]:
-        return check_sample(listed(args), read_label, args.sample, args.workers)
+        space = get_dataset(dataset_name).classes
+        return check_sample(listed(args), read_label, args.sample, args.workers, space)
 
     return run_script(description, folder, holds, make, check, add_sample_option)

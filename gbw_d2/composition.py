@@ -8,7 +8,6 @@ leave it out altogether, and not to lay another one over it.
 from __future__ import annotations
 
 import difflib
-import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 
 from gbw_d2.errors import UserError
 from gbw_d2.former_names import former_name
+from gbw_d2.paths import expanded
 
 AXES = ("datasets", "encoders", "models", "schedules", "uda", "weighting")
 BASES = Path(__file__).resolve().parents[1] / "configs" / "base"
@@ -108,6 +108,8 @@ def compose(config_file: str | Path, choices: Sequence[str] = ()) -> dict[str, A
     wanted = _checked(choices)
     found: dict[str, str] = {}
     content = _read(Path(config_file), wanted, found)
+    if not content:
+        raise ConfigError(f"{config_file}: it sets no key; configs/ has configs to begin with")
     missing = [axis for axis in wanted if axis not in found]
     if missing:
         raise ConfigError(
@@ -147,10 +149,16 @@ def _unknown(word: str, known: Mapping[str, Sequence[str]]) -> str:
     return f"{OPTION}: unknown base '{word}'{hint} ({there})"
 
 
-def _read(path: Path, wanted: Mapping[str, str], found: dict[str, str]) -> dict[str, Any]:
+def _read(
+    path: Path, wanted: Mapping[str, str], found: dict[str, str], above: tuple[Path, ...] = ()
+) -> dict[str, Any]:
     """Reads a file and, before it, its bases; notes in ``found`` which choices it names."""
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: it is a base of itself, by {above[-1].name}; take it out")
+    above = (*above, path.resolve())
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # Some editors begin UTF-8 with a mark.
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         # YAML's messages have several lines.
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
@@ -158,17 +166,19 @@ def _read(path: Path, wanted: Mapping[str, str], found: dict[str, str]) -> dict[
         raise ConfigError(f"{path}: expected KEY: VALUE lines, found {type(content).__name__}")
     bases = content.pop("_BASE_", [])
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        file = path.parent / os.path.expanduser(base)
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: _BASE_ is {base!r}; expected a file's name, or a list")
+        file = path.parent / expanded(base, str(path))
         axis = file.parent.name
         if axis not in AXES:
-            _merge(_read(file, wanted, found), merged)
+            _merge(_read(file, wanted, found, above), merged)
             continue
         found[axis] = file.stem
         if axis in wanted and wanted[axis] != file.stem:
             file = BASES / axis / f"{wanted[axis]}.yaml"
         # What a base file builds on is its own affair, and no choice of the leaf.
-        _merge(_read(file, {}, {}), merged)
+        _merge(_read(file, {}, {}, above), merged)
     _merge(content, merged)
     return merged
 

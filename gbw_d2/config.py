@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.composition import ConfigError, compose, split_words
+from gbw_d2.paths import expanded
 from gbw_d2.settings import config_keys
 from gbw_d2.weighting import SCHEMES
 
@@ -133,6 +134,8 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.WEIGHT_DECAY_TABLES = None
     # Iterations between two lines of the log, of metrics.json and of class_weights.csv.
     cfg.SOLVER.LOG_PERIOD = 20
+    # Newest checkpoints that are kept beside the final one; 0 = all.
+    cfg.SOLVER.CHECKPOINTS_KEPT = 2
     # Length of the learning-rate schedule, iterations; 0 = as long as the run. Longer than it: the
     # run stops before the rate has come to its end, as several references do.
     cfg.SOLVER.LR_ITERS = 0
@@ -359,4 +362,8 @@ def load_config(config_file: str, words: Sequence[str] = ()) -> CfgNode:
         cfg.merge_from_list(list(overrides))
     except (KeyError, ValueError, AssertionError) as error:
         raise _readable(error, cfg, "command line") from error
+    cfg.OUTPUT_DIR = expanded(cfg.OUTPUT_DIR, "OUTPUT_DIR")
+    cfg.MODEL.WEIGHTS = expanded(cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
+    if isinstance(cfg.MODEL.TIMM.PRETRAINED, str):
+        cfg.MODEL.TIMM.PRETRAINED = expanded(cfg.MODEL.TIMM.PRETRAINED, "MODEL.TIMM.PRETRAINED")
     return cfg

@@ -322,6 +322,8 @@ def test_one_step_of_a_spread(recipe: str, toy_datasets: Path, tmp_path: Path) -
         *("UDA.WARM_UP", "0.0", "UDA.CBST.ROUNDS", "1"),
     ]
     config_file, *choices = recipe.split()
-    args = Namespace(config_file=config_file, opts=[*choices, *small], eval_only=False)
+    args = Namespace(
+        config_file=config_file, opts=[*choices, *small], eval_only=False, resume=False
+    )
     metrics = train(setup(args), resume=False)
     assert any(name.startswith("mIoU_") for name in metrics)

@@ -124,7 +124,7 @@ def _load(tmp_path: Path, text: str, *overrides: str) -> None:
         ("MODEL:\n  DEVICE: gpu", "MODEL.DEVICE 'gpu' cannot be used"),
         ("MODEL:\n  BACKBONE:\n    NAME: vgg", "unknown backbone .*build_resnet_backbone"),
         ("MODEL:\n  SEM_SEG_HEAD:\n    NAME: X", "unknown head .*DeepLabV3PlusHead"),
-        ("SOLVER:\n  IMS_PER_BATCH: 0", "IMS_PER_BATCH is 0; expected 1 or more"),
+        ("SOLVER:\n  IMS_PER_BATCH: 0", "IMS_PER_BATCH is 0; expected a number >= 1"),
         ("DATALOADER:\n  NUM_WORKERS: -1", "NUM_WORKERS is -1"),
         ("UDA:\n  NAME: min_entropy\nDATASETS:\n  TARGET: ()", "needs target images"),
     ],

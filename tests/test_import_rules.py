@@ -17,7 +17,15 @@ PACKAGE = ROOT / "gbw_d2"
 # Small files that any room may import. They stand at the bottom, and in this order.
 LEAVES = (
     *("errors", "keys", "keyed_random", "compat", "passive_waiting", "cityscapes_classes"),
-    *("former_names", "settings", "registry", "composition", "label_spaces", "class_tables"),
+    *(
+        "paths",
+        "former_names",
+        "settings",
+        "registry",
+        "composition",
+        "label_spaces",
+        "class_tables",
+    ),
 )
 # Room -> what of ours it may import beside itself. Each room comes after those that it imports,
 # so that the table itself has no circle. Where it differs from ARCHITECTURE, section 3: `config`

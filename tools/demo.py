@@ -29,6 +29,9 @@ from gbw_d2.inference.inputs import InputError, Source, Video, find_sources, rea
 from gbw_d2.inference.results import ResultWriter
 from gbw_d2.label_spaces import LabelSpace
 
+# Pixels on the longer side below which a picture may be too small for an encoder.
+_SMALL = 64
+
 Predictor = Callable[[np.ndarray], dict[str, Any]]
 
 
@@ -84,7 +87,17 @@ def build_predictor(args: argparse.Namespace) -> tuple[Predictor, LabelSpace]:
 def show_photo(source: Source, run: Predictor, writer: ResultWriter) -> None:
     """Predicts one picture and writes what is seen in it."""
     image = read_photo(source.path)
-    overlay = writer.add(source.name, image, run(image), {"file_name": str(source.path)})
+    try:
+        result = run(image)
+    except ValueError as error:
+        # Norms refuse a map of one cell, which a few pixels are to an encoder.
+        if max(image.shape[:2]) > _SMALL:
+            raise
+        raise InputError(
+            f"'{source.path}' has {image.shape[0]}x{image.shape[1]} pixels (rows x columns), too "
+            f"few for this network ({error})"
+        ) from error
+    overlay = writer.add(source.name, image, result, {"file_name": str(source.path)})
     writer.write_overlay(source.name, overlay)
 
 

@@ -135,4 +135,4 @@ def _read_panoptic(
 
 def datasets_root() -> Path:
     """Returns the folder that holds all datasets: ``$DETECTRON2_DATASETS``, or ``./datasets``."""
-    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    return Path(os.path.expandvars(os.environ.get("DETECTRON2_DATASETS", "datasets"))).expanduser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -31,6 +32,7 @@ from gbw_d2.data.sampling import (
 from gbw_d2.data.spec import DatasetError, Record
 from gbw_d2.engine.build import architecture, is_panoptic
 from gbw_d2.engine.run_data import RunData
+from gbw_d2.label_spaces import IGNORE_LABEL
 from gbw_d2.uda.strategy import (
     PSEUDO_LABELS,
     STRATEGIES,
@@ -43,6 +45,8 @@ from gbw_d2.uda.strategy import (
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
 
 
 def _optional_size(cfg: CfgNode, key: str) -> tuple[int, int] | None:
@@ -118,7 +122,7 @@ def build_batches(data: RunData, start: int, stage_data: StageData | None = None
         "start": start,
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
     }
-    source = _source_batches(data, stage_data, shared)
+    source = warn_of_void(_source_batches(data, stage_data, shared), cfg.SOLVER.LOG_PERIOD)
     if not stage_data.with_target:
         return PairedLoader(source)
     records = data.target.records
@@ -132,6 +136,23 @@ def build_batches(data: RunData, start: int, stage_data: StageData | None = None
         **shared,
     )
     return PairedLoader(source, target)
+
+
+def warn_of_void(batches: Iterable[Batch], period: int) -> Iterator[Batch]:
+    """Passes batches on and warns once where ``period`` of them show no labelled pixel."""
+    stream = iter(batches)
+    for number, batch in enumerate(stream, 1):
+        yield batch
+        # Looked at until the first label only, and on the host, where the loader leaves them.
+        if any(bool((s[keys.SEM_SEG] != IGNORE_LABEL).any()) for s in batch):
+            break
+        if number == period:
+            logger.warning(
+                "No pixel of the source was labelled in %d iterations, so nothing is learned; look "
+                "at its labels with datasets/prepare_*.py --check",
+                period,
+            )
+    yield from stream
 
 
 def _source_batches(

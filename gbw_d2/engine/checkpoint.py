@@ -6,8 +6,9 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.engine.class_transfer import LABEL_SPACE, difference, with_shared_rows
+from gbw_d2.engine.initial_weights import InitialWeightsError, fit_names
 from gbw_d2.engine.zoo_pickle import read_zoo_pickle
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import replacing, write_atomically
 from gbw_d2.label_spaces import space_from_dict
+from gbw_d2.modeling.backbones.pretrained import envelope
 
 from detectron2.checkpoint import DetectionCheckpointer
 
@@ -49,6 +52,7 @@ class Checkpointer(DetectionCheckpointer):
         strict: True where the file must hold the whole network and all that is checkpointed beside
             it (resuming, evaluation); False where it may hold a part of it (ImageNet weights).
         trust: True where a file may run the code that it holds.
+        entries: what else every checkpoint holds; a resumed one hands them to ``check_entries``.
         reinitialise: True where layers of another shape are started anew, and a classifier of other
             classes keeps the rows of those that it shares (MODEL.REINITIALISE_MISMATCHED).
     """
@@ -56,6 +60,8 @@ class Checkpointer(DetectionCheckpointer):
     strict = False
     trust = False
     reinitialise = False
+    entries: Mapping[str, Any] = MappingProxyType({})
+    check_entries: Callable[[Mapping[str, Any]], None] | None = None
 
     def save(self, name: str, last: bool = True, **kwargs: Any) -> None:
         """Writes ``name``.pth under a temporary name, renames it, then tags it as the last one.
@@ -70,7 +76,7 @@ class Checkpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict(), **kwargs}
+        data = {"model": self.model.state_dict(), **self.entries, **kwargs}
         space = getattr(self.model, "label_space", None)
         if space is not None:
             data[LABEL_SPACE] = space.as_dict()
@@ -116,7 +122,7 @@ class Checkpointer(DetectionCheckpointer):
             )
         try:
             return super().load(local, *args, **kwargs)
-        except CheckpointError as error:
+        except (CheckpointError, InitialWeightsError) as error:
             raise CheckpointError(f"weights '{path}': {error}") from error
         except ValueError as error:
             # Optimiser and weighting schemes compare what they get with what they are.
@@ -135,18 +141,26 @@ class Checkpointer(DetectionCheckpointer):
                 loaded = torch.load(filename, map_location="cpu", weights_only=not self.trust)
         except (*_UNREADABLE, AssertionError) as error:
             raise CheckpointError(_why_unreadable(error)) from error
-        if isinstance(loaded, Mapping) and "model" not in loaded:
-            loaded = {"model": loaded}
+        if isinstance(loaded, Mapping):
+            inside = envelope(loaded)
+            if inside is not loaded:
+                loaded = {**loaded, "model": inside}
+            elif "model" not in loaded:
+                loaded = {"model": loaded}
         _check_content(loaded)
         return dict(loaded)
 
     def _load_model(self, checkpoint: Any) -> Any:
+        if self.strict and self.check_entries is not None:
+            self.check_entries(checkpoint)
         absent = [key for key in self.checkpointables if key not in checkpoint]
         if self.strict and absent:
             raise CheckpointError(
                 f"the checkpoint lacks {', '.join(absent)}, so it was written by a run with "
                 "another strategy or weighting (UDA.NAME, WEIGHTING.*)"
             )
+        if not self.strict:
+            fit_names(self.model, checkpoint)
         self._meet_classes(checkpoint)
         incompatible = super()._load_model(checkpoint)
         if incompatible.incorrect_shapes and self.reinitialise and not self.strict:

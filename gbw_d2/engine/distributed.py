@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -16,7 +17,8 @@ from torch.multiprocessing import ProcessExitedException
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.errors import UserError
 
-from detectron2.engine import default_argument_parser, launch
+from detectron2 import engine
+from detectron2.engine import launch
 from detectron2.utils import comm
 
 __all__ = ["average_gradients", "broadcast_parameters", "default_argument_parser", "run"]
@@ -25,6 +27,13 @@ __all__ = ["average_gradients", "broadcast_parameters", "default_argument_parser
 USER_ERROR = 2
 # Gradients are sent in buckets of about this many bytes.
 _BUCKET_BYTES = 25 * 2**20
+
+
+def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """Returns Detectron2's parser with ``--check``."""
+    parser = engine.default_argument_parser(epilog)
+    parser.add_argument("--check", action="store_true", help="check all that a run needs, and stop")
+    return parser
 
 
 def run(main: Callable[[Any], Any], args: Any) -> Any:

@@ -51,6 +51,19 @@ def meet_test_set(cfg: CfgNode, spec: DatasetSpec) -> Scoring:
     return scoring(LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE), spec.classes)
 
 
+def check_instances(cfg: CfgNode, spec: DatasetSpec) -> None:
+    """Looks, before a step is trained, whether a test set has what PQ needs.
+
+    Raises:
+        DatasetError: the network predicts instances and the test set has none.
+    """
+    if is_panoptic(cfg) and spec.read_panoptic is None:
+        raise DatasetError(
+            f"DATASETS.TEST '{spec.name}' has no instances for PQ; use a panoptic dataset, or set "
+            "MODEL.SEMANTIC_ONLY True"
+        )
+
+
 def _build_evaluators(
     cfg: CfgNode,
     spec: DatasetSpec,
@@ -63,11 +76,7 @@ def _build_evaluators(
     evaluators: list[Any] = []
     predictions = folder / "predictions"
     if is_panoptic(cfg):
-        if spec.read_panoptic is None:
-            raise DatasetError(
-                f"DATASETS.TEST '{spec.name}' has no instances for PQ; use a panoptic dataset, or "
-                "set MODEL.SEMANTIC_ONLY True"
-            )
+        assert spec.read_panoptic is not None  # check_instances
         evaluators.append(
             PanopticEvaluator(
                 spec.read_panoptic,

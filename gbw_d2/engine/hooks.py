@@ -10,11 +10,27 @@ from typing import Any
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.engine.checkpoint import Checkpointer
 from gbw_d2.results.class_weights import ClassWeightsFile
 from gbw_d2.weighting import LogEntry, WeightingScheme, WeightLog
 
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
+
+
+def periodic_checkpointer(checkpointer: Checkpointer, period: int, kept: int) -> HookBase:
+    """Writes a checkpoint every ``period`` iterations and one at the end.
+
+    Args:
+        checkpointer: writes them.
+        period: iterations.
+        kept: newest ones that stay, those of a resumed run among them; 0 for all. The last of the
+            run and the best by an evaluation stay beside them.
+    """
+    hook = hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=kept or None)
+    there = Path(checkpointer.save_dir).glob(f"model_{'[0-9]' * 7}.pth")
+    hook.recent_checkpoints = sorted(map(str, there))
+    return hook
 
 
 class Evaluation(HookBase):

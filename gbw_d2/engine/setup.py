@@ -12,16 +12,19 @@ from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.catalog import find_label_space, get_dataset
 from gbw_d2.config import ConfigError, load_config
 from gbw_d2.engine.build import is_panoptic
-from gbw_d2.engine.checkpoint import scored_weights
+from gbw_d2.engine.checkpoint import CheckpointError, scored_weights
 from gbw_d2.engine.class_transfer import checkpoint_space
-from gbw_d2.engine.evaluation import meet_test_set
+from gbw_d2.engine.evaluation import check_instances, meet_test_set
 from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.engine.precision import DTYPES
+from gbw_d2.engine.resume import check_unused
 from gbw_d2.engine.weighted_losses import check_weighting
 from gbw_d2.evaluation.protocols import Protocol, default_protocols, protocols_of
 from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
+from gbw_d2.ranges import check_ranges
 from gbw_d2.uda import STRATEGIES
+from gbw_d2.unread_keys import check_unread
 from gbw_d2.weighting import SCHEMES
 
 from detectron2.config import CfgNode
@@ -45,12 +48,19 @@ def setup(args: Any) -> CfgNode:
         ValueError: the config names something unknown or contradicts itself.
     """
     cfg = load_config(args.config_file, args.opts)
+    check_unread(cfg)
     if args.eval_only:
         # The classes are those of the weights: their data may be elsewhere.
         weights = scored_weights(cfg, args.resume)
+        if not weights:
+            raise CheckpointError(
+                "--eval-only has no weights: give MODEL.WEIGHTS <file>, or --resume for the last "
+                f"checkpoint of OUTPUT_DIR '{cfg.OUTPUT_DIR}'"
+            )
         resolve(cfg, checkpoint_space(weights), data=("TEST",))
     else:
         resolve(cfg)
+        check_unused(cfg.OUTPUT_DIR, args.resume)
     cfg.freeze()
     check_output_dir(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
@@ -130,7 +140,9 @@ def _choose_protocols(cfg: CfgNode) -> None:
     known: dict[str, Protocol] = {}
     defaults: dict[str, None] = {}
     for name in cfg.DATASETS.TEST:
-        met = meet_test_set(cfg, get_dataset(name))
+        spec = get_dataset(name)
+        met = meet_test_set(cfg, spec)
+        check_instances(cfg, spec)
         fitting = protocols_of(met)
         known = {**fitting, **known}
         defaults |= dict.fromkeys(default_protocols(met, fitting))
@@ -166,21 +178,12 @@ def _check_in_detectron2(registry: Registry, kind: str, name: str) -> None:
 
 
 def _check_numbers(cfg: CfgNode) -> None:
+    check_ranges(cfg)
     if cfg.SOLVER.LR_ITERS and cfg.SOLVER.LR_ITERS < cfg.SOLVER.MAX_ITER:
         raise ConfigError(
             f"SOLVER.LR_ITERS is {cfg.SOLVER.LR_ITERS}, less than SOLVER.MAX_ITER "
             f"{cfg.SOLVER.MAX_ITER}; the schedule must last as long as the run, 0 makes it so"
         )
-    for key, value, least in (
-        ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
-        ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
-        ("SOLVER.GRADIENT_ACCUMULATION", cfg.SOLVER.GRADIENT_ACCUMULATION, 1),
-        ("SOLVER.LOG_PERIOD", cfg.SOLVER.LOG_PERIOD, 1),
-        ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1),
-        ("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, 0),
-    ):
-        if value < least:
-            raise ConfigError(f"{key} is {value}; expected {least} or more")
     try:
         # Putting a number there is the one question that covers name, driver and index.
         torch.zeros(1, device=cfg.MODEL.DEVICE)

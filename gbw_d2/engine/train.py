@@ -1,10 +1,11 @@
-"""The two jobs of train_net.py: train, and evaluate only."""
+"""The jobs of train_net.py: train, evaluate only, and check what training needs."""
 
 from __future__ import annotations
 
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from torch import nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
-from gbw_d2.engine.batches import build_batches, build_context
+from gbw_d2.engine.batches import build_batches, build_context, build_test_batches
 from gbw_d2.engine.build import build_model, build_precision, build_training_losses
-from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError, scored_weights
+from gbw_d2.engine.checkpoint import Checkpointer, scored_weights
 from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import evaluate, write_results
-from gbw_d2.engine.hooks import ClassWeights, Evaluation
+from gbw_d2.engine.hooks import ClassWeights, Evaluation, periodic_checkpointer
 from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
+from gbw_d2.engine.resume import check_resumed, config_entries
 from gbw_d2.engine.run_data import RunData
 from gbw_d2.engine.selection import BestOnTargetLabels
 from gbw_d2.engine.trainer import Trainer
@@ -77,7 +79,7 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
         flat metrics of the first test set; {} on all processes but the first.
 
     Raises:
-        CheckpointError: there is nothing to score.
+        CheckpointError: the weights cannot be read or are of another network.
     """
     start = time.perf_counter()
     data = RunData(cfg)
@@ -89,15 +91,34 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, **beside)
     checkpointer.strict, checkpointer.trust = True, cfg.MODEL.TRUST_WEIGHTS
     path = scored_weights(cfg, resume)
-    if not path:
-        raise CheckpointError(
-            "--eval-only has no weights: give MODEL.WEIGHTS <file>, or --resume for the last "
-            f"checkpoint of OUTPUT_DIR '{cfg.OUTPUT_DIR}'"
-        )
     rest = checkpointer.load(path)
     results = evaluate(data, network, Path(cfg.OUTPUT_DIR) / "pictures" / "evaluation.png")
     write_results(cfg, results, rest.get("iteration", -1) + 1, time.perf_counter() - start)
     return next(iter(results.values())).metrics if results else {}
+
+
+def check(cfg: CfgNode, resume: bool) -> dict[str, float]:
+    """Builds all that a run needs, reads a batch and a label of each test set, and stops.
+
+    Raises:
+        UserError: what training or its evaluation would stop at.
+    """
+    data = RunData(cfg)
+    data.prepare(training=True)
+    run = _build_run(data)
+    _evaluated_network(cfg, run.strategy)
+    stages = run.strategy.stages()
+    done = _load(run, resume)
+    next(build_batches(data, done))
+    for name in cfg.DATASETS.TEST:
+        test = data.test_set(name)
+        for read in (test.spec.read_semantic, test.spec.read_panoptic):
+            if read is not None:
+                read(test.records[0])
+        next(iter(build_test_batches(cfg, test.records[:1])))
+    names = ", ".join(stage.name for stage in stages)
+    logger.info("Checked; training would begin at iteration %d (stages: %s)", done, names)
+    return {}
 
 
 def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
@@ -164,6 +185,8 @@ def _build_run(data: RunData) -> _Run:
     )
     checkpointer.trust = cfg.MODEL.TRUST_WEIGHTS
     checkpointer.reinitialise = cfg.MODEL.REINITIALISE_MISMATCHED
+    checkpointer.entries = config_entries(cfg)
+    checkpointer.check_entries = partial(check_resumed, cfg=cfg)
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.1f M parameters", cfg.MODEL.META_ARCHITECTURE, parameters / 1e6)
     return _Run(data, model, strategy, losses, optimizer, rates, extra, precision, checkpointer)
@@ -214,7 +237,9 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
             hooks.IterationTimer(),
             hooks.LRScheduler(run.optimizer, scheduler),
             _when_main(
-                lambda: hooks.PeriodicCheckpointer(run.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+                lambda: periodic_checkpointer(
+                    run.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
+                )
             ),
             ClassWeights(
                 _schemes_by_head(run),

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from gbw_d2.data.formats.files import read_array
+from gbw_d2.data.formats.files import is_clutter, read_image
 from gbw_d2.data.spec import DatasetError
 from gbw_d2.errors import UserError
 
@@ -69,7 +69,13 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     known = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-    return sorted(p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file())
+    return sorted(
+        p
+        for p in path.rglob("*")
+        if p.suffix.lower() in known
+        and not any(map(is_clutter, p.relative_to(path).parts))
+        and p.is_file()
+    )
 
 
 def _is_below(path: Path, folder: Path) -> bool:
@@ -108,7 +114,7 @@ def read_photo(path: Path) -> np.ndarray:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"cannot read '{path}': {reason}") from error
     try:
-        return cv2.cvtColor(read_array(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        return read_image(path, "RGB")
     except DatasetError as error:
         raise InputError(str(error)) from error
 

@@ -337,6 +337,9 @@ class DenseSegmentor(nn.Module):
         Args:
             batch: samples with ``image``; ``height`` and ``width`` give a result's size in pixels.
         """
+        if not self.training and len({sample[keys.IMAGE].shape for sample in batch}) > 1:
+            # In one batch the smaller would be padded, and predictions depend on padding.
+            return [self([sample])[0] for sample in batch]
         images = self._normalised(batch)
         size = (images.tensor.shape[-2], images.tensor.shape[-1])
         outputs = self.outputs(self.features(images.tensor), size)

@@ -18,7 +18,7 @@ from panopticapi.utils import rgb2id
 
 from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.files import read_image
-from gbw_d2.data.formats.synthia import LABEL_FILE
+from gbw_d2.data.formats.synthia import LABEL_FILE, load_synthia
 from gbw_d2.data.spec import DatasetError
 from gbw_d2.registry import UnknownNameError
 
@@ -53,6 +53,14 @@ def test_synthia_records(synthia_root: Path) -> None:
     records = get_dataset("synthia_semantic_train").load()
     assert [r["image_id"] for r in records] == ["0000000", "0000001", "0000002"]
     assert (records[0]["height"], records[0]["width"]) == (24, 40)
+
+
+def test_synthia_sequences_are_refused(synthia_root: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(synthia_root, tmp_path / "seqs")
+    for path in sorted(root.rglob("*.png")):
+        path.rename(path.with_name(path.name[1:]))
+    with pytest.raises(DatasetError, match=r"six digits \(000000, .*SYNTHIA-SEQS.*seven digits"):
+        load_synthia(root)
 
 
 def test_synthia_labels(synthia_root: Path) -> None:
@@ -166,10 +174,17 @@ def test_a_label_that_cannot_be_read(
         spec.read_semantic(record)
 
 
-def test_synthia_files_that_are_missing(synthia_root: Path) -> None:
+def test_synthia_files_that_are_missing(
+    synthia_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     spec = get_dataset("synthia_panoptic_train")
     (synthia_root / "GT" / "LABELS" / "0000001.png").unlink()
-    with pytest.raises(DatasetError, match=r"without a partner: 0000001\.png"):
+    (synthia_root / "RGB" / "0000002.png").unlink()
+    # Of a partial download, what has both is used.
+    assert [r["image_id"] for r in spec.load()] == ["0000000"]
+    assert "2 without a partner are left out (0000001.png, 0000002.png), 1 are used" in caplog.text
+    (synthia_root / "RGB" / "0000000.png").unlink()
+    with pytest.raises(DatasetError, match=r"none of 1 images .* without a partner: 0000000\.png"):
         spec.load()
     (synthia_root / "GT" / "LABELS").rename(synthia_root / "GT" / "labels_elsewhere")
     with pytest.raises(DatasetError, match="README"):
@@ -241,14 +256,30 @@ def test_one_panoptic_file_is_missing(cityscapes_root: Path) -> None:
         get_dataset("cityscapes_panoptic_train").load()
 
 
-def test_cityscapes_images_are_missing(cityscapes_root: Path) -> None:
+def test_a_cityscapes_test_set_is_whole_before_training(cityscapes_root: Path) -> None:
+    path = cityscapes_root / "gtFine" / "cityscapes_panoptic_val_trainId.json"
+    content = json.loads(path.read_text())
+    content["annotations"].append({**content["annotations"][0], "image_id": "gone_000000_000019"})
+    path.write_text(json.dumps(content))
+    spec = get_dataset("cityscapes_panoptic_val")
+    with pytest.raises(DatasetError, match=r"1 of the 2 images of split 'val'.*gone_000000"):
+        spec.load()
+    # Where train ids are still to be made, nothing is loaded before the first evaluation.
+    next((cityscapes_root / "gtFine" / "val").glob("*/*_labelTrainIds.png")).unlink()
+    with pytest.raises(DatasetError, match=r"gone_000000|downloaded label files are missing"):
+        spec.look()
+
+
+def test_cityscapes_images_are_missing(
+    cityscapes_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     spec = get_dataset("cityscapes_panoptic_train")
     next((cityscapes_root / "leftImg8bit" / "train" / "bochum").glob("*.png")).unlink()
     with pytest.raises(DatasetError, match="leftImg8bit"):
         spec.load()
     (cityscapes_root / "leftImg8bit" / "train" / "bochum").rmdir()
-    with pytest.raises(DatasetError, match="without a partner: bochum_000002_000019"):
-        spec.load()
+    assert len(spec.load()) == 2
+    assert "1 without an image" in caplog.text
     (cityscapes_root / "leftImg8bit" / "train").rename(cityscapes_root / "away")
     with pytest.raises(DatasetError, match="no folder"):
         spec.load()

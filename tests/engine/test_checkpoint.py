@@ -252,7 +252,7 @@ def test_a_file_of_python_2(tmp_path: Path) -> None:
         (torch.zeros(3), "it holds a Tensor in place of the weights"),
         ([1, 2], "it holds a list in place"),
         ({"model": 3}, "it holds a int in place"),
-        ({"state_dict": {"0.weight": torch.zeros(3)}, "epoch": 3}, "'state_dict' is a dict"),
+        ({"state_dict": {"0.weight": 3}, "epoch": 3}, "'0.weight' is a int"),
         ({"0.weight": "text"}, "'0.weight' is a str, expected a tensor"),
         ({0: torch.zeros(3)}, "entry 0 is a Tensor"),
     ],

@@ -30,7 +30,7 @@ def test_a_recipe_trains(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "1"),
         *("DATALOADER.NUM_WORKERS", "0", "INPUT.CROP_SIZE", "(64, 128)"),
     ]
-    args = Namespace(config_file=str(path), opts=words, eval_only=False)
+    args = Namespace(config_file=str(path), opts=words, eval_only=False, resume=False)
     metrics = train(setup(args), resume=False)
     assert 0 < metrics["mIoU_16"] <= 100
     assert ("PQ_16" in metrics) == path.stem.startswith("panoptic")

@@ -98,6 +98,19 @@ def test_inference_has_the_size_of_the_file(
 
 
 @torch.no_grad()
+def test_a_batch_of_two_sizes_is_two_images(model: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batch = [
+        {"image": (torch.rand(3, *size, generator=generator) * 255).to(torch.uint8)}
+        for size in ((64, 128), (48, 96))
+    ]
+    model.eval()
+    with torch.no_grad():
+        together = model(batch)
+        for sample, result in zip(batch, together, strict=True):
+            assert torch.equal(result["sem_seg"], model([sample])[0]["sem_seg"])
+
+
 def test_offsets_grow_with_the_picture(
     model: Any, samples: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

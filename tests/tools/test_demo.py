@@ -151,3 +151,26 @@ def test_a_video_that_ends_early_is_shown_and_told(
     assert "of 20 frames" in capsys.readouterr().err
     assert list((tmp_path / "out/semantic/clip").glob("*.png"))
     assert (tmp_path / "out/overlays/clip.mp4").stat().st_size > 0
+
+
+def test_a_picture_too_small_is_skipped_and_counted(
+    tool: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from gbw_d2.label_spaces import CITYSCAPES_19
+
+    for name, side in (("dot.png", 1), ("large.png", 40)):
+        cv2.imwrite(str(tmp_path / name), np.zeros((side, side, 3), np.uint8))
+
+    def run(image: np.ndarray) -> dict:
+        rows, columns = (max(1, n // 16) for n in image.shape[:2])
+        torch.nn.GroupNorm(1, 1)(torch.zeros(1, 1, rows, columns))
+        return {"sem_seg": torch.zeros(19, *image.shape[:2])}
+
+    monkeypatch.setattr(tool, "build_predictor", lambda _args: (run, CITYSCAPES_19))
+    words = ["--config-file", "x", "--weights", "x", "--input", str(tmp_path)]
+    assert tool.main([*words, "--output", str(tmp_path / "out")]) == 1
+    assert "dot.png' has 1x1 pixels" in capsys.readouterr().err
+    assert (tmp_path / "out" / "semantic" / "large.png").is_file()

@@ -15,7 +15,15 @@ import numpy as np
 from gbw_d2 import keys
 from gbw_d2.cityscapes_classes import TRAIN_IDS_19
 from gbw_d2.class_tables import ids_of_colors
-from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
+from gbw_d2.data.formats.files import (
+    check_size,
+    few,
+    image_record,
+    is_clutter,
+    list_names,
+    read_array,
+    warn_once,
+)
 from gbw_d2.data.formats.target_specs import target_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, LabelWork, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
@@ -101,7 +109,7 @@ def list_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Path
     folder = root / images.folder / split
     if not folder.is_dir():
         raise DatasetError(f"no folder '{folder}'. {images.hint}")
-    cities = sorted(path for path in folder.iterdir() if path.is_dir())
+    cities = sorted(p for p in folder.iterdir() if p.is_dir() and not is_clutter(p.name))
     if not cities:
         raise DatasetError(f"no cities in '{folder}'. {images.hint}")
     return [c / name for c in cities for name in list_names(c, images.suffix, images.hint)]
@@ -154,12 +162,15 @@ def load_panoptic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Re
         raise DatasetError(f"'{path}' lists an image twice. Delete it. {_PREPARE_HINT}")
     present = {record[keys.IMAGE_ID] for record in records}
     lonely = sorted(present ^ set(by_image))
-    if lonely and present < set(by_image):
-        raise DatasetError(
-            f"{len(lonely)} of the {len(by_image)} images of split '{split}' in '{path}' are "
-            f"missing in '{root / images.folder}', without a partner: {few(lonely)}. Unpack the "
-            "images again."
+    if lonely and present < set(by_image) and split == "train":
+        warn_once(
+            f"'{path}' has {len(by_image)} entries; {len(lonely)} without an image in "
+            f"'{root / images.folder}' are left out, {len(present)} are used"
         )
+        annotations = [by_image[name] for name in sorted(present)]
+        lonely = []
+    if lonely and present < set(by_image):
+        raise _incomplete(root, split, images, lonely, len(by_image))
     if lonely:
         raise DatasetError(
             f"{len(records)} images of split '{split}' but {len(by_image)} entries in '{path}'; "
@@ -175,6 +186,29 @@ def load_panoptic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Re
         record[PANOPTIC_FILE] = str(folder / annotation["file_name"])
         record[SEGMENTS] = annotation[SEGMENTS]
     return records
+
+
+def check_complete(root: Path, split: str, images: ImageFiles = CLEAR) -> None:
+    """Looks whether every entry of the panoptic JSON file of a test set has its image.
+
+    Raises:
+        DatasetError: images are missing, so that scores would be of another test set.
+    """
+    listed = {a["image_id"] for a in _read_annotations(panoptic_json(root, split))}
+    found = list_images(root, split, images)
+    lonely = sorted(listed - {path.name.removesuffix(images.suffix) for path in found})
+    if lonely:
+        raise _incomplete(root, split, images, lonely, len(listed))
+
+
+def _incomplete(
+    root: Path, split: str, images: ImageFiles, lonely: list[str], listed: int
+) -> DatasetError:
+    return DatasetError(
+        f"{len(lonely)} of the {listed} images of split '{split}' in '{panoptic_json(root, split)}'"
+        f" are missing in '{root / images.folder}', without a partner: {few(lonely)}. Unpack the "
+        "images again."
+    )
 
 
 def _read_annotations(path: Path) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from gbw_d2.data.formats.cityscapes import (
     CLEAR,
     TRAIN_ID_SUFFIX,
     ImageFiles,
+    check_complete,
     list_images,
     load_panoptic,
     load_semantic,
@@ -72,6 +73,9 @@ def check_labels(root: Path, split: str, panoptic: bool, images: ImageFiles = CL
     """
     if not _stems_to_make(root, split, panoptic, images):
         (load_panoptic if panoptic else load_semantic)(root, split, images)
+    elif panoptic and split != "train" and _panoptic_is_current(root, split):
+        # Else the first evaluation would find them missing.
+        check_complete(root, split, images)
 
 
 def make_labels(

@@ -14,7 +14,14 @@ import numpy as np
 
 from gbw_d2 import keys
 from gbw_d2.cityscapes_classes import TRAIN_IDS_13, TRAIN_IDS_19
-from gbw_d2.data.formats.files import LABEL_FILE, check_size, check_unique, few, image_record
+from gbw_d2.data.formats.files import (
+    LABEL_FILE,
+    check_size,
+    check_unique,
+    few,
+    image_record,
+    is_clutter,
+)
 from gbw_d2.data.formats.label_ids import read_label_ids
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
@@ -45,7 +52,9 @@ def load_crosscity_images(root: Path, city: str, folder: str) -> list[Record]:
     path = root / city / "Images" / folder
     if not path.is_dir():
         raise DatasetError(f"no folder '{path}'. {_HINT}")
-    names = sorted(e.name for e in os.scandir(path) if e.name.endswith(_SUFFIXES))
+    names = sorted(
+        e.name for e in os.scandir(path) if e.name.endswith(_SUFFIXES) and not is_clutter(e.name)
+    )
     if not names:
         raise DatasetError(f"no images (*{', *'.join(_SUFFIXES)}) in '{path}'. {_HINT}")
     records = [image_record(path / name, Path(name).stem) for name in names]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -22,6 +24,18 @@ from gbw_d2.errors import UserError
 LABEL_FILE = "label_file_name"
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# What files of formats that change pixels, or have 256 colours of their own, begin with.
+_LOSSY = {b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF"}
+_EXIF_ORIENTATION = 0x0112
+# Values of 12 bits in a file of 16 end here, once they are brought to 8.
+_DARK = 16
+
+logger = logging.getLogger(__name__)
+
+
+def is_clutter(name: str) -> bool:
+    """True for what other programmes leave between data: hidden names, thumbnails, notebooks'."""
+    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def list_names(folder: Path, suffix: str, hint: str) -> list[str]:
@@ -37,7 +51,11 @@ def list_names(folder: Path, suffix: str, hint: str) -> list[str]:
     """
     if not folder.is_dir():
         raise DatasetError(f"no folder '{folder}'. {hint}")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(suffix))
+    names = sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name.endswith(suffix) and not is_clutter(entry.name)
+    )
     if not names:
         raise DatasetError(f"no file *{suffix} in '{folder}'. {hint}")
     return names
@@ -45,6 +63,8 @@ def list_names(folder: Path, suffix: str, hint: str) -> list[str]:
 
 def load_pairs(image_folder: Path, label_folder: Path, hint: str) -> list[Record]:
     """Lists PNG images whose labels have the same names in another folder, sorted by name.
+
+    Of a partial download, what has both is used; a warning says how many do not.
 
     Args:
         image_folder: holds the images.
@@ -55,22 +75,29 @@ def load_pairs(image_folder: Path, label_folder: Path, hint: str) -> list[Record
         Records with ``file_name``, ``image_id``, ``height``, ``width`` and :data:`LABEL_FILE`.
 
     Raises:
-        DatasetError: a folder is missing or empty, or images and labels do not pair up.
+        DatasetError: a folder is missing or empty, or no image has a label.
     """
     names = list_names(image_folder, ".png", hint)
     labels = list_names(label_folder, ".png", hint)
+    both = sorted(set(names) & set(labels))
     lonely = sorted(set(names) ^ set(labels))
-    if lonely:
+    if not both:
         raise DatasetError(
-            f"{len(names)} images in '{image_folder}' but {len(labels)} labels in "
+            f"none of {len(names)} images in '{image_folder}' has a label of its name in "
             f"'{label_folder}'; without a partner: {few(lonely)}. Unpack the archive again."
+        )
+    if lonely:
+        warn_once(
+            f"{len(names)} images in '{image_folder}' and {len(labels)} labels in "
+            f"'{label_folder}': {len(lonely)} without a partner are left out ({few(lonely)}), "
+            f"{len(both)} are used"
         )
     return [
         {
             **image_record(image_folder / name, name.removesuffix(".png")),
             LABEL_FILE: str(label_folder / name),
         }
-        for name in names
+        for name in both
     ]
 
 
@@ -137,7 +164,7 @@ def _read_whole(path: str | Path, remedy: str = _UNPACK) -> bytes:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Reads (height, width) in pixels from the head of an image file of any kind.
+    """Reads (height, width) in pixels from the head of an image file, as :func:`read_image` does.
 
     Raises:
         DatasetError: the file cannot be opened or is no image.
@@ -146,7 +173,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return png_size(path)
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            turned = _orientation(image) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(
             f"'{path}' is not an image that can be read ({error}); copy or unpack it again"
@@ -154,7 +182,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def read_array(path: str | Path, flags: int, remedy: str = _UNPACK) -> np.ndarray:
-    """Reads an image file with OpenCV.
+    """Reads an image file with OpenCV; with ``IMREAD_UNCHANGED`` it is one of labels.
 
     Args:
         path: an image file.
@@ -165,9 +193,12 @@ def read_array(path: str | Path, flags: int, remedy: str = _UNPACK) -> np.ndarra
         (H, W) or (H, W, C) array; colour channels in OpenCV's order, blue first.
 
     Raises:
-        DatasetError: the file cannot be opened, is truncated or is not an image.
+        DatasetError: the file cannot be opened, is truncated or is not an image, or a label's
+            format changes pixels.
     """
     data = _read_whole(path, remedy)
+    if flags == cv2.IMREAD_UNCHANGED:
+        _refuse_lossy(path, data)
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
@@ -179,9 +210,11 @@ def read_array(path: str | Path, flags: int, remedy: str = _UNPACK) -> np.ndarra
 
 @contextmanager
 def decoded(path: str | Path) -> Iterator[Image.Image]:
-    """Opens an image file with Pillow, whose errors become :class:`DatasetError`."""
+    """Opens a label file with Pillow, whose errors become :class:`DatasetError`."""
     try:
-        with Image.open(io.BytesIO(_read_whole(path))) as image:
+        data = _read_whole(path)
+        _refuse_lossy(path, data)
+        with Image.open(io.BytesIO(data)) as image:
             yield image
     # A damaged PNG chunk makes Pillow raise SyntaxError.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -218,7 +251,9 @@ def read_indices(path: str | Path, wide: bool = False) -> np.ndarray:
 
 
 def read_image(path: str | Path, image_format: str) -> np.ndarray:
-    """Reads a colour image.
+    """Reads a colour image as a viewer shows it: turned as its EXIF orientation says.
+
+    Labels hold no orientation and are never turned. PNG files are taken as they are stored.
 
     Args:
         path: an image file.
@@ -233,8 +268,10 @@ def read_image(path: str | Path, image_format: str) -> np.ndarray:
     """
     if image_format not in ("RGB", "BGR"):
         raise UserError(f"INPUT.FORMAT is '{image_format}', expected 'RGB' or 'BGR'")
-    # Labels carry no orientation, so that of the image must not be applied either.
+    # Turned here, since which formats OpenCV turns depends on its version.
     image = read_array(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = _turned(image, _orientation_of(path))
+    _warn_of_darkness(path, image)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if image_format == "RGB" else image
 
 
@@ -242,6 +279,68 @@ def check_size(array: np.ndarray, height: int, width: int, path: str | Path) -> 
     """Raises :class:`DatasetError` where an array is not (height, width, ...) pixels."""
     if array.shape[:2] != (height, width):
         rows, cols = array.shape[:2]
+        turned = (
+            ". If the image is turned by its EXIF orientation, labels made of its stored pixels do "
+            "not fit: turn them likewise, or delete the tag"
+        )
         raise DatasetError(
             f"'{path}' has {rows}x{cols} pixels (rows x columns) but its image has {height}x{width}"
+            + (turned if (cols, rows) == (height, width) else "")
+        )
+
+
+def _refuse_lossy(path: str | Path, data: bytes) -> None:
+    kind = next((k for start, k in _LOSSY.items() if data.startswith(start)), "")
+    if data.startswith(b"RIFF") and data[8:16] == b"WEBPVP8 ":
+        kind = "lossy WebP"
+    if kind:
+        raise DatasetError(
+            f"'{path}' is a {kind} file, whatever its name says; compression has changed its "
+            "labels, which PNG files keep: make it again as PNG from what it was made of"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation 1..8 of a JPEG or WebP file, 1 where it has none."""
+    if image.format not in ("JPEG", "MPO", "WEBP"):
+        return 1
+    value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
+def _orientation_of(path: str | Path) -> int:
+    try:
+        with Image.open(path) as image:
+            return _orientation(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        # OpenCV reads some files that Pillow does not.
+        return 1
+
+
+def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns (H, W, 3) as an EXIF orientation says."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Logs a warning, however often it is asked to."""
+    logger.warning(message)
+
+
+def _warn_of_darkness(path: str | Path, image: np.ndarray) -> None:
+    if not str(path).lower().endswith(".png") or image.max(initial=0) >= _DARK:
+        return
+    with open(path, "rb") as file:
+        bits = file.read(25)[-1]
+    if bits == 16:
+        warn_once(
+            f"Images in '{Path(path).parent}' have 16 bits but values below 4096 only, so they are "
+            "nearly black in 8 bits; multiply them by 16 (12-bit cameras)"
         )

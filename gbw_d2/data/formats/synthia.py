@@ -6,6 +6,7 @@ objects, unique in its image (0 = none). Pillow cannot read such files; OpenCV c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ _HINT = (
     "datasets/README.md shows where the files go (DETECTRON2_DATASETS moves the root), and "
     "`python datasets/prepare_synthia.py --check` looks them over."
 )
+_SEQUENCE_NAME = re.compile(r"\d{6}")
 _TRAIN_ID_OF = raw_to_train_id("synthia_id")
 _KNOWN_IDS = np.zeros(1 << 16, dtype=bool)
 _KNOWN_IDS[[*(c.synthia_id for c in CLASSES), *SYNTHIA_VOID_IDS]] = True
@@ -39,9 +41,19 @@ def load_synthia(root: Path) -> list[Record]:
         Records with ``file_name``, ``image_id``, ``height``, ``width`` and the label's file.
 
     Raises:
-        DatasetError: a folder is missing, or images and labels do not pair up.
+        DatasetError: a folder is missing, images and labels do not pair up, or they are named as
+            those of SYNTHIA-SEQS.
     """
-    return load_pairs(root / "RGB", root / "GT" / "LABELS", _HINT)
+    records = load_pairs(root / "RGB", root / "GT" / "LABELS", _HINT)
+    sequence = [r[keys.IMAGE_ID] for r in records if _SEQUENCE_NAME.fullmatch(r[keys.IMAGE_ID])]
+    if sequence:
+        raise DatasetError(
+            f"'{root}' holds names of six digits ({few(sequence)}), as SYNTHIA-SEQS has: its class "
+            "ids differ (12 is lane marking there, motorcycle here). Unpack "
+            "SYNTHIA-RAND-CITYSCAPES, whose names have seven digits, or describe the sequences "
+            "with a data.yaml (docs/your_own_data.md)"
+        )
+    return records
 
 
 def read_raw_label(record: Record) -> tuple[np.ndarray, np.ndarray]:

@@ -97,17 +97,26 @@ def coverage(state: Mapping[str, Tensor], encoder: nn.Module) -> Coverage:
     )
 
 
-def unwrap(loaded: Any) -> dict[str, Tensor]:
-    """Takes the weights out of what a file holds, without what others put around them.
+def envelope(loaded: Any) -> Any:
+    """Returns the dictionary of weights in what a file holds; names stay as they are.
 
-    Raises:
-        PretrainedError: no dictionary of tensors by name is in it.
+    A running mean (ema) goes before the weights it follows; a file of ours has neither.
     """
     while isinstance(loaded, Mapping):
         inside = [loaded[k] for k in _ENVELOPES if isinstance(loaded.get(k), Mapping)]
         if not inside:
             break
         loaded = inside[0]
+    return loaded
+
+
+def unwrap(loaded: Any) -> dict[str, Tensor]:
+    """Takes the weights out of what a file holds, without what others put around them.
+
+    Raises:
+        PretrainedError: no dictionary of tensors by name is in it.
+    """
+    loaded = envelope(loaded)
     if not isinstance(loaded, Mapping):
         raise PretrainedError(
             f"it holds a {type(loaded).__name__}, expected a dictionary of names and tensors"

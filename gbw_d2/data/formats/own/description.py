@@ -24,6 +24,7 @@ from gbw_d2.data.formats.own.instances import InstanceCoding, read_coding
 from gbw_d2.data.formats.own.labels import LABEL_CODINGS
 from gbw_d2.data.spec import DatasetError
 from gbw_d2.label_spaces import VOID
+from gbw_d2.paths import expanded
 
 _FILE_SUFFIXES = (".yaml", ".yml", ".json")
 _FOLDERS = ("images", "labels", "instances", "annotations")
@@ -143,7 +144,7 @@ def read_description(path: Path) -> OwnData:
 def _read_file(path: Path) -> Any:
     try:
         # Every JSON file is YAML too.
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DatasetError(
             f"cannot read '{path}': {error.strerror}. The path is relative to the datasets' root "
@@ -194,7 +195,11 @@ def _read_split(path: Path, name: str, row: Any, content: Mapping[str, Any]) -> 
             f"{', '.join(LABEL_CODINGS)}"
         )
     return OwnSplit(
-        **{key: path.parent / value for key, value in texts.items() if key in _FOLDERS},
+        **{
+            key: path.parent / expanded(value, f"'{path}': {what}")
+            for key, value in texts.items()
+            if key in _FOLDERS
+        },
         **{key: value for key, value in texts.items() if key in _SUFFIXES},
         label_coding=coding,
         instance_coding=read_coding(path, what, row.get("instance_coding"), row.get("crowd")),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gbw_d2 import keys
 from gbw_d2.data.formats.coco_panoptic import PANOPTIC_FILE, SEGMENTS
-from gbw_d2.data.formats.files import LABEL_FILE, check_unique, few, image_record
+from gbw_d2.data.formats.files import LABEL_FILE, check_unique, few, image_record, is_clutter
 from gbw_d2.data.formats.own.description import OwnData, OwnSplit, annotations_of
 from gbw_d2.data.spec import DatasetError, Record
 
@@ -90,11 +90,11 @@ def _add_annotations(split: OwnSplit, records: list[Record]) -> None:
 
 def _find_images(split: OwnSplit) -> list[Path]:
     # Path.rglob would leave out folders that are links.
-    paths = [
-        Path(folder, name)
-        for folder, _, names in os.walk(split.images, followlinks=True)
-        for name in names
-    ]
+    paths = []
+    for folder, below, names in os.walk(split.images, followlinks=True):
+        # In place, so that they are not walked through.
+        below[:] = [name for name in below if not is_clutter(name)]
+        paths += [Path(folder, name) for name in names if not is_clutter(name)]
     if split.image_suffix:
         return sorted(path for path in paths if path.name.endswith(split.image_suffix))
     return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from gbw_d2.data.formats.own.labels import LABEL_CODINGS
 from gbw_d2.data.formats.segments import join_segments
 from gbw_d2.data.spec import DatasetError, Record
 from gbw_d2.label_spaces import IGNORE_LABEL, VOID, LabelSpace
+from gbw_d2.ops.segments import segment_attributes
 
 Bar = Callable[[Iterable["Look"]], Iterable["Look"]]
 
@@ -33,6 +35,7 @@ class Look:
         instances: (256,) instances of each class id, without crowds.
         unknown: what its label file holds and the description does not list, as it is shown.
         problem: why it cannot be read, "" where it can.
+        saturated: the only number of its instance file is 255, in 8 bits.
     """
 
     file: str
@@ -40,6 +43,7 @@ class Look:
     instances: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
     unknown: tuple[str, ...] = ()
     problem: str = ""
+    saturated: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ class Survey:
         instances: (K,) instances, without crowds; None where no instances are read.
         void: void pixels.
         problems: in words, each with what to do.
+        most: (K,) most instances of the class in one image; None where no instances are read.
+        saturated: images whose instance file holds the number 255 alone.
+        number: of images.
     """
 
     space: LabelSpace | None
@@ -61,6 +68,9 @@ class Survey:
     instances: np.ndarray | None
     void: int
     problems: list[str]
+    most: np.ndarray | None = None
+    saturated: int = 0
+    number: int = 0
 
 
 def survey(
@@ -101,17 +111,42 @@ def survey(
             f"split '{name}' of '{data.path}': the instance files look like another coding than "
             f"'{evidence.stated.name}' (values such as {describe_pairs(evidence)}); write `{line}`"
         )
-    count = 0 if space is None else space.num_classes
-    pixels = np.array([each.pixels for each in looks])
     has_instances = split.instances is not None or split.annotations is not None
+    return summary(space, looks, problems, has_instances)
+
+
+def summary(
+    space: LabelSpace | None, looks: list[Look], problems: list[str], has_instances: bool
+) -> Survey:
+    """Adds up what images show."""
+    count = 0 if space is None else space.num_classes
+    pixels = np.array([each.pixels for each in looks]).reshape(-1, 256)
+    instances = np.array([each.instances for each in looks]).reshape(-1, 256)
     return Survey(
         space,
         pixels.sum(axis=0)[:count],
         (pixels > 0).sum(axis=0)[:count],
-        np.sum([e.instances for e in looks], axis=0)[:count] if has_instances else None,
+        instances.sum(axis=0)[:count] if has_instances else None,
         int(pixels[:, IGNORE_LABEL].sum()),
         problems,
+        instances.max(axis=0, initial=0)[:count] if has_instances else None,
+        sum(each.saturated for each in looks),
+        len(looks),
     )
+
+
+def look_at_label(file: str, label: Any) -> Look:
+    """Counts what a reader gave: a class map (H, W), or a segment map with its list."""
+    found = Look(file)
+    if not isinstance(label, tuple):
+        found.pixels = np.bincount(label.ravel(), minlength=256)
+        return found
+    segment_map, segments = label
+    numbers, categories, _ = segment_attributes(segment_map, segments)
+    found.pixels = np.bincount(categories.astype(np.uint8)[numbers].ravel(), minlength=256)
+    for segment in segments:
+        found.instances[segment["category_id"]] += not segment["iscrowd"]
+    return found
 
 
 def _look(
@@ -135,6 +170,8 @@ def _look(
         if evidence is not None:
             values = reader.values(record)
             evidence.add(codes, values, reader.space.is_thing[labels])
+            found.saturated = values.dtype == np.uint8 and set(np.unique(values)) <= {0, 255}
+            found.saturated &= bool((values == 255).any())
             instances = instances_of(values, evidence.stated)
             for segment in join_segments(labels, instances, reader.space)[1]:
                 found.instances[segment["category_id"]] += not segment["iscrowd"]
@@ -182,3 +219,44 @@ def table(found: Survey) -> str:
     if absent:
         lines.append(f"never shown: {few(absent, 20)}")
     return "\n".join(lines)
+
+
+def suspicions(found: Survey) -> list[str]:
+    """Says what in the counts looks like labels of another coding, or cut off by a tool."""
+    space, total = found.space, int(found.pixels.sum())
+    if space is None or not total:
+        return []
+    words = []
+    share = found.void / (found.void + total)
+    if share > 0.5:
+        words.append(f"{share:.0%} of all pixels are void; do the labels use other numbers?")
+    first = int(found.pixels.argmax())
+    if space.num_classes > 1 and found.pixels[first] > 0.9 * total:
+        words.append(f"{found.pixels[first] / total:.0%} is {space.class_names[first]} alone")
+    absent = int((found.images == 0).sum())
+    if found.number >= 10 and 2 * absent > space.num_classes:
+        words.append(f"{absent} of {space.num_classes} classes never occur")
+    if found.saturated:
+        words.append(
+            f"{found.saturated} instance files hold no number but 255, in 8 bits: a tool "
+            "(cv2.imwrite of int32, for one) cut larger ones off; write them as 16-bit PNG"
+        )
+    if found.instances is None or found.most is None:
+        return words
+    things = [i for i in space.thing_ids if found.images[i]]
+    bare = [space.class_names[i] for i in things if not found.instances[i]]
+    if bare:
+        words.append(f"pixels of {few(bare, 20)} but not one object; was the instance map lost?")
+    if found.number >= 10 and things and max(found.most[things]) == 1:
+        words.append("no picture shows two objects of a class; are objects numbered one by one?")
+    return words
+
+
+def all_void(found: Survey) -> list[str]:
+    """Returns the problem of labels that are void throughout; empty where one pixel is not."""
+    if found.space is None or not found.void or found.pixels.sum():
+        return []
+    return [
+        f"all pixels of {found.number} labels are void, so nothing can be learned or scored; do "
+        "the labels use other numbers than the classes do?"
+    ]

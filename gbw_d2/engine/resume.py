@@ -1,0 +1,169 @@
+"""Which config keys may change where a run goes on from its checkpoint, and which may not.
+
+A checkpoint holds the config of the run that wrote it. What a key can still change is one of three
+kinds, so that results.json never holds a config that the network was not trained with unsaid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.config import ConfigError
+from gbw_d2.errors import UserError
+
+from detectron2.config import CfgNode
+
+logger = logging.getLogger(__name__)
+
+# Entry of a checkpoint that holds the config, as YAML.
+CONFIG = "config"
+CONFIG_HASH = "config_hash"
+
+
+class Change(Enum):
+    """What a key may do when a run is resumed."""
+
+    FREE = "may change: the trained network does not depend on it"
+    FROM_HERE = "may change and acts from there on; the log says so"
+    REFUSED = "may not change: start a run of its own"
+
+
+# The longest part of a key that stands here decides; docs/training.md shows the same table.
+ON_RESUME: Mapping[str, Change] = {
+    "": Change.REFUSED,
+    "OUTPUT_DIR": Change.FREE,
+    "EVAL": Change.FREE,
+    "TEST": Change.FREE,
+    "INPUT.TEST_SIZE": Change.FREE,
+    "DATASETS.TEST": Change.FREE,
+    "DATALOADER.NUM_WORKERS": Change.FREE,
+    "MODEL.DEVICE": Change.FREE,
+    "MODEL.WEIGHTS": Change.FREE,
+    "MODEL.TRUST_WEIGHTS": Change.FREE,
+    "MODEL.REINITIALISE_MISMATCHED": Change.FREE,
+    "MODEL.TIMM.CHECKPOINTING": Change.FREE,
+    "CUDNN_BENCHMARK": Change.FREE,
+    "SOLVER.LOG_PERIOD": Change.FREE,
+    "SOLVER.CHECKPOINT_PERIOD": Change.FREE,
+    "SOLVER.CHECKPOINTS_KEPT": Change.FREE,
+    # A negative one is drawn anew.
+    "SEED": Change.FROM_HERE,
+    "SOLVER.MAX_ITER": Change.FROM_HERE,
+    "SOLVER.LR_ITERS": Change.FROM_HERE,
+    "SOLVER.BASE_LR": Change.FROM_HERE,
+    "SOLVER.LR_SCHEDULER_NAME": Change.FROM_HERE,
+    "SOLVER.GAMMA": Change.FROM_HERE,
+    "SOLVER.STEPS": Change.FROM_HERE,
+    "SOLVER.WARMUP_FACTOR": Change.FROM_HERE,
+    "SOLVER.WARMUP_ITERS": Change.FROM_HERE,
+    "SOLVER.WARMUP_METHOD": Change.FROM_HERE,
+    "SOLVER.POLY_LR_POWER": Change.FROM_HERE,
+    "SOLVER.POLY_LR_CONSTANT_ENDING": Change.FROM_HERE,
+    "SOLVER.CLIP_GRADIENTS": Change.FROM_HERE,
+    "SOLVER.IMS_PER_BATCH": Change.FROM_HERE,
+    "SOLVER.GRADIENT_ACCUMULATION": Change.FROM_HERE,
+    "SOLVER.AMP": Change.FROM_HERE,
+    "INPUT": Change.FROM_HERE,
+    "INPUT.FORMAT": Change.REFUSED,
+    "DATASETS.RARE_CLASS_SAMPLING": Change.FROM_HERE,
+    "UDA": Change.FROM_HERE,
+    "UDA.NAME": Change.REFUSED,
+    "WEIGHTING": Change.FROM_HERE,
+    "WEIGHTING.NAME": Change.REFUSED,
+}
+
+
+def change_of(key: str) -> Change:
+    """Returns what a config key may do when a run is resumed."""
+    while key not in ON_RESUME:
+        key = key.rpartition(".")[0]
+    return ON_RESUME[key]
+
+
+def config_entries(cfg: CfgNode) -> dict[str, str]:
+    """Returns the entries of a checkpoint that say which config wrote it, wherever it lies."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = ""
+    text = cfg.dump()
+    return {CONFIG: text, CONFIG_HASH: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def differences(before: str, now: str) -> dict[str, tuple[Any, Any]]:
+    """Returns key -> (value before, value now) of two configs, as YAML.
+
+    A key that only one of them has is of another version of this project, and is left out.
+    """
+    old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(now))
+    return {k: (old[k], new[k]) for k in sorted(old.keys() & new.keys()) if old[k] != new[k]}
+
+
+def check_resumed(checkpoint: Mapping[str, Any], cfg: CfgNode) -> None:
+    """Compares the config of a checkpoint with that of the run which goes on from it.
+
+    Args:
+        checkpoint: what the file holds; older ones hold no config, which the log says.
+        cfg: the config of now.
+
+    Raises:
+        ConfigError: a key differs that may not.
+    """
+    text = checkpoint.get(CONFIG)
+    if not isinstance(text, str):
+        logger.warning("The checkpoint holds no config, so no key is compared with it")
+        return
+    changed = differences(text, cfg.dump())
+    refused = [k for k in changed if change_of(k) is Change.REFUSED]
+    if refused:
+        raise ConfigError(
+            f"--resume: the run in OUTPUT_DIR '{cfg.OUTPUT_DIR}' was begun with "
+            f"{_words(refused, changed)}; set them back, or give a fresh OUTPUT_DIR "
+            "(docs/training.md lists what may change)"
+        )
+    from_here = [k for k in changed if change_of(k) is Change.FROM_HERE]
+    if from_here:
+        done = int(checkpoint.get("iteration", -1)) + 1
+        logger.warning(
+            "Resumed with other values, which act from iteration %d on: %s",
+            done,
+            _words(from_here, changed),
+        )
+
+
+def _words(names: list[str], changed: Mapping[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{k} {changed[k][0]!r} (now {changed[k][1]!r})" for k in names)
+
+
+def check_unused(folder: str, resume: bool) -> None:
+    """Looks whether a new run would mix its files with those of another.
+
+    Args:
+        folder: OUTPUT_DIR.
+        resume: whether the run goes on from what is there.
+
+    Raises:
+        UserError: a checkpoint is there.
+    """
+    used = Path(folder)
+    if resume or not ((used / "last_checkpoint").is_file() or any(used.glob("model_*.pth"))):
+        return
+    raise UserError(
+        f"OUTPUT_DIR '{folder}' holds the checkpoints of another run; --resume goes on from them, "
+        "a fresh OUTPUT_DIR begins anew"
+    )

@@ -1,0 +1,31 @@
+"""Old periodic checkpoints go, those of an earlier part of a resumed run too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from gbw_d2.engine.checkpoint import Checkpointer
+from gbw_d2.engine.hooks import periodic_checkpointer
+
+
+@pytest.mark.parametrize(
+    ("kept", "left"),
+    [(2, ["0000004", "0000005"]), (0, [f"{i:07d}" for i in range(6)])],
+)
+def test_the_newest_are_kept(tmp_path: Path, kept: int, left: list[str]) -> None:
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path))
+    checkpointer.save("model_best_on_target_labels", last=False)
+    for first, last in ((0, 3), (3, 6)):  # a run, and the one that goes on from it
+        hook = periodic_checkpointer(checkpointer, 1, kept)
+        for iteration in range(first, last):
+            hook.max_iter = 6
+            hook.step(iteration)
+    names = {p.name for p in tmp_path.glob("*.pth")}
+    assert names == {
+        *(f"model_{n}.pth" for n in left),
+        *("model_final.pth", "model_best_on_target_labels.pth"),
+    }
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
