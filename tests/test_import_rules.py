@@ -37,7 +37,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "weighting": ("errors", "former_names", "keys", "registry", "settings", "ops"),
     "losses": ("errors", "former_names", "keys", "registry", "settings", "ops", "weighting"),
     "visualization": ("label_spaces", "files"),
-    "config": ("errors", "compat", "settings", "composition", "weighting"),
+    "config": ("errors", "compat", "paths", "settings", "composition", "weighting"),
+    "ranges": ("composition", "settings"),
+    "unread_keys": ("compat", "config"),
     "results": ("errors", "compat", "files"),
     "data": (*LEAVES, "files", "ops"),
     "toyworld": (*LEAVES, "files", "data"),
@@ -50,7 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "engine": (
         *(*LEAVES, "files", "ops", "weighting", "losses", "visualization", "config", "results"),
-        *("data", "catalog", "evaluation", "modeling", "uda"),
+        *("data", "catalog", "evaluation", "modeling", "uda", "ranges", "unread_keys"),
     ),
     "inference": (
         *(*LEAVES, "files", "ops", "visualization", "config", "data", "modeling", "engine"),

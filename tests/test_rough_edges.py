@@ -98,7 +98,7 @@ def test_ctrl_c(repository: Path, tmp_path: Path) -> None:
     # Stops where the config is read, as a signal then would.
     code = (
         "import os, runpy, signal, sys\n"
-        "from gbw_d2 import preflight\n"
+        "from gbw_d2.catalog import preflight\n"
         "sys.argv = ['train_net.py', '--config-file', 'configs/toy/panoptic_gbw.yaml']\n"
         "preflight.check_data = lambda _: signal.raise_signal(signal.SIGINT)\n"
         "runpy.run_path('train_net.py', run_name='__main__')\n"

@@ -21,6 +21,7 @@ from detectron2.config import CfgNode, get_cfg
 # Keys that say where a run writes and how often it looks, and nothing about what comes out.
 _WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD"),
+    "SOLVER.CHECKPOINTS_KEPT",
     *("EVAL.PICTURES", "DATALOADER.NUM_WORKERS"),
 )
 # Defaults that the hashes of the first results go by, whatever the project's are today.
@@ -37,7 +38,7 @@ _FIRST_CLASSES = {"BalancedScheme": "EqualPullScheme"}
 _NOT_TRAINING = (
     *("inference", "evaluation", "results", "engine/evaluation.py", "engine/pictures.py"),
     *("visualization.py", "catalog/preflight.py", "composition.py"),
-    "former_names.py",
+    *("former_names.py", "paths.py", "ranges.py", "unread_keys.py", "engine/resume.py"),
 )
 
 

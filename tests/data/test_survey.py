@@ -76,7 +76,7 @@ def test_a_sample_of_100_reads_100(number: int) -> None:
 
 
 def test_training_warns_of_void(caplog: pytest.LogCaptureFixture) -> None:
-    from gbw_d2.engine.build import warn_of_void
+    from gbw_d2.engine.batches import warn_of_void
 
     void = [{"sem_seg": torch.full((2, 2), 255)}]
     road = [{"sem_seg": torch.tensor([[255, 0]])}]

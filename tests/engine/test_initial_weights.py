@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,15 @@ def test_the_encoder_is_below_the_pyramid() -> None:
     assert found is not None
     assert found[0] == "backbone.bottom_up."
     assert encoder_of(nn.Conv2d(1, 1, 1)) is None
+
+
+@pytest.mark.parametrize("pyramid", [False, True])
+def test_a_file_in_the_form_of_detectron2s_zoo(tmp_path: Path, pyramid: bool) -> None:
+    before, after = Network(), Network(pyramid)
+    arrays = {k: v.numpy() for k, v in before.backbone.state_dict().items()}
+    content = {"model": arrays, "__author__": "somebody", "matching_heuristics": True}
+    (tmp_path / "R.pkl").write_bytes(pickle.dumps(content))
+    Checkpointer(after, str(tmp_path)).load(str(tmp_path / "R.pkl"))
+    encoder = after.backbone.bottom_up if pyramid else after.backbone
+    state = before.backbone.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in encoder.state_dict().items())
