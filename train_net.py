@@ -20,9 +20,9 @@ from argparse import Namespace
 
 from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
 
+from gbw_d2.catalog.preflight import check_data
 from gbw_d2.composition import asks_for_listing, listing, parse
 from gbw_d2.errors import UserError
-from gbw_d2.preflight import check_data
 
 
 def main(args: Namespace) -> dict[str, float]:

@@ -35,7 +35,6 @@ from prepare_common import (
 )
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import DatasetError, Record
 from gbw_d2.data.formats.cityscapes import (
     CITY_IMAGES,
     SEMANTIC_FILE,
@@ -53,6 +52,7 @@ from gbw_d2.data.formats.cityscapes_labels import (
     make_labels,
 )
 from gbw_d2.data.formats.files import check_size, few, read_array
+from gbw_d2.data.spec import DatasetError, Record
 
 SIZE = (1024, 2048)
 # 0..33; the licence plate, -1 in the official table, is 255 in a file of 8 bits.

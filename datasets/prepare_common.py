@@ -19,17 +19,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import (
-    DatasetError,
-    Record,
-    SemanticReader,
-    datasets_root,
-    get_dataset,
-)
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.cityscapes import CITY_IMAGES
 from gbw_d2.data.formats.files import check_size, few, read_image
+from gbw_d2.data.spec import DatasetError, Record, SemanticReader, datasets_root
 from gbw_d2.data.statistics import image_class_counts
-from gbw_d2.label_spaces import CLASSES
 
 Work = Callable[[argparse.Namespace], Sequence[str]]
 MAX_PROBLEMS = 10
@@ -252,12 +246,13 @@ def count_classes(dataset_name: str, records: list[Record], folder: Path) -> Non
         records: its records.
         folder: where the counts are kept.
     """
-    counts = image_class_counts(dataset_name, records, folder)
+    spec = get_dataset(dataset_name)
+    counts = image_class_counts(spec, records, folder)
     share = counts.sum(axis=0) / counts.sum()
     print(f"{'class':14} {'share of pixels':>15} {'images':>7}")
-    for c in CLASSES:
-        images = int((counts[:, c.train_id] > 0).sum())
-        print(f"{c.name:14} {100 * share[c.train_id]:14.3f}% {images:7d}")
+    for i, name in enumerate(spec.classes.class_names):
+        images = int((counts[:, i] > 0).sum())
+        print(f"{name:14} {100 * share[i]:14.3f}% {images:7d}")
     print(f"class statistics are in {folder}")
 
 

@@ -26,9 +26,9 @@ from prepare_common import (
 )
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import Record
 from gbw_d2.data.formats.cityscapes import CITY_IMAGES, load_images, load_panoptic
 from gbw_d2.data.formats.foggy import BETAS, foggy_images
+from gbw_d2.data.spec import Record
 
 
 def check_train(args: argparse.Namespace, beta: str) -> list[str]:

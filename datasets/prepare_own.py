@@ -1,65 +1,73 @@
 """Checks own data that a YAML or JSON file describes, and counts the classes of its labels.
 
-    python datasets/prepare_own.py toy_own/data.yaml                # reads and counts all labels
-    python datasets/prepare_own.py toy_own/data.yaml --check        # writes nothing, reads 100
+    python datasets/prepare_own.py toy_own/data.yaml --check        # reads all; writes nothing
+    python datasets/prepare_own.py toy_own/data.yaml                # and keeps the class counts
 
-The file's path is relative to `$DETECTRON2_DATASETS`, or to `datasets`; docs/your_own_data.md says
-what it holds. Exit code 2: something cannot be used.
+Prints the share of each class and its instances, names every value that the file does not list
+with the first label that has it, and stops where instances look like another coding than the one
+stated. The file's path is relative to `$DETECTRON2_DATASETS`, or to `datasets`;
+docs/your_own_data.md says what it holds. Exit code 2: something cannot be used.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
-from prepare_common import add_sample_option, check_sample, count_classes, run_script, tell_sizes
+from prepare_common import MAX_PROBLEMS, run_script, tell_sizes
+from tqdm import tqdm
 
-from gbw_d2.data.catalog import DatasetSpec, Record, datasets_root, get_dataset
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.own import read_description
-
-
-def each_split(
-    args: argparse.Namespace, work: Callable[[DatasetSpec, list[Record]], Sequence[str]]
-) -> Sequence[str]:
-    """Lists the images of every split and does ``work`` on it; returns problems in words."""
-    problems: list[str] = []
-    for split in read_description(datasets_root() / args.file).splits:
-        spec = get_dataset(f"{args.file}:{split}")
-        records = spec.load()
-        kinds = (("labels", spec.read_semantic), ("instances", spec.read_panoptic))
-        found = [kind for kind, reader in kinds if reader is not None]
-        print(f"{spec.name}: {len(records)} images, {' and '.join(found) or 'no labels'}")
-        tell_sizes(records)
-        problems += work(spec, records)
-    return problems
-
-
-def make(args: argparse.Namespace) -> Sequence[str]:
-    """Counts the classes of every labelled split."""
-
-    def count(spec: DatasetSpec, records: list[Record]) -> Sequence[str]:
-        if spec.read_semantic is not None:
-            count_classes(spec.name, records, datasets_root() / ".class_statistics")
-        return ()
-
-    return each_split(args, count)
+from gbw_d2.data.formats.own.survey import survey, table
+from gbw_d2.data.spec import datasets_root
+from gbw_d2.data.statistics import image_class_counts
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:
-    """Reads images, labels and instances of every split."""
-    return each_split(
-        args,
-        lambda spec, records: check_sample(
-            records, spec.read_panoptic or spec.read_semantic, args.sample, args.workers
-        ),
-    )
+    """Reads images, labels and instances of every split; returns problems in words."""
+    data = read_description(datasets_root() / args.file)
+    problems: list[str] = []
+    if data.classes is not None:
+        space = data.classes.space
+        print(f"{space.num_classes} classes, {len(space.thing_ids)} of them things")
+    for name in data.splits:
+        spec = get_dataset(f"{args.file}:{name}")
+        records = spec.load()
+        kinds = (("labels", spec.read_semantic), ("instances", spec.read_panoptic))
+        has = [kind for kind, reader in kinds if reader is not None]
+        print(f"{spec.name}: {len(records)} images, {' and '.join(has) or 'no labels'}")
+        tell_sizes(records)
+        if args.sample:
+            records = records[:: max(len(records) // args.sample, 1)]
+        bar = partial(tqdm, desc="checking", total=len(records), unit="image")
+        found = survey(data, name, records, args.workers, bar)
+        print(table(found) or "all good" if not found.problems else "")
+        problems += found.problems
+    rest = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+    return [*problems[:MAX_PROBLEMS], *rest]
+
+
+def make(args: argparse.Namespace) -> Sequence[str]:
+    """Checks, and keeps the class counts of every labelled split."""
+    problems = check(args)
+    if problems:
+        return problems
+    folder = datasets_root() / ".class_statistics"
+    for name in read_description(datasets_root() / args.file).splits:
+        spec = get_dataset(f"{args.file}:{name}")
+        if spec.read_semantic is not None:
+            image_class_counts(spec, spec.load(), folder)
+    print(f"class statistics are in {folder}")
+    return ()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds this script's options."""
     parser.add_argument("file", help="the description, YAML or JSON")
-    add_sample_option(parser)
+    parser.add_argument("--sample", type=int, default=0, help="images to read of each split (all)")
 
 
 if __name__ == "__main__":

@@ -21,16 +21,16 @@ import cv2
 import numpy as np
 from prepare_common import run_script
 
-from gbw_d2.data.catalog import DatasetError
-from gbw_d2.data.toyworld import (
+from gbw_d2.cityscapes_classes import CLASSES
+from gbw_d2.data.spec import DatasetError
+from gbw_d2.toyworld import (
     DOMAINS,
     ToyWorldSettings,
     check_toy_world,
     render,
     write_toy_world,
 )
-from gbw_d2.data.toyworld.layouts import LAYOUTS, check_layout, write_layout
-from gbw_d2.label_spaces import CLASSES
+from gbw_d2.toyworld.layouts import LAYOUTS, check_layout, write_layout
 
 
 def contact_sheet(

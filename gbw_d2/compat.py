@@ -9,11 +9,15 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 from PIL import Image
+
+# Detectron2 0.6 scripts some of its functions when it is imported; users can do nothing about that.
+warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 
 class _MissingExtension(ModuleType):

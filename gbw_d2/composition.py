@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from gbw_d2.errors import UserError
+from gbw_d2.former_names import former_name
 
 AXES = ("datasets", "encoders", "models", "schedules", "uda", "weighting")
 BASES = Path(__file__).resolve().parents[1] / "configs" / "base"
@@ -141,7 +142,7 @@ def _unknown(word: str, known: Mapping[str, Sequence[str]]) -> str:
     # The right name on a wrong axis is near too.
     same = [w for w in words if w.endswith(f"/{name}")]
     near = same or difflib.get_close_matches(word, words, n=3, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = former_name(name) or (f"; did you mean {' or '.join(near)}?" if near else "")
     there = f"{axis} has {', '.join(known[axis])}" if axis in known else f"axes: {', '.join(AXES)}"
     return f"{OPTION}: unknown base '{word}'{hint} ({there})"
 

@@ -35,7 +35,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.TARGET = ()
     # Every random draw of a run follows from this; negative = drawn anew and written to the log.
     cfg.SEED = 0
-    # What the network predicts: a name of gbw_d2/label_spaces.py.
+    # What the network predicts: a name of gbw_d2/label_spaces.py, or the path of a data.yaml below
+    # the datasets' root (docs/your_own_data.md).
     cfg.DATASETS.LABEL_SPACE = "cityscapes_16"
     # Rare class sampling of source images (DAFormer): P(c) = softmax((1 - f_c) / TEMPERATURE).
     cfg.DATASETS.RARE_CLASS_SAMPLING = CfgNode()
@@ -71,6 +72,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.DEVICE = "auto"
     # True: weights may be any pickle, which can run code; only for files whose source you trust.
     cfg.MODEL.TRUST_WEIGHTS = False
+    # Whether MODEL.WEIGHTS may be of a network of other classes: rows of shared names are kept,
+    # what has another shape is started anew. Else that is an error.
+    cfg.MODEL.REINITIALISE_MISMATCHED = False
     # True: no instance branch is built and no PQ is asked for.
     cfg.MODEL.SEMANTIC_ONLY = False
     # 0 = the label space's number; anything else must equal it.
@@ -211,8 +215,9 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     teaching.CONFIDENCE_PER = "batch"
     # Share of a target image's rows, of the whole wherever the crop is, at its top and bottom whose
     # pseudo-labels have weight 0: the own car's hood has no class, and what it is called spreads.
-    teaching.IGNORE_TOP = 0.0
-    teaching.IGNORE_BOTTOM = 0.0
+    # None = what DATASETS.TARGET says of its own images (ignore_rows).
+    teaching.IGNORE_TOP = None
+    teaching.IGNORE_BOTTOM = None
     # Probability, and strength, of colour jitter on a mixed image.
     teaching.JITTER_PROBABILITY = 0.8
     teaching.JITTER_STRENGTH = 0.2
@@ -284,8 +289,9 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     # scheme is defined for. A scheme that measures at a classifier takes the norm of the gradients
     # of heads that have none.
     cfg.WEIGHTING.HEADS = None
-    # Pairs [head, other head]: the first takes over the class weights of the second.
-    cfg.WEIGHTING.WEIGHTS_FROM = []
+    # Pairs [head, other head]: the first takes over the class weights of the second. None: as the
+    # network says (offsets take those of centres); []: every head has weights of its own.
+    cfg.WEIGHTING.WEIGHTS_FROM = None
     # The settings of all schemes (gbw_d2/weighting/schemes); None = the scheme's own default.
     for name in SCHEMES:
         for key in config_keys(SCHEMES.get(name).scheme.Settings):

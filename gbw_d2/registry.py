@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from gbw_d2.errors import UserError
+from gbw_d2.former_names import former_name
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class Registry(Generic[T]):
         """
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
+            hint = former_name(name) or (f"; did you mean '{near[0]}'?" if near else "")
             known = ", ".join(self.names())
             raise UnknownNameError(f"unknown {self.kind} '{name}'{hint} (known: {known})")
         return self._entries[name]

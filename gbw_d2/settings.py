@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gbw_d2.former_names import former_name
+
 _DECLARATION = "declaration"
 # Annotations are texts where a module postpones them.
 _BOOLS = ("bool", bool)
@@ -103,7 +105,8 @@ def check_settings(settings: Any) -> None:
             raise ValueError(f"{field.name} is {value!r}; expected True or False")
         if not declared.allows(value):
             shown = f"'{value}'" if declared.choices is not None else value
-            raise ValueError(f"{field.name} is {shown}; expected {declared.expected()}")
+            told = former_name(value) if declared.choices is not None else ""
+            raise ValueError(f"{field.name} is {shown}{told}; expected {declared.expected()}")
 
 
 def merge_settings(cls: type[Any], kind: str, *layers: Mapping[str, Any]) -> Any:

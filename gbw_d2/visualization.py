@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.files.atomic import write_atomically
+from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 
 # Of runs and arms in plots: also people who see few colours can tell them apart (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 
-_PALETTE = np.zeros((256, 3), dtype=np.uint8)
-_PALETTE[: len(CLASSES)] = [c.color for c in CLASSES]
 
-
-def color_semantic(train_ids: np.ndarray) -> np.ndarray:
-    """Colours a map of train ids (H, W) uint8 with Cityscapes' palette; ignore is black.
+def color_semantic(class_ids: np.ndarray, space: LabelSpace) -> np.ndarray:
+    """Colours a map of class ids (H, W) uint8 with its label space's palette; ignore is black.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    return _PALETTE[train_ids]
+    return space.colors[class_ids]
 
 
-def color_panoptic(segment_map: np.ndarray, segments_info: Sequence[dict[str, Any]]) -> np.ndarray:
+def color_panoptic(
+    segment_map: np.ndarray, segments_info: Sequence[dict[str, Any]], space: LabelSpace
+) -> np.ndarray:
     """Colours a panoptic map: the class's colour, shaded per thing, with white outlines of things.
 
     Args:
         segment_map: (H, W) integer segment ids, 0 = void (black).
-        segments_info: dictionaries with ``id`` and ``category_id`` (train id).
+        segments_info: dictionaries with ``id`` and ``category_id`` (class id).
+        space: the classes.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -42,12 +45,13 @@ def color_panoptic(segment_map: np.ndarray, segments_info: Sequence[dict[str, An
     ids = np.array([0, *(i for i, _ in known)], dtype=np.int64)
     colors = np.zeros((len(ids), 3), dtype=np.uint8)
     things = np.zeros(len(ids), dtype=bool)
-    for row, (segment_id, train_id) in enumerate(known, start=1):
-        if train_id == IGNORE_LABEL:
+    for row, (segment_id, class_id) in enumerate(known, start=1):
+        if class_id == IGNORE_LABEL:
             continue
-        shade = 0.75 + 0.5 * ((segment_id * 0.618) % 1) if CLASSES[train_id].is_thing else 1.0
-        colors[row] = np.clip(np.array(CLASSES[train_id].color) * shade, 0, 255)
-        things[row] = CLASSES[train_id].is_thing
+        kind = space.classes[class_id]
+        shade = 0.75 + 0.5 * ((segment_id * 0.618) % 1) if kind.is_thing else 1.0
+        colors[row] = np.clip(np.array(kind.color) * shade, 0, 255)
+        things[row] = kind.is_thing
     index = np.searchsorted(ids[1:], segment_map) + 1
     index[index == len(ids)] = 0
     index[ids[index] != segment_map] = 0
@@ -86,21 +90,29 @@ def with_legend(
     Returns:
         (H + h, W, 3) uint8 RGB; h depends on W and the names alone.
     """
-    size = max(0.4, picture.shape[1] / 2400)
-    line = round(40 * size)
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    widths = [cv2.getTextSize(name, font, size, 1)[0][0] for name, _ in entries]
-    cell = max(widths, default=0) + 5 * line // 2
+    line = round(40 * max(0.4, picture.shape[1] / 2400))
+    # OpenCV's own letters are ASCII alone.
+    font = ImageFont.truetype(_font_file(), round(0.7 * line))
+    cell = max((round(font.getlength(name)) for name, _ in entries), default=0) + 5 * line // 2
     columns = max(1, picture.shape[1] // cell)
     rows = -(-len(entries) // columns)
-    strip = np.full((rows * line, picture.shape[1], 3), 255, dtype=np.uint8)
+    strip = Image.new("RGB", (picture.shape[1], rows * line), (255, 255, 255))
+    pen = ImageDraw.Draw(strip)
+    gap = line // 6
     for index, (name, color) in enumerate(entries):
         top, left = index // columns * line, index % columns * cell
-        gap = line // 6
-        strip[top + gap : top + line - gap, left + gap : left + line - gap] = color
-        place = (left + line + gap, top + line - line // 3)
-        cv2.putText(strip, name, place, font, size, (0, 0, 0), max(1, round(size)), cv2.LINE_AA)
-    return np.vstack([picture, strip])
+        corner = (left + line - gap - 1, top + line - gap - 1)
+        pen.rectangle(((left + gap, top + gap), corner), fill=tuple(color))
+        pen.text((left + line + gap, top + line // 2), name, (0, 0, 0), font, anchor="lm")
+    return np.vstack([picture, np.asarray(strip)])
+
+
+@cache
+def _font_file() -> str:
+    """The file of a font with letters of many scripts, which comes with Matplotlib."""
+    from matplotlib.font_manager import findfont
+
+    return findfont("DejaVu Sans")
 
 
 def panel(
@@ -146,14 +158,7 @@ def write_png(path: str | Path, picture: np.ndarray) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     good, data = cv2.imencode(".png", picture if picture.ndim == 2 else picture[..., ::-1])
     if not good:
         raise OSError(f"OpenCV cannot encode a picture of shape {picture.shape} as PNG")
-    temporary = path.with_suffix(".png.tmp")
-    try:
-        temporary.write_bytes(data.tobytes())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, data.tobytes())

@@ -6,7 +6,7 @@
 
 The line can stand in a study; `fixed` takes the numbers in the order of the class ids. Runs count
 the same, and so do loss terms; a batch counts for the classes that it shows. Of the term source
-alone, as it is by default, the copy acts on the source alone, as `gbw_fading` does.
+alone, as it is by default, the copy acts on the source alone.
 """
 
 from __future__ import annotations

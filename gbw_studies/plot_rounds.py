@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gbw_d2.errors import UserError
+from gbw_d2.files.atomic import replacing
 
 # Okabe and Ito's colours: told apart by colour-blind readers too. One per round.
 COLORS = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
@@ -97,9 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         figure = draw([(folder.name, read_rounds(folder)) for folder in args.runs])
         out = args.runs[0] / "plots"
-        out.mkdir(exist_ok=True)
         for suffix in ("png", "svg"):
-            figure.savefig(out / f"rounds.{suffix}", dpi=110)
+            with replacing(out / f"rounds.{suffix}") as temporary:
+                figure.savefig(temporary, format=suffix, dpi=110)
             print(out / f"rounds.{suffix}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,14 +3,14 @@
 
     uv run -m gbw_studies.plot_weights_by_share output/toy/semantic_gbw
     uv run -m gbw_studies.plot_weights_by_share output/toy/gbw_seed_* --term source --phases 4
-    uv run -m gbw_studies.plot_weights_by_share output/plain output/gbw --of pull --names plain GBW
+    uv run -m gbw_studies.plot_weights_by_share output/plain output/gbw --of gradient_share
 
 Reads class_weights.csv and averages over the runs, or over those of one name. Both axes are
 logarithmic, so that weights which are a power of the share lie on a line; its slope and how well it
 fits are printed, and stand in the picture. --of measure draws what the weights are made of, and
---of pull weight x share x measure: of class gradients (docs/equations.md 2b), how hard a class
-pulls at the classifier. Writes plots/weights_by_share.png (measures_..., pulls_...) into the first
-folder.
+--of gradient_share weight x share x measure: of class gradients (docs/equations.md 2b and 2d), the
+size of a class's part of a step. Writes plots/weights_by_share.png (measures_...,
+gradient_shares_...) into the first folder.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ COLUMNS = 2
 QUANTITIES: dict[str, tuple[Callable[[np.ndarray, np.ndarray, float], np.ndarray], str]] = {
     "weight": (lambda weight, measure, share: weight, "class weight"),
     "measure": (lambda weight, measure, share: measure, "measure"),
-    "pull": (lambda weight, measure, share: weight * measure * share, "weight x share x measure"),
+    "gradient_share": (
+        lambda weight, measure, share: weight * measure * share,
+        "weight x share x measure",
+    ),
 }
 
 
@@ -118,7 +121,8 @@ def read_values(
             tables.append(np.stack([log.iterations, values], 1)[there])
         found[name] = np.concatenate(tables)
     if not any(len(table) for table in found.values()):
-        raise UserError(f"{runs}: no {of} was logged; schemes without a measure have none")
+        what = of.replace("_", " ")
+        raise UserError(f"{runs}: no {what} was logged; schemes without a measure have none")
     return found, shares
 
 

@@ -24,8 +24,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gbw_d2.data.locking import exclusive
 from gbw_d2.errors import UserError
+from gbw_d2.files.locking import exclusive
 from gbw_studies.grid.halving import arms_of, ranking
 from gbw_studies.grid.ledger import (
     FILE,
@@ -149,12 +149,18 @@ def selected(study: Study, jobs: Sequence[Job], args: argparse.Namespace) -> lis
     """Returns the jobs that the command line asks for.
 
     Raises:
-        UserError: an arm or a recipe that the study does not have.
+        UserError: an arm or a recipe that the study does not have, or an arm that is recorded only.
     """
     for asked, there in ((args.arms, study.arms), (args.recipes, study.recipes)):
         unknown = [name for name in asked or () if name not in there]
         if unknown:
             raise UserError(f"{study.path} has no {', '.join(unknown)} (has: {', '.join(there)})")
+    for arm in args.arms or ():
+        if "recorded" in study.arms[arm]:
+            raise UserError(
+                f"{study.path}: arm '{arm}' was recorded by an earlier version "
+                f"({study.arms[arm]['recorded']}) and cannot be run any more; take another one"
+            )
     return [
         job
         for job in jobs

@@ -33,7 +33,8 @@ import torch
 from torch import Tensor, nn
 
 from gbw_d2.errors import UserError
-from gbw_d2.evaluation.report import write_atomically, write_csv
+from gbw_d2.files.atomic import write_atomically
+from gbw_d2.results.writer import write_csv
 from gbw_d2.visualization import COLORS
 from gbw_studies.results.plots import write_png
 from gbw_studies.results.tilt import (
@@ -64,14 +65,14 @@ class Run:
     Args:
         name: for people; runs of one name are averaged.
         folder: its OUTPUT_DIR.
-        cfg: its resolved config.
+        data: what it reads; its resolved config is ``data.cfg``.
         class_counts: (K,) labelled pixels of its source by class id.
         basis: what the scores are of.
     """
 
     name: str
     folder: Path
-    cfg: Any
+    data: Any
     class_counts: Tensor
     basis: Basis
 
@@ -131,18 +132,20 @@ def basis_of(cfg: Any, class_counts: Tensor, number: int) -> Basis:
         class_counts: (K,) labelled pixels of the source by class id.
         number: of rare classes.
     """
-    from gbw_d2.evaluation.protocols import PROTOCOLS
+    from gbw_d2.catalog import get_dataset
+    from gbw_d2.engine.evaluation import meet_test_set
+    from gbw_d2.evaluation.protocols import chosen_protocols
     from gbw_d2.label_spaces import LABEL_SPACES
 
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
-    protocol = cfg.EVAL.PROTOCOLS[0]
-    averaged_ids = PROTOCOLS.get(protocol).train_ids
+    met = meet_test_set(cfg, get_dataset(cfg.DATASETS.TEST[0]))
+    protocol = chosen_protocols(met, cfg.EVAL.PROTOCOLS)[0]
     order = [
         class_id
         for class_id in class_counts.argsort(stable=True).tolist()
-        if class_counts[class_id] > 0 and space.train_ids[class_id] in averaged_ids
+        if class_counts[class_id] > 0 and space.class_names[class_id] in protocol.classes
     ]
-    return Basis(protocol, tuple(space.class_names[class_id] for class_id in order[:number]))
+    return Basis(protocol.name, tuple(space.class_names[class_id] for class_id in order[:number]))
 
 
 def _scores(evaluator: Any, basis: Basis) -> dict[str, float | None]:
@@ -180,14 +183,15 @@ def load_runs(args: argparse.Namespace) -> list[Run]:
     Raises:
         UserError: a run cannot be scored, or not be compared with the first.
     """
-    from gbw_d2.engine.build import prepare_datasets, source_class_counts
+    from gbw_d2.engine.run_data import RunData
 
     runs: list[Run] = []
     for name, folder in zip(args.names, args.runs, strict=True):
         cfg = load_config_of(folder, args.test, args.opts)
-        prepare_datasets(cfg, training=True)
-        counts = source_class_counts(cfg)
-        run = Run(name, folder, cfg, counts, basis_of(cfg, counts, args.rare))
+        data = RunData(cfg)
+        data.prepare(training=True)
+        counts = data.class_counts
+        run = Run(name, folder, data, counts, basis_of(cfg, counts, args.rare))
         runs.append(run)
         first = runs[0].basis
         if run.basis != first:
@@ -210,20 +214,20 @@ def score_run(
         weights: of the student or the teacher.
         strengths: of the tilt.
     """
-    from gbw_d2.engine.build import build_test_batches, load_records
+    from gbw_d2.engine.batches import build_test_batches
+    from gbw_d2.engine.evaluation import meet_test_set
     from gbw_d2.evaluation.evaluators import SemanticEvaluator
-    from gbw_d2.label_spaces import LABEL_SPACES
+    from gbw_d2.evaluation.protocols import chosen_protocols
 
     points = []
-    table = LABEL_SPACES.get(run.cfg.DATASETS.LABEL_SPACE).to_train_id
     shifts = shifts_of(run.class_counts, strengths)
-    for dataset in run.cfg.DATASETS.TEST:
-        spec, records = load_records((dataset,), "DATASETS.TEST")
-        if spec.read_semantic is None:
-            raise UserError(f"test set '{dataset}' has no labels to score by")
-        read = read_once(spec.read_semantic)
-        evaluators = [SemanticEvaluator(read, table, (run.basis.protocol,)) for _ in strengths]
-        score(network, build_test_batches(run.cfg, records), evaluators, shifts)
+    for dataset in run.data.cfg.DATASETS.TEST:
+        listed = run.data.test_set(dataset)
+        met = meet_test_set(run.data.cfg, listed.spec)
+        protocols = chosen_protocols(met, (run.basis.protocol,))
+        read = read_once(listed.spec.translated(met.truth, met.space).read_semantic)
+        evaluators = [SemanticEvaluator(read, met, protocols) for _ in strengths]
+        score(network, build_test_batches(run.data.cfg, listed.records), evaluators, shifts)
         for strength, evaluator in zip(strengths, evaluators, strict=True):
             place = run.name, str(run.folder), weights, dataset, strength
             points.append(Point(*place, _scores(evaluator, run.basis)))
@@ -259,12 +263,12 @@ def score_runs(args: argparse.Namespace, out: Path) -> list[Point]:
     print(f"rare classes: {', '.join(runs[0].basis.rare)}")
     points: list[Point] = []
     for place, run in enumerate(runs):
-        weights = args.weights_of or run.cfg.EVAL.WEIGHTS
+        weights = args.weights_of or run.data.cfg.EVAL.WEIGHTS
         print(f"{run.folder}, {weights} ({place + 1} of {len(runs)})", flush=True)
-        network = load_network(run.cfg, str(run.folder), weights)
+        network = load_network(run.data.cfg, str(run.folder), weights)
         if place == 0 and args.save:
             save(network, shifts_of(run.class_counts, [args.save[0]])[0], args.save[1])
-            if run.cfg.EVAL.WEIGHTS != "student":
+            if run.data.cfg.EVAL.WEIGHTS != "student":
                 print("score it with EVAL.WEIGHTS student")
         points += score_run(run, network, weights, args.strengths)
         write_csv(out / "tilt.csv", [as_cells(point) for point in points])

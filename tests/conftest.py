@@ -71,7 +71,7 @@ def tiny_config() -> Any:
 @pytest.fixture(scope="session")
 def toy_datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Writes a toy world of a few small images and yields the folder that holds all datasets."""
-    from gbw_d2.data.toyworld import ToyWorldSettings, write_toy_world
+    from gbw_d2.toyworld import ToyWorldSettings, write_toy_world
 
     root = tmp_path_factory.mktemp("datasets")
     settings = ToyWorldSettings(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gbw_d2.catalog import get_dataset
 from gbw_d2.composition import BASES, compose
 from gbw_d2.config import ConfigError, load_config
 from gbw_d2.engine.setup import resolve
@@ -68,10 +69,11 @@ def test_toy_twins_differ_from_their_originals_in_scale_only() -> None:
         for key in ("EMA_DECAY", "FEATURE_DISTANCE_WEIGHT"):
             toy.UDA.SELF_TRAINING[key] = real.UDA.SELF_TRAINING[key]
         # So is the height of the own car's hood in a picture, but not that there is one.
-        margins = [cfg.UDA.SELF_TRAINING.IGNORE_BOTTOM > 0 for cfg in (toy, real)]
+        margins = [
+            [get_dataset(name).ignore_rows[1] > 0 for name in cfg.DATASETS.TARGET]
+            for cfg in (toy, real)
+        ]
         assert margins[0] == margins[1]
-        for key in ("IGNORE_TOP", "IGNORE_BOTTOM"):
-            toy.UDA.SELF_TRAINING[key] = real.UDA.SELF_TRAINING[key]
         assert toy.UDA == real.UDA, path
         assert toy.MODEL.META_ARCHITECTURE == real.MODEL.META_ARCHITECTURE
 

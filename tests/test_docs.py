@@ -27,7 +27,7 @@ def test_readme_code_runs() -> None:
     exec(code, names)
     assert names["criterion"].weights.sum().item() == pytest.approx(19, abs=1e-3)
     assert names["classifier"].weight.grad.abs().sum() > 0
-    assert names["criterion"].classifier_measure is not None
+    assert names["criterion"].measure is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from gbw_d2.label_spaces import CITYSCAPES_19
 from gbw_d2.visualization import (
     color_panoptic,
     color_semantic,
@@ -18,7 +19,7 @@ from gbw_d2.visualization import (
 
 
 def test_semantic_colors() -> None:
-    picture = color_semantic(np.array([[0, 10], [255, 13]], dtype=np.uint8))
+    picture = color_semantic(np.array([[0, 10], [255, 13]], dtype=np.uint8), CITYSCAPES_19)
     assert picture.tolist() == [[[128, 64, 128], [70, 130, 180]], [[0, 0, 0], [0, 0, 142]]]
 
 
@@ -26,12 +27,12 @@ def test_panoptic_outlines_things_only() -> None:
     segments = np.ones((6, 6), dtype=np.int32)
     segments[:, 3:] = 2
     stuff = [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 10}]
-    assert not (color_panoptic(segments, stuff) == 255).all(axis=2).any()
+    assert not (color_panoptic(segments, stuff, CITYSCAPES_19) == 255).all(axis=2).any()
     things = [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 13}]
-    white = (color_panoptic(segments, things) == 255).all(axis=2)
+    white = (color_panoptic(segments, things, CITYSCAPES_19) == 255).all(axis=2)
     assert white[:, 3].all() and white.sum() == 6
     # A segment that is not listed, and id 0, are void.
-    assert not color_panoptic(np.zeros((2, 2), dtype=int), things).any()
+    assert not color_panoptic(np.zeros((2, 2), dtype=int), things, CITYSCAPES_19).any()
 
 
 def test_panel_and_file(tmp_path: Path) -> None:

@@ -40,13 +40,14 @@ from torch import Tensor
 
 from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
+from gbw_d2.files.atomic import write_atomically
 from gbw_d2.losses import ClassWeightedCrossEntropy, GBWCrossEntropyLoss
 from gbw_d2.weighting import build_scheme, solve_gbw_cvxopt
 
 SHAPES = ((2, 19, 512, 512), (2, 19, 1024, 1024), (1, 150, 512, 512))
 ROOT = Path(__file__).resolve().parents[1]
 
-WEIGHTINGS = ("none", "gbw_norm", "gbw_fading", "gbw")  # the last one adjusts logits
+WEIGHTINGS = ("none", "gbw_norm", "gbw_hindrance", "gbw")  # the last one adjusts logits
 TOY_CLASSES = 16
 
 Candidate = Callable[[], None]
@@ -421,10 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "repetitions": args.repetitions,
     }
     out = args.out or Path("output") / f"benchmark_{args.benchmark}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
-    temporary.replace(out)
+    write_atomically(out, json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
     print(f"\n{machine}\nwrote {out}")
     return 0
 

@@ -77,7 +77,7 @@ def device() -> str:
 
 def datasets() -> str:
     """Says where datasets are looked for and which are there."""
-    from gbw_d2.data.catalog import datasets_root
+    from gbw_d2.data.spec import datasets_root
 
     root = datasets_root()
     found = [n for n in ("synthia", "cityscapes", "toy") if (root / n).is_dir()]

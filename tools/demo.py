@@ -5,7 +5,7 @@
         --weights output/toy/panoptic_gbw --input "photos/*.jpg" --output predictions
     uv run tools/demo.py ... --input drive.mp4 --window 512 1024 --flip --scales 0.75 1 1.25
 
-Writes overlays/, semantic/ (train ids), for panoptic networks panoptic/ and panoptic.json (COCO
+Writes overlays/, semantic/ (class ids), for panoptic networks panoptic/ and panoptic.json (COCO
 panoptic format), and for semantic ones semantic.json. Config keys: --opts KEY VALUE ..., last.
 Exit code 0: all was read. 1: some inputs could not be read; they are named. 2: nothing could run.
 """
@@ -70,7 +70,7 @@ def build_predictor(args: argparse.Namespace) -> tuple[Predictor, LabelSpace]:
     window = tuple(args.window) if args.window else None
     views = Views(tuple(args.scales), args.flip, window, args.overlap)
     cfg = load_config(args.config_file, args.opts)
-    resolve_for(cfg, args.device)
+    resolve_for(cfg, args.device, args.weights)
     model = load_network(cfg, args.weights, args.weights_of)
 
     def run(image: np.ndarray) -> dict[str, Any]:

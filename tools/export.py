@@ -8,13 +8,15 @@
 Input: images (N, 3, H, W), float32, 0..255, channels in INPUT.FORMAT order; the normalisation is
 part of the file. Outputs: semantic_logits, and center and offset where there are instances, all at
 H x W. The merging to a panoptic map is not exported: gbw_d2/modeling/postprocessing.py does it.
+The file also holds the network's classes, as JSON: `label_space` in the metadata of an ONNX file,
+`label_space.json` among the extra files of a .pt2 file.
 A file is there only when its outputs equal the network's. Exit code 1: they do not. 2: no export.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -25,6 +27,7 @@ from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
 
 from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
+from gbw_d2.files.atomic import replacing
 
 Runner = Callable[[Any], Sequence[Any]]  # images -> outputs in the order of the network's
 
@@ -63,16 +66,23 @@ def need_packages(packages: Sequence[str]) -> None:
         )
 
 
+def classes_as_json(network: Any) -> str:
+    """Returns the label space of the network as JSON in ASCII."""
+    return json.dumps(network.model.label_space.as_dict())
+
+
 def export_pt2(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
     """Writes a .pt2 file and returns what runs it."""
     import torch
 
-    torch.export.save(torch.export.export(network, (example,), dynamic_shapes=shapes), path)
+    program = torch.export.export(network, (example,), dynamic_shapes=shapes)
+    torch.export.save(program, path, extra_files={"label_space.json": classes_as_json(network)})
     return torch.export.load(path).module()
 
 
 def export_onnx(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
     """Writes an .onnx file and returns what runs it, in ONNX Runtime on the CPU."""
+    import onnx
     import onnxruntime
     import torch
 
@@ -87,6 +97,9 @@ def export_onnx(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
         external_data=False,
         verbose=False,
     )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"label_space": classes_as_json(network)})
+    onnx.save(model, path)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
 
     def run(images: Any) -> list[Any]:
@@ -124,11 +137,16 @@ def differences(network: Any, run: Runner, inputs: Sequence[Any]) -> dict[str, t
     return found
 
 
-def export(args: argparse.Namespace) -> bool:
-    """Exports and compares; returns whether the outputs are equal within the tolerance.
+class DifferentOutputsError(Exception):
+    """What was exported computes something else than the network."""
+
+
+def export(args: argparse.Namespace) -> None:
+    """Exports and compares.
 
     Raises:
         UserError: the file's suffix, the config, the weights or the size will not do.
+        DifferentOutputsError: the outputs differ by more than the tolerance; no file is written.
     """
     if args.output.suffix not in FORMATS:
         raise UserError(f"--output is '{args.output}'; expected NAME{' or NAME'.join(FORMATS)}")
@@ -140,7 +158,7 @@ def export(args: argparse.Namespace) -> bool:
     from gbw_d2.inference.network import ExportedNetwork, load_network, resolve_for
 
     cfg = load_config(args.config_file, args.opts)
-    resolve_for(cfg, "cpu")
+    resolve_for(cfg, "cpu", args.weights)
     network = ExportedNetwork(load_network(cfg, args.weights, args.weights_of))
     rows, columns = args.size or tuple(cfg.INPUT.TEST_SIZE) or tuple(cfg.INPUT.CROP_SIZE)
     draw = torch.Generator().manual_seed(0)
@@ -150,20 +168,13 @@ def export(args: argparse.Namespace) -> bool:
     inputs = [torch.rand(*size, generator=draw) * 255 for size in sizes]
     free = torch.export.Dim.DYNAMIC
     shapes = ({0: free, 2: free, 3: free},) if args.dynamic else None
-    temporary = args.output.with_suffix(f".part{args.output.suffix}")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with torch.no_grad():
-            run = write(network, inputs[0], shapes, temporary)
-            found = differences(network, run, inputs)
-        equal = all(apart <= args.tolerance * max(most, 1e-6) for apart, most in found.values())
-        if equal:
-            os.replace(temporary, args.output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    for name, (apart, most) in found.items():
-        print(f"{name}: largest difference {apart:.3g}, largest value {most:.3g}")
-    return equal
+    with replacing(args.output, f".part{args.output.suffix}") as temporary, torch.no_grad():
+        run = write(network, inputs[0], shapes, temporary)
+        found = differences(network, run, inputs)
+        for name, (apart, most) in found.items():
+            print(f"{name}: largest difference {apart:.3g}, largest value {most:.3g}")
+        if not all(apart <= args.tolerance * max(most, 1e-6) for apart, most in found.values()):
+            raise DifferentOutputsError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -171,17 +182,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = sys.argv[1:] if arguments is None else arguments
         args = parse(parser().parse_args, given)
-        equal = export(args)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if not equal:
+        export(args)
+    except DifferentOutputsError:
         print(
             f"error: '{args.output}' is not written: its outputs differ from the network's by more "
             f"than {args.tolerance:g} of the largest value (--tolerance)",
             file=sys.stderr,
         )
         return 1
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(args.output)
     return 0
 

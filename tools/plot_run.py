@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from gbw_d2.errors import UserError
-from gbw_d2.run_files import LOSSES, SCORES, WEIGHTS, Curve, Run, read_run, run_names
+from gbw_d2.files.atomic import replacing
+from gbw_d2.results.reader import LOSSES, SCORES, WEIGHTS, Curve, Run, read_run, run_names
 from gbw_d2.visualization import COLORS
 
 RARE_SHARE = 1.0  # per cent of the labelled pixels, as in gbw_d2/evaluation/report.py
@@ -287,16 +287,11 @@ def write_figure(figure: Figure, path: Path) -> list[Path]:
         figure: what to write.
         path: without an ending.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for kind, metadata in (("png", {}), ("svg", {"Date": None})):
         target = path.with_name(f"{path.name}.{kind}")
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(target) as temporary:
             figure.savefig(temporary, format=kind, dpi=130, metadata=metadata)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
         figure.set_layout_engine("none")  # the places are found; finding them again takes a second
         written.append(target)
     return written

@@ -9,10 +9,12 @@ test compares the two.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
+from gbw_d2.files.atomic import write_atomically
 from gbw_d2.settings import Declaration, declarations, merge_settings
 from gbw_d2.weighting import SCHEMES, SchemeSettings
 
@@ -72,9 +74,7 @@ def _row(field: str, declared: Declaration) -> str:
 
 def main() -> None:
     """Writes the page."""
-    temporary = PAGE.with_suffix(".tmp")
-    temporary.write_text(page())
-    os.replace(temporary, PAGE)
+    write_atomically(PAGE, page())
     print(PAGE)
 
 

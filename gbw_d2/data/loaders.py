@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gbw_d2 import keys
 from gbw_d2.data.augmentation import WantedPixels
-from gbw_d2.data.catalog import Record
 from gbw_d2.data.mappers import Sample
 from gbw_d2.data.sampling import Stream
+from gbw_d2.data.spec import Record
 from gbw_d2.errors import UserError
 from gbw_d2.keyed_random import keyed_rng
 

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 
 from gbw_d2 import keys
+from gbw_d2.class_tables import ids_of_colors
 from gbw_d2.data.augmentation import (
     AugmentationSettings,
     WantedPixels,
     augment,
     resize_image,
 )
-from gbw_d2.data.catalog import PanopticReader, Record, SegmentsInfo, SemanticReader
 from gbw_d2.data.formats.files import check_size, read_array, read_image
+from gbw_d2.data.spec import PanopticReader, Record, SegmentsInfo, SemanticReader
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 from gbw_d2.ops.segments import segment_attributes
@@ -33,7 +34,7 @@ TargetGenerator = Callable[
 # All that a training sample takes over from its record: whatever names or holds a label stays out.
 RECORD_KEYS = (keys.FILE_NAME, keys.IMAGE_ID, keys.HEIGHT, keys.WIDTH)
 
-# Written instances are numbered train id x this + 1, 2, ..., as Cityscapes numbers its own.
+# Written instances are numbered (class id + 1) x this + 1, 2, ...
 INSTANCES_PER_CLASS = 1000
 
 
@@ -52,10 +53,11 @@ class SourceMapper:
     """Reads an image with its labels and makes a training sample.
 
     Args:
-        read_semantic: the dataset's semantic reader (train ids).
+        read_semantic: the dataset's semantic reader, in class ids of ``label_space``
+            (``DatasetSpec.in_space``).
         read_panoptic: its panoptic reader; None for semantic-only training. Where given, the
             semantic map is taken from the segments, which saves decoding a second file.
-        label_space: classes of the network; all others become 255.
+        label_space: classes of the network.
         augmentation: what happens to image and labels.
         generate_targets: makes the network's own label entries.
         image_format: ``"RGB"`` or ``"BGR"``.
@@ -119,18 +121,10 @@ class SourceMapper:
         """Returns the semantic map in class ids; where instances are read, their map and list."""
         if self.read_panoptic is None:
             assert self.read_semantic is not None
-            return self.label_space.from_train_id[self.read_semantic(record)], None, []
-        segment_map, segments = self._read_segments(self.read_panoptic, record)
+            return self.read_semantic(record), None, []
+        segment_map, segments = self.read_panoptic(record)
         numbers, categories, _ = segment_attributes(segment_map, segments)
         return categories.astype(np.uint8)[numbers], segment_map, segments
-
-    def _read_segments(
-        self, reader: PanopticReader, record: Record
-    ) -> tuple[np.ndarray, SegmentsInfo]:
-        segment_map, segments = reader(record)
-        class_of = self.label_space.from_train_id
-        in_class_ids = [{**s, "category_id": int(class_of[s["category_id"]])} for s in segments]
-        return segment_map, in_class_ids
 
 
 class TargetMapper:
@@ -185,15 +179,14 @@ class _WrittenLabels(SourceMapper):
         if self.instance_folder is None:
             return semantic, None, []
         path = self.instance_folder / f"{record[keys.IMAGE_ID]}.png"
-        instances = read_array(path, cv2.IMREAD_UNCHANGED).astype(np.int32)
+        instances = ids_of_colors(read_array(path, cv2.IMREAD_UNCHANGED))
         # Numbers of stuff segments: class id + 1, below those of the first thing's instances.
         stuff = np.isin(semantic, self.label_space.stuff_ids) * (semantic.astype(np.int32) + 1)
         segment_map = np.where(instances > 0, instances, stuff)
-        table = self.label_space.from_train_id
         segments = [
             {
                 "id": number,
-                "category_id": int(table[number // INSTANCES_PER_CLASS])
+                "category_id": number // INSTANCES_PER_CLASS - 1
                 if number >= INSTANCES_PER_CLASS
                 else number - 1,
                 "iscrowd": 0,
@@ -208,13 +201,14 @@ class PseudoLabelMapper:
     """Makes a training sample of a target image and of labels that a strategy wrote for it.
 
     Args:
-        folder: holds ``<image id>.png``, 8 bit train ids, 255 = ignore, at any size.
+        folder: holds ``<image id>.png``, 8 bit class ids, 255 = ignore, at any size.
         label_space: classes of the network.
         augmentation: what happens to image and labels.
         image_format: ``"RGB"`` or ``"BGR"``.
         entry: of the sample that holds the label entries, as a dictionary of their own.
-        instance_folder: holds ``<image id>.png`` of the same size, 16 bit: train id x 1000 + number
-            of the instance, from 1; 0 = none. None for semantic labels alone.
+        instance_folder: holds ``<image id>.png`` of the same size, a colour PNG file whose
+            R + 256 G + 65536 B is (class id + 1) x 1000 + number of the instance, from 1; 0 = none.
+            None for semantic labels alone.
         generate_targets: as in :class:`SourceMapper`.
     """
 

@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from gbw_d2.data.augmentation import resize_labels
-from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, datasets_root, get_dataset
-from gbw_d2.data.statistics import cached_counts, files_digest
-from gbw_d2.label_spaces import TRAIN_IDS_19
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, datasets_root
+from gbw_d2.data.statistics import cached_counts, files_digest, in_space
+from gbw_d2.label_spaces import LabelSpace
 
 VERSION = 1
 # Rows and columns of the grid of places; labels are looked at once per cell, at its centre.
@@ -20,32 +20,34 @@ GRID = (256, 512)
 
 
 def class_position_counts(
-    dataset_name: str,
+    spec: DatasetSpec,
     records: list[Record] | None = None,
     cache_folder: Path | None = None,
     grid: tuple[int, int] = GRID,
+    label_space: LabelSpace | None = None,
 ) -> np.ndarray:
-    """Counts by train id how many images have which class at which place, or reads the cache.
+    """Counts by class how many images have which class at which place, or reads the cache.
 
     Args:
-        dataset_name: a labelled dataset.
+        spec: a labelled dataset.
         records: its records where the caller has them; None loads them.
         cache_folder: as in :func:`gbw_d2.data.statistics.image_class_counts`.
         grid: (rows, columns) of places; images of any size are brought to it.
+        label_space: as in :func:`gbw_d2.data.statistics.image_class_counts`.
 
     Returns:
-        (19, rows, columns) int64.
+        (K, rows, columns) int64.
 
     Raises:
-        DatasetError: no labels, no labelled pixels, or the cache cannot be read or written.
+        UserError: no labels, no labelled pixels, or the cache cannot be read or written.
     """
-    spec = get_dataset(dataset_name)
     if records is None:
         records = spec.load()
     folder = cache_folder or datasets_root() / ".class_statistics"
     size = f"{grid[0]}x{grid[1]}"
     path = folder / f"positions-v{VERSION}-{size}-{files_digest(spec, records)[:24]}.npz"
-    return cached_counts(path, lambda: _count(spec, records, grid))
+    counts = cached_counts(path, lambda: _count(spec, records, grid))
+    return counts if label_space is None else in_space(counts, spec, label_space, axis=0)
 
 
 def _count(spec: DatasetSpec, records: list[Record], grid: tuple[int, int]) -> np.ndarray:
@@ -53,7 +55,7 @@ def _count(spec: DatasetSpec, records: list[Record], grid: tuple[int, int]) -> n
     if read is None:
         raise DatasetError(f"dataset '{spec.name}' has no semantic labels, so none can be counted")
 
-    classes = len(TRAIN_IDS_19)
+    classes = spec.classes.num_classes
 
     def look(record: Record) -> np.ndarray:
         return np.minimum(resize_labels(read(record), grid), classes)

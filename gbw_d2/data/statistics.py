@@ -13,15 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import (
-    DatasetError,
-    DatasetSpec,
-    Record,
-    datasets_root,
-    get_dataset,
-)
-from gbw_d2.data.locking import exclusive
-from gbw_d2.label_spaces import IGNORE_LABEL, TRAIN_IDS_19, LabelSpace
+from gbw_d2.class_tables import regrouped
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, datasets_root
+from gbw_d2.files.atomic import replacing
+from gbw_d2.files.locking import exclusive
+from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace, training_table
 
 # Stands in the files' names; raised whenever the same labels would give other counts.
 VERSION = 1
@@ -44,8 +40,10 @@ def _count(spec: DatasetSpec, records: list[Record]) -> np.ndarray:
     if read is None:
         raise DatasetError(f"dataset '{spec.name}' has no semantic labels, so none can be counted")
 
+    classes = spec.classes.num_classes
+
     def count(record: Record) -> np.ndarray:
-        return np.bincount(read(record).ravel(), minlength=IGNORE_LABEL + 1)[: len(TRAIN_IDS_19)]
+        return np.bincount(read(record).ravel(), minlength=IGNORE_LABEL + 1)[:classes]
 
     # Threads: decoding, the larger part of the work, runs outside Python's lock.
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
@@ -93,13 +91,9 @@ def load_counts(path: Path) -> np.ndarray | None:
 
 
 def save_counts(path: Path, counts: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp.npz")
     try:
-        try:
-            np.savez_compressed(temporary, counts=counts)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, counts=counts)
     except OSError as error:
         raise DatasetError(
             f"cannot write the class statistics to '{path}' ({error.strerror}); give another "
@@ -108,41 +102,39 @@ def save_counts(path: Path, counts: np.ndarray) -> None:
 
 
 def image_class_counts(
-    dataset_name: str,
+    spec: DatasetSpec,
     records: list[Record] | None = None,
     cache_folder: Path | None = None,
+    label_space: LabelSpace | None = None,
 ) -> np.ndarray:
-    """Counts the labelled pixels of every image by train id, or reads them from the cache.
+    """Counts the labelled pixels of every image by class, or reads them from the cache.
 
     Where several processes or runs need the counts at once, one counts and the others wait.
 
     Args:
-        dataset_name: a labelled dataset.
+        spec: a labelled dataset.
         records: its records where the caller has them; None loads them.
         cache_folder: where the counts are kept; None is ``.class_statistics`` under
             ``$DETECTRON2_DATASETS``. A file's name holds a digest of the dataset's file names and
             sizes: other files are counted anew, and datasets with the same files share a count.
+        label_space: whose class ids are meant; None = the dataset's own. What is kept are the
+            dataset's own.
 
     Returns:
-        (images, 19) int64, in the order of the records.
+        (images, K) int64, in the order of the records.
 
     Raises:
-        DatasetError: no labels, no labelled pixels, or the cache cannot be read or written.
+        UserError: no labels, no labelled pixels, or the cache cannot be read or written.
     """
-    spec = get_dataset(dataset_name)
     if records is None:
         records = spec.load()
     folder = cache_folder or datasets_root() / ".class_statistics"
     path = folder / f"v{VERSION}-{files_digest(spec, records)[:24]}.npz"
-    return cached_counts(path, lambda: _count(spec, records))
+    counts = cached_counts(path, lambda: _count(spec, records))
+    return counts if label_space is None else in_space(counts, spec, label_space, axis=1)
 
 
-def class_counts(
-    dataset_name: str,
-    label_space: LabelSpace,
-    records: list[Record] | None = None,
-    cache_folder: Path | None = None,
-) -> np.ndarray:
-    """Returns the labelled pixels of each class of a label space in a dataset, (K,) int64."""
-    counts = image_class_counts(dataset_name, records, cache_folder)
-    return counts.sum(axis=0)[list(label_space.train_ids)]
+def in_space(counts: np.ndarray, spec: DatasetSpec, space: LabelSpace, axis: int) -> np.ndarray:
+    """Takes what was counted by class ids of a dataset to those of another label space."""
+    table = training_table(spec.classes, space)
+    return regrouped(counts, table, space.num_classes, axis)

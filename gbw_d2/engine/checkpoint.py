@@ -14,8 +14,11 @@ import numpy as np
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.engine.class_transfer import LABEL_SPACE, difference, with_shared_rows
 from gbw_d2.engine.zoo_pickle import read_zoo_pickle
 from gbw_d2.errors import UserError
+from gbw_d2.files.atomic import replacing, write_atomically
+from gbw_d2.label_spaces import space_from_dict
 
 from detectron2.checkpoint import DetectionCheckpointer
 
@@ -46,10 +49,13 @@ class Checkpointer(DetectionCheckpointer):
         strict: True where the file must hold the whole network and all that is checkpointed beside
             it (resuming, evaluation); False where it may hold a part of it (ImageNet weights).
         trust: True where a file may run the code that it holds.
+        reinitialise: True where layers of another shape are started anew, and a classifier of other
+            classes keeps the rows of those that it shares (MODEL.REINITIALISE_MISMATCHED).
     """
 
     strict = False
     trust = False
+    reinitialise = False
 
     def save(self, name: str, last: bool = True, **kwargs: Any) -> None:
         """Writes ``name``.pth under a temporary name, renames it, then tags it as the last one.
@@ -65,12 +71,14 @@ class Checkpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **kwargs}
+        space = getattr(self.model, "label_space", None)
+        if space is not None:
+            data[LABEL_SPACE] = space.as_dict()
         data |= {key: thing.state_dict() for key, thing in self.checkpointables.items()}
         path = Path(self.save_dir) / f"{name}.pth"
-        temporary = path.with_suffix(".pth.tmp")
         try:
-            torch.save(data, temporary)
-            os.replace(temporary, path)
+            with replacing(path, alone=True) as temporary:
+                torch.save(data, temporary)
             if last:
                 self.tag_last_checkpoint(path.name)
         except (OSError, RuntimeError) as error:
@@ -79,19 +87,11 @@ class Checkpointer(DetectionCheckpointer):
                 f"checkpoint '{path}' could not be written ({error}); make room on the disk and "
                 "go on from the one before with --resume"
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
         self.logger.info("Saved checkpoint %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the newest checkpoint in ``last_checkpoint``, atomically."""
-        path = Path(self.save_dir) / "last_checkpoint"
-        temporary = path.with_name("last_checkpoint.tmp")
-        try:
-            temporary.write_text(last_filename_basename)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint.
@@ -147,15 +147,19 @@ class Checkpointer(DetectionCheckpointer):
                 f"the checkpoint lacks {', '.join(absent)}, so it was written by a run with "
                 "another strategy or weighting (UDA.NAME, WEIGHTING.*)"
             )
+        self._meet_classes(checkpoint)
         incompatible = super()._load_model(checkpoint)
-        if incompatible.incorrect_shapes:
+        if incompatible.incorrect_shapes and self.reinitialise and not self.strict:
+            names = ", ".join(key for key, _, _ in incompatible.incorrect_shapes)
+            self.logger.warning("Started anew, since their shapes differ: %s", names)
+        elif incompatible.incorrect_shapes:
             lines = [
                 f"  {key}: file {tuple(found)}, network {tuple(expected)}"
                 for key, found, expected in incompatible.incorrect_shapes
             ]
             raise CheckpointError(
-                "the checkpoint is of another network (DATASETS.LABEL_SPACE or MODEL.* differ):\n"
-                + "\n".join(lines)
+                "the checkpoint is of another network (DATASETS.LABEL_SPACE or MODEL.* differ); "
+                "MODEL.REINITIALISE_MISMATCHED True starts these layers anew:\n" + "\n".join(lines)
             )
         missing, all_keys = incompatible.missing_keys, self.model.state_dict()
         if missing and (self.strict or len(missing) == len(all_keys)):
@@ -164,6 +168,41 @@ class Checkpointer(DetectionCheckpointer):
                 f"network, the first of them {missing[0]}; is it of another architecture?"
             )
         return incompatible
+
+    def _meet_classes(self, checkpoint: dict[str, Any]) -> None:
+        """Compares the classes of a checkpoint, where it has any, with those of the network."""
+        ours = getattr(self.model, "label_space", None)
+        if LABEL_SPACE not in checkpoint or ours is None:
+            return
+        theirs = space_from_dict(checkpoint[LABEL_SPACE])
+        differ = difference(theirs, ours)
+        if not differ:
+            return
+        if self.strict or not self.reinitialise:
+            remedy = (
+                "use its own classes (DATASETS.LABEL_SPACE)"
+                if self.strict
+                else "MODEL.REINITIALISE_MISMATCHED True keeps what both share and starts the rest "
+                "anew"
+            )
+            raise CheckpointError(f"the checkpoint is of other classes: {differ}; {remedy}")
+        self.logger.warning("The checkpoint is of other classes: %s", differ)
+        checkpoint["model"] = with_shared_rows(
+            checkpoint["model"], self.model.state_dict(), theirs, ours
+        )
+
+
+def scored_weights(cfg: Any, resume: bool) -> str:
+    """Returns the checkpoint that --eval-only scores, "" where there is none.
+
+    Args:
+        cfg: the config.
+        resume: whether the last one of OUTPUT_DIR goes before MODEL.WEIGHTS.
+    """
+    last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+    if resume and last.is_file():
+        return str(last.with_name(last.read_text().strip()))
+    return str(cfg.MODEL.WEIGHTS)
 
 
 def _why_unreadable(error: Exception) -> str:

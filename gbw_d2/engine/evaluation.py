@@ -12,19 +12,18 @@ import yaml
 from torch import nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
-from gbw_d2.data.catalog import DatasetError, DatasetSpec
-from gbw_d2.engine.build import build_test_batches, is_panoptic, load_records
+from gbw_d2.data.spec import DatasetError, DatasetSpec
+from gbw_d2.engine.batches import build_test_batches
+from gbw_d2.engine.build import is_panoptic
 from gbw_d2.engine.pictures import PicturePanel
+from gbw_d2.engine.run_data import RunData
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
-from gbw_d2.evaluation.report import (
-    PerClass,
-    format_table,
-    merge_per_class,
-    run_info,
-    write_per_class_csv,
-    write_results_json,
-)
-from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.evaluation.protocols import Protocol, chosen_protocols
+from gbw_d2.evaluation.report import format_table, merge_per_class
+from gbw_d2.label_spaces import LABEL_SPACES, Scoring, scoring
+from gbw_d2.results.reader import RESULTS, SCORES
+from gbw_d2.results.run_info import run_info
+from gbw_d2.results.writer import PerClass, write_per_class_csv, write_results_json
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
@@ -41,10 +40,26 @@ class Scores:
     per_class: PerClass
 
 
-def _build_evaluators(cfg: CfgNode, spec: DatasetSpec, folder: Path) -> list[Any]:
-    table = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).to_train_id
+def meet_test_set(cfg: CfgNode, spec: DatasetSpec) -> Scoring:
+    """Says how the network of a config is scored on a test set.
+
+    Raises:
+        UserError: the test set has no labels, or its classes and the network's do not meet.
+    """
     if spec.read_semantic is None:
         raise DatasetError(f"DATASETS.TEST '{spec.name}' has no labels to score by")
+    return scoring(LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE), spec.classes)
+
+
+def _build_evaluators(
+    cfg: CfgNode,
+    spec: DatasetSpec,
+    met: Scoring,
+    protocols: tuple[Protocol, ...],
+    folder: Path,
+) -> list[Any]:
+    """Builds the evaluators; the readers of ``spec`` speak class ids of the scored space."""
+    assert spec.read_semantic is not None
     evaluators: list[Any] = []
     predictions = folder / "predictions"
     if is_panoptic(cfg):
@@ -56,14 +71,14 @@ def _build_evaluators(cfg: CfgNode, spec: DatasetSpec, folder: Path) -> list[Any
         evaluators.append(
             PanopticEvaluator(
                 spec.read_panoptic,
-                table,
-                cfg.EVAL.PROTOCOLS,
+                met,
+                protocols,
                 folder,
                 save_predictions=predictions if cfg.TEST.SAVE_PREDICTIONS else None,
                 instance_ap=cfg.EVAL.INSTANCE_AP,
             )
         )
-    evaluators.append(SemanticEvaluator(spec.read_semantic, table, cfg.EVAL.PROTOCOLS, folder))
+    evaluators.append(SemanticEvaluator(spec.read_semantic, met, protocols, folder))
     return evaluators
 
 
@@ -73,33 +88,60 @@ def _folder(cfg: CfgNode, name: str) -> Path:
     return output if name == cfg.DATASETS.TEST[0] else output / name.replace("/", "_")
 
 
-def evaluate(cfg: CfgNode, model: nn.Module, pictures: Path | None = None) -> dict[str, Scores]:
+def evaluate(data: RunData, model: nn.Module, pictures: Path | None = None) -> dict[str, Scores]:
     """Scores a network on every dataset of DATASETS.TEST.
 
     Args:
-        cfg: the config.
+        data: of the run.
         model: the network; it is put back into the mode in which it came.
         pictures: where a picture panel of the first test set goes; None for none.
 
     Returns:
         dataset name -> scores; empty on all processes but the first.
     """
+    cfg = data.cfg
     results: dict[str, Scores] = {}
     for index, name in enumerate(cfg.DATASETS.TEST):
-        spec, records = load_records((name,), "DATASETS.TEST")
-        evaluators = _build_evaluators(cfg, spec, _folder(cfg, name))
+        listed = data.test_set(name)
+        met = meet_test_set(cfg, listed.spec)
+        protocols = chosen_protocols(met, cfg.EVAL.PROTOCOLS)
+        spec = listed.spec.translated(met.truth, met.space)
+        evaluators = _build_evaluators(cfg, spec, met, protocols, _folder(cfg, name))
         extra = []
         if pictures is not None and index == 0 and cfg.EVAL.PICTURES > 0:
-            table = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE).to_train_id
-            extra = [PicturePanel(spec, table, cfg.EVAL.PICTURES, cfg.INPUT.FORMAT, pictures)]
+            extra = [PicturePanel(spec, met, cfg.EVAL.PICTURES, cfg.INPUT.FORMAT, pictures)]
         metrics = inference_on_dataset(
-            model, build_test_batches(cfg, records), DatasetEvaluators([*evaluators, *extra])
+            model, build_test_batches(cfg, listed.records), DatasetEvaluators([*evaluators, *extra])
         )
         if comm.is_main_process():
             per_class = merge_per_class(*(e.per_class for e in evaluators))
             results[name] = Scores(dict(metrics), per_class)
             logger.info("%s\n%s", name, format_table(metrics, per_class))
+            for warning in warnings_of(name, per_class):
+                logger.warning(warning)
     return results
+
+
+def warnings_of(name: str, per_class: PerClass) -> list[str]:
+    """Says which averaged classes the truth of a test set never shows, per protocol.
+
+    One stray pixel that is predicted as such a class makes it count, with 0.
+    """
+    found: dict[str, list[str]] = {}
+    for protocol, rows in per_class.items():
+        absent = [c for c, row in rows.items() if not row.get("share")]
+        stray = [c for c in absent if rows[c].get("IoU") is not None]
+        if stray:
+            words = (
+                f"the labels of {name} never show {', '.join(absent)}; of these "
+                f"{', '.join(stray)} are predicted and count as 0 in the means"
+            )
+            found.setdefault(words, []).append(protocol)
+    return [
+        f"{words} (protocol {', '.join(names)}). If the test set has no such class, say so: "
+        "`label_space: own` with its own classes, and `merge:` (docs/your_own_data.md)"
+        for words, names in found.items()
+    ]
 
 
 def write_results(
@@ -127,12 +169,12 @@ def write_results(
         run["best_on_target_labels"] = dict(best_on_target_labels)
     folder = Path(cfg.OUTPUT_DIR)
     write_results_json(
-        folder / "results.json",
+        folder / RESULTS,
         first.metrics,
         {name: scores.metrics for name, scores in results.items()},
         first.per_class,
         run,
     )
     for name, scores in results.items():
-        write_per_class_csv(_folder(cfg, name) / "per_class.csv", scores.per_class)
-    logger.info("Wrote %s and per_class.csv", folder / "results.json")
+        write_per_class_csv(_folder(cfg, name) / SCORES, scores.per_class)
+    logger.info("Wrote %s and %s", folder / RESULTS, SCORES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.results.class_weights import ClassWeightsFile
 from gbw_d2.weighting import LogEntry, WeightingScheme, WeightLog
 
 from detectron2.engine import HookBase
@@ -50,8 +50,6 @@ class ClassWeights(HookBase):
         path: the CSV file; appended to, so that a resumed run continues it.
     """
 
-    COLUMNS = ("iteration", "head", "term", "class", "weight", "measure", "pixels")
-
     def __init__(
         self,
         schemes: Mapping[str, WeightingScheme],
@@ -64,26 +62,13 @@ class ClassWeights(HookBase):
         self.log = log
         self.class_names = class_names
         self.period = period
-        self.path = path
+        self.file = ClassWeightsFile(path)
 
     def before_train(self) -> None:
         """Starts the file, or cuts what a resumed run will write again."""
         if not comm.is_main_process():
             return
-        kept = []
-        if self.trainer.start_iter > 0 and self.path.is_file():
-            with self.path.open(newline="") as file:
-                kept = [
-                    row
-                    for row in csv.DictReader(file)
-                    if int(row["iteration"]) <= self.trainer.start_iter
-                ]
-        temporary = self.path.with_suffix(".csv.tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.COLUMNS)
-            writer.writeheader()
-            writer.writerows(kept)
-        temporary.replace(self.path)
+        self.file.start(self.trainer.start_iter)
 
     def after_step(self) -> None:
         """Writes one row per head, term and class when it is time."""
@@ -95,8 +80,7 @@ class ClassWeights(HookBase):
             if head in self.schemes:
                 rows += self._rows(done, head, term, entry)
         self._put_counters()
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows(rows)
+        self.file.append(rows)
 
     def _put_counters(self) -> None:
         counters = {
@@ -109,8 +93,8 @@ class ClassWeights(HookBase):
     def _rows(self, done: int, head: str, term: str, entry: LogEntry) -> list[list[Any]]:
         names = [self.class_names[i] for i in entry.class_ids]
         weights = entry.weights.float()
-        measure = entry.norms if entry.classifier_measure is None else entry.classifier_measure
-        measure = torch.full_like(weights, torch.nan) if measure is None else measure
+        unknown = torch.full_like(weights, torch.nan)
+        measure = unknown if entry.measure is None else entry.measure
         share = weights / weights.sum()
         spread = torch.stack(
             [weights.min(), weights.max(), -(share * share.clamp_min(1e-12).log()).sum()]

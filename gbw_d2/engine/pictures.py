@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
-from gbw_d2.data.catalog import DatasetSpec
+from gbw_d2.class_tables import translated_segments
+from gbw_d2.data.spec import DatasetSpec
+from gbw_d2.label_spaces import Scoring
 from gbw_d2.visualization import color_panoptic, color_semantic, panel, write_png
 
 from detectron2.evaluation import DatasetEvaluator
@@ -20,18 +22,18 @@ class PicturePanel(DatasetEvaluator):
     """Rides along with an evaluation and draws its first images; it scores nothing.
 
     Args:
-        spec: the test set, whose readers give the ground truth.
-        to_train_id: (256,) uint8, class id -> train id.
+        spec: the test set, whose readers give the ground truth in ids of ``scoring.space``.
+        scoring: how the classes of network and test set meet.
         count: images drawn.
         image_format: ``"RGB"`` or ``"BGR"``, of the model's input.
         path: the PNG file.
     """
 
     def __init__(
-        self, spec: DatasetSpec, to_train_id: np.ndarray, count: int, image_format: str, path: Path
+        self, spec: DatasetSpec, scoring: Scoring, count: int, image_format: str, path: Path
     ) -> None:
         self.spec = spec
-        self.to_train_id = to_train_id
+        self.scoring = scoring
         self.count = count
         self.image_format = image_format
         self.path = path
@@ -53,17 +55,22 @@ class PicturePanel(DatasetEvaluator):
         image = record[keys.IMAGE].permute(1, 2, 0).numpy()
         if self.image_format == "BGR":
             image = image[..., ::-1]
+        space, table = self.scoring.space, self.scoring.prediction
         if keys.PANOPTIC_SEG in output and self.spec.read_panoptic is not None:
-            truth = color_panoptic(*self.spec.read_panoptic(dict(record)))
+            truth = color_panoptic(*self.spec.read_panoptic(dict(record)), space)
             segment_map, segments = output[keys.PANOPTIC_SEG]
-            in_train_ids = [
-                {**s, "category_id": int(self.to_train_id[s["category_id"]])} for s in segments
-            ]
-            return [image, truth, color_panoptic(segment_map.cpu().numpy(), in_train_ids)]
+            found = translated_segments(
+                segment_map.cpu().numpy(),
+                segments,
+                table,
+                space.is_thing,
+                self.scoring.network.is_thing,
+            )
+            return [image, truth, color_panoptic(*found, space)]
         assert self.spec.read_semantic is not None
         classes = output[keys.SEM_SEG].argmax(dim=0).cpu().numpy().astype(np.uint8)
-        truth = color_semantic(self.spec.read_semantic(dict(record)))
-        return [image, truth, color_semantic(self.to_train_id[classes])]
+        truth = color_semantic(self.spec.read_semantic(dict(record)), space)
+        return [image, truth, color_semantic(table[classes], space)]
 
     def evaluate(self) -> dict[str, float]:
         """Writes the panel; returns no metric."""

@@ -10,7 +10,7 @@ from typing import Any
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
 from gbw_d2.engine.checkpoint import Checkpointer
-from gbw_d2.evaluation.report import write_atomically
+from gbw_d2.files.atomic import write_atomically
 
 from detectron2.utils import comm
 

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.catalog import find_label_space, get_dataset
 from gbw_d2.config import ConfigError, load_config
-from gbw_d2.data.catalog import get_dataset
+from gbw_d2.engine.build import is_panoptic
+from gbw_d2.engine.checkpoint import scored_weights
+from gbw_d2.engine.class_transfer import checkpoint_space
+from gbw_d2.engine.evaluation import meet_test_set
 from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.engine.precision import DTYPES
 from gbw_d2.engine.weighted_losses import check_weighting
-from gbw_d2.evaluation.protocols import PROTOCOLS, compatibility_protocols, protocols_of
-from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.evaluation.protocols import Protocol, default_protocols, protocols_of
+from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
 from gbw_d2.uda import STRATEGIES
 from gbw_d2.weighting import SCHEMES
@@ -41,7 +45,12 @@ def setup(args: Any) -> CfgNode:
         ValueError: the config names something unknown or contradicts itself.
     """
     cfg = load_config(args.config_file, args.opts)
-    resolve(cfg)
+    if args.eval_only:
+        # The classes are those of the weights: their data may be elsewhere.
+        weights = scored_weights(cfg, args.resume)
+        resolve(cfg, checkpoint_space(weights), data=("TEST",))
+    else:
+        resolve(cfg)
     cfg.freeze()
     check_output_dir(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
@@ -69,8 +78,18 @@ def check_output_dir(folder: str) -> None:
         ) from error
 
 
-def resolve(cfg: CfgNode) -> None:
+DATA_KEYS = ("TRAIN", "TARGET", "TEST")
+
+
+def resolve(
+    cfg: CfgNode, space: LabelSpace | None = None, data: tuple[str, ...] = DATA_KEYS
+) -> None:
     """Checks names and fills in what follows from other keys, in place.
+
+    Args:
+        cfg: the config.
+        space: the classes of a network that is there; None = those of DATASETS.LABEL_SPACE.
+        data: keys of DATASETS whose data sets are used, so that they must be there.
 
     Raises:
         ValueError: an unknown name, or a class count that does not fit the label space.
@@ -79,9 +98,11 @@ def resolve(cfg: CfgNode) -> None:
         cfg.SEED = comm.shared_random_seed() % 2**31
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    _check_names(cfg)
+    _check_names(cfg, data)
     _check_numbers(cfg)
-    space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+    if space is None:
+        space = find_label_space(cfg.DATASETS.LABEL_SPACE)
+    cfg.DATASETS.LABEL_SPACE = LABEL_SPACES.adopt(space).name
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.NUM_CLASSES not in (0, space.num_classes):
         raise ConfigError(
@@ -89,22 +110,51 @@ def resolve(cfg: CfgNode) -> None:
             f"'{space.name}' has {space.num_classes} classes; leave it at 0 to follow that"
         )
     head.NUM_CLASSES = space.num_classes
+    if is_panoptic(cfg) and not space.thing_ids:
+        raise ConfigError(
+            f"label space '{space.name}' has no things, but MODEL.META_ARCHITECTURE "
+            f"{cfg.MODEL.META_ARCHITECTURE} predicts instances; name some (`things: [...]`), or "
+            "set MODEL.SEMANTIC_ONLY True"
+        )
     check_weighting(cfg, META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), space)
-    fitting, compatible = protocols_of(space.train_ids), compatibility_protocols()
-    wrong = [p for p in cfg.EVAL.PROTOCOLS if p not in (*fitting, *compatible)]
-    if wrong:
-        raise ConfigError(
-            f"EVAL.PROTOCOLS asks for {', '.join(wrong)}, but label space '{space.name}' can be "
-            f"scored by {', '.join(fitting)}"
-        )
-    if cfg.EVAL.PROTOCOLS and cfg.EVAL.PROTOCOLS[0] in compatible:
-        raise ConfigError(
-            f"EVAL.PROTOCOLS begins with '{cfg.EVAL.PROTOCOLS[0]}', which only serves to compare "
-            f"with published tables; put one of {', '.join(fitting)} before it"
-        )
-    cfg.EVAL.PROTOCOLS = tuple(cfg.EVAL.PROTOCOLS or fitting)
-    if STRATEGIES.get(cfg.UDA.NAME).needs_target and not cfg.DATASETS.TARGET:
+    if "TEST" in data:
+        _choose_protocols(cfg)
+    _take_ignored_rows(cfg, cfg.DATASETS.TARGET if "TARGET" in data else ())
+    needs_target = "TARGET" in data and STRATEGIES.get(cfg.UDA.NAME).needs_target
+    if needs_target and not cfg.DATASETS.TARGET:
         raise ConfigError(f"UDA.NAME '{cfg.UDA.NAME}' needs target images; set DATASETS.TARGET")
+
+
+def _choose_protocols(cfg: CfgNode) -> None:
+    """Fills in EVAL.PROTOCOLS: those of all test sets, the first one's first."""
+    known: dict[str, Protocol] = {}
+    defaults: dict[str, None] = {}
+    for name in cfg.DATASETS.TEST:
+        met = meet_test_set(cfg, get_dataset(name))
+        fitting = protocols_of(met)
+        known = {**fitting, **known}
+        defaults |= dict.fromkeys(default_protocols(met, fitting))
+    asked = tuple(cfg.EVAL.PROTOCOLS)
+    unknown = [name for name in asked if known and name not in known]
+    if unknown:
+        raise ConfigError(
+            f"EVAL.PROTOCOLS asks for {', '.join(unknown)}, but label space "
+            f"'{cfg.DATASETS.LABEL_SPACE}' on DATASETS.TEST can be scored by {', '.join(known)}"
+        )
+    if asked and known and known[asked[0]].is_compatibility:
+        raise ConfigError(
+            f"EVAL.PROTOCOLS begins with '{asked[0]}', which only serves to compare with published "
+            f"tables; put one of {', '.join(defaults)} before it"
+        )
+    cfg.EVAL.PROTOCOLS = asked or tuple(defaults)
+
+
+def _take_ignored_rows(cfg: CfgNode, target: tuple[str, ...]) -> None:
+    """Fills in the margins that are left open: they belong to the target's images."""
+    rows = get_dataset(target[0]).ignore_rows if target else (0.0, 0.0)
+    for key, share in zip(("IGNORE_TOP", "IGNORE_BOTTOM"), rows, strict=True):
+        if cfg.UDA.SELF_TRAINING[key] is None:
+            cfg.UDA.SELF_TRAINING[key] = share
 
 
 def _check_in_detectron2(registry: Registry, kind: str, name: str) -> None:
@@ -141,16 +191,14 @@ def _check_numbers(cfg: CfgNode) -> None:
         ) from error
 
 
-def _check_names(cfg: CfgNode) -> None:
+def _check_names(cfg: CfgNode, data: tuple[str, ...]) -> None:
     STRATEGIES.get(cfg.UDA.NAME)
     SCHEMES.get(cfg.WEIGHTING.NAME)
     OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)
     DTYPES.get(cfg.SOLVER.AMP.DTYPE)
-    LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
-    for protocol in cfg.EVAL.PROTOCOLS:
-        PROTOCOLS.get(protocol)
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET, *cfg.DATASETS.TEST):
-        get_dataset(name)
+    for key in data:
+        for name in cfg.DATASETS[key]:
+            get_dataset(name)
     _check_in_detectron2(
         META_ARCH_REGISTRY, "architecture (MODEL.META_ARCHITECTURE)", cfg.MODEL.META_ARCHITECTURE
     )

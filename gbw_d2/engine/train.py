@@ -13,25 +13,21 @@ from torch import nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
-from gbw_d2.engine.build import (
-    build_batches,
-    build_context,
-    build_model,
-    build_precision,
-    build_training_losses,
-    prepare_datasets,
-)
-from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
+from gbw_d2.engine.batches import build_batches, build_context
+from gbw_d2.engine.build import build_model, build_precision, build_training_losses
+from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError, scored_weights
 from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import evaluate, write_results
 from gbw_d2.engine.hooks import ClassWeights, Evaluation
 from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
+from gbw_d2.engine.run_data import RunData
 from gbw_d2.engine.selection import BestOnTargetLabels
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.engine.weighted_losses import weighted_heads
 from gbw_d2.losses import WeightedLosses
 from gbw_d2.modeling.backbones.timm_backbone import TimmBackbone
+from gbw_d2.results.reader import LOSSES, WEIGHTS
 from gbw_d2.uda import ExtraOptimizer, Stage, Strategy, build_strategy
 from gbw_d2.weighting import WeightingScheme
 
@@ -49,7 +45,7 @@ FINAL = "model_final"  # as Detectron2's PeriodicCheckpointer names the last che
 class _Run:
     """What the stages of a run share."""
 
-    cfg: CfgNode
+    data: RunData
     model: nn.Module
     strategy: Strategy
     losses: WeightedLosses
@@ -58,6 +54,10 @@ class _Run:
     extra: dict[str, ExtraOptimizer]
     precision: Precision
     checkpointer: Checkpointer
+
+    @property
+    def cfg(self) -> CfgNode:
+        return self.data.cfg
 
 
 def _evaluated_network(cfg: CfgNode, strategy: Strategy) -> nn.Module:
@@ -80,23 +80,22 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
         CheckpointError: there is nothing to score.
     """
     start = time.perf_counter()
-    prepare_datasets(cfg, training=False)
+    data = RunData(cfg)
+    data.prepare(training=False)
     model = build_model(cfg)
     strategy = build_strategy(cfg.UDA.NAME, model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER)
     network = _evaluated_network(cfg, strategy)
     beside = {name: m for name, m in strategy.modules().items() if m is network}
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, **beside)
     checkpointer.strict, checkpointer.trust = True, cfg.MODEL.TRUST_WEIGHTS
-    path = cfg.MODEL.WEIGHTS
-    if resume and checkpointer.has_checkpoint():
-        path = checkpointer.get_checkpoint_file()
+    path = scored_weights(cfg, resume)
     if not path:
         raise CheckpointError(
             "--eval-only has no weights: give MODEL.WEIGHTS <file>, or --resume for the last "
             f"checkpoint of OUTPUT_DIR '{cfg.OUTPUT_DIR}'"
         )
     rest = checkpointer.load(path)
-    results = evaluate(cfg, network, Path(cfg.OUTPUT_DIR) / "pictures" / "evaluation.png")
+    results = evaluate(data, network, Path(cfg.OUTPUT_DIR) / "pictures" / "evaluation.png")
     write_results(cfg, results, rest.get("iteration", -1) + 1, time.perf_counter() - start)
     return next(iter(results.values())).metrics if results else {}
 
@@ -112,8 +111,9 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
         flat metrics of the first test set; {} on all processes but the first.
     """
     start = time.perf_counter()
-    prepare_datasets(cfg, training=True)
-    run = _build_run(cfg)
+    data = RunData(cfg)
+    data.prepare(training=True)
+    run = _build_run(data)
     network = _evaluated_network(cfg, run.strategy)
     done = _load(run, resume)
     best = BestOnTargetLabels(
@@ -123,7 +123,7 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
 
     def evaluate_after(iterations: int) -> dict[str, float]:
         picture = Path(cfg.OUTPUT_DIR) / "pictures" / f"iteration_{iterations:07d}.png"
-        results = evaluate(cfg, network, picture)
+        results = evaluate(data, network, picture)
         final.clear()
         final.update(next(iter(results.values())).metrics if results else {})
         best.add(final, iterations)
@@ -144,8 +144,9 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
     return final
 
 
-def _build_run(cfg: CfgNode) -> _Run:
-    losses = build_training_losses(cfg)
+def _build_run(data: RunData) -> _Run:
+    cfg = data.cfg
+    losses = build_training_losses(cfg, data.weighting_counts)
     model = build_model(cfg, losses)
     strategy = build_strategy(cfg.UDA.NAME, model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER)
     optimizer = build_optimizer(cfg, model)
@@ -162,9 +163,10 @@ def _build_run(cfg: CfgNode) -> _Run:
         **{f"optimizer_{name}": each.optimizer for name, each in extra.items()},
     )
     checkpointer.trust = cfg.MODEL.TRUST_WEIGHTS
+    checkpointer.reinitialise = cfg.MODEL.REINITIALISE_MISMATCHED
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.1f M parameters", cfg.MODEL.META_ARCHITECTURE, parameters / 1e6)
-    return _Run(cfg, model, strategy, losses, optimizer, rates, extra, precision, checkpointer)
+    return _Run(data, model, strategy, losses, optimizer, rates, extra, precision, checkpointer)
 
 
 def _load(run: _Run, resume: bool) -> int:
@@ -190,14 +192,14 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
         # A resumed run starts the stage with the first process's buffers, so others must too.
         for module in (run.model, *run.strategy.modules().values()):
             broadcast_parameters(module)
-    run.strategy.prepare(stage, build_context(cfg, fresh))
+    run.strategy.prepare(stage, build_context(run.data, fresh))
     rates = [rate * stage.lr_factor for rate in run.rates]
     length = cfg.SOLVER.LR_ITERS or stage.last - stage.first
     scheduler = schedule_from(cfg, run.optimizer, rates, length, first - stage.first)
     trainer = Trainer(
         run.model,
         run.strategy,
-        build_batches(cfg, first, run.strategy.data(stage)),
+        build_batches(run.data, first, run.strategy.data(stage)),
         run.optimizer,
         cfg.SOLVER.LOG_PERIOD,
         cfg.SEED,
@@ -219,7 +221,7 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
                 run.strategy.weight_log,
                 run.model.label_space.class_names,
                 cfg.SOLVER.LOG_PERIOD,
-                folder / "class_weights.csv",
+                folder / WEIGHTS,
             ),
             Evaluation(cfg.TEST.EVAL_PERIOD, evaluate_after),
             _when_main(lambda: hooks.PeriodicWriter(_writers(cfg), cfg.SOLVER.LOG_PERIOD)),
@@ -242,6 +244,6 @@ def _writers(cfg: CfgNode) -> list[Any]:
     folder = Path(cfg.OUTPUT_DIR)
     return [
         CommonMetricPrinter(cfg.SOLVER.MAX_ITER, cfg.SOLVER.LOG_PERIOD),
-        JSONWriter(str(folder / "metrics.json")),
+        JSONWriter(str(folder / LOSSES)),
         TensorboardXWriter(str(folder / "tensorboard")),
     ]

@@ -127,7 +127,10 @@ def build_weighted_losses(
 
 
 def _lenders(cfg: CfgNode, chosen: Mapping[str, HeadSpec]) -> dict[str, str]:
-    """Returns WEIGHTING.WEIGHTS_FROM as head -> head whose weights it takes over."""
+    """Returns head -> head whose weights it takes over, by WEIGHTS_FROM or by the network."""
+    if cfg.WEIGHTING.WEIGHTS_FROM is None:
+        wanted = {name: head.weights_from for name, head in chosen.items()}
+        return {name: other for name, other in wanted.items() if other in chosen}
     pairs = dict(cfg.WEIGHTING.WEIGHTS_FROM)
     lenders = {head: lender for head, lender in pairs.items() if head in chosen}
     for head, lender in lenders.items():

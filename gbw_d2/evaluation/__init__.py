@@ -2,13 +2,7 @@
 
 from gbw_d2.evaluation.panoptic_quality import PanopticQuality
 from gbw_d2.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
-from gbw_d2.evaluation.report import (
-    format_table,
-    merge_per_class,
-    run_info,
-    write_per_class_csv,
-    write_results_json,
-)
+from gbw_d2.evaluation.report import format_table, merge_per_class
 from gbw_d2.evaluation.semantic_iou import ConfusionMatrix
 
 __all__ = [
@@ -19,7 +13,4 @@ __all__ = [
     "format_table",
     "merge_per_class",
     "protocols_of",
-    "run_info",
-    "write_per_class_csv",
-    "write_results_json",
 ]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,111 +10,21 @@ import numpy as np
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
-from gbw_d2.errors import UserError
+from gbw_d2.class_tables import translated_segments
 from gbw_d2.evaluation.instance_ap import InstanceAP, segment_masks
 from gbw_d2.evaluation.panoptic_quality import VOID, PanopticQuality
 from gbw_d2.evaluation.prediction_files import PanopticFiles
-from gbw_d2.evaluation.protocols import PROTOCOLS, Protocol
-from gbw_d2.evaluation.report import PerClass, write_csv
+from gbw_d2.evaluation.protocol_evaluator import ProtocolEvaluator
+from gbw_d2.evaluation.protocols import Protocol
 from gbw_d2.evaluation.semantic_iou import ConfusionMatrix
 from gbw_d2.keys import FILE_NAME, IMAGE_ID, INSTANCES, PANOPTIC_SEG, SEM_SEG
-from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
-
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
+from gbw_d2.label_spaces import LabelSpace, Scoring
 
 Record = Mapping[str, Any]
 SegmentsInfo = list[dict[str, Any]]
 
 
-class _ProtocolEvaluator(DatasetEvaluator):
-    """What both evaluators share: the loop over images, gathering, naming and the CSV per image."""
-
-    task = ""
-
-    def __init__(
-        self, to_train_id: np.ndarray, protocols: Sequence[str], output_dir: str | Path | None
-    ) -> None:
-        if not protocols:
-            raise ValueError(f"no protocol to score by; known: {', '.join(PROTOCOLS.names())}")
-        self.to_train_id = np.asarray(to_train_id, dtype=np.uint8)
-        self.protocols: tuple[Protocol, ...] = tuple(PROTOCOLS.get(name) for name in protocols)
-        if self.protocols[0].is_compatibility:
-            raise UserError(
-                f"protocol {self.protocols[0].name} is for comparison with published tables; name "
-                "another one before it"
-            )
-        self.output_dir = None if output_dir is None else Path(output_dir)
-        self.per_class: PerClass = {}
-        self.per_image: list[dict[str, Any]] = []
-
-    def process(self, inputs: Iterable[Record], outputs: Iterable[Mapping[str, Any]]) -> None:
-        """Scores a batch.
-
-        Args:
-            inputs: records of the images, as the dataset's ``load`` made them.
-            outputs: what the model returned for them.
-
-        Raises:
-            ValueError: prediction and ground truth do not fit; the message names the file.
-            UserError: the ground truth cannot be read.
-        """
-        for record, output in zip(inputs, outputs, strict=True):
-            name = str(record[FILE_NAME])
-            try:
-                scores = self._score_image(record, output)
-            except UserError:
-                # A label that cannot be read names its own file.
-                raise
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-            row = {FILE_NAME: name, IMAGE_ID: record.get(IMAGE_ID)}
-            self.per_image.append(row | scores)
-
-    def evaluate(self) -> OrderedDict[str, float] | None:
-        """Gathers all processes and averages.
-
-        Returns:
-            Flat metrics, 0-100, each named with its protocol; a mean over no class is NaN, since
-            Detectron2's hooks take floats only. None on all processes but the first.
-
-        Raises:
-            ValueError: no image was scored, or one was scored twice.
-        """
-        gathered = comm.gather((self._states(), self.per_image))
-        if not comm.is_main_process():
-            return None
-        self.per_image = [row for _, rows in gathered for row in rows]
-        names = [row[FILE_NAME] for row in self.per_image]
-        if not names:
-            raise UserError(f"{self.task} evaluation saw no image; is the test set empty?")
-        if len(set(names)) < len(names):
-            twice = next(n for n in names if names.count(n) > 1)
-            raise ValueError(f"{twice} was scored more than once; the test sampler repeats images")
-        self._merge([states for states, _ in gathered])
-        metrics = self._average()
-        if self.output_dir is not None:
-            write_csv(self.output_dir / f"{self.task}_per_image.csv", self.per_image)
-        return OrderedDict((k, math.nan if v is None else float(v)) for k, v in metrics.items())
-
-    @abstractmethod
-    def _score_image(self, record: Record, output: Mapping[str, Any]) -> dict[str, Any]:
-        """Adds one image and returns its own scores."""
-
-    @abstractmethod
-    def _states(self) -> Any:
-        """What was counted so far."""
-
-    @abstractmethod
-    def _merge(self, states: list[Any]) -> None:
-        """Replaces what was counted by what all processes counted."""
-
-    @abstractmethod
-    def _average(self) -> dict[str, float | None]:
-        """Fills ``per_class`` and returns the metrics."""
-
-
-class SemanticEvaluator(_ProtocolEvaluator):
+class SemanticEvaluator(ProtocolEvaluator):
     """mIoU, mean recall and mean precision under each protocol.
 
     Metrics: ``mIoU_16``, ``recall_16``, ``precision_16``, ``mIoU_classes_16`` and so on.
@@ -125,9 +32,9 @@ class SemanticEvaluator(_ProtocolEvaluator):
     the matrix of the whole test set.
 
     Args:
-        read_semantic: record -> (H, W) uint8 train ids, 255 = ignore.
-        to_train_id: (256,) uint8, class id -> train id, 255 where there is none.
-        protocols: names of the protocols, see :mod:`gbw_d2.evaluation.protocols`.
+        read_semantic: record -> (H, W) uint8 class ids of ``scoring.space``, 255 = ignore.
+        scoring: how the classes of network and test set meet.
+        protocols: which scores, see :mod:`gbw_d2.evaluation.protocols`; the leading one first.
         output_dir: where ``semantic_per_image.csv`` goes; None for nowhere.
     """
 
@@ -136,32 +43,31 @@ class SemanticEvaluator(_ProtocolEvaluator):
     def __init__(
         self,
         read_semantic: Callable[[Record], np.ndarray],
-        to_train_id: np.ndarray,
-        protocols: Sequence[str],
+        scoring: Scoring,
+        protocols: Sequence[Protocol],
         output_dir: str | Path | None = None,
     ) -> None:
-        super().__init__(to_train_id, protocols, output_dir)
+        super().__init__(scoring, protocols, output_dir)
         self.read_semantic = read_semantic
         self.reset()
 
     def reset(self) -> None:
         """Forgets all images."""
-        self.confusion = ConfusionMatrix()
+        self.confusion = ConfusionMatrix(self.space)
         self.per_image = []
         self.per_class = {}
 
     def _score_image(self, record: Record, output: Mapping[str, Any]) -> dict[str, Any]:
         logits: torch.Tensor = output[SEM_SEG]
-        known = int((self.to_train_id != IGNORE_LABEL).sum())
-        if logits.dim() != 3 or logits.shape[0] != known:
+        if logits.dim() != 3 or logits.shape[0] != self.network.num_classes:
             raise ValueError(
-                f"'{SEM_SEG}' must be ({known}, H, W) logits for this label space, got shape "
-                f"{tuple(logits.shape)}"
+                f"'{SEM_SEG}' must be ({self.network.num_classes}, H, W) logits for this label "
+                f"space, got shape {tuple(logits.shape)}"
             )
         classes = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
         gt = self.read_semantic(record)
         _check_sizes(classes, gt)
-        image = self.confusion.update(self.to_train_id[classes], gt)
+        image = self.confusion.update(self.table[classes], gt)
         return {
             f"mIoU_{p.name}": _times(self.confusion.compute(p, image)["mIoU"], p.factor)
             for p in self.protocols
@@ -183,12 +89,13 @@ class SemanticEvaluator(_ProtocolEvaluator):
                 metrics[f"{key}_{protocol.name}"] = _times(scores[key], protocol.factor)
             metrics[f"mIoU_classes_{protocol.name}"] = scores["classes"]
             self.per_class[protocol.name] = {
-                CLASSES[t].name: {"train_id": t, **row} for t, row in scores["per_class"].items()
+                self.space.class_names[t]: {"train_id": t, **row}
+                for t, row in scores["per_class"].items()
             }
         return metrics
 
 
-class PanopticEvaluator(_ProtocolEvaluator):
+class PanopticEvaluator(ProtocolEvaluator):
     """PQ, SQ and RQ of all classes, things and stuff under each protocol.
 
     Metrics: ``PQ_16``, ``SQ_th_16``, ``RQ_st_16_void``, ``PQ_classes_16`` and so on; with
@@ -198,9 +105,9 @@ class PanopticEvaluator(_ProtocolEvaluator):
 
     Args:
         read_panoptic: record -> ((H, W) int32 segment ids, 0 = void; COCO ``segments_info`` with
-            ``id``, ``category_id`` = train id, ``iscrowd``).
-        to_train_id: (256,) uint8, class id -> train id, 255 where there is none.
-        protocols: names of the protocols, see :mod:`gbw_d2.evaluation.protocols`.
+            ``id``, ``category_id`` = class id of ``scoring.space``, ``iscrowd``).
+        scoring: how the classes of network and test set meet.
+        protocols: which scores, see :mod:`gbw_d2.evaluation.protocols`; the leading one first.
         output_dir: where ``panoptic_per_image.csv`` goes; None for nowhere.
         save_predictions: the folder of :class:`PanopticFiles`; None to keep maps in memory only,
             one at a time.
@@ -213,43 +120,44 @@ class PanopticEvaluator(_ProtocolEvaluator):
     def __init__(
         self,
         read_panoptic: Callable[[Record], tuple[np.ndarray, SegmentsInfo]],
-        to_train_id: np.ndarray,
-        protocols: Sequence[str],
+        scoring: Scoring,
+        protocols: Sequence[Protocol],
         output_dir: str | Path | None = None,
         *,
         save_predictions: str | Path | None = None,
         instance_ap: bool = False,
     ) -> None:
-        super().__init__(to_train_id, protocols, output_dir)
+        super().__init__(scoring, protocols, output_dir)
         self.read_panoptic = read_panoptic
         self.instance_ap = instance_ap
-        self._files = None if save_predictions is None else PanopticFiles(save_predictions)
+        self._files = (
+            None if save_predictions is None else PanopticFiles(save_predictions, self.space)
+        )
         self.reset()
 
     def reset(self) -> None:
         """Forgets all images."""
         # What is void changes the matching; what is averaged does not.
         self._quality = {
-            _matching(p): PanopticQuality(panoptic_categories()) for p in self.protocols
+            _matching(p): PanopticQuality(panoptic_categories(self.space)) for p in self.protocols
         }
-        self._instances = InstanceAP(c.train_id for c in CLASSES if c.is_thing)
+        self._instances = InstanceAP(self.space.thing_ids)
         self._annotations: list[dict[str, Any]] = []
         self.per_image = []
         self.per_class = {}
 
     def _score_image(self, record: Record, output: Mapping[str, Any]) -> dict[str, Any]:
         seg, class_segments = output[PANOPTIC_SEG]
-        pred_map = seg.cpu().numpy()
-        pred_segments = [self._with_train_id(s) for s in class_segments]
+        pred_map, pred_segments = self._in_scored_space(seg.cpu().numpy(), class_segments)
         gt_map, gt_segments = self.read_panoptic(record)
         _check_sizes(pred_map, gt_map)
         images = {}
-        for (void, void_is_road), quality in self._quality.items():
+        for (void, void_is), quality in self._quality.items():
             pred = pred_map, pred_segments
-            if void_is_road:
-                pred = _void_to_road(*pred)
-            truth = _make_void(gt_map, gt_segments, void)
-            images[void, void_is_road] = quality.update(*pred, *truth)
+            if void_is is not None:
+                pred = _void_to_class(*pred, self.space.id_of[void_is])
+            truth = _make_void(gt_map, gt_segments, [self.space.id_of[name] for name in void])
+            images[void, void_is] = quality.update(*pred, *truth)
         if self.instance_ap:
             found = self._found_instances(output, pred_map, pred_segments)
             self._instances.update(str(record[FILE_NAME]), found, gt_map, gt_segments)
@@ -258,24 +166,36 @@ class PanopticEvaluator(_ProtocolEvaluator):
             self._annotations.append(self._files.add(image_id, pred_map, pred_segments))
         scores: dict[str, Any] = {}
         for p in self.protocols:
-            result = self._quality[_matching(p)].compute(p.train_ids, images[_matching(p)])
+            result = self._quality[_matching(p)].compute(p.ids(self.space), images[_matching(p)])
             for key in ("PQ", "SQ", "RQ"):
                 scores[f"{key}_{p.name}"] = _times(result[key], p.factor)
         return scores
 
-    def _with_train_id(self, segment: Mapping[str, Any]) -> dict[str, Any]:
-        train_id = self._train_id_of(int(segment["category_id"]), f"segment {segment['id']}")
-        known = {key: segment[key] for key in ("score",) if key in segment}
-        return {"id": int(segment["id"]), "category_id": train_id, "iscrowd": 0, **known}
+    def _in_scored_space(
+        self, pred_map: np.ndarray, segments: Sequence[Mapping[str, Any]]
+    ) -> tuple[np.ndarray, SegmentsInfo]:
+        for s in segments:
+            self._scored_id(int(s["category_id"]), f"segment {s['id']}")
+        kept = [
+            {
+                "id": int(s["id"]),
+                "category_id": int(s["category_id"]),
+                **{key: s[key] for key in ("score",) if key in s},
+            }
+            for s in segments
+        ]
+        return translated_segments(
+            pred_map, kept, self.table, self.space.is_thing, self.network.is_thing
+        )
 
-    def _train_id_of(self, class_id: int, what: str) -> int:
-        train_id = int(self.to_train_id[class_id]) if 0 <= class_id < 256 else IGNORE_LABEL
-        if train_id == IGNORE_LABEL:
+    def _scored_id(self, class_id: int, what: str) -> int:
+        """Returns the scored id of a predicted class; 255 where it is none of those scored."""
+        if not 0 <= class_id < self.network.num_classes:
             raise ValueError(
                 f"predicted {what} has category_id {class_id}, which is no class id of this label "
                 "space"
             )
-        return train_id
+        return int(self.table[class_id])
 
     def _found_instances(
         self, output: Mapping[str, Any], pred_map: np.ndarray, pred_segments: SegmentsInfo
@@ -284,11 +204,11 @@ class PanopticEvaluator(_ProtocolEvaluator):
             instances = output[INSTANCES].to("cpu")
             columns = (
                 (segment_masks(mask.numpy(), [1])[0] for mask in instances.pred_masks),
-                (self._train_id_of(c, "instance") for c in instances.pred_classes.tolist()),
+                (self._scored_id(c, "instance") for c in instances.pred_classes.tolist()),
                 instances.scores.tolist(),
             )
             return list(zip(*columns, strict=True))
-        things = [s for s in pred_segments if CLASSES[s["category_id"]].is_thing]
+        things = [s for s in pred_segments if self.space.is_thing[s["category_id"]]]
         if not all("score" in s for s in things):
             raise ValueError(
                 "instance AP needs a 'score' in each segment of the panoptic map, or 'instances' "
@@ -315,14 +235,14 @@ class PanopticEvaluator(_ProtocolEvaluator):
     def _average(self) -> dict[str, float | None]:
         metrics: dict[str, float | None] = {}
         for protocol in self.protocols:
-            result = self._quality[_matching(protocol)].compute(protocol.train_ids)
+            result = self._quality[_matching(protocol)].compute(protocol.ids(self.space))
             for suffix in ("", "_th", "_st"):
                 for key in ("PQ", "SQ", "RQ"):
                     value = _times(result[key + suffix], protocol.factor)
                     metrics[f"{key}{suffix}_{protocol.name}"] = value
             metrics[f"PQ_classes_{protocol.name}"] = result["classes"]
             self.per_class[protocol.name] = {
-                CLASSES[t].name: {"train_id": t, **_none_where_absent(row)}
+                self.space.class_names[t]: {"train_id": t, **_none_where_absent(row)}
                 for t, row in result["per_class"].items()
             }
         if self.instance_ap:
@@ -335,11 +255,11 @@ class PanopticEvaluator(_ProtocolEvaluator):
         per_class = self._instances.compute()
         metrics: dict[str, float | None] = {}
         for protocol in self.protocols:
-            if protocol.void_train_ids or protocol.is_compatibility:
+            if protocol.void_classes or protocol.is_compatibility:
                 continue
-            rows = {t: per_class[t] for t in protocol.train_ids if t in per_class}
+            rows = {t: per_class[t] for t in protocol.ids(self.space) if t in per_class}
             for t, row in rows.items():
-                self.per_class[protocol.name][CLASSES[t].name] |= row
+                self.per_class[protocol.name][self.space.class_names[t]] |= row
             for key in ("AP", "AP50"):
                 known = [value for row in rows.values() if (value := row[key]) is not None]
                 metrics[f"{key}_{protocol.name}"] = float(np.mean(known)) if known else None
@@ -347,31 +267,33 @@ class PanopticEvaluator(_ProtocolEvaluator):
         return metrics
 
 
-def panoptic_categories() -> list[dict[str, Any]]:
-    """Returns the COCO categories of the 19 classes; ids are train ids."""
-    return [{"id": c.train_id, "name": c.name, "isthing": int(c.is_thing)} for c in CLASSES]
+def panoptic_categories(space: LabelSpace) -> list[dict[str, Any]]:
+    """Returns the COCO categories of a label space; ids are class ids."""
+    return [
+        {"id": i, "name": c.name, "isthing": int(c.is_thing)} for i, c in enumerate(space.classes)
+    ]
 
 
-def _matching(protocol: Protocol) -> tuple[tuple[int, ...], bool]:
-    return protocol.void_train_ids, protocol.void_is_road
+def _matching(protocol: Protocol) -> tuple[tuple[str, ...], str | None]:
+    return protocol.void_classes, protocol.void_is
 
 
 def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _void_to_road(
-    pred_map: np.ndarray, pred_segments: SegmentsInfo
+def _void_to_class(
+    pred_map: np.ndarray, pred_segments: SegmentsInfo, class_id: int
 ) -> tuple[np.ndarray, SegmentsInfo]:
-    """EDAPS numbers road 0, and so does it void: void pixels join the road, or become one."""
+    """Void pixels join the segment of a class, or become one: EDAPS numbers void 0, and road."""
     void = pred_map == VOID
     if not void.any():
         return pred_map, pred_segments
-    roads = [s["id"] for s in pred_segments if CLASSES[s["category_id"]].name == "road"]
+    found = [s["id"] for s in pred_segments if s["category_id"] == class_id]
     new = max((s["id"] for s in pred_segments), default=0) + 1
-    road = roads[0] if roads else new
-    added = [] if roads else [{"id": new, "category_id": 0, "iscrowd": 0}]
-    return np.where(void, road, pred_map), [*pred_segments, *added]
+    segment = found[0] if found else new
+    added = [] if found else [{"id": new, "category_id": class_id, "iscrowd": 0}]
+    return np.where(void, segment, pred_map), [*pred_segments, *added]
 
 
 def _none_where_absent(row: dict[str, Any]) -> dict[str, Any]:
@@ -381,12 +303,12 @@ def _none_where_absent(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _make_void(
-    gt_map: np.ndarray, gt_segments: SegmentsInfo, void_train_ids: tuple[int, ...]
+    gt_map: np.ndarray, gt_segments: SegmentsInfo, void_ids: Sequence[int]
 ) -> tuple[np.ndarray, SegmentsInfo]:
-    kept = [s for s in gt_segments if s["category_id"] not in void_train_ids]
+    kept = [s for s in gt_segments if s["category_id"] not in void_ids]
     if len(kept) == len(gt_segments):
         return gt_map, gt_segments
-    gone = [s["id"] for s in gt_segments if s["category_id"] in void_train_ids]
+    gone = [s["id"] for s in gt_segments if s["category_id"] in void_ids]
     return np.where(np.isin(gt_map, gone), VOID, gt_map), kept
 
 

@@ -10,27 +10,35 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gbw_d2.class_tables import colors_of_ids
 from gbw_d2.errors import UserError
-from gbw_d2.evaluation.report import write_atomically
-from gbw_d2.label_spaces import CLASSES
-
-# Three bytes of a PNG pixel hold an id.
-_MAX_ID = 2**24 - 1
+from gbw_d2.files.atomic import write_atomically
+from gbw_d2.label_spaces import LabelSpace
 
 
 class PanopticFiles:
     """Writes each map when it comes, and the JSON file when all are there.
 
     ``panoptic/<image id>.png`` holds R + 256 G + 65536 B = segment id, 0 = void; ``panoptic.json``
-    lists the segments under Cityscapes' label ids, so that ``panopticapi`` and Cityscapes'
-    ``evalPanopticSemanticLabeling`` read both as they are.
+    lists the segments. Classes have their raw ids, so that ``panopticapi`` and Cityscapes'
+    ``evalPanopticSemanticLabeling`` read both as they are; those without one have their class id.
 
     Args:
         folder: where the two go; made where it is missing.
+        space: the classes of the segments.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, space: LabelSpace) -> None:
         self.folder = Path(folder)
+        self._categories = [
+            {
+                "id": i if c.raw_id is None else c.raw_id,
+                "name": c.name,
+                "isthing": int(c.is_thing),
+                "color": list(c.color),
+            }
+            for i, c in enumerate(space.classes)
+        ]
 
     def add(
         self, image_id: str, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]
@@ -40,7 +48,7 @@ class PanopticFiles:
         Args:
             image_id: becomes the file's name.
             segment_map: (H, W) integer segment ids, 0 = void.
-            segments: dictionaries with ``id``, ``category_id`` (train id), and ``score`` if known.
+            segments: dictionaries with ``id``, ``category_id`` (class id), and ``score`` if known.
 
         Returns:
             The image's entry of the JSON file.
@@ -54,13 +62,7 @@ class PanopticFiles:
                 f"image id '{image_id}' cannot be a file's name, so its prediction cannot be saved;"
                 " give the dataset's records ids without '/'"
             )
-        largest = int(segment_map.max(initial=0))
-        if largest > _MAX_ID:
-            raise ValueError(f"segment id {largest} does not fit into three bytes ({_MAX_ID})")
-        # The bytes in memory are red, green, blue; OpenCV writes blue first.
-        planes = np.ascontiguousarray(segment_map, dtype="<u4").view(np.uint8)
-        planes = planes.reshape(*segment_map.shape, 4)[..., 2::-1]
-        done, data = cv2.imencode(".png", planes)
+        done, data = cv2.imencode(".png", colors_of_ids(segment_map))
         if not done:
             raise ValueError(f"OpenCV cannot encode a map of shape {segment_map.shape} as PNG")
         name = f"{image_id}.png"
@@ -71,7 +73,7 @@ class PanopticFiles:
         for segment in segments:
             row: dict[str, Any] = {
                 "id": int(segment["id"]),
-                "category_id": CLASSES[segment["category_id"]].cityscapes_id,
+                "category_id": self._categories[segment["category_id"]]["id"],
                 "area": area_of.get(int(segment["id"]), 0),
                 "iscrowd": 0,
             }
@@ -84,9 +86,6 @@ class PanopticFiles:
         Args:
             annotations: what :meth:`add` returned, of all processes.
         """
-        categories = [
-            {"id": c.cityscapes_id, "name": c.name, "isthing": int(c.is_thing)} for c in CLASSES
-        ]
         rows = sorted(annotations, key=lambda row: row["image_id"])
-        content = {"annotations": rows, "categories": categories}
+        content = {"annotations": rows, "categories": self._categories}
         write_atomically(self.folder / "panoptic.json", json.dumps(content).encode())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from gbw_d2.label_spaces import TRAIN_IDS_13, TRAIN_IDS_16, TRAIN_IDS_19
+from gbw_d2.cityscapes_classes import TRAIN_IDS_13, TRAIN_IDS_16, TRAIN_IDS_19, names_of
+from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import CITYSCAPES_19, LabelSpace, Scoring
 from gbw_d2.registry import Registry
 
 # Terrain, truck and train: SYNTHIA has none, Cityscapes does.
-NOT_IN_SYNTHIA: tuple[int, ...] = tuple(t for t in TRAIN_IDS_19 if t not in TRAIN_IDS_16)
+NOT_IN_SYNTHIA: tuple[str, ...] = names_of(tuple(t for t in TRAIN_IDS_19 if t not in TRAIN_IDS_16))
+# The protocol of label spaces of one's own: every class that the network can predict.
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -18,33 +22,43 @@ class Protocol:
 
     Args:
         name: the suffix of its metrics (``PQ_16_void``).
-        train_ids: train ids of the classes that are averaged.
-        void_train_ids: train ids whose ground truth becomes void, so that predictions there are
-            forgiven. Ground truth of any other class outside ``train_ids`` stays, and a prediction
+        classes: names of the classes that are averaged.
+        void_classes: names of those whose ground truth becomes void, so that predictions there are
+            forgiven. Ground truth of any other class outside ``classes`` stays, and a prediction
             there is a false positive.
-        void_is_road: the prediction's void pixels are counted as road, as EDAPS' evaluator does.
+        void_is: the class that the prediction's void pixels count as, None for none; EDAPS'
+            evaluator counts them as road.
         factor: what the means are multiplied by.
         is_compatibility: for comparison with tables of others only, never the leading protocol.
     """
 
     name: str
-    train_ids: tuple[int, ...]
-    void_train_ids: tuple[int, ...] = ()
-    void_is_road: bool = False
+    classes: tuple[str, ...]
+    void_classes: tuple[str, ...] = ()
+    void_is: str | None = None
     factor: float = 1.0
     is_compatibility: bool = False
 
+    def ids(self, space: LabelSpace) -> tuple[int, ...]:
+        """Class ids of the averaged classes."""
+        return tuple(space.id_of[name] for name in self.classes)
 
+    def void_ids(self, space: LabelSpace) -> tuple[int, ...]:
+        """Class ids whose ground truth becomes void."""
+        return tuple(space.id_of[name] for name in self.void_classes)
+
+
+# Those of published tables, all on Cityscapes' 19 classes.
 PROTOCOLS: Registry[Protocol] = Registry("protocol")
 for _protocol in (
-    Protocol("19", TRAIN_IDS_19),
-    Protocol("16", TRAIN_IDS_16),
-    Protocol("16_void", TRAIN_IDS_16, NOT_IN_SYNTHIA),
-    Protocol("13", TRAIN_IDS_13),
-    Protocol("13_void", TRAIN_IDS_13, NOT_IN_SYNTHIA),
+    Protocol("19", names_of(TRAIN_IDS_19)),
+    Protocol("16", names_of(TRAIN_IDS_16)),
+    Protocol("16_void", names_of(TRAIN_IDS_16), NOT_IN_SYNTHIA),
+    Protocol("13", names_of(TRAIN_IDS_13)),
+    Protocol("13_void", names_of(TRAIN_IDS_13), NOT_IN_SYNTHIA),
     Protocol(
-        *("16_edaps_compat", TRAIN_IDS_19),
-        void_is_road=True,
+        *("16_edaps_compat", names_of(TRAIN_IDS_19)),
+        void_is="road",
         factor=19 / 16,
         is_compatibility=True,
     ),
@@ -52,25 +66,68 @@ for _protocol in (
     PROTOCOLS.register(_protocol.name)(_protocol)
 
 
-def protocols_of(train_ids: Iterable[int]) -> tuple[str, ...]:
-    """Names the protocols that a network of these classes can be scored by.
+def protocols_of(scoring: Scoring) -> dict[str, Protocol]:
+    """Lists the protocols that a network can be scored by on a test set.
 
     Args:
-        train_ids: train ids of the classes the network predicts.
+        scoring: how the two meet.
 
     Returns:
-        Protocols whose averaged classes are all predicted, those with most classes first; those for
-        compatibility are not among them.
+        name -> protocol, the default ones first, those with most classes before others; on
+        Cityscapes' classes those of published tables, else ``all`` and the subsets. ``all`` and
+        those for compatibility can be asked for everywhere.
     """
-    predicted = set(train_ids)
-    fitting = [
-        p
-        for p in map(PROTOCOLS.get, PROTOCOLS)
-        if predicted.issuperset(p.train_ids) and not p.is_compatibility
+    predicted = set(scoring.predictable)
+    everything = Protocol(ALL, scoring.predictable)
+    if _is_cityscapes(scoring.space):
+        fitting = [p for p in _built_in() if predicted.issuperset(p.classes) or p.is_compatibility]
+        fitting.sort(key=lambda p: (p.is_compatibility, -len(p.classes), p.name))
+        found = [*fitting, everything]
+    else:
+        found = [everything]
+    found += [
+        Protocol(name, names)
+        for name, names in scoring.subsets.items()
+        if predicted.issuperset(names)
     ]
-    return tuple(p.name for p in sorted(fitting, key=lambda p: (-len(p.train_ids), p.name)))
+    return {p.name: p for p in found}
 
 
-def compatibility_protocols() -> tuple[str, ...]:
-    """Names the protocols that only serve to compare with published tables; any network fits."""
-    return tuple(p.name for p in map(PROTOCOLS.get, PROTOCOLS) if p.is_compatibility)
+def default_protocols(scoring: Scoring, known: Mapping[str, Protocol]) -> tuple[str, ...]:
+    """Names those of :func:`protocols_of` that are used where none is asked for."""
+    published = _is_cityscapes(scoring.space)
+    return tuple(
+        name
+        for name, protocol in known.items()
+        if not protocol.is_compatibility and not (published and name == ALL)
+    )
+
+
+def chosen_protocols(scoring: Scoring, asked: Iterable[str]) -> tuple[Protocol, ...]:
+    """Returns the protocols of a test set.
+
+    Args:
+        scoring: as in :func:`protocols_of`.
+        asked: names of those wanted (EVAL.PROTOCOLS); those of other test sets are passed over.
+            () = the default ones.
+
+    Raises:
+        UserError: none of those that are asked for fits.
+    """
+    known = protocols_of(scoring)
+    names = tuple(asked) or default_protocols(scoring, known)
+    found = tuple(known[name] for name in names if name in known)
+    if not found or all(p.is_compatibility for p in found):
+        raise UserError(
+            f"EVAL.PROTOCOLS is {', '.join(names)}, but '{scoring.space.name}' can be scored by "
+            f"{', '.join(known)}"
+        )
+    return found
+
+
+def _is_cityscapes(space: LabelSpace) -> bool:
+    return space.classes == CITYSCAPES_19.classes
+
+
+def _built_in() -> list[Protocol]:
+    return [PROTOCOLS.get(name) for name in PROTOCOLS]

@@ -1,4 +1,4 @@
-"""Confusion matrix, IoU, recall and precision on arrays of train ids."""
+"""Confusion matrix, IoU, recall and precision on arrays of class ids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gbw_d2.evaluation.protocols import Protocol
-from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 
 
 class ConfusionMatrix:
@@ -17,11 +17,12 @@ class ConfusionMatrix:
     false positives. Equal to Cityscapes' ``evalPixelLevelSemanticLabeling`` on the 19 classes.
 
     Args:
-        num_classes: number of train ids, 19 for the Cityscapes classes.
+        space: the classes.
     """
 
-    def __init__(self, num_classes: int = len(CLASSES)) -> None:
-        self.num_classes = num_classes
+    def __init__(self, space: LabelSpace) -> None:
+        self.space = space
+        self.num_classes = space.num_classes
         self.reset()
 
     def reset(self) -> None:
@@ -46,20 +47,20 @@ class ConfusionMatrix:
         """Adds one image.
 
         Args:
-            pred: (H, W) integer train ids; anything outside 0..num_classes-1 is "no class".
-            gt: (H, W) integer train ids, 255 = ignore.
+            pred: (H, W) integer class ids; anything outside 0..num_classes-1 is "no class".
+            gt: (H, W) integer class ids, 255 = ignore.
 
         Returns:
             The state of this image alone; :meth:`compute` takes it.
 
         Raises:
             ValueError: arrays of different shape or not of integers, or a ground truth label that
-                is neither a train id nor 255.
+                is neither a class id nor 255.
         """
         pred, gt = np.asarray(pred), np.asarray(gt)
         for kind, array in (("prediction", pred), ("ground truth", gt)):
             if not np.issubdtype(array.dtype, np.integer):
-                raise ValueError(f"the {kind} must hold integer train ids, got {array.dtype}")
+                raise ValueError(f"the {kind} must hold integer class ids, got {array.dtype}")
         if pred.shape != gt.shape:
             raise ValueError(
                 f"the prediction has shape {pred.shape}, the ground truth {gt.shape}; predict at "
@@ -71,7 +72,7 @@ class ConfusionMatrix:
         if rows.size and (rows.min() < 0 or rows.max() >= self.num_classes):
             strange = np.unique(rows[(rows < 0) | (rows >= self.num_classes)])
             raise ValueError(
-                f"the ground truth holds labels {strange.tolist()}; expected train ids 0 to "
+                f"the ground truth holds labels {strange.tolist()}; expected class ids 0 to "
                 f"{self.num_classes - 1} and {IGNORE_LABEL} (are these raw label ids?)"
             )
         columns[(columns < 0) | (columns > self.num_classes)] = self.num_classes
@@ -90,28 +91,29 @@ class ConfusionMatrix:
 
         Returns:
             ``mIoU``, ``recall``, ``precision``: means over classes, 0-100, None over no class;
-            ``classes``: the number of classes in mIoU; ``per_class``: train id -> ``IoU``,
+            ``classes``: the number of classes in mIoU; ``per_class``: class id -> ``IoU``,
             ``recall``, ``precision``, ``share`` (per cent of the labelled pixels). IoU is None for
             a class with neither ground truth nor prediction, recall for one without ground truth;
             precision is None where IoU is, so a class that is never predicted has precision 0 and
             cannot raise the mean by its silence. Means leave None out.
 
         Raises:
-            ValueError: the protocol has a class beyond ``num_classes``.
+            ValueError: the protocol has a class that is not in the label space.
         """
-        if max(protocol.train_ids) >= self.num_classes:
+        lacking = {*protocol.classes, *protocol.void_classes} - self.space.id_of.keys()
+        if lacking:
             raise ValueError(
-                f"protocol {protocol.name} has train id {max(protocol.train_ids)}, the confusion "
-                f"matrix has {self.num_classes} classes only"
+                f"protocol {protocol.name} has {', '.join(sorted(lacking))}, label space "
+                f"'{self.space.name}' has not"
             )
         matrix = (self._state if state is None else state).copy()
-        matrix[[t for t in protocol.void_train_ids if t < self.num_classes]] = 0
+        matrix[list(protocol.void_ids(self.space))] = 0
         hit = np.diagonal(matrix).astype(np.float64)
         actual = matrix.sum(axis=1).astype(np.float64)
         predicted = matrix[:, : self.num_classes].sum(axis=0).astype(np.float64)
         total = actual.sum()
         per_class: dict[int, dict[str, float | None]] = {}
-        for t in protocol.train_ids:
+        for t in protocol.ids(self.space):
             union = actual[t] + predicted[t] - hit[t]
             per_class[t] = {
                 "IoU": _percent(hit[t], union),

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.formats.files import read_array
+from gbw_d2.data.spec import DatasetError
 from gbw_d2.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")

@@ -10,23 +10,29 @@ from torch import Tensor, nn
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.engine.build import build_model
 from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
+from gbw_d2.engine.class_transfer import checkpoint_space
 from gbw_d2.engine.setup import resolve
 
 from detectron2.config import CfgNode
 
 
-def resolve_for(cfg: CfgNode, device: str) -> None:
+def resolve_for(cfg: CfgNode, device: str, weights: str | None = None) -> None:
     """Checks a config whose network will run on ``device``, in place, and freezes it.
 
     Args:
         cfg: of :func:`gbw_d2.config.load_config`; also the config.yaml of a run elsewhere.
         device: ``"auto"`` (cuda where there is one), ``"cpu"``, ``"cuda:1"`` and so on.
+        weights: a checkpoint or the OUTPUT_DIR of a run, whose classes are taken; no data set is
+            looked at then. None where the config's data sets will be used.
 
     Raises:
         UserError: the config does not fit, or the device cannot be used.
     """
     cfg.MODEL.DEVICE = device
-    resolve(cfg)
+    if weights is None:
+        resolve(cfg)
+    else:
+        resolve(cfg, checkpoint_space(weights), data=())
     cfg.freeze()
 
 

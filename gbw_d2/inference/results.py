@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,20 @@ import cv2
 import numpy as np
 
 from gbw_d2 import keys
+from gbw_d2.class_tables import colors_of_ids
 from gbw_d2.errors import UserError
-from gbw_d2.label_spaces import CLASSES, LabelSpace
+from gbw_d2.files.atomic import replacing, write_atomically
+from gbw_d2.label_spaces import LabelSpace
 from gbw_d2.visualization import color_panoptic, color_semantic, overlay, with_legend, write_png
 
 
 class ResultWriter:
     """Writes predictions below a folder; each file is complete or not there.
 
-    ``semantic/NAME.png`` holds train ids (8 bit). For a panoptic network ``panoptic/NAME.png``
-    holds segment ids as R + 256 G + 65536 B, 0 = void, and ``panoptic.json`` their classes; for a
-    semantic one ``semantic.json`` lists the classes of each image.
+    ``semantic/NAME.png`` holds class ids (8 bit): Cityscapes' train ids for a network of its
+    classes, also where it has a part of them, else those of the label space. For a panoptic network
+    ``panoptic/NAME.png`` holds segment ids as R + 256 G + 65536 B, 0 = void, and ``panoptic.json``
+    their classes; for a semantic one ``semantic.json`` lists the classes of each image.
 
     Args:
         folder: where the files go.
@@ -53,29 +56,36 @@ class ResultWriter:
         Returns:
             The overlay with its legend, uint8 RGB; it is not written.
         """
-        table = self.label_space.to_train_id
-        train_ids = table[result[keys.SEM_SEG].argmax(dim=0).cpu().numpy()]
-        write_png(self.folder / "semantic" / f"{name}.png", train_ids)
-        ids, segments, colorize = train_ids, _classes_of(train_ids), _color_classes
-        kind = "semantic"
+        space, table = self.label_space, self.label_space.to_family
+        classes = result[keys.SEM_SEG].argmax(dim=0).cpu().numpy()
+        write_png(self.folder / "semantic" / f"{name}.png", table[classes])
+        kind, segments = "semantic", self._classes_of(classes)
+        ids, colorize = classes, lambda ids, _: color_semantic(ids, space)
         if keys.PANOPTIC_SEG in result:
-            kind, colorize = "panoptic", color_panoptic
-            segment_map, found = result[keys.PANOPTIC_SEG]
-            ids = segment_map.cpu().numpy()
-            segments = [{**s, "category_id": int(table[s["category_id"]])} for s in found]
-            coded = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2)
-            write_png(self.folder / "panoptic" / f"{name}.png", coded.astype(np.uint8))
+            segment_map, segments = result[keys.PANOPTIC_SEG]
+            kind, ids = "panoptic", segment_map.cpu().numpy()
+            colorize = lambda ids, segments: color_panoptic(ids, segments, space)  # noqa: E731
+            write_png(self.folder / "panoptic" / f"{name}.png", colors_of_ids(ids)[..., ::-1])
         number = len(self.images) + 1
-        height, width = train_ids.shape
+        height, width = classes.shape
+        written = [{**s, "category_id": int(table[s["category_id"]])} for s in segments]
         self.images.append({"id": number, "height": height, "width": width, **origin})
         self.annotations.setdefault(kind, []).append(
-            {"image_id": number, "file_name": f"{name}.png", "segments_info": segments}
+            {"image_id": number, "file_name": f"{name}.png", "segments_info": written}
         )
         factor = enlargement(width)
         drawn = colorize(ids.repeat(factor, axis=0).repeat(factor, axis=1), segments)
         large = cv2.resize(image, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
         picture = overlay(large, drawn, self.opacity)
         return with_legend(picture, [(c.name, c.color) for c in self.label_space.classes])
+
+    def _classes_of(self, classes: np.ndarray) -> list[dict[str, Any]]:
+        areas = np.bincount(classes.ravel(), minlength=256)
+        return [
+            {"id": int(self.label_space.to_family[i]), "category_id": i, "area": int(areas[i])}
+            for i in range(self.label_space.num_classes)
+            if areas[i]
+        ]
 
     def write_overlay(self, name: str, picture: np.ndarray) -> Path:
         """Writes ``overlays/NAME.png``."""
@@ -89,20 +99,21 @@ class ResultWriter:
 
     def write_json(self) -> list[Path]:
         """Writes panoptic.json or semantic.json over all images that were added."""
+        table = self.label_space.to_family
         categories = [
-            {"id": c.train_id, "name": c.name, "isthing": int(c.is_thing), "color": list(c.color)}
-            for c in self.label_space.classes
+            {
+                "id": int(table[i]),
+                "name": c.name,
+                "isthing": int(c.is_thing),
+                "color": list(c.color),
+            }
+            for i, c in enumerate(self.label_space.classes)
         ]
         written = []
         for kind, entries in self.annotations.items():
             path = self.folder / f"{kind}.json"
             content = {"images": self.images, "annotations": entries, "categories": categories}
-            temporary = path.with_suffix(".json.tmp")
-            try:
-                temporary.write_text(json.dumps(content), encoding="ascii")
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_atomically(path, json.dumps(content))
             written.append(path)
         return written
 
@@ -120,12 +131,11 @@ class VideoWriter:
     def __init__(self, path: Path, fps: float) -> None:
         self.path = path
         self.fps = fps
-        self._temporary = path.with_suffix(".part.mp4")
+        self._file = ExitStack()
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
 
     def __enter__(self) -> VideoWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
     def add(self, picture: np.ndarray) -> None:
@@ -139,7 +149,8 @@ class VideoWriter:
         if self._writer is None:
             self._size = (picture.shape[1], picture.shape[0])
             code = cv2.VideoWriter_fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._temporary), code, self.fps, self._size)
+            temporary = self._file.enter_context(replacing(self.path, ".part.mp4"))
+            self._writer = cv2.VideoWriter(str(temporary), code, self.fps, self._size)
             if not self._writer.isOpened():
                 raise UserError(f"OpenCV cannot write the video '{self.path}' (no mp4v encoder)")
         if self._size != (picture.shape[1], picture.shape[0]):
@@ -147,26 +158,9 @@ class VideoWriter:
         self._writer.write(np.ascontiguousarray(picture[..., ::-1]))
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if self._writer is None:
-            return
-        self._writer.release()
-        if kind is None:
-            os.replace(self._temporary, self.path)
-        else:
-            self._temporary.unlink(missing_ok=True)
-
-
-def _classes_of(train_ids: np.ndarray) -> list[dict[str, Any]]:
-    areas = np.bincount(train_ids.ravel(), minlength=256)
-    return [
-        {"id": c.train_id, "category_id": c.train_id, "area": int(areas[c.train_id])}
-        for c in CLASSES
-        if areas[c.train_id]
-    ]
-
-
-def _color_classes(train_ids: np.ndarray, _segments: list[dict[str, Any]]) -> np.ndarray:
-    return color_semantic(train_ids)
+        if self._writer is not None:
+            self._writer.release()
+        self._file.__exit__(kind, *rest)
 
 
 def enlargement(width: int, least: int = 640) -> int:

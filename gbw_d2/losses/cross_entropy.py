@@ -106,7 +106,7 @@ class ClassWeightedCrossEntropy(WeightedLoss):
         scheme = self.scheme
         if classifier is None:
             raise ValueError(
-                f"weighting scheme '{scheme.name}' measures {scheme.classifier_measure} and needs "
+                f"weighting scheme '{scheme.name}' measures {scheme.measure} and needs "
                 "classifier=(features, logits), the classifier's input and output at its own "
                 "resolution; pass them, or set the measure to 'norm'"
             )
@@ -118,13 +118,13 @@ class ClassWeightedCrossEntropy(WeightedLoss):
             small_weights = None
         else:
             small_weights = downsample_labels(pixel_weights, size)
-        statistics.classifier_measure, statistics.classifier_measure_present = classifier_measure(
-            scheme.classifier_measure,
+        statistics.measure, statistics.observed = classifier_measure(
+            scheme.measure,
             features,
             logits,
             downsample_labels(targets, size),
             ignore_index=scheme.num_classes,
             pixel_weights=small_weights,
         )
-        finite = torch.isfinite(statistics.classifier_measure).all()
+        finite = torch.isfinite(statistics.measure).all()
         statistics.nonfinite = statistics.nonfinite | ~finite

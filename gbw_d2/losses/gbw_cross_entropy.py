@@ -116,14 +116,14 @@ class GBWCrossEntropyLoss(nn.Module):
         return None if self._last is None else self._last.weights
 
     @property
-    def norms(self) -> Tensor | None:
-        """(K,) gradient norms of the last call; None before it and for any other measure."""
-        return None if self._last is None else self._last.norms
+    def measure(self) -> Tensor | None:
+        """(K,) what the scheme measured in the last call; None before it."""
+        return None if self._last is None else self._last.measure
 
     @property
-    def classifier_measure(self) -> Tensor | None:
-        """(K,) measure at the classifier of the last call; None before it and for "norm"."""
-        return None if self._last is None else self._last.classifier_measure
+    def norms(self) -> Tensor | None:
+        """(K,) ``measure`` where it is the norm of the logit channels' gradients, else None."""
+        return self.measure if self._last_scheme[0].needs_norms else None
 
     def pseudo_label_shift(self) -> Tensor | None:
         """Returns (K,) to add to logits that become pseudo-labels; None for nothing."""

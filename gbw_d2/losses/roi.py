@@ -112,20 +112,20 @@ class ClassWeightedRoIClassification(WeightedLoss):
         features: Tensor | None,
     ) -> None:
         if features is None:
-            measure = self.scheme.classifier_measure
+            measure = self.scheme.measure
             raise ValueError(
                 f"weighting scheme '{self.scheme.name}' measures {measure} and "
                 "needs features, the classifier's input; pass them, or set the measure to 'norm'"
             )
         inputs = features if features.shape[0] else features.new_zeros(1, features.shape[1])
-        statistics.classifier_measure, statistics.classifier_measure_present = classifier_measure(
-            self.scheme.classifier_measure,
+        statistics.measure, statistics.observed = classifier_measure(
+            self.scheme.measure,
             _as_image(inputs),
             image,
             targets,
             ignore_index=self.scheme.num_classes + 1,
         )
-        finite = torch.isfinite(statistics.classifier_measure).all()
+        finite = torch.isfinite(statistics.measure).all()
         statistics.nonfinite = statistics.nonfinite | ~finite
 
 
@@ -210,9 +210,8 @@ def _without_background(statistics: ClassStatistics) -> ClassStatistics:
         foreground(statistics.loss_sums),
         statistics.nonfinite,
         statistics.invalid_labels,
-        foreground(statistics.squared_norms),
-        foreground(statistics.classifier_measure),
-        foreground(statistics.classifier_measure_present),
+        foreground(statistics.measure),
+        foreground(statistics.observed),
     )
 
 

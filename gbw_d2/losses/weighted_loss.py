@@ -73,13 +73,7 @@ class WeightedLoss(nn.Module):
             log.add(
                 self.head,
                 term,
-                LogEntry(
-                    self.class_ids,
-                    weights,
-                    statistics.counts,
-                    statistics.norms,
-                    statistics.classifier_measure,
-                ),
+                LogEntry(self.class_ids, weights, statistics.counts, statistics.measure),
             )
         return weights
 

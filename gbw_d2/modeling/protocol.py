@@ -31,11 +31,14 @@ class HeadSpec:
         class_ids: class ids of the label space that its weights belong to, in order.
         has_classifier: whether ``losses`` hands the loss a classifier's input and output, so that
             schemes can measure there.
+        weights_from: head whose weights this one takes over, where both are weighted and nobody
+            says otherwise; None for weights of its own.
     """
 
     loss: type[WeightedLoss]
     class_ids: tuple[int, ...]
     has_classifier: bool = False
+    weights_from: str | None = None
 
 
 @dataclass(frozen=True)

@@ -282,6 +282,8 @@ class DenseSegmentor(nn.Module):
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
         assert self.weighted_losses is not None, "a frozen copy has no losses"
         calls = self.loss_calls(outputs, targets, pixel_weights)
+        # Heads that take over another one's weights read them there.
+        log = WeightLog() if log is None else log
         bound = {head: partial(call, term=term, log=log) for head, call in calls.items()}
         values = in_order(self.weighted_losses, bound)
         return {f"loss_{head}": self.loss_factors[head] * value for head, value in values.items()}

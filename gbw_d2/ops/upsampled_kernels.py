@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -168,11 +169,13 @@ def _gradient_kernel(
 def _axis(size: int, out_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Returns where an axis reads, and which outputs read a position: first, end, most of them."""
     lower, _, part = positions(size, out_size)
-    at = torch.arange(size)
-    first = torch.searchsorted(lower, at - 1)
-    end = torch.searchsorted(lower, at, right=True)
-    table = {"lower": lower.int(), "part": part.to(dtype), "first": first.int(), "end": end.int()}
-    return {k: v.to(device) for k, v in table.items()} | {"longest": int((end - first).max())}
+    at = np.arange(size)
+    first = np.searchsorted(lower, at - 1)
+    end = np.searchsorted(lower, at, side="right")
+    places = {"lower": lower, "first": first, "end": end}
+    table = {k: torch.from_numpy(v).to(device, torch.int32) for k, v in places.items()}
+    longest = int((end - first).max())
+    return {**table, "part": torch.from_numpy(part).to(device, dtype), "longest": longest}
 
 
 class _Setting:

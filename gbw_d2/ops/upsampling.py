@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ class Block:
     matrix: Tensor
 
 
-def positions(size: int, out_size: int) -> tuple[Tensor, Tensor, Tensor]:
+def positions(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns where linear interpolation along one axis reads (``align_corners=False``).
 
     As in ``F.interpolate(mode="bilinear", size=...)``: output i stands at
@@ -42,14 +43,14 @@ def positions(size: int, out_size: int) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         (lower, upper, part): int64 positions before and float64 weight 0..1 of the upper one, each
-        (out_size,), on the CPU.
+        (out_size,).
     """
-    where = (torch.arange(out_size, dtype=torch.float64) + 0.5) * (size / out_size) - 0.5
-    where = where.clamp_(min=0)
-    lower = where.long().clamp_(max=size - 1)
+    where = (np.arange(out_size, dtype=np.float64) + 0.5) * (size / out_size) - 0.5
+    where = where.clip(min=0)
+    lower = where.astype(np.int64).clip(max=size - 1)
     part = where - lower
     # Where nothing of the next position counts it is not read: it might be infinite.
-    return lower, (lower + (part > 0)).clamp_(max=size - 1), part
+    return lower, (lower + (part > 0)).clip(max=size - 1), part
 
 
 @lru_cache(maxsize=64)
@@ -70,10 +71,10 @@ def interpolation_blocks(
     for start in range(0, out_size, length):
         out = slice(start, min(start + length, out_size))
         source = slice(int(lower[out][0]), int(upper[out][-1]) + 1)
-        matrix = torch.zeros(out.stop - start, source.stop - source.start, dtype=torch.float64)
+        matrix = np.zeros((out.stop - start, source.stop - source.start))
         for index, weight in ((lower, 1 - part), (upper, part)):
-            matrix.scatter_add_(1, (index[out] - source.start)[:, None], weight[out, None])
-        blocks.append(Block(out, source, matrix.to(device, dtype)))
+            np.add.at(matrix, (np.arange(len(matrix)), index[out] - source.start), weight[out])
+        blocks.append(Block(out, source, torch.from_numpy(matrix).to(device, dtype)))
     return tuple(blocks)
 
 

@@ -6,8 +6,8 @@ from gbw_d2.weighting.classifier_measures import (
     classifier_measure,
     downsample_labels,
 )
-from gbw_d2.weighting.gbw import gbw_weights
 from gbw_d2.weighting.log import LogEntry, WeightLog
+from gbw_d2.weighting.programme import gbw_weights
 from gbw_d2.weighting.scheme import (
     FLAGS,
     SCHEMES,

@@ -1,4 +1,4 @@
-"""What each class's gradients at the classifier tell: their size, and who hinders whom."""
+"""Measures of each class's gradients at the classifier: their size, and who hinders whom."""
 
 from __future__ import annotations
 
@@ -103,14 +103,14 @@ def class_hindrance(
     """Computes r_c of docs/equations.md 2b; arguments and errors as in ``classifier_measure``.
 
     Returns:
-        (ratio, present): (K,) float32 r_c >= 0 with 0 where absent, and (K,) bool.
+        (ratio, observed): (K,) float32 r_c >= 0 with 0 where absent, and (K,) bool.
     """
     return classifier_measure("hindrance", features, logits, labels, ignore_index, pixel_weights)
 
 
 @torch.no_grad()
 def classifier_measure(
-    measure: str,
+    name: str,
     features: Tensor,
     logits: Tensor,
     labels: Tensor,
@@ -122,16 +122,16 @@ def classifier_measure(
     With A_c the gradient of class c's mean cross-entropy with respect to the classifier's weight
     and s_c the class's share of the labelled pixels:
 
-    - "interference": h_c = max(- sum_{d != c} s_d <A_c, A_d>, 0), how far the other classes'
-      shares of a step of plain cross-entropy raise the loss of class c;
-    - "hindrance": r_c = h_c / (s_c <A_c, A_c>), the same in units of what the class's own share
-      lowers it by; r_c > 1 means that the step as a whole raises it; 0 where A_c is exactly 0;
-    - "class_gradient": |A_c|, how large the class's own gradient is, whatever the others do.
+    - "class_gradient": |A_c|, how large the class's own gradient is, whatever the others do;
+    - "hindrance": r_c = max(h_c, 0) / (s_c <A_c, A_c>), h_c = - sum_{d != c} s_d <A_c, A_d>: how
+      far the other classes' parts of a step of plain cross-entropy raise the loss of class c, in
+      units of what the class's own part lowers it by; r_c > 1 means that the step as a whole
+      raises it; 0 where A_c is exactly 0.
 
     With pixel weights q, A_c is the q-weighted mean and s_c the share of sum q.
 
     Args:
-        measure: one of these names.
+        name: one of these.
         features: (N, D, h, w), the classifier's input.
         logits: (N, K, h, w), the classifier's output at its own resolution.
         labels: (N, h, w) integer class ids or ``ignore_index``; see ``downsample_labels``.
@@ -139,14 +139,14 @@ def classifier_measure(
         pixel_weights: (N, h, w) q_i >= 0, or None for 1.
 
     Returns:
-        (values, present): (K,) float32 >= 0 with 0 where absent, and (K,) bool.
+        (measure, observed): (K,) float32 >= 0 with 0 where absent, and (K,) bool.
 
     Raises:
         ValueError: an unknown measure, shapes that do not match; on the CPU also unknown labels and
             NaN or inf.
     """
-    if measure not in FORMULAS:
-        raise ValueError(f"measure is '{measure}'; expected one of {', '.join(FORMULAS)}")
+    if name not in CLASSIFIER_MEASURES:
+        raise ValueError(f"measure is '{name}'; expected one of {', '.join(CLASSIFIER_MEASURES)}")
     check_logits(logits, labels)
     check_pixel_weights(pixel_weights, labels)
     if (
@@ -161,11 +161,13 @@ def classifier_measure(
     classes = logits.shape[1]
     targets, _ = prepare_labels(labels, classes, ignore_index)
     with _without_autocast(logits.device.type):
-        pull, squares, counts = _pulls(features.detach(), logits.detach(), targets, pixel_weights)
-        values = FORMULAS[measure](pull, squares)
-    if may_look(values) and not bool(torch.isfinite(values).all()):
+        products, shares, counts = _inner_products(
+            features.detach(), logits.detach(), targets, pixel_weights
+        )
+        measure = CLASSIFIER_MEASURES[name](products, shares)
+    if may_look(measure) and not bool(torch.isfinite(measure).all()):
         raise ValueError("the classifier's features or logits hold NaN or inf")
-    return values.float(), counts > 0
+    return measure.float(), counts > 0
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:
@@ -174,32 +176,30 @@ def _without_autocast(device_type: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _hindrance(pull: Tensor, squares: Tensor) -> Tensor:
-    own = pull.diagonal()
+def _class_gradient(products: Tensor, shares: Tensor) -> Tensor:
+    return products.diagonal().sqrt()
+
+
+def _hindrance(products: Tensor, shares: Tensor) -> Tensor:
+    # How far class d's part of a step lowers the loss of class c.
+    effects = products * shares.unsqueeze(0)
+    own = effects.diagonal()
+    hindrance = -(effects.sum(1) - own).clamp(max=0)
     # where, not clamp: 0 / 0 is 0 here, but NaN must stay visible.
-    return torch.where(own == 0, torch.zeros_like(own), _interference(pull, squares) / own)
+    return torch.where(own == 0, torch.zeros_like(own), hindrance / own)
 
 
-def _interference(pull: Tensor, squares: Tensor) -> Tensor:
-    return -(pull.sum(1) - pull.diagonal()).clamp(max=0)
-
-
-def _class_gradient(pull: Tensor, squares: Tensor) -> Tensor:
-    return squares.sqrt()
-
-
-# Of pull[c, d] = s_d <A_c, A_d> and <A_c, A_c>.
-FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "hindrance": _hindrance,
-    "interference": _interference,
+# Of <A_c, A_d> (K, K) and s_c (K,).
+CLASSIFIER_MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "class_gradient": _class_gradient,
+    "hindrance": _hindrance,
 }
 
 
-def _pulls(
+def _inner_products(
     features: Tensor, logits: Tensor, targets: Tensor, pixel_weights: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns s_d <A_c, A_d> as (K, K), <A_c, A_c> and the pixels per class, both (K,)."""
+    """Returns <A_c, A_d> as (K, K), s_c and the pixels per class, both (K,); float64."""
     classes, dtype = logits.shape[1], compute_dtype(logits)
     index = label_index(targets, classes)
     gradient = residual(*split_softmax(logits.to(dtype), index), index)
@@ -212,6 +212,5 @@ def _pulls(
     products, counts = all_reduce_sum(products), all_reduce_sum(counts)
 
     means = products / counts.to(dtype).clamp(min=torch.finfo(dtype).tiny).unsqueeze(1)
-    gram = (means @ means.T).double()
-    share = counts / counts.sum().clamp(min=torch.finfo(torch.float64).tiny)
-    return gram * share.unsqueeze(0), gram.diagonal(), counts
+    shares = counts / counts.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    return (means @ means.T).double(), shares, counts

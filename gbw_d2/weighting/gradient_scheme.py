@@ -9,19 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from gbw_d2.settings import setting
-from gbw_d2.weighting.classifier_measures import FORMULAS
-from gbw_d2.weighting.gbw import SCALES, SOLVERS, gbw_weights
+from gbw_d2.weighting.classifier_measures import CLASSIFIER_MEASURES
+from gbw_d2.weighting.programme import SCALES, SOLVERS, gbw_weights
 from gbw_d2.weighting.running_mean import updated_mean
-from gbw_d2.weighting.scheme import WeightingScheme
+from gbw_d2.weighting.scheme import NORM, WeightingScheme
 from gbw_d2.weighting.settings import SchemeSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
 # Of the pixels: a class that has hardly been seen must not take the whole budget.
-LEAST_SHARE = 1e-4
-
-NORM = "norm"
-# The relative scale, at a strength that falls with the gradients: the scheme keeps their start.
-INITIAL = "initial"
+LEAST_PIXEL_SHARE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -31,14 +27,14 @@ class GradientSettings(SchemeSettings):
     measure: str = setting(
         NORM,
         "What is measured of a class: the norm of its logit channel's gradient (released), or "
-        "class_gradient, hindrance or interference at the classifier.",
-        choices=lambda: (NORM, *FORMULAS),
+        "class_gradient or hindrance at the classifier.",
+        choices=lambda: (NORM, *CLASSIFIER_MEASURES),
     )
     scale: str = setting(
         "relative",
-        "Scale of the programme's targets: released, relative, or initial (relative, fading as "
-        "the gradients do).",
-        choices=lambda: (*SCALES, INITIAL),
+        "How the programme takes the measure: as it is, squared (released), or divided by its mean "
+        "over the budget (relative).",
+        choices=lambda: tuple(SCALES),
     )
     power: float = setting(
         1.0,
@@ -100,14 +96,12 @@ class _TermState(nn.Module):
     Buffers:
         mean, seen: (K,) running mean of the measure; bool, whether the class was observed yet.
         share, batches: (K,) running share of the pixels, float64; number of batches in it.
-        level: highest mean of the measure so far, float64, no axes; 0 before the first batch.
     """
 
     mean: Tensor
     seen: Tensor
     share: Tensor
     batches: Tensor
-    level: Tensor
 
     def __init__(self, num_classes: int, settings: GradientSettings) -> None:
         super().__init__()
@@ -117,8 +111,6 @@ class _TermState(nn.Module):
         if settings.frequency_power > 0:
             self.register_buffer("share", torch.zeros(num_classes, dtype=torch.float64))
             self.register_buffer("batches", torch.zeros(()))
-        if settings.scale == INITIAL:
-            self.register_buffer("level", torch.zeros((), dtype=torch.float64))
 
 
 class GradientBasedScheme(WeightingScheme):
@@ -127,16 +119,14 @@ class GradientBasedScheme(WeightingScheme):
     With momentum m the measure g is replaced by its running mean per loss term,
     mean <- m mean + (1 - m) g, updated for the classes that were observed; a class's first
     observation is taken as it is. With ``frequency_power`` b the measure is divided by the b-th
-    power of the class's share of the labelled pixels, a running mean over all batches. On the
-    initial scale the strength is what is left of the highest mean of the measure so far.
+    power of the class's share of the labelled pixels, a running mean over all batches.
     """
 
     Settings = GradientSettings
     settings: GradientSettings
 
     def set_up(self, class_counts: Tensor | None) -> None:
-        self.needs_norms = self.settings.measure == NORM
-        self.classifier_measure = "" if self.needs_norms else self.settings.measure
+        self.measure = self.settings.measure
         self.state = nn.ModuleDict(
             {
                 # Named by the measure too: its mean is of no use to another one.
@@ -155,29 +145,24 @@ class GradientBasedScheme(WeightingScheme):
         return state
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
-        values, observed = self._measure(statistics)
-        settings = self.settings
+        settings, measure, observed = self.settings, statistics.measure, statistics.observed
+        if measure is None or observed is None:
+            raise ValueError(f"scheme '{self.name}' needs {self.measure}; the statistics lack it")
         if settings.momentum > 0:
             # A class too small for the classifier's resolution keeps the mean that it has.
-            values, observed = self._running_mean(term, values, observed)
+            measure, observed = self._running_mean(term, measure, observed)
         budget = statistics.counts >= settings.min_pixels
         if settings.budget == "present":
             budget &= (statistics.counts > 0) & observed
-        values = self.effective_measure(term, values, statistics.counts)
-        scale = settings.scale
-        strength: float | Tensor = 1.0
-        if scale == INITIAL:
-            scale, strength = "relative", self._strength(term, values, budget)
         weights = gbw_weights(
-            values,
+            self.with_pixel_share(term, measure, statistics.counts),
             budget,
-            scale=scale,
+            scale=settings.scale,
             lam=settings.lam,
             power=settings.power,
             min_weight=settings.min_weight,
             max_weight=settings.max_weight,
             solver=settings.qp_solver,
-            strength=strength,
         )
         self.count(
             budget & (weights <= settings.min_weight),
@@ -186,51 +171,34 @@ class GradientBasedScheme(WeightingScheme):
         )
         return weights
 
-    def effective_measure(self, term: str, values: Tensor, counts: Tensor) -> Tensor:
-        """Returns what the programme weights by: the measure over a power of the class's share.
+    def with_pixel_share(self, term: str, measure: Tensor, counts: Tensor) -> Tensor:
+        """Returns what the programme weighs by: the measure over a power of the share of pixels.
 
         Called once per batch and term: it brings the running share up to date.
 
         Args:
             term: loss term.
-            values: (K,) float32 measure >= 0, or its running mean.
+            measure: (K,) >= 0 of this batch, or its running mean.
             counts: (K,) float64 labelled pixels of the batch.
 
         Returns:
-            (K,) values >= 0.
+            (K,) >= 0.
         """
         power = self.settings.frequency_power
-        return values if power == 0 else values * self.running_share(term, counts).pow(-power)
+        return measure if power == 0 else measure * self.pixel_share(term, counts).pow(-power)
 
-    def _measure(self, statistics: ClassStatistics) -> tuple[Tensor, Tensor]:
-        """Returns (K,) values of the measure and (K,) bool, where they were observed."""
-        if self.needs_classifier:
-            values, observed = statistics.classifier_measure, statistics.classifier_measure_present
-            if values is None or observed is None:
-                raise ValueError(
-                    f"scheme '{self.name}' needs {self.settings.measure}; the statistics lack it"
-                )
-            return values, observed
-        if statistics.norms is None:
-            raise ValueError(f"scheme '{self.name}' needs gradient norms; the statistics lack them")
-        if statistics.norms_present is not None:
-            return statistics.norms, statistics.norms_present
-        # An absent class has a norm too, through false positives, but it tells another story than
-        # that of its pixels: a running mean over both would fade with every batch without it.
-        return statistics.norms, statistics.counts > 0
-
-    def _running_mean(self, term: str, values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the running mean with this batch, and which classes have been observed."""
-        state, momentum, values = self._kept(term), self.settings.momentum, values.float()
-        blended = torch.where(state.seen, momentum * state.mean + (1 - momentum) * values, values)
+    def _running_mean(self, term: str, measure: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the measure's running mean, and which classes have been observed so far."""
+        state, momentum, measure = self._kept(term), self.settings.momentum, measure.float()
+        blended = torch.where(state.seen, momentum * state.mean + (1 - momentum) * measure, measure)
         mean = torch.where(observed, blended, state.mean)
         seen = state.seen | observed
         if self.training:
             state.mean, state.seen = mean, seen
         return mean, seen
 
-    def running_share(self, term: str, counts: Tensor) -> Tensor:
-        """Returns (K,) float32 running shares of the pixels, ``LEAST_SHARE`` or more.
+    def pixel_share(self, term: str, counts: Tensor) -> Tensor:
+        """Returns (K,) float32 running shares of the pixels, ``LEAST_PIXEL_SHARE`` or more.
 
         This batch is included; the first ones are averaged plainly.
         """
@@ -240,35 +208,4 @@ class GradientBasedScheme(WeightingScheme):
         )
         if self.training:
             state.share, state.batches = share, batches
-        return share.float().clamp(min=LEAST_SHARE)
-
-    def _strength(self, term: str, values: Tensor, budget: Tensor) -> Tensor:
-        """Returns what is left, 0..1, of the highest mean of the measure so far."""
-        powers = values.double().clamp(min=0).pow(self.settings.power) * budget
-        mean = powers.sum() / budget.sum().clamp(min=1)
-        state = self._kept(term)
-        level = torch.maximum(state.level, mean)
-        if self.training:
-            state.level = level
-        return torch.where(level > 0, mean / level, torch.ones_like(mean))
-
-
-# Settings by class gradients; a running mean averages out sampling noise.
-CLASS_GRADIENTS = {
-    "measure": "class_gradient",
-    "power": 1.0,
-    "lam": 0.5,
-    "momentum": 0.99,
-    "budget": "present",
-    "min_weight": 0.1,
-    "frequency_power": 0.25,
-}
-# On all labels, shaped by those of the source; predictions keep half of the prior shift that the
-# weights cause, pseudo-labels nothing of it.
-ADJUSTED_CLASS_GRADIENTS = {
-    **CLASS_GRADIENTS,
-    "scale": "relative",
-    "shaped_by": "source",
-    "logit_adjustment": 0.5,
-    "pseudo_label_adjustment": 1.0,
-}
+        return share.float().clamp(min=LEAST_PIXEL_SHARE)

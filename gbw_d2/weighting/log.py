@@ -16,16 +16,13 @@ class LogEntry:
         class_ids: class id of each weight, in order.
         weights: (K,) class weights.
         counts: (K,) pixels, RoIs or segments of each class.
-        norms: (K,) norms of the gradients, or None where the scheme does not read them.
-        classifier_measure: (K,) measure at the classifier, or None where the scheme does not read
-            it.
+        measure: (K,) what the scheme measured of each class, or None where it measures nothing.
     """
 
     class_ids: tuple[int, ...]
     weights: Tensor
     counts: Tensor
-    norms: Tensor | None = None
-    classifier_measure: Tensor | None = None
+    measure: Tensor | None = None
 
 
 class WeightLog:

@@ -18,6 +18,8 @@ from gbw_d2.weighting.pixels import may_look
 from gbw_d2.weighting.settings import SchemeSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
+# The measure of gradient-based weighting as released; all others are taken at the classifier.
+NORM = "norm"
 COUNTERS = ("calls", "at_min", "at_max", "absent")
 # What a device can only flag, and what it means; the trainer tells it one step later.
 FLAGS = {
@@ -43,9 +45,8 @@ class WeightingScheme(nn.Module):
         num_classes: K.
         settings: its settings.
         terms: names of the loss terms that it keeps state for.
-        needs_norms: whether it reads the squared gradient norms.
-        classifier_measure: name of the measure at the classifier that it reads (a key of
-            ``gbw_d2.weighting.classifier_measures.FORMULAS``), "" for none.
+        measure: what it measures of a class: "norm", the norm of its logit channel's gradient; a
+            key of ``gbw_d2.weighting.classifier_measures.CLASSIFIER_MEASURES``; "" for nothing.
         needs_softmax: whether it is defined for a softmax cross-entropy alone.
         needs_class_counts: whether it is built from the source's pixel counts.
         focal_gamma: exponent of the focal factor in the cross-entropy; 0 for none.
@@ -53,8 +54,7 @@ class WeightingScheme(nn.Module):
     """
 
     Settings: type[SchemeSettings] = SchemeSettings
-    needs_norms: bool = False
-    classifier_measure: str = ""
+    measure: str = ""
     needs_softmax: bool = False
     needs_class_counts: bool = False
     focal_gamma: float = 0.0
@@ -103,14 +103,19 @@ class WeightingScheme(nn.Module):
         """
 
     @property
+    def needs_norms(self) -> bool:
+        """Whether its measure is the norm of the logit channels' gradients."""
+        return self.measure == NORM
+
+    @property
     def needs_classifier(self) -> bool:
-        """Whether it reads a measure at the classifier, and so that one's input."""
-        return bool(self.classifier_measure)
+        """Whether its measure is taken at the classifier, and so needs that one's input."""
+        return self.measure not in ("", NORM)
 
     @property
     def needs_all_processes(self) -> bool:
         """Whether the statistics, or which classes were seen, must be those of all processes."""
-        return self.needs_norms or self.needs_classifier or self.settings.knows_prior_shift
+        return bool(self.measure) or self.settings.knows_prior_shift
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
         """Returns (K,) float32 weights >= 0 with the sum K; the part that each scheme defines."""

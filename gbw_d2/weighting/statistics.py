@@ -38,26 +38,27 @@ class ClassStatistics:
             None where they were not needed.
         nonfinite: bool, no axes: whether predictions or pixel weights held NaN or inf.
         invalid_labels: bool, no axes: whether a label was neither a class nor the ignore value.
-        squared_norms: (K,) float64 g_k^2 over all processes, or None where nobody asked.
-        classifier_measure: (K,) float32 measure at the classifier over all processes, or None.
-        classifier_measure_present: (K,) bool, classes with a pixel at classifier resolution, or
-            None.
-        norms_present: (K,) bool, classes whose norm was observed; None for those with a pixel.
+        measure: (K,) what the scheme measures of each class, over all processes: the norms g_k of
+            the logit channels' gradients, float64, or a measure at the classifier, float32; None
+            where nobody asked.
+        observed: (K,) bool, classes whose measure tells of their own pixels; None where nobody
+            asked.
     """
 
     counts: Tensor
     loss_sums: Tensor | None
     nonfinite: Tensor
     invalid_labels: Tensor
-    squared_norms: Tensor | None = None
-    classifier_measure: Tensor | None = None
-    classifier_measure_present: Tensor | None = None
-    norms_present: Tensor | None = None
+    measure: Tensor | None = None
+    observed: Tensor | None = None
 
-    @property
-    def norms(self) -> Tensor | None:
-        """(K,) g_k, or None where nobody asked for them."""
-        return None if self.squared_norms is None else self.squared_norms.sqrt()
+    def set_norms(self, squared: Tensor) -> None:
+        """Takes g_k^2 (K,), over all processes, as the measure.
+
+        An absent class has a norm too, through false positives, but it tells another story than
+        that of its pixels: a running mean over both would fade with every batch without it.
+        """
+        self.measure, self.observed = squared.sqrt(), self.counts > 0
 
 
 @torch.no_grad()
@@ -87,7 +88,7 @@ def class_statistics(
         targets: (N, H, W) int64 from ``prepare_labels``.
         invalid_labels: the flag from ``prepare_labels``; handed on.
         pixel_weights: (N, H, W) q_i >= 0, or None for 1.
-        norms: whether to compute the squared norms, and with them the loss sums.
+        norms: whether to compute the norms, and with them the loss sums.
         all_processes: whether counts and norms are summed over all processes.
         pixel_weights_in_gradient: whether q shapes counts and norms.
         focal_gamma: exponent of the focal factor inside the loss sums, 0 for none.
@@ -120,7 +121,8 @@ def class_statistics(
         squared, sums = compute(
             logits, targets, importance, pixel_weights, shaping, shift, focal_gamma
         )
-        statistics.squared_norms, statistics.loss_sums = reduce(squared), sums
+        statistics.loss_sums = sums
+        statistics.set_norms(reduce(squared))
     return statistics
 
 
@@ -194,15 +196,14 @@ def element_statistics(
     """
     weights = torch.ones_like(losses) if importance is None else importance
     counts = sum_per_class(weights, targets, num_classes)
-    squared = None
     if norms:
         counts = all_reduce_sum(counts)
-        squared = sum_per_class(weights.square() * squared_slopes, targets, num_classes)
-        squared = all_reduce_sum(squared) / (counts + 1).square()
     nonfinite = ~torch.isfinite(losses.sum(dtype=torch.float64) + counts.sum())
-    return ClassStatistics(
-        counts, None, nonfinite, invalid_labels, squared, norms_present=counts > 0
-    )
+    statistics = ClassStatistics(counts, None, nonfinite, invalid_labels)
+    if norms:
+        squared = sum_per_class(weights.square() * squared_slopes, targets, num_classes)
+        statistics.set_norms(all_reduce_sum(squared) / (counts + 1).square())
+    return statistics
 
 
 def logit_gradient_norms(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
@@ -227,5 +228,5 @@ def logit_gradient_norms(logits: Tensor, labels: Tensor, ignore_index: int = 255
     statistics = class_statistics(logits.detach(), targets, invalid)
     if may_look(logits) and bool(statistics.nonfinite):
         raise ValueError("the logits hold NaN or inf, so their gradient has no norm")
-    assert statistics.squared_norms is not None
-    return statistics.squared_norms.sqrt().float()
+    assert statistics.measure is not None
+    return statistics.measure.float()

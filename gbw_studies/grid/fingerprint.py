@@ -24,13 +24,20 @@ _WITHOUT_EFFECT = (
     *("EVAL.PICTURES", "DATALOADER.NUM_WORKERS"),
 )
 # Defaults that the hashes of the first results go by, whatever the project's are today.
-_FIRST_DEFAULTS = {"WEIGHTING.HEADS": ["semantic"]}
+_FIRST_DEFAULTS = {
+    "WEIGHTING.HEADS": ["semantic"],
+    "UDA.SELF_TRAINING.IGNORE_TOP": 0.0,
+    "UDA.SELF_TRAINING.IGNORE_BOTTOM": 0.0,
+}
 _FIRST_SETTINGS = {"frequency_power": 1.0}
+# Classes of schemes whose names were others then.
+_FIRST_CLASSES = {"BalancedScheme": "EqualPullScheme"}
 # Of gbw_d2, what shapes no training: it predicts, scores, draws or reads, or its outcome is in the
 # config's hash. Everything else counts, new files too.
 _NOT_TRAINING = (
-    *("inference", "evaluation", "engine/evaluation.py", "engine/pictures.py"),
-    *("visualization.py", "run_files.py", "preflight.py", "composition.py"),
+    *("inference", "evaluation", "results", "engine/evaluation.py", "engine/pictures.py"),
+    *("visualization.py", "catalog/preflight.py", "composition.py"),
+    "former_names.py",
 )
 
 
@@ -117,7 +124,8 @@ def _weighting(cfg: CfgNode) -> dict[str, Any]:
     settings = asdict(merge_settings(cls, cfg.WEIGHTING.NAME, entry.defaults, given))
     default = asdict(cls()) | _FIRST_SETTINGS
     changed = {key: value for key, value in settings.items() if value != default[key]}
-    return {"weighting": [entry.scheme.__name__, changed]}
+    name = entry.scheme.__name__
+    return {"weighting": [_FIRST_CLASSES.get(name, name), changed]}
 
 
 def _is_scheme_key(key: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gbw_d2.errors import UserError
-from gbw_d2.evaluation.report import write_atomically
+from gbw_d2.files.atomic import write_atomically
+from gbw_d2.results.reader import LOSSES, SCORES, read_metrics, read_results, read_scores
 
 FILE = "results.jsonl"
 CLASS_SCORES = ("IoU", "recall", "PQ")
@@ -90,12 +90,12 @@ def run_name(row: Row) -> RunName:
 
 def read_output(folder: Path) -> Row:
     """Reads what a finished run left in its OUTPUT_DIR: scores of every test set, time, memory."""
-    results = json.loads((folder / "results.json").read_text())
+    results = read_results(folder)
     run, names = results["run"], list(results["datasets"])
     protocol = run["config"]["EVAL"]["PROTOCOLS"][0]
     scores = {}
     for index, name in enumerate(names):
-        table = folder / (name.replace("/", "_") if index else "") / "per_class.csv"
+        table = folder / (name.replace("/", "_") if index else "") / SCORES
         scores[name] = {
             "metrics": {k: _rounded(v) for k, v in results["datasets"][name].items()},
             "classes": _classes(table, protocol),
@@ -113,21 +113,14 @@ def read_output(folder: Path) -> Row:
 
 def step_seconds(folder: Path) -> float | None:
     """Returns the median time of an iteration, as metrics.json has it."""
-    lines = (folder / "metrics.json").read_text().splitlines()
-    times = [entry["time"] for entry in map(json.loads, lines) if "time" in entry]
+    times = [entry["time"] for entry in read_metrics(folder / LOSSES) if "time" in entry]
     return round(statistics.median(times), 4) if times else None
 
 
 def _classes(path: Path, protocol: str) -> dict[str, dict[str, float | None]]:
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["protocol"] == protocol]
     return {
-        row["class"]: {
-            score: _rounded(float(row[score])) if row[score] else None
-            for score in CLASS_SCORES
-            if score in row
-        }
-        for row in rows
+        name: {score: _rounded(row[score]) for score in CLASS_SCORES if score in row}
+        for name, row in read_scores(path).get(protocol, {}).items()
     }
 
 

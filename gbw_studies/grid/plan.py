@@ -17,6 +17,7 @@ _OPTIONAL = {
     **{"overrides": dict, "threads": int, "accept_packages": list, "notes": str, "proposed": list},
     **{"answer": str},
 }
+_ARM = {"recorded": str}
 _RUNG = {"seeds": list, "best": int, "always": list}
 _CHOICE = {"datasets": list, "metrics": list}
 _WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "a mapping"}
@@ -71,6 +72,8 @@ class Study:
     """A study as its file says; the results lie in the folder of the file's name beside it.
 
     Args:
+        arms: name -> what it changes of a config; ``recorded`` in its place, a text, for one that
+            this version cannot run any more: its rows stay in the tables.
         answer: what came out, in a sentence or two; ``notes`` has the whole.
         baseline: the arm that all others are compared with.
         rivals: arms that the study's own have to beat.
@@ -108,12 +111,12 @@ class Study:
         return self.path.with_suffix("")
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Lists each recipe with each arm that is run in it."""
+        """Lists each recipe with each arm that is run in it; recorded arms are not."""
         return [
             (recipe, arm)
             for recipe in self.recipes
             for arm, values in self.arms.items()
-            if recipe in values.get("recipes", self.recipes)
+            if "recorded" not in values and recipe in values.get("recipes", self.recipes)
         ]
 
     def jobs(self, arms: Iterable[str], seeds: Sequence[int]) -> list[Job]:
@@ -247,6 +250,8 @@ def _check(study: Study) -> None:
     for recipe, values in study.recipes.items():
         if "config" not in values:
             raise UserError(f"{study.path}: recipe '{recipe}' names no config")
+    for arm, values in study.arms.items():
+        _check_kinds(f"{study.path}, '{arm}'", {"recorded": values.get("recorded", "")}, _ARM)
     for name, values in (*study.recipes.items(), *study.arms.items()):
         _check_kinds(f"{study.path}, '{name}'", {"with": values.get("with", [])}, {"with": list})
     always = {arm for rung in study.rungs for arm in rung.always}

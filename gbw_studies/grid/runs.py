@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from gbw_d2.data.locking import exclusive
+from gbw_d2.files.locking import exclusive
 from gbw_studies.grid.plan import Job
 
 LOG = "run.log"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from gbw_d2.errors import UserError
+from gbw_d2.results.reader import WEIGHTS, read_weight_rows
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,17 @@ def read_class_log(folder: Path, term: str) -> ClassLog:
     Raises:
         UserError: no such file, or no row of the term.
     """
-    path = folder / "class_weights.csv"
+    path = folder / WEIGHTS
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the OUTPUT_DIR of a run")
     rows: dict[int, dict[str, tuple[float, ...]]] = {}
     terms: dict[str, None] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["pixels"] is None:
-                break  # a torn last line: the run is writing it
-            if row["head"] == "semantic":
-                terms[row["term"]] = None
-                if row["term"] == term:
-                    columns = ("weight", "measure", "pixels")
-                    values = tuple(float(row[column]) for column in columns)
-                    rows.setdefault(int(row["iteration"]), {})[row["class"]] = values
+    for row in read_weight_rows(path):
+        if row["head"] == "semantic":
+            terms[row["term"]] = None
+            if row["term"] == term:
+                values = tuple(float(row[column]) for column in ("weight", "measure", "pixels"))
+                rows.setdefault(int(row["iteration"]), {})[row["class"]] = values
     if not rows:
         raise UserError(
             f"{path} has nothing of the semantic head's term '{term}' "

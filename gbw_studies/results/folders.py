@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gbw_d2.results.reader import read_results
 from gbw_studies.results.cells import cell, table
 
 NOT_THE_RECIPE = ("SEED", "OUTPUT_DIR")
@@ -18,12 +19,10 @@ def read_run(folder: Path) -> Run:
     """Reads a run's results.json and adds its folder.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
-    path = folder / "results.json" if folder.is_dir() else folder
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no results.json; the run is not finished")
-    return json.loads(path.read_text()) | {"folder": path.parent}
+    results = read_results(folder)
+    return results | {"folder": folder if folder.is_dir() else folder.parent}
 
 
 def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gbw_d2.errors import UserError
-from gbw_d2.evaluation.report import write_atomically, write_csv
+from gbw_d2.files.atomic import write_atomically
+from gbw_d2.results.writer import write_csv
 from gbw_studies.results.comparison import Section, chosen_arms, leading_datasets, sections
 from gbw_studies.results.plots import MAX_ARMS, draw_arms, draw_classes, write_png
 from gbw_studies.results.proposed import proposed_tables

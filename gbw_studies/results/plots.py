@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from gbw_d2.evaluation.report import write_atomically
+from gbw_d2.files.atomic import write_atomically
 from gbw_d2.visualization import COLORS
 from gbw_studies.grid.ledger import mean
 from gbw_studies.results.comparison import Difference, Row, Section, deviation

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gbw_d2.data.catalog import DatasetError, DatasetSpec, get_dataset
+from gbw_d2.catalog import get_dataset
+from gbw_d2.catalog.preflight import check_data
 from gbw_d2.data.formats import cityscapes_labels
-from gbw_d2.preflight import check_data
+from gbw_d2.data.spec import DatasetError, DatasetSpec
 
 
 def made(root: Path) -> set[str]:
@@ -149,7 +150,7 @@ def test_the_first_look_makes_nothing_and_is_light(
     arguments = ["--config-file", config, "--eval-only"]
     check_data(arguments)
     code = (
-        "import sys\nfrom gbw_d2.preflight import check_data\n"
+        "import sys\nfrom gbw_d2.catalog.preflight import check_data\n"
         f"check_data({arguments!r})\n"
         "assert not {'torch', 'detectron2', 'cityscapesscripts'} & set(sys.modules)"
     )

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from panopticapi.utils import rgb2id
 
-from gbw_d2.data.catalog import DatasetError, get_dataset
-from gbw_d2.data.datasets import toy
+from gbw_d2.catalog import get_dataset, toy
+from gbw_d2.cityscapes_classes import TRAIN_IDS_13
+from gbw_d2.class_tables import ids_of_colors
 from gbw_d2.data.formats import vistas
-from gbw_d2.data.formats.segments import ids_of_colors
-from gbw_d2.data.toyworld.layouts import LAYOUTS, Layout, check_layout, write_layout
-from gbw_d2.data.toyworld.layouts.foggy import add_fog
-from gbw_d2.data.toyworld.layouts.vistas import segment_ids
-from gbw_d2.data.toyworld.render import render
-from gbw_d2.label_spaces import TRAIN_IDS_13
+from gbw_d2.data.spec import DatasetError
+from gbw_d2.toyworld.layouts import LAYOUTS, Layout, check_layout, write_layout
+from gbw_d2.toyworld.layouts.foggy import add_fog
+from gbw_d2.toyworld.layouts.vistas import segment_ids
+from gbw_d2.toyworld.render import render
 
 ROOT = Path(__file__).resolve().parents[2]
 WritePng = Callable[[Path, np.ndarray], None]

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gbw_d2.data.catalog import DatasetError, get_dataset
-from gbw_d2.data.toyworld.layouts import LAYOUTS, Layout, check_layout, write_layout
-from gbw_d2.data.toyworld.layouts.gta5 import GTA5_ODD_INDEX
-from gbw_d2.data.toyworld.render import render
+from gbw_d2.catalog import get_dataset
+from gbw_d2.data.spec import DatasetError
+from gbw_d2.toyworld.layouts import LAYOUTS, Layout, check_layout, write_layout
+from gbw_d2.toyworld.layouts.gta5 import GTA5_ODD_INDEX
+from gbw_d2.toyworld.render import render
 
 ROOT = Path(__file__).resolve().parents[2]
 WritePng = Callable[[Path, np.ndarray], None]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data.augmentation import AugmentationSettings, WantedPixels
-from gbw_d2.data.catalog import get_dataset
 from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loader
 from gbw_d2.data.mappers import SourceMapper, TestMapper
 from gbw_d2.data.sampling import Draw, EpochPermutation, RareClassSampling
@@ -84,11 +84,12 @@ def test_the_wanted_class_reaches_the_mapper() -> None:
 
 
 def test_workers_change_nothing(synthia_root: Path) -> None:
-    spec = get_dataset("synthia_panoptic_train")
+    space = LABEL_SPACES.get("cityscapes_16")
+    spec = get_dataset("synthia_panoptic_train").in_space(space)
     mapper = SourceMapper(
         spec.read_semantic,
         spec.read_panoptic,
-        LABEL_SPACES.get("cityscapes_16"),
+        space,
         AugmentationSettings(scale_range=(0.5, 2.0), crop_size=(16, 16), color_jitter=0.2),
         CenterTargetGenerator(LABEL_SPACES.get("cityscapes_16").thing_ids, 8),
     )

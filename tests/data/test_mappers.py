@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gbw_d2 import keys
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data.augmentation import (
     AugmentationSettings,
     WantedPixels,
@@ -18,8 +19,8 @@ from gbw_d2.data.augmentation import (
     resize_image,
     resize_labels,
 )
-from gbw_d2.data.catalog import DatasetError, get_dataset
 from gbw_d2.data.mappers import SourceMapper, TargetMapper, TestMapper
+from gbw_d2.data.spec import DatasetError
 from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.modeling.targets.centers import (
     CENTER,
@@ -51,7 +52,7 @@ def _rng(seed: int = 0) -> np.random.Generator:
 
 
 def _source(name: str, augmentation: AugmentationSettings, **settings: Any) -> SourceMapper:
-    spec = get_dataset(name)
+    spec = get_dataset(name).in_space(SPACE)
     generate = CenterTargetGenerator(SPACE.thing_ids, 8)
     return SourceMapper(
         spec.read_semantic, spec.read_panoptic, SPACE, augmentation, generate, **settings

@@ -15,12 +15,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from gbw_d2.data.catalog import DatasetError, DatasetSpec, get_dataset
+from gbw_d2.catalog import get_dataset
+from gbw_d2.data.spec import DatasetError, DatasetSpec
 from gbw_d2.data.statistics import image_class_counts
-from gbw_d2.data.toyworld.layouts import LAYOUTS, write_layout
-from gbw_d2.data.toyworld.layouts.own import OWN_DESCRIPTION
-from gbw_d2.data.toyworld.render import render
 from gbw_d2.registry import UnknownNameError
+from gbw_d2.toyworld.layouts import LAYOUTS, write_layout
+from gbw_d2.toyworld.layouts.own import OWN_DESCRIPTION
+from gbw_d2.toyworld.render import render
 
 ROOT = Path(__file__).resolve().parents[2]
 ROAD, SKY, CAR = 0, 10, 13
@@ -104,15 +105,15 @@ def test_a_linked_folder_and_an_absolute_path(own: Path) -> None:
 
 def test_other_classes_are_counted_anew(own: Path) -> None:
     name = "own/data.yaml:semantic"
-    first = image_class_counts(name)
+    first = image_class_counts(get_dataset(name))
     assert first[0, [ROAD, SKY, CAR]].tolist() == [21, 16, 10]
     describe(own, {"classes": {"road": [3, 1], "car": [7, 8], "void": 0}})
-    assert image_class_counts(name)[0, [ROAD, SKY, CAR]].tolist() == [37, 0, 10]
+    assert image_class_counts(get_dataset(name))[0, [ROAD, SKY, CAR]].tolist() == [37, 0, 10]
 
 
 def test_detectron2_sees_it(own: Path) -> None:
     get_dataset(f"{own}/data.yaml:target")
-    from gbw_d2.data.catalog import register_with_detectron2
+    from gbw_d2.catalog import register_with_detectron2
 
     register_with_detectron2()
     from detectron2.data import DatasetCatalog
@@ -123,8 +124,24 @@ def test_detectron2_sees_it(own: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": {"raod": 3}}, r"classes has unknown entries raod \(known: road, "),
-        ({"classes": {"road": 300}}, "class 'road' has value 300; expected whole numbers"),
+        (
+            {"classes": {"raod": 3}, "label_space": "cityscapes"},
+            r"classes raod are none of its 19 \(known: road, ",
+        ),
+        ({"label_space": "voc"}, "label_space is 'voc'; expected own or cityscapes"),
+        ({"things": ["bus"]}, "things names bus, which is no class"),
+        ({"label_space": "cityscapes", "things": ["car"]}, "things of label_space cityscapes"),
+        (
+            {"colors": {"car": [0, 0]}},
+            r"colour of 'car' is \[0, 0\]; expected \[red, green, blue\]",
+        ),
+        ({"subsets": {"rare": ["sofa"]}}, "subset 'rare' names sofa; expected classes"),
+        ({"merge": {"vehicle": ["bus"]}}, "merge makes vehicle, which is no class"),
+        ({"merge": {"car": ["sky"], "road": ["sky"]}}, "merge joins 'sky' into two classes"),
+        ({"merge": {"car": ["sky"], "road": ["car"]}}, "merge joins others into car, and it"),
+        ({"ignore_rows": {"top": 0.6, "bottom": 0.4}}, "ignore_rows leaves no row"),
+        ({"ignore_rows": {"bottom": 10}}, "ignore_rows, bottom is 10; expected a share"),
+        ({"classes": {"road": 70000}}, "class 'road' has value 70000; expected whole numbers"),
         ({"classes": {"road": True}}, "class 'road' has value True"),
         ({"classes": {"road": 3, "void": [0, 3]}}, "two classes have the value 3"),
         ({"classes": {}}, "split 'all' has labels, but no classes"),
@@ -177,8 +194,10 @@ def test_mistakes_in_the_files(own: Path, write_png: WritePng) -> None:
     write_png(own / "labels/a.png", np.zeros((6, 9), np.uint8))
     with pytest.raises(DatasetError, match=r"6x9 pixels .* image has 6x8"):
         spec.read_semantic(record)
-    write_png(own / "labels/a.png", np.zeros((6, 8), np.uint16))
-    with pytest.raises(DatasetError, match="mode I;16, expected 8 bits"):
+    write_png(own / "labels/a.png", np.zeros((6, 8, 3), np.uint8))
+    with pytest.raises(
+        DatasetError, match=r"mode RGB, expected 8 or 16 bits .*label_coding: colors"
+    ):
         spec.read_semantic(record)
     write_png(own / "instances/a_ids.png", np.zeros((6, 8, 3), np.uint8))
     with pytest.raises(DatasetError, match="is not a grey PNG file of 8 or 16 bits"):
@@ -233,14 +252,16 @@ def test_the_example_holds_what_was_drawn(example: Path) -> None:
 
 
 def test_training_reads_the_example(example: Path, tiny_config: Callable) -> None:
-    from gbw_d2.engine.build import build_batches, prepare_datasets
+    from gbw_d2.engine.batches import build_batches
+    from gbw_d2.engine.run_data import RunData
 
     names = {"TRAIN": "source", "TARGET": "target", "TEST": "val"}
     overrides = [("DATASETS." + k, f"('toy_own/data.yaml:{v}',)") for k, v in names.items()]
     flat = [word for pair in overrides for word in pair]
     cfg = tiny_config(*flat, "UDA.NAME", "min_entropy", "DATALOADER.NUM_WORKERS", 0)
-    prepare_datasets(cfg, training=True)
-    source, target = next(build_batches(cfg, 0))
+    data = RunData(cfg)
+    data.prepare(training=True)
+    source, target = next(build_batches(data, 0))
     assert "center" in source[0] and source[0]["file_name"].startswith(str(example / "synthetic"))
     assert target[0]["file_name"].startswith(str(example / "real_unlabelled"))
     assert "sem_seg" in source[0] and "sem_seg" not in target[0]
@@ -248,7 +269,7 @@ def test_training_reads_the_example(example: Path, tiny_config: Callable) -> Non
 
 def test_the_page_shows_the_example() -> None:
     page = (ROOT / "docs/your_own_data.md").read_text()
-    description, names, leaf = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    description, names, leaf = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[:3]
     assert description == OWN_DESCRIPTION
     shown = yaml.safe_load(names)["DATASETS"]
     base = yaml.safe_load((ROOT / "configs/base/datasets/toy_own.yaml").read_text())["DATASETS"]

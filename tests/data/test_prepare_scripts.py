@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gbw_d2.data.catalog import get_dataset
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.cityscapes_labels import staging_folder
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "datasets"

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from gbw_d2 import keys
+from gbw_d2.class_tables import colors_of_ids
 from gbw_d2.data.augmentation import AugmentationSettings, WantedPixels
-from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.mappers import PseudoLabelMapper
 from gbw_d2.data.sampling import Draw, EpochPermutation, RareClassMining, nested_subset
+from gbw_d2.data.spec import DatasetError
 from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.modeling.targets.centers import (
     CENTER,
@@ -27,14 +28,15 @@ from gbw_d2.modeling.targets.centers import (
 )
 
 SPACE = LABEL_SPACES.get("cityscapes_16")
+CAR = SPACE.class_names.index("car")
 WritePng = Callable[[Path, np.ndarray], None]
 
 GENERATE = CenterTargetGenerator(SPACE.thing_ids, 3.0)
 
 
 def write_pair(folder: Path, write_png: WritePng) -> dict:
-    """Writes an image whose grey levels are the train ids of its pseudo-labels."""
-    labels = np.random.default_rng(0).integers(0, 19, (24, 40), dtype=np.uint8)
+    """Writes an image whose grey levels are the class ids of its pseudo-labels."""
+    labels = np.random.default_rng(0).integers(0, 16, (24, 40), dtype=np.uint8)
     labels[3:6] = 255
     write_png(folder / "image.png", labels[:, :, None].repeat(3, axis=2))
     write_png(folder / "labels/city/0.png", labels)
@@ -51,7 +53,7 @@ def test_pseudo_labels_follow_the_image(tmp_path: Path, write_png: WritePng) -> 
         sample = mapper(record, np.random.default_rng(seed))
         labels = sample["mine"][keys.SEM_SEG]
         image = sample[keys.IMAGE][0].numpy()
-        assert torch.equal(labels, torch.from_numpy(SPACE.from_train_id[image]).long())
+        assert torch.equal(labels, torch.from_numpy(image).long())
         crops.add(image.tobytes())
         # Apart from the sample's own entries, so that nobody takes them for the target's labels.
         assert set(sample) == {"file_name", "image_id", "height", "width", "image", "mine"}
@@ -61,13 +63,13 @@ def test_pseudo_labels_follow_the_image(tmp_path: Path, write_png: WritePng) -> 
 
 def test_instances_by_hand(tmp_path: Path, write_png: WritePng) -> None:
     record = write_pair(tmp_path, write_png)
-    # Road (0); a car (13) whose instance is kept, another whose instance is not; void.
+    # Road (0); a car (12) whose instance is kept, another whose instance is not; void.
     labels = np.zeros((24, 40), dtype=np.uint8)
-    labels[2:6, 2:8], labels[10:14, 20:28], labels[20:] = 13, 13, 255
-    instances = np.zeros((24, 40), dtype=np.uint16)
-    instances[2:6, 2:10] = 13_001  # two columns more than the semantic labels
+    labels[2:6, 2:8], labels[10:14, 20:28], labels[20:] = CAR, CAR, 255
+    instances = np.zeros((24, 40), dtype=np.int32)
+    instances[2:6, 2:10] = (CAR + 1) * 1000 + 1  # two columns more than the semantic labels
     write_png(tmp_path / "labels/city/0.png", labels)
-    write_png(tmp_path / "instances/city/0.png", instances)
+    write_png(tmp_path / "instances/city/0.png", colors_of_ids(instances))
     folders = (
         tmp_path / "labels",
         SPACE,
@@ -80,14 +82,14 @@ def test_instances_by_hand(tmp_path: Path, write_png: WritePng) -> None:
         "mine"
     ]
     # The semantic labels are as they were written.
-    assert torch.equal(sample[keys.SEM_SEG], torch.from_numpy(SPACE.from_train_id[labels]).long())
-    car, owned = SPACE.class_names.index("car"), torch.from_numpy(instances > 0)
-    assert torch.equal(sample[INSTANCE_CLASS] == car, owned)
+    assert torch.equal(sample[keys.SEM_SEG], torch.from_numpy(labels).long())
+    owned = torch.from_numpy(instances > 0)
+    assert torch.equal(sample[INSTANCE_CLASS] == CAR, owned)
     assert torch.equal(sample[OFFSET_WEIGHTS] > 0, owned)
     assert sample[OFFSET][:, 2, 2].tolist() == [1.5, 3.5]
     assert sample[CENTER].max() == 1 and sample[CENTER][4, 6] == 1
     # Nothing is known of centres where a car has no kept instance, or nothing is labelled.
-    unknown = torch.from_numpy((labels == 255) | ((labels == 13) & (instances == 0)))
+    unknown = torch.from_numpy((labels == 255) | ((labels == CAR) & (instances == 0)))
     assert torch.equal(sample[CENTER_WEIGHTS] == 0, unknown)
 
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from panopticapi.utils import rgb2id
 
-from gbw_d2.data.catalog import DatasetError, get_dataset
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.files import read_image
 from gbw_d2.data.formats.synthia import LABEL_FILE
+from gbw_d2.data.spec import DatasetError
 from gbw_d2.registry import UnknownNameError
 
 WritePng = Callable[[Path, np.ndarray], None]
@@ -27,7 +28,7 @@ ROAD, SKY, CAR = 0, 10, 13
 
 def test_importing_the_datasets_loads_neither_torch_nor_detectron2() -> None:
     code = (
-        "import sys, gbw_d2.data.datasets\n"
+        "import sys, gbw_d2.catalog\n"
         "assert not {'torch', 'detectron2'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -394,7 +395,7 @@ def test_label_ids_instead_of_train_ids(cityscapes_root: Path, write_png: WriteP
 
 
 def test_registration_with_detectron2_is_made_once(cityscapes_root: Path) -> None:
-    from gbw_d2.data.catalog import register_with_detectron2
+    from gbw_d2.catalog import register_with_detectron2
 
     register_with_detectron2()
     register_with_detectron2()

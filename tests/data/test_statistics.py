@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data import statistics
-from gbw_d2.data.catalog import DatasetError, get_dataset
 from gbw_d2.data.formats.synthia import LABEL_FILE
-from gbw_d2.data.locking import exclusive
-from gbw_d2.data.statistics import class_counts, image_class_counts
+from gbw_d2.data.spec import DatasetError
+from gbw_d2.data.statistics import image_class_counts
+from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LABEL_SPACES
 
 NAME = "synthia_semantic_train"
@@ -38,7 +36,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_counts_by_hand(synthia_root: Path) -> None:
-    counts = image_class_counts(NAME)
+    counts = image_class_counts(get_dataset(NAME))
     assert counts.shape == (3, 19)
     # Two cars of 80 and 100 pixels and 16 pixels without identity; 16 of lane marking are void.
     car, lane = 80 + 100 + 16, 16
@@ -47,18 +45,18 @@ def test_counts_by_hand(synthia_root: Path) -> None:
     expected[[0, 10, 13]] = 24 * 40 - car - lane - sky, sky, car
     np.testing.assert_array_equal(counts, [expected] * 3)
     space = LABEL_SPACES.get("cityscapes_16")
-    by_class = class_counts(NAME, space)
+    by_class = image_class_counts(get_dataset(NAME), label_space=space).sum(axis=0)
     assert by_class.shape == (16,)
     assert by_class[space.class_names.index("car")] == 3 * car
     assert by_class.sum() == counts.sum()
 
 
 def test_counts_are_kept(synthia_root: Path, counted: list[str]) -> None:
-    first = image_class_counts(NAME)
-    np.testing.assert_array_equal(image_class_counts(NAME), first)
+    first = image_class_counts(get_dataset(NAME))
+    np.testing.assert_array_equal(image_class_counts(get_dataset(NAME)), first)
     assert counted == [NAME]
     # The panoptic dataset has the same files.
-    np.testing.assert_array_equal(image_class_counts("synthia_panoptic_train"), first)
+    np.testing.assert_array_equal(image_class_counts(get_dataset("synthia_panoptic_train")), first)
     assert counted == [NAME]
     assert len(list((synthia_root.parent / ".class_statistics").iterdir())) == 1
 
@@ -69,16 +67,16 @@ def test_another_label_or_a_new_version_is_counted_anew(
     write_png: Callable[[Path, np.ndarray], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first = image_class_counts(NAME)
+    first = image_class_counts(get_dataset(NAME))
     record = get_dataset(NAME).load()[2]
     label = np.zeros((24, 40, 3), dtype=np.uint16)
     label[:, :, 2] = 3
     write_png(Path(record[LABEL_FILE]), label)
-    second = image_class_counts(NAME)
+    second = image_class_counts(get_dataset(NAME))
     assert second[2, 0] == 24 * 40
     np.testing.assert_array_equal(second[:2], first[:2])
     monkeypatch.setattr(statistics, "VERSION", 2)
-    image_class_counts(NAME)
+    image_class_counts(get_dataset(NAME))
     assert len(counted) == 3
 
 
@@ -88,34 +86,35 @@ def test_no_labelled_pixel_is_an_error(
     for record in get_dataset(NAME).load():
         write_png(Path(record[LABEL_FILE]), np.zeros((24, 40, 3), dtype=np.uint16))
     with pytest.raises(DatasetError, match="no labelled pixel"):
-        image_class_counts(NAME)
+        image_class_counts(get_dataset(NAME))
     assert not list((synthia_root.parent / ".class_statistics").iterdir())
 
 
 def test_a_dataset_without_labels_cannot_be_counted(cityscapes_root: Path) -> None:
     with pytest.raises(DatasetError, match="no semantic labels"):
-        image_class_counts("cityscapes_unlabelled_train")
+        image_class_counts(get_dataset("cityscapes_unlabelled_train"))
 
 
 def test_a_broken_cache_is_an_error(synthia_root: Path) -> None:
-    image_class_counts(NAME)
+    image_class_counts(get_dataset(NAME))
     (path,) = (synthia_root.parent / ".class_statistics").iterdir()
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DatasetError, match="delete it"):
-        image_class_counts(NAME)
+        image_class_counts(get_dataset(NAME))
 
 
 def test_a_folder_that_cannot_be_written(synthia_root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DatasetError, match="another folder"):
-        image_class_counts(NAME, cache_folder=tmp_path / "file" / "cache")
-    image_class_counts(NAME, cache_folder=tmp_path / "cache")
+    with pytest.raises(UserError, match="another folder"):
+        image_class_counts(get_dataset(NAME), cache_folder=tmp_path / "file" / "cache")
+    image_class_counts(get_dataset(NAME), cache_folder=tmp_path / "cache")
     assert len(list((tmp_path / "cache").glob("*.npz"))) == 1
 
 
 COUNT_SLOWLY = """
 import sys, time
 from pathlib import Path
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data import statistics
 
 def count(spec, records, original=statistics._count):
@@ -125,7 +124,7 @@ def count(spec, records, original=statistics._count):
     return original(spec, records)
 
 statistics._count = count
-print(statistics.image_class_counts("synthia_semantic_train").sum())
+print(statistics.image_class_counts(get_dataset("synthia_semantic_train")).sum())
 """
 
 
@@ -136,52 +135,5 @@ def test_one_process_counts_and_the_others_wait(synthia_root: Path, tmp_path: Pa
     outputs = {process.communicate(timeout=60)[0] for process in running}
     assert all(process.returncode == 0 for process in running)
     assert log.read_text() == "counted\n"
-    assert outputs == {f"{image_class_counts(NAME).sum()}\n"}
+    assert outputs == {f"{image_class_counts(get_dataset(NAME)).sum()}\n"}
     assert len(list((synthia_root.parent / ".class_statistics").iterdir())) == 1
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from gbw_d2.data.locking import exclusive
-
-with exclusive(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    command = [sys.executable, "-c", HOLD, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        descriptor = os.open(tmp_path / ".file.lock", os.O_RDWR)
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.close(descriptor)
-        holder.kill()
-        holder.wait()
-        with exclusive(path):
-            pass
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_lock_is_free_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), exclusive(tmp_path / "file"):
-        raise KeyError
-    with exclusive(tmp_path / "file"):
-        pass
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_file_system_without_locks_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("gbw_d2.data.locking.fcntl.flock", refuse)
-    with exclusive(tmp_path / "file"):
-        pass
-    assert "cannot be locked (No locks available)" in caplog.text

@@ -46,8 +46,8 @@ def test_class_scalars(
         assert line[f"class_pixels/{place}"] == int(last.counts[index])
         assert (f"class_measure/{place}" in line) == has_measure
     if has_measure:
-        assert last.norms is not None
+        assert last.measure is not None
         measured = line["class_measure/semantic_source/road"]
-        assert measured == pytest.approx(float(last.norms[0]), rel=1e-5)
+        assert measured == pytest.approx(float(last.measure[0]), rel=1e-5)
     assert line["weights/semantic_calls"] == (1 if has_measure else 0)
     assert "traffic_light" not in caplog.text

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from gbw_d2.config import load_config
-from gbw_d2.data.toyworld import ToyWorldSettings, write_toy_world
 from gbw_d2.engine.setup import resolve
 from gbw_d2.engine.train import train
 from gbw_d2.engine.trainer import Trainer
+from gbw_d2.toyworld import ToyWorldSettings, write_toy_world
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("golden.json")
@@ -36,12 +36,12 @@ PANOPTIC, SEMANTIC = "configs/toy/panoptic_gbw.yaml", "configs/toy/semantic_gbw.
 # Name -> leaf, strategy, scheme.
 RECIPES = {
     "panoptic source_only none": (PANOPTIC, "source_only", "none"),
-    "panoptic source_only gbw_equal_pull": (PANOPTIC, "source_only", "gbw_equal_pull"),
+    "panoptic source_only gbw_balanced": (PANOPTIC, "source_only", "gbw_balanced"),
     "panoptic self_training gbw": (PANOPTIC, "self_training", "gbw"),
     "panoptic max_squares gbw": (PANOPTIC, "max_squares", "gbw"),
-    "panoptic cbst gbw_equal_pull": (PANOPTIC, "cbst", "gbw_equal_pull"),
+    "panoptic cbst gbw_balanced": (PANOPTIC, "cbst", "gbw_balanced"),
     "semantic self_training none": (SEMANTIC, "self_training", "none"),
-    "semantic adversarial gbw_equal_pull": (SEMANTIC, "adversarial", "gbw_equal_pull"),
+    "semantic adversarial gbw_balanced": (SEMANTIC, "adversarial", "gbw_balanced"),
     "semantic max_squares gbw_norm": (SEMANTIC, "max_squares", "gbw_norm"),
 }
 

@@ -11,40 +11,41 @@ import numpy as np
 import pytest
 
 from gbw_d2 import keys
-from gbw_d2.engine.build import build_batches, build_context, prepare_datasets
-from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.engine.batches import build_batches, build_context
+from gbw_d2.engine.run_data import RunData
 from gbw_d2.uda.strategy import PSEUDO_LABELS, Mining, PseudoLabels, StageData
 
 
 @pytest.fixture
-def cfg(tiny_config: Any, toy_datasets: Path, tmp_path: Path) -> Any:
+def run_data(tiny_config: Any, toy_datasets: Path, tmp_path: Path) -> RunData:
     cfg = tiny_config(
         *("INPUT.CROP_SIZE", "(48, 64)", "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", tmp_path),
         name="toy/semantic_source_only uda/cbst",
     )
-    prepare_datasets(cfg, training=True)
-    return cfg
+    data = RunData(cfg)
+    data.prepare(training=True)
+    return data
 
 
-def take(cfg: Any, data: StageData, count: int = 4) -> list[Any]:
-    return list(itertools.islice(build_batches(cfg, 0, data), count))
+def take(run_data: RunData, data: StageData, count: int = 4) -> list[Any]:
+    return list(itertools.islice(build_batches(run_data, 0, data), count))
 
 
-def test_stages_without_a_target(cfg: Any) -> None:
-    assert all(target is None for _, target in take(cfg, StageData(with_target=False)))
+def test_stages_without_a_target(run_data: RunData) -> None:
+    assert all(target is None for _, target in take(run_data, StageData(with_target=False)))
 
 
-def test_the_default_is_all_of_it(cfg: Any) -> None:
-    batches = list(itertools.islice(build_batches(cfg, 0), 3))
+def test_the_default_is_all_of_it(run_data: RunData) -> None:
+    batches = list(itertools.islice(build_batches(run_data, 0), 3))
     assert len({s[keys.IMAGE_ID] for source, _ in batches for s in source}) == 6
     assert all(PSEUDO_LABELS not in s for _, target in batches for s in target)
 
 
-def test_a_portion_of_the_source(cfg: Any) -> None:
+def test_a_portion_of_the_source(run_data: RunData) -> None:
     ids = {
         portion: {
             s[keys.IMAGE_ID]
-            for source, _ in take(cfg, StageData(False, source_portion=portion), 6)
+            for source, _ in take(run_data, StageData(False, source_portion=portion), 6)
             for s in source
         }
         for portion in (0.34, 0.5, 1.0)
@@ -53,8 +54,8 @@ def test_a_portion_of_the_source(cfg: Any) -> None:
     assert ids[0.34] < ids[0.5] < ids[1.0]
 
 
-def test_target_images_have_no_labels(cfg: Any, tmp_path: Path) -> None:
-    context = build_context(cfg, True)
+def test_target_images_have_no_labels(run_data: RunData, tmp_path: Path) -> None:
+    context = build_context(run_data, True)
     assert context.fresh and context.is_main and context.folder == tmp_path
     ids = context.target.ids()
     assert len(ids) == 5
@@ -66,20 +67,19 @@ def test_target_images_have_no_labels(cfg: Any, tmp_path: Path) -> None:
     assert counts.shape[0] == 16 and 0 < counts.sum() <= 6 * counts[0].size
 
 
-def test_pseudo_labels_and_mining(cfg: Any, tmp_path: Path) -> None:
-    ids = build_context(cfg, True).target.ids()
-    space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+def test_pseudo_labels_and_mining(run_data: RunData, tmp_path: Path) -> None:
+    ids = build_context(run_data, True).target.ids()
     pixels = np.zeros((2, 16), dtype=np.int64)
     for number, image_id in enumerate(ids[:2]):
         labels = np.full((64, 128), 255, dtype=np.uint8)
         # One corner alone has a class: few crops show it by chance.
-        labels[:4, :4] = space.to_train_id[number + 13]
+        labels[:4, :4] = number + 13
         pixels[number, number + 13] = 16
         cv2.imwrite(str(tmp_path / f"{image_id}.png"), labels)
 
     def shown(mining: Mining | None) -> float:
         data = StageData(True, 1.0, PseudoLabels(tmp_path, ids[:2], pixels), mining)
-        samples = [s for _, target in take(cfg, data, 40) for s in target]
+        samples = [s for _, target in take(run_data, data, 40) for s in target]
         assert {s[keys.IMAGE_ID] for s in samples} == set(ids[:2])
         found = [s[PSEUDO_LABELS][keys.SEM_SEG].unique().tolist() for s in samples]
         assert {c for classes in found for c in classes} <= {13, 14, 255}

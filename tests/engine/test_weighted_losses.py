@@ -100,7 +100,7 @@ def test_a_head_uses_the_weights_of_another(
     offset = log.get("offset", TERM_SOURCE)
     torch.testing.assert_close(offset.weights, lent * 6 / lent.sum())
     assert (offset.weights - 1).abs().max() > 1e-3
-    assert offset.norms is None
+    assert offset.measure is None
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,9 @@ def test_a_measure_at_the_classifier_becomes_the_norm_and_the_log_says_so(
     asked = ("WEIGHTING.LAMBDA", 3.0, "WEIGHTING.MEASURE", "class_gradient")
     scheme = build_training_losses(tiny_config(*asked, *ALL_HEADS))["center"].scheme
     assert (scheme.settings.lam, scheme.settings.measure) == (3, "norm")
-    fading = build_training_losses(tiny_config("WEIGHTING.NAME", "gbw_fading", *ALL_HEADS))
-    assert fading["center"].scheme.settings.acts_on == "source"
+    on_source = ("WEIGHTING.ACTS_ON", "source", "WEIGHTING.PSEUDO_LABEL_ADJUSTMENT", 0.0)
+    losses = build_training_losses(tiny_config(*on_source, *ALL_HEADS))
+    assert losses["center"].scheme.settings.acts_on == "source"
 
 
 def test_values_per_class_are_those_of_the_heads_classes(tiny_config: Any) -> None:

@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from gbw_d2.evaluation import protocols_of
+from gbw_d2.evaluation import PROTOCOLS
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
-from gbw_d2.label_spaces import LABEL_SPACES, TRAIN_IDS_16
+from gbw_d2.evaluation.protocols import default_protocols, protocols_of
+from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, scoring
 from gbw_d2.registry import UnknownNameError
 
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 
 SPACE = LABEL_SPACES.get("cityscapes_16")
-PROTOCOLS_16 = protocols_of(TRAIN_IDS_16)
+MET = scoring(SPACE, CITYSCAPES_19)
+PROTOCOLS_16 = default_protocols(MET, protocols_of(MET))
 
 # A road (0), a car (13) and a truck (14), which this label space does not have.
 SEMANTIC = np.array(
@@ -35,7 +37,7 @@ SEGMENTS_INFO = [
     {"id": 2, "category_id": 13, "iscrowd": 0},
     {"id": 3, "category_id": 14, "iscrowd": 0},
 ]
-CAR = int(SPACE.from_train_id[13])  # 12: class ids and train ids differ
+CAR = int(SPACE.from_family[13])  # 12: class ids and train ids differ
 
 
 def record(name="a.png"):
@@ -56,10 +58,10 @@ def output():
 
 
 def make(protocols=PROTOCOLS_16, output_dir=None):
-    table = SPACE.to_train_id
+    scores = [PROTOCOLS.get(name) for name in protocols]
     return (
-        SemanticEvaluator(lambda r: SEMANTIC, table, protocols, output_dir),
-        PanopticEvaluator(lambda r: (SEGMENTS, SEGMENTS_INFO), table, protocols, output_dir),
+        SemanticEvaluator(lambda r: SEMANTIC, MET, scores, output_dir),
+        PanopticEvaluator(lambda r: (SEGMENTS, SEGMENTS_INFO), MET, scores, output_dir),
     )
 
 
@@ -184,7 +186,8 @@ TWO_PROCESSES = """
     import torch
     import torch.distributed as dist
 
-    from gbw_d2.label_spaces import LABEL_SPACES
+    from gbw_d2.label_spaces import CITYSCAPES_19, scoring
+    from gbw_d2.evaluation import PROTOCOLS
     from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 
     def labels(image, seed):
@@ -196,10 +199,11 @@ TWO_PROCESSES = """
         return seg, info
 
     def evaluate(rank, world):
-        table = LABEL_SPACES.get("cityscapes_19").to_train_id
+        met = scoring(CITYSCAPES_19, CITYSCAPES_19)
+        scores = [PROTOCOLS.get(name) for name in ("19", "16_void")]
         evaluators = [
-            SemanticEvaluator(lambda r: labels(r["image_id"], 0), table, ["19", "16_void"]),
-            PanopticEvaluator(lambda r: panoptic(r["image_id"], 0), table, ["19", "16_void"]),
+            SemanticEvaluator(lambda r: labels(r["image_id"], 0), met, scores),
+            PanopticEvaluator(lambda r: panoptic(r["image_id"], 0), met, scores),
         ]
         for image in range(rank, 5, world):
             seed = image % 2  # even images are perfect

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from panopticapi.utils import id2rgb
 from PIL import Image
 
+from gbw_d2.cityscapes_classes import CLASSES
 from gbw_d2.evaluation import PanopticQuality
 from gbw_d2.evaluation import panoptic_quality as ours
-from gbw_d2.label_spaces import CLASSES
 
 # Cityscapes' own protocol: 19 classes under their label ids.
 CATEGORIES = [{"id": c.cityscapes_id, "name": c.name, "isthing": int(c.is_thing)} for c in CLASSES]

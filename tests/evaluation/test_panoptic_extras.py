@@ -16,18 +16,20 @@ from panopticapi.utils import rgb2id
 from PIL import Image
 from pycocotools import mask as mask_utils
 
+from gbw_d2.cityscapes_classes import CLASSES
 from gbw_d2.errors import UserError
-from gbw_d2.evaluation import PanopticQuality
+from gbw_d2.evaluation import PROTOCOLS, PanopticQuality
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator, panoptic_categories
 from gbw_d2.evaluation.instance_ap import InstanceAP, segment_masks
 from gbw_d2.evaluation.prediction_files import PanopticFiles
-from gbw_d2.label_spaces import CLASSES, LABEL_SPACES
+from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, scoring
 
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
 ROAD, PERSON, CAR, TRUCK = 0, 11, 13, 14
 SPACE = LABEL_SPACES.get("cityscapes_16")
+MET = scoring(SPACE, CITYSCAPES_19)
 GT = np.array([[1, 1, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3], [0, 0, 0, 0]], np.int32)
 GT_INFO = [
     {"id": 1, "category_id": ROAD, "iscrowd": 0},
@@ -37,7 +39,7 @@ GT_INFO = [
 
 
 def class_id(train_id: int) -> int:
-    return int(SPACE.from_train_id[train_id])
+    return int(SPACE.from_family[train_id])
 
 
 def output(score: float = 0.5) -> dict[str, Any]:
@@ -56,7 +58,8 @@ def record(name: str = "a") -> dict[str, Any]:
 
 
 def make(*protocols: str, **kwargs: Any) -> PanopticEvaluator:
-    return PanopticEvaluator(lambda _: (GT, GT_INFO), SPACE.to_train_id, protocols, **kwargs)
+    scores = [PROTOCOLS.get(name) for name in protocols]
+    return PanopticEvaluator(lambda _: (GT, GT_INFO), MET, scores, **kwargs)
 
 
 # --- saved predictions -------------------------------------------------------------------------
@@ -79,7 +82,7 @@ def test_predictions_are_written_in_coco_format(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read, output()["panoptic_seg"][0].numpy())
     # What was written scores what was reported.
     again = PanopticQuality(
-        [c | {"id": CLASSES[c["id"]].cityscapes_id} for c in panoptic_categories()]
+        [c | {"id": CLASSES[c["id"]].cityscapes_id} for c in panoptic_categories(CITYSCAPES_19)]
     )
     truth = [s | {"category_id": CLASSES[s["category_id"]].cityscapes_id} for s in GT_INFO]
     again.update(read, row["segments_info"], GT, truth)
@@ -91,7 +94,7 @@ def test_nothing_is_written_by_default_and_no_draft_stays(tmp_path: Path) -> Non
     evaluator.process([record()], [output()])
     evaluator.evaluate()
     assert [p.name for p in tmp_path.iterdir()] == ["panoptic_per_image.csv"]
-    files = PanopticFiles(tmp_path / "new")
+    files = PanopticFiles(tmp_path / "new", CITYSCAPES_19)
     files.add("x", GT, GT_INFO)
     assert sorted(p.name for p in (tmp_path / "new").rglob("*")) == ["panoptic", "x.png"]
 
@@ -101,13 +104,13 @@ def test_nothing_is_written_by_default_and_no_draft_stays(tmp_path: Path) -> Non
 def test_png_holds_three_bytes(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     folder = tmp_path_factory.mktemp("png")
     segments = np.random.default_rng(seed).integers(0, 2**24, (5, 7))
-    PanopticFiles(folder).add("x", segments, [])
+    PanopticFiles(folder, CITYSCAPES_19).add("x", segments, [])
     blue_first = cv2.imread(str(folder / "panoptic/x.png")).astype(np.int64)
     np.testing.assert_array_equal(blue_first @ [65536, 256, 1], segments)
 
 
 def test_what_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
-    files = PanopticFiles(tmp_path)
+    files = PanopticFiles(tmp_path, CITYSCAPES_19)
     with pytest.raises(ValueError, match="16777216 does not fit"):
         files.add("a", np.array([[2**24]]), [])
     for name in ("a/b", ""):
@@ -228,8 +231,8 @@ def test_miou_is_rescaled_over_19_classes() -> None:
     gt = np.array([[ROAD, CAR, TRUCK, 255]], np.uint8)
     logits = torch.zeros(16, 1, 4)
     logits[class_id(ROAD), 0, 0] = logits[class_id(CAR), 0, 1:] = 1.0
-    protocols = ("16", "16_edaps_compat")
-    evaluator = SemanticEvaluator(lambda _: gt, SPACE.to_train_id, protocols)
+    protocols = [PROTOCOLS.get(name) for name in ("16", "16_edaps_compat")]
+    evaluator = SemanticEvaluator(lambda _: gt, MET, protocols)
     evaluator.process([record()], [{"sem_seg": logits}])
     metrics = evaluator.evaluate()
     assert metrics["mIoU_16"] == pytest.approx(75)

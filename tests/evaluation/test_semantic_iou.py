@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from gbw_d2.cityscapes_classes import CLASSES
 from gbw_d2.evaluation import PROTOCOLS, ConfusionMatrix, Protocol, protocols_of
-from gbw_d2.evaluation.protocols import NOT_IN_SYNTHIA, compatibility_protocols
-from gbw_d2.label_spaces import CLASSES, TRAIN_IDS_13, TRAIN_IDS_16
+from gbw_d2.evaluation.protocols import NOT_IN_SYNTHIA, default_protocols
+from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, scoring
 
 ROAD, SIDEWALK, WALL, CAR, TRUCK, BUS = 0, 1, 3, 13, 14, 15
 
 
 def scored(pred, gt, protocol="19"):
-    matrix = ConfusionMatrix()
+    matrix = ConfusionMatrix(CITYSCAPES_19)
     matrix.update(np.array(pred, dtype=np.uint8), np.array(gt, dtype=np.uint8))
     return matrix.compute(PROTOCOLS.get(protocol))
 
@@ -30,20 +31,25 @@ def scored(pred, gt, protocol="19"):
 
 def test_the_protocol_table():
     assert PROTOCOLS.names() == ["13", "13_void", "16", "16_edaps_compat", "16_void", "19"]
-    assert compatibility_protocols() == ("16_edaps_compat",)
-    assert [CLASSES[t].name for t in NOT_IN_SYNTHIA] == ["terrain", "truck", "train"]
-    for name in protocols_of(range(19)):
+    assert [n for n in PROTOCOLS if PROTOCOLS.get(n).is_compatibility] == ["16_edaps_compat"]
+    assert NOT_IN_SYNTHIA == ("terrain", "truck", "train")
+    for name in defaults("cityscapes_19"):
         protocol = PROTOCOLS.get(name)
-        assert len(protocol.train_ids) == int(name.removesuffix("_void"))
-        assert protocol.void_train_ids == (NOT_IN_SYNTHIA if name.endswith("_void") else ())
-    left_out = set(TRAIN_IDS_16) - set(PROTOCOLS.get("13").train_ids)
-    assert sorted(CLASSES[t].name for t in left_out) == ["fence", "pole", "wall"]
+        assert len(protocol.classes) == int(name.removesuffix("_void"))
+        assert protocol.void_classes == (NOT_IN_SYNTHIA if name.endswith("_void") else ())
+    left_out = set(PROTOCOLS.get("16").classes) - set(PROTOCOLS.get("13").classes)
+    assert sorted(left_out) == ["fence", "pole", "wall"]
+
+
+def defaults(name):
+    met = scoring(LABEL_SPACES.get(name), CITYSCAPES_19)
+    return default_protocols(met, protocols_of(met))
 
 
 def test_protocols_of_a_label_space():
-    assert protocols_of(range(19)) == ("19", "16", "16_void", "13", "13_void")
-    assert protocols_of(TRAIN_IDS_16) == ("16", "16_void", "13", "13_void")
-    assert protocols_of(TRAIN_IDS_13) == ("13", "13_void")
+    assert defaults("cityscapes_19") == ("19", "16", "16_void", "13", "13_void")
+    assert defaults("cityscapes_16") == ("16", "16_void", "13", "13_void")
+    assert defaults("cityscapes_13") == ("13", "13_void")
 
 
 # --- by hand -----------------------------------------------------------------------------------
@@ -145,12 +151,12 @@ def test_nineteen_sixteenths_is_not_the_mean_over_sixteen():
 )
 def test_broken_input_is_an_error(pred, gt, message):
     with pytest.raises(ValueError, match=message):
-        ConfusionMatrix().update(pred, gt)
+        ConfusionMatrix(CITYSCAPES_19).update(pred, gt)
 
 
 def test_a_protocol_beyond_the_classes_is_an_error():
-    with pytest.raises(ValueError, match="train id 5"):
-        ConfusionMatrix(5).compute(Protocol("mine", (0, 5)))
+    with pytest.raises(ValueError, match="protocol mine has sofa, label space"):
+        ConfusionMatrix(CITYSCAPES_19).compute(Protocol("mine", ("road", "sofa")))
 
 
 # --- Cityscapes' script ------------------------------------------------------------------------
@@ -163,7 +169,7 @@ def test_equal_to_cityscapesscripts(seed, tmp_path):
     to_raw[[c.train_id for c in CLASSES]] = [c.cityscapes_id for c in CLASSES]
     args = SimpleNamespace(evalLabels=[], evalInstLevelScore=False, evalPixelAccuracy=False)
     theirs = cityscapes.generateMatrix(args)
-    ours = ConfusionMatrix()
+    ours = ConfusionMatrix(CITYSCAPES_19)
     for n in range(3):
         # Classes 17 and 18 occur nowhere; 16 is predicted only.
         gt = rng.choice([*range(16), 255], (20, 30)).astype(np.uint8)
@@ -194,14 +200,14 @@ def test_equal_to_cityscapesscripts(seed, tmp_path):
 def test_scores_are_bounded_and_states_add_up(seed, name):
     rng = np.random.default_rng(seed)
     protocol = PROTOCOLS.get(name)
-    whole, merged = ConfusionMatrix(), ConfusionMatrix()
+    whole, merged = ConfusionMatrix(CITYSCAPES_19), ConfusionMatrix(CITYSCAPES_19)
     for _ in range(2):
         gt = rng.choice([*range(19), 255], (6, 7)).astype(np.uint8)
         pred = np.where(
             rng.random(gt.shape) < 0.5, gt, rng.permutation(gt.ravel())[:42].reshape(6, 7)
         )
         image = whole.update(pred, gt)
-        alone = ConfusionMatrix()
+        alone = ConfusionMatrix(CITYSCAPES_19)
         alone.update(pred, gt)
         assert whole.compute(protocol, image) == alone.compute(protocol)
         merged.merge(alone.state)
@@ -217,7 +223,7 @@ def test_scores_are_bounded_and_states_add_up(seed, name):
 @given(st.integers(0, 2**32 - 1))
 def test_forgiving_never_lowers_a_score(seed):
     rng = np.random.default_rng(seed)
-    matrix = ConfusionMatrix()
+    matrix = ConfusionMatrix(CITYSCAPES_19)
     matrix.update(rng.integers(0, 19, (8, 8)), rng.integers(0, 19, (8, 8)))
     strict = matrix.compute(PROTOCOLS.get("16"))["per_class"]
     forgiving = matrix.compute(PROTOCOLS.get("16_void"))["per_class"]

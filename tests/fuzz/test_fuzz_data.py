@@ -12,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbw_d2 import keys
+from gbw_d2.catalog import get_dataset
+from gbw_d2.cityscapes_classes import SYNTHIA_VOID_IDS
 from gbw_d2.data.augmentation import AugmentationSettings, WantedPixels
-from gbw_d2.data.catalog import DatasetError
 from gbw_d2.data.formats import cityscapes, synthia
 from gbw_d2.data.formats.files import png_size, read_array
 from gbw_d2.data.mappers import SourceMapper, TargetMapper
 from gbw_d2.data.mappers import TestMapper as ImageMapper
-from gbw_d2.label_spaces import LABEL_SPACES, SYNTHIA_VOID_IDS
+from gbw_d2.data.spec import DatasetError
+from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.modeling.targets.centers import (
     CENTER,
     CENTER_WEIGHTS,
@@ -101,9 +103,10 @@ def test_source_samples(
 ) -> None:
     rng, space = np.random.default_rng(seed), LABEL_SPACES.get(space_name)
     record = synthia_record(tmp_path, size, rng)
+    spec = get_dataset("synthia_panoptic_train").in_space(space)
     mapper = SourceMapper(
-        synthia.read_semantic,
-        synthia.read_panoptic if panoptic else None,
+        spec.read_semantic,
+        spec.read_panoptic if panoptic else None,
         space,
         augmentation,
         CenterTargetGenerator(space.thing_ids, 8),

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gbw_d2.evaluation import protocols_of
+from gbw_d2.cityscapes_classes import TRAIN_IDS_19
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator, panoptic_categories
 from gbw_d2.evaluation.panoptic_quality import PanopticQuality
-from gbw_d2.label_spaces import LABEL_SPACES, TRAIN_IDS_19
+from gbw_d2.evaluation.protocols import chosen_protocols
+from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, scoring
 from gbw_d2.modeling.postprocessing import (
     PanopticSettings,
     instances_of,
@@ -80,7 +81,7 @@ def test_a_panoptic_map_covers_each_pixel_at_most_once(
     boxes = instances.pred_boxes.tensor
     assert (boxes[:, 2:] > boxes[:, :2]).all() and (boxes >= 0).all()
     assert (boxes[:, [2, 3]] <= torch.tensor([size[1], size[0]])).all()
-    assert color_panoptic(segments.numpy(), table).shape == (*size, 3)
+    assert color_panoptic(segments.numpy(), table, space).shape == (*size, 3)
 
 
 def ground_truth(
@@ -108,8 +109,9 @@ def record() -> dict[str, Any]:
 @given(SIZES, SEEDS, SPACES)
 def test_a_map_scores_100_with_itself(size: tuple[int, int], seed: int, space_name: str) -> None:
     space = LABEL_SPACES.get(space_name)
-    segments, table = ground_truth(size, seed, space.train_ids)
-    classes = space.from_train_id
+    train_ids_there = tuple(space.to_family[: space.num_classes].tolist())
+    segments, table = ground_truth(size, seed, train_ids_there)
+    classes = space.from_family
     predicted = [{**s, "category_id": int(classes[s["category_id"]])} for s in table]
     train_ids = np.full(size, 255, dtype=np.uint8)
     for segment in table:
@@ -119,17 +121,18 @@ def test_a_map_scores_100_with_itself(size: tuple[int, int], seed: int, space_na
     y, x = np.nonzero(known)
     logits[torch.from_numpy(classes[train_ids[known]].astype(np.int64)), y, x] = 1.0
 
-    protocols = protocols_of(space.train_ids)
-    panoptic = PanopticEvaluator(lambda _: (segments, table), space.to_train_id, protocols)
-    semantic = SemanticEvaluator(lambda _: train_ids, space.to_train_id, protocols)
+    met = scoring(space, CITYSCAPES_19)
+    protocols = chosen_protocols(met, ())
+    panoptic = PanopticEvaluator(lambda _: (segments, table), met, protocols)
+    semantic = SemanticEvaluator(lambda _: train_ids, met, protocols)
     output = {"panoptic_seg": (torch.from_numpy(segments), predicted), "sem_seg": logits}
     for evaluator in (panoptic, semantic):
         evaluator.reset()
         evaluator.process([record()], [output])
     scores = {**panoptic.evaluate(), **semantic.evaluate()}
     counted = {s["category_id"] for s in table if not s["iscrowd"]}
-    for name in protocols:
-        averaged = {*panoptic.protocols[protocols.index(name)].train_ids}
+    for protocol in protocols:
+        name, averaged = protocol.name, {*protocol.ids(CITYSCAPES_19)}
         expected = 100.0 if counted & averaged else None
         for key in ("PQ", "SQ", "RQ"):
             assert same(scores[f"{key}_{name}"], expected), key
@@ -155,7 +158,7 @@ def test_scores_of_two_maps_stay_in_bounds(
         guess = guess.copy()
         guess[::2] = truth[::2]
         table = [s for s in {s["id"]: s for s in gt + table}.values() if (guess == s["id"]).any()]
-    quality = PanopticQuality(panoptic_categories())
+    quality = PanopticQuality(panoptic_categories(CITYSCAPES_19))
     quality.update(guess, table, truth, gt)
     result = quality.compute()
     for row in result["per_class"].values():

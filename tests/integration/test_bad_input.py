@@ -17,16 +17,19 @@ import pytest
 import torch
 
 from gbw_d2 import keys
+from gbw_d2.catalog import get_dataset
+from gbw_d2.catalog.preflight import check_data
 from gbw_d2.config import ConfigError, load_config
-from gbw_d2.data.catalog import DatasetError, DatasetSpec, get_dataset
-from gbw_d2.engine import build
+from gbw_d2.data.spec import DatasetError, DatasetSpec
+from gbw_d2.engine import run_data
 from gbw_d2.engine.checkpoint import CheckpointError
 from gbw_d2.errors import UserError
+from gbw_d2.evaluation import PROTOCOLS
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
-from gbw_d2.evaluation.report import RUN_KEYS, write_per_class_csv, write_results_json
-from gbw_d2.label_spaces import LABEL_SPACES
-from gbw_d2.preflight import check_data
+from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, scoring
 from gbw_d2.registry import UnknownNameError
+from gbw_d2.results.run_info import RUN_KEYS
+from gbw_d2.results.writer import write_per_class_csv, write_results_json
 from gbw_d2.visualization import write_png
 
 
@@ -60,16 +63,18 @@ def test_an_override_runs_no_code(tmp_path: Path, repository: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [(), ("a", "b")])
-def test_a_key_that_takes_one_dataset(names: tuple[str, ...]) -> None:
+def test_a_key_that_takes_one_dataset(tiny_config: Any, names: tuple[str, ...]) -> None:
+    cfg = tiny_config()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = names
     with pytest.raises(DatasetError, match=r"DATASETS\.TRAIN is .* exactly one dataset"):
-        build.load_records(names, "DATASETS.TRAIN")
+        _ = run_data.RunData(cfg).source
 
 
-def test_a_dataset_without_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.DatasetCatalog, "get", lambda _: [])
-    monkeypatch.setattr(build, "get_dataset", lambda name: DatasetSpec(name, list))
+def test_a_dataset_without_images(tiny_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_data, "get_dataset", lambda name: DatasetSpec(name, list))
     with pytest.raises(DatasetError, match=r"DATASETS\.TEST: dataset 'mine' has no images"):
-        build.load_records(("mine",), "DATASETS.TEST")
+        run_data.RunData(tiny_config()).test_set("mine")
 
 
 @pytest.mark.parametrize("kind", ["panoptic", "semantic"])
@@ -83,13 +88,14 @@ def test_a_label_that_breaks_during_evaluation(
     broken = tmp_path / "broken.png"
     broken.write_bytes(Path(record[key]).read_bytes()[:-50])
     record[key] = str(broken)
-    space = LABEL_SPACES.get("cityscapes_16")
+    met = scoring(LABEL_SPACES.get("cityscapes_16"), CITYSCAPES_19)
+    protocols = [PROTOCOLS.get("16")]
     size = (record[keys.HEIGHT], record[keys.WIDTH])
     output = {"sem_seg": torch.zeros(16, *size), "panoptic_seg": (torch.zeros(size).int(), [])}
     evaluator: Any = (
-        PanopticEvaluator(spec.read_panoptic, space.to_train_id, ("16",))
+        PanopticEvaluator(spec.read_panoptic, met, protocols)
         if kind == "panoptic"
-        else SemanticEvaluator(spec.read_semantic, space.to_train_id, ("16",))
+        else SemanticEvaluator(spec.read_semantic, met, protocols)
     )
     with pytest.raises(DatasetError, match=r"broken\.png' is a truncated PNG"):
         evaluator.process([record], [output])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gbw_d2.data.toyworld import ToyWorldSettings, write_toy_world
+from gbw_d2.toyworld import ToyWorldSettings, write_toy_world
 
 pytestmark = pytest.mark.slow
 

@@ -59,7 +59,7 @@ def final(out: Path) -> dict:
 
 
 def assert_equal(a: dict, b: dict) -> None:
-    for part in ("model", "weighting_semantic"):
+    for part in ("model", "weighted_losses"):
         assert a[part].keys() == b[part].keys()
         for key, value in a[part].items():
             assert torch.equal(value, b[part][key]), f"{part} {key}"
@@ -112,7 +112,7 @@ def test_killed_while_the_last_file_is_written(
     repository: Path, toy_datasets: Path, tmp_path: Path, uninterrupted: dict
 ) -> None:
     finish(repository, command(tmp_path))
-    (tmp_path / "model_final.pth").rename(tmp_path / "model_final.pth.tmp")
+    (tmp_path / "model_final.pth").rename(tmp_path / ".model_final.pth.tmp")
     (tmp_path / "last_checkpoint").write_text(f"model_{ITERATIONS - 1:07d}.pth")
     finish(repository, command(tmp_path, "--resume"))
     assert_equal(final(tmp_path), uninterrupted)

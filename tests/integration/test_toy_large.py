@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gbw_d2.data.toyworld.layouts import LAYOUTS, write_layout
 from gbw_d2.engine.setup import setup
 from gbw_d2.engine.train import train
+from gbw_d2.toyworld.layouts import LAYOUTS, write_layout
 
 pytestmark = pytest.mark.slow
 

@@ -64,8 +64,7 @@ def test_value_and_gradient_against_torch(name):
     (3 * expected).backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
     assert last.counts.tolist() == [(labels == c).sum() for c in range(5)]
-    assert (last.norms is not None) == criterion.scheme.needs_norms
-    assert (last.classifier_measure is not None) == criterion.scheme.needs_classifier
+    assert (last.measure is not None) == (name in ADAPTIVE)
     assert not last.weights.requires_grad
 
 
@@ -273,7 +272,7 @@ def test_pixel_weights_in_gradient(name):
         features, low = classifier
         small, small_q = (downsample_labels(each, (3, 3)) for each in (labels, q))
         expected, _ = class_hindrance(features, low, small, pixel_weights=small_q)
-        torch.testing.assert_close(shaped.classifier_measure, expected)
+        torch.testing.assert_close(shaped.measure, expected)
     ones = torch.ones_like(q)
     _, plain = call(make_loss(name), logits, labels, ones, classifier)
     _, unit = call(make_loss(name, **shaping), logits, labels, ones, classifier)
@@ -287,7 +286,7 @@ def test_terms_are_kept_apart():
         _, last[term] = call(criterion, scale * logits, labels, term=term)
     state = criterion.scheme.state_dict()
     for term, entry in last.items():
-        expected = torch.where(entry.counts > 0, entry.norms, 0.0).float()
+        expected = torch.where(entry.counts > 0, entry.measure, 0.0).float()
         assert torch.equal(state[f"state.{term}_norm.mean"], expected)
     assert not state["state.pseudo_norm.seen"].any()
     with pytest.raises(
@@ -335,7 +334,7 @@ def test_terms_that_do_not_shape_weights_are_not_measured(name, setting):
     _, source = call(criterion, logits, labels, q, classifier)
     # No classifier is asked for, since nothing is measured at it.
     loss, last = call(criterion, logits, labels, q, None, term="mixed")
-    assert last.norms is None and last.classifier_measure is None
+    assert last.measure is None
     expected = torch.ones(5) if setting == "acts_on" else source.weights
     assert torch.equal(last.weights, expected)
     torch.testing.assert_close(loss.double(), reference(logits, labels, expected, q).double())
@@ -367,7 +366,7 @@ def test_adjusted_logits_against_torch(name):
         features, low = classifier
         shifted = features, low + shift.float()
         _, again = call(make_loss(name), logits + shift, labels, q, shifted)
-        torch.testing.assert_close(last.classifier_measure, again.classifier_measure)
+        torch.testing.assert_close(last.measure, again.measure)
 
 
 @pytest.mark.parametrize(("adjustment", "share"), [(1.0, 0.75), (0.0, 0.5), (0.5, 0.634)])

@@ -73,11 +73,11 @@ def test_with_the_classifier_it_is_the_scheme_gbw():
         return loss
 
     weights = []
-    assert criterion.weights is None and criterion.classifier_measure is None
+    assert criterion.weights is None and criterion.measure is None
     assert torch.equal(train(ours), train(theirs))
     assert torch.equal(criterion.weights, weights[-1])
     assert (criterion.weights - 1).abs().max() > 1e-2
-    assert criterion.norms is None and criterion.classifier_measure is not None
+    assert criterion.norms is None and criterion.measure is not None
     # Half of the prior shift is left in the logits, and goes out of pseudo-labels.
     shift = criterion.pseudo_label_shift()
     assert torch.equal(shift, scheme.pseudo_label_shift())
@@ -124,7 +124,7 @@ def test_without_a_classifier_it_is_the_norm_and_says_so_once(caplog):
     weights = gbw_weights(norms, present, lam=1.0, power=1.0)
     torch.testing.assert_close(first[1].float(), norms)
     torch.testing.assert_close(first[0], weights)
-    assert criterion.classifier_measure is None
+    assert torch.equal(criterion.measure, criterion.norms)
     # What all schemes have is the named scheme's: half of the prior shift leaves the logits.
     shift = criterion.pseudo_label_shift()
     assert shift is not None and shift.abs().max() > 1e-4
@@ -144,7 +144,7 @@ def test_hindrance_at_the_classifiers_resolution():
     criterion = GBWCrossEntropyLoss(CLASSES, scheme="gbw_hindrance", power=0.7, min_weight=0.0)
     criterion(logits, labels, classifier=(features, low))
     ratio, present = class_hindrance(features, low, labels[:, 1::2, 1::2])
-    torch.testing.assert_close(criterion.classifier_measure, ratio)
+    torch.testing.assert_close(criterion.measure, ratio)
     torch.testing.assert_close(criterion.weights, gbw_weights(ratio, present, lam=1.0, power=0.7))
 
 
@@ -269,7 +269,7 @@ def test_the_source_shapes_the_weights_of_other_terms(with_classifier):
 
 def test_arguments_are_checked():
     for settings, told in (
-        ({"scale": "absolute"}, "scale is 'absolute'; expected one of released, relative, initial"),
+        ({"scale": "absolute"}, "scale is 'absolute'; expected one of released, relative"),
         ({"strength": 1.0}, "weighting scheme 'gbw' has no setting 'strength'"),
         ({"scheme": "gwb"}, "did you mean 'gbw'"),
         ({"scheme": "inverse_frequency"}, "needs class_counts"),

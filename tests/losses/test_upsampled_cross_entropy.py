@@ -172,7 +172,7 @@ def test_autocast_does_not_round_what_is_interpolated() -> None:
     targets, invalid = prepare_labels(labels, CLASSES, 255)
 
     def compute() -> tuple[Tensor, ...]:
-        norms = class_statistics(logits, targets, invalid).norms
+        norms = class_statistics(logits, targets, invalid).measure
         return *with_gradient(lambda z: upsampled_cross_entropy(z, labels), logits), norms
 
     outside = compute()
@@ -227,7 +227,7 @@ def test_statistics_against_autograd(size: tuple[int, int], in_gradient: bool) -
     )
     importance = q if in_gradient else torch.ones_like(q)
     up = upsample(logits, labels, shift)
-    assert_same([statistics.squared_norms], [autograd_norms(up, labels, importance)])
+    assert_same([statistics.measure.square()], [autograd_norms(up, labels, importance)])
     losses = reference_losses(up, labels, None, q)
     for k in range(CLASSES):
         at = labels == k
@@ -252,7 +252,7 @@ def test_without_norms_the_labels_say_it_all(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(statistics_module, "norms_and_loss_sums", None)
     statistics = class_statistics(logits, targets, invalid, q, norms=False)
     assert statistics.counts.tolist() == [(labels == k).sum() for k in range(CLASSES)]
-    assert statistics.squared_norms is statistics.loss_sums is None
+    assert statistics.measure is statistics.loss_sums is None
 
 
 @pytest.mark.parametrize("norms", [False, True])
@@ -276,7 +276,7 @@ def test_counts_and_norms_are_summed_over_processes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(statistics_module, "all_reduce_sum", lambda sums: 2 * sums)
     found = class_statistics(logits, targets, invalid)
     torch.testing.assert_close(found.counts, expected.counts)
-    torch.testing.assert_close(found.squared_norms, expected.squared_norms)
+    torch.testing.assert_close(found.measure, expected.measure)
     torch.testing.assert_close(2 * found.loss_sums, expected.loss_sums)
     alone = class_statistics(logits, targets, invalid, all_processes=False)
     torch.testing.assert_close(2 * alone.counts, expected.counts)

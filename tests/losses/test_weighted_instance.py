@@ -64,7 +64,7 @@ def test_center_by_hand():
     weights, owner = row(1.0, 1.0, 1.0, 1.0, 0.0), row(2, 2, 5, 255, 255)
     criterion = make_loss("center", things=(2, 5))
     loss, last = call(criterion, prediction, torch.zeros(1, 1, 5), weights, owner)
-    torch.testing.assert_close(last.norms, torch.tensor([10 / 3, 10.0], dtype=torch.float64))
+    torch.testing.assert_close(last.measure, torch.tensor([10 / 3, 10.0], dtype=torch.float64))
     assert last.weights.tolist() == [0.75, 1.25]
     assert last.counts.tolist() == [2, 1]
     assert last.class_ids == (2, 5)
@@ -78,7 +78,7 @@ def test_offset_by_hand():
     criterion = make_loss("offset", things=(2, 5))
     target = torch.zeros(1, 2, 1, 11)
     loss, last = call(criterion, prediction, target, torch.ones(1, 1, 11), owner)
-    torch.testing.assert_close(last.norms, torch.tensor([4 / 9, 2 / 3], dtype=torch.float64))
+    torch.testing.assert_close(last.measure, torch.tensor([4 / 9, 2 / 3], dtype=torch.float64))
     torch.testing.assert_close(last.weights, torch.tensor([0.9, 1.1]))
     assert loss.item() == pytest.approx(3 * (0.9 * 8 + 1.1 * 2 + 1) / 11)
 
@@ -95,7 +95,7 @@ def test_norms_against_autograd(head, shaping):
         each = error.square().sum(1) if head == "center" else error.abs().sum(1)
         share = weights * (q if shaping else 1) * (owner == thing)
         (share * each).sum().div(share.sum() + 1).backward()
-        assert last.norms[place].item() == pytest.approx(leaf.grad.norm())
+        assert last.measure[place].item() == pytest.approx(leaf.grad.norm())
         assert last.counts[place].item() == pytest.approx(share.sum())
 
 
@@ -107,11 +107,11 @@ def test_norm_of_offsets_tells_size_only(pixels):
         owner = torch.full((1, 1, pixels), 2)
         rest = torch.zeros_like(prediction), torch.ones(1, 1, pixels), owner
         _, last = call(criterion, prediction, *rest)
-        assert last.norms.item() == pytest.approx(math.sqrt(2 * pixels) / (pixels + 1))
+        assert last.measure.item() == pytest.approx(math.sqrt(2 * pixels) / (pixels + 1))
     # An error that is 0 has no slope.
     prediction[0, 0, 0, 0] = 0
     _, last = call(criterion, prediction, *rest)
-    assert last.norms.item() == pytest.approx(math.sqrt(2 * pixels - 1) / (pixels + 1))
+    assert last.measure.item() == pytest.approx(math.sqrt(2 * pixels - 1) / (pixels + 1))
 
 
 @pytest.mark.parametrize("name", USABLE)
@@ -132,7 +132,7 @@ def test_value_and_gradient_of_every_scheme(head, name):
     loss.backward()
     expected.backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
-    assert (last.norms is not None) == (name in ADAPTIVE)
+    assert (last.measure is not None) == (name in ADAPTIVE)
     if name in (*AT_CLASSIFIER, "gbw_norm"):
         assert last.weights[2] == 1 and (last.weights - 1).abs().max() > 1e-3
 
@@ -184,8 +184,8 @@ def test_terms_that_are_not_weighted_are_not_measured(head):
     batch = make_batch(head)
     _, source = call(criterion, *batch[:4])
     loss, mixed = call(criterion, *batch[:4], term="mixed")
-    assert source.norms is not None
-    assert mixed.norms is None
+    assert source.measure is not None
+    assert mixed.measure is None
     torch.testing.assert_close(loss, LOSSES[head][1](*batch[:3]))
 
 

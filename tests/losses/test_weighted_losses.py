@@ -136,8 +136,6 @@ def test_a_state_continues_exactly_and_stands_still_in_eval(name: str, tmp_path:
             r"it lacks .*\.state\.source_class_gradient\.mean, .*\.seen\)",
         ),
         (make_losses("gbw", frequency_power=0.0), r"it lacks .*batches, .*\.share\)"),
-        (make_losses("gbw", scale="initial"), r"it holds besides .*\.level\)"),
-        (make_losses("gbw_fading"), r"it lacks .*mean_weights.*; it holds besides .*\.level\)"),
         (make_losses("gbw", shaped_by="all"), r"it lacks .*source_batches.*; it holds besides"),
         (make_losses("gbw", terms=("source",)), r"it lacks heads\.center.*\.mixed_norm\.mean, "),
         (make_losses("gbw", classes=7), r"other shapes have .*, .*, .* \.\.\.\)"),

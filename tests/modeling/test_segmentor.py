@@ -125,7 +125,7 @@ def test_the_loss_gets_the_classifier_and_is_weighted(tiny_config: Any, samples:
     batch, log = samples(), WeightLog()
     outputs, losses = run(model, batch, keys.TERM_MIXED, log)
     entry = log.get("semantic", keys.TERM_MIXED)
-    assert entry.classifier_measure is not None
+    assert entry.measure is not None
     assert entry.weights.sum().item() == pytest.approx(16, abs=1e-3)
     # The classifier's logits are its input times its weight: what the measure is defined on.
     again = model.sem_seg_head.predictor(outputs.semantic.features)

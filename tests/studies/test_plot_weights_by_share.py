@@ -71,7 +71,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no logged batch shows a class" in capsys.readouterr().err
 
 
-def test_measures_and_pulls(tmp_path: Path) -> None:
+def test_measures_and_gradient_shares(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     # Weight, measure and pixels; the bus is not measured in the second batch.
@@ -84,8 +84,8 @@ def test_measures_and_pulls(tmp_path: Path) -> None:
         "road": [2, 4],
         "bus": [8],
     }
-    pulls, _ = tool.read_values([run], "source", "pull")
-    (phase,) = tool.phases(pulls, shares, 1)
+    parts, _ = tool.read_values([run], "source", "gradient_share")
+    (phase,) = tool.phases(parts, shares, 1)
     assert phase.values["road"] == pytest.approx(0.5 * 3 * 0.98)
     assert phase.values["bus"] == pytest.approx(1.5 * 8 * 0.02)
 
@@ -114,5 +114,5 @@ def test_a_scheme_without_a_measure_has_no_pull(
     run = tmp_path / "run"
     run.mkdir()
     (run / "class_weights.csv").write_text(f"{HEAD}\n10,semantic,source,road,1,nan,5\n")
-    assert tool.main([str(run), "--of", "pull"]) == 2
-    assert "no pull was logged" in capsys.readouterr().err
+    assert tool.main([str(run), "--of", "gradient_share"]) == 2
+    assert "no gradient share was logged" in capsys.readouterr().err

@@ -59,6 +59,20 @@ def row(recipe: str, arm: str, seed: int, miou: float, rider: float | None, bus:
     }
 
 
+def test_an_arm_of_an_earlier_version_is_not_run(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.write_text(TINY.replace("{WEIGHTING.NAME: gbw, WEIGHTING.LAMBDA: 2.0}", '{recorded: "x"}'))
+    study = load_study(tiny)
+    assert "gbw" in study.arms
+    assert "gbw" not in {job.arm for job in study.jobs(study.arms, (0,))}
+    assert study_tool.main([str(tiny), "--arms", "gbw"]) == 2
+    assert "arm 'gbw' was recorded by an earlier version (x)" in capsys.readouterr().err
+    tiny.write_text(TINY.replace("{WEIGHTING.NAME: gbw, WEIGHTING.LAMBDA: 2.0}", "{recorded: 1}"))
+    with pytest.raises(UserError, match="recorded must be a text, found 1"):
+        load_study(tiny)
+
+
 def test_the_grid_is_recipes_by_arms_by_seeds(tiny: Path) -> None:
     study = load_study(tiny)
     jobs = study.jobs(study.arms, (0, 1))

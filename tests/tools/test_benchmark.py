@@ -60,7 +60,7 @@ def test_share_of_a_step_is_of_the_losses_that_it_computes(
     monkeypatch.setattr(tool, "_toy_batch", lambda *_: batch)
     tables = tool.run_step(1, torch.device("cpu"))
     steps, losses = tables["toy step"], tables["its semantic loss"]
-    assert list(steps) == list(losses) == ["none", "gbw_norm", "gbw_fading", "gbw"]
+    assert list(steps) == list(losses) == ["none", "gbw_norm", "gbw_hindrance", "gbw"]
     assert losses["none"]["share"] == 0
     expected = 100 * (losses["gbw"]["ms"] - losses["none"]["ms"]) / steps["none"]["ms"]
     assert losses["gbw"]["share"] == pytest.approx(expected)

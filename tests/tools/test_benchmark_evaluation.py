@@ -34,7 +34,7 @@ def test_pq_candidates_score_the_same_arrays(tool: ModuleType, speckle: float) -
 
     with mock.patch.object(panopticapi, "PQStat", keep):
         candidates["panopticapi"]()
-    quality = tool.PanopticQuality(tool.panoptic_categories())
+    quality = tool.PanopticQuality(tool.panoptic_categories(tool.CITYSCAPES_19))
     gt, pred = tool.panoptic_pair(speckle, (64, 128), 12)
     quality.update(*pred, *gt)
     for category, row in quality.compute()["per_class"].items():

@@ -147,12 +147,12 @@ def test_the_command(
 ) -> None:
     out = tmp_path / "b.json"
     words = ["recipe", "--config-file", config(repository, "semantic_source_only")]
-    words += ["--with", "weighting/gbw_equal_pull", *TINY]
+    words += ["--with", "weighting/gbw_balanced", *TINY]
     assert tool.main([*words, "--repetitions", "1", "--device", "cpu", "--out", str(out)]) == 0
     ((title, rows),) = json.loads(out.read_text())["results"].items()
-    name = "semantic_source_only weighting/gbw_equal_pull"
+    name = "semantic_source_only weighting/gbw_balanced"
     assert title.startswith(f"{name}: source_only, 1 source and 0 target images")
-    assert list(rows) == ["none", "gbw_equal_pull"] and rows["gbw_equal_pull"]["peak_mb"] > 1
+    assert list(rows) == ["none", "gbw_balanced"] and rows["gbw_balanced"]["peak_mb"] > 1
     assert f"\n{title}\n" in capsys.readouterr().out
     assert tool.main([*words, "SOLVER.MAXITER", "3"]) == 2
     assert "did you mean" in capsys.readouterr().err

@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 import pytest
 
+from gbw_d2.cityscapes_classes import CLASSES
 from gbw_d2.errors import UserError
 from gbw_d2.evaluation.report import RARE_SHARE
-from gbw_d2.label_spaces import CLASSES
-from gbw_d2.run_files import read_losses, read_run, read_scores, read_weights, run_names
+from gbw_d2.results.reader import read_losses, read_run, read_scores, read_weights, run_names
 
 NAMES = [c.name for c in CLASSES]
 HEADER = "iteration,head,term,class,weight,measure,pixels\n"

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gbw_d2 import keys
+from gbw_d2.catalog import get_dataset, register_with_detectron2
 from gbw_d2.data.augmentation import AugmentationSettings
-from gbw_d2.data.catalog import get_dataset, register_with_detectron2
 from gbw_d2.data.mappers import TargetMapper
 from gbw_d2.engine.build import build_model, build_training_losses
 from gbw_d2.errors import UserError

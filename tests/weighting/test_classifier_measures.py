@@ -44,7 +44,6 @@ def test_the_measures_by_hand():
     # <A_0, A_1> = -0.32.
     expected = {
         "class_gradient": [0.08**0.5, 1.28**0.5],
-        "interference": [0.25 * 0.32, 0.75 * 0.32],
         "hindrance": [0.25 * 0.32 / (0.75 * 0.08), 0.75 * 0.32 / (0.25 * 1.28)],
     }
     for measure, values in expected.items():

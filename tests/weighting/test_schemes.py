@@ -22,12 +22,11 @@ def build(name, **overrides):
     return build_scheme(name, CLASSES, {**given, **overrides}, COUNTS)
 
 
-def make_statistics(counts=None, norms=None, classifier_measure=None):
+def make_statistics(counts=None, measure=None):
     counts = torch.tensor(counts or [100.0, 5.0, 0.0, 30.0, 1.0, 0.0], dtype=torch.float64)
-    norms = torch.tensor(norms or [0.1, 0.4, 0.05, 0.2, 0.5, 0.01], dtype=torch.float64)
-    measure = torch.tensor(classifier_measure or [0.0, 3.0, 0.0, 0.5, 9.0, 0.0])
+    measure = torch.tensor(measure or [0.1, 0.4, 0.05, 0.2, 0.5, 0.01], dtype=torch.float64)
     clear = torch.zeros((), dtype=torch.bool)
-    return ClassStatistics(counts, counts * 0.5, clear, clear, norms.square(), measure, counts > 0)
+    return ClassStatistics(counts, counts * 0.5, clear, clear, measure, counts > 0)
 
 
 @pytest.mark.parametrize("name", SCHEMES.names())
@@ -60,7 +59,7 @@ def test_state_of_every_scheme_moves_in_training_only(name):
         scheme.weights(make_statistics(), "source")
         state = copy.deepcopy(scheme.state_dict())
         counters = scheme.counters()
-        other = make_statistics([1.0] * 6, [0.5, 0.1, 0.3, 0.2, 0.9, 0.7], [300.0] * 6)
+        other = make_statistics([1.0] * 6, [0.5, 0.1, 0.3, 0.2, 0.9, 0.7])
         scheme.eval()
         looked_at = scheme.weights(other, "source")
         for term in ("mixed", "pseudo"):
@@ -139,7 +138,7 @@ def test_weights_of_the_source_that_are_all_zero_become_uniform():
     scheme = build_scheme("gbw_released", CLASSES, settings)
     # The whole budget goes to class 5, which the batch does not show.
     norms = [0.1, 0.1, 0.1, 0.1, 0.1, 9.0]
-    weights = scheme.weights(make_statistics(norms=norms), "source")
+    weights = scheme.weights(make_statistics(measure=norms), "source")
     assert weights.tolist() == [0, 0, 0, 0, 0, 6]
     assert torch.isfinite(scheme.weights(make_statistics(), "mixed")).all()
 
@@ -156,8 +155,7 @@ def test_the_names_are_known():
         "fixed",
         "focal",
         "gbw",
-        "gbw_equal_pull",
-        "gbw_fading",
+        "gbw_balanced",
         "gbw_hindrance",
         "gbw_norm",
         "gbw_released",
@@ -178,15 +176,10 @@ def test_defaults_are_the_documented_ones():
     assert (chosen.frequency_power, chosen.scale) == (0.25, "relative")
     assert (chosen.acts_on, chosen.shaped_by) == ("all", "source")
     assert (chosen.logit_adjustment, chosen.pseudo_label_adjustment) == (0.5, 1.0)
-    fading = build_scheme("gbw_fading", CLASSES).settings
-    changed = {"scale": "relative", "acts_on": "all", "shaped_by": "source"}
-    changed |= {"logit_adjustment": 0.5, "pseudo_label_adjustment": 1.0}
-    assert dataclasses.replace(fading, **changed) == chosen
-    assert (fading.scale, fading.acts_on) == ("initial", "source")
-    assert chosen.knows_prior_shift and not fading.knows_prior_shift
-    turned = build_scheme("gbw_equal_pull", CLASSES).settings
-    assert dataclasses.replace(turned, power=1.0, frequency_power=0.25) == chosen
-    assert (turned.power, turned.frequency_power) == (0.7, 1)
+    assert chosen.knows_prior_shift
+    balanced = build_scheme("gbw_balanced", CLASSES).settings
+    assert dataclasses.replace(balanced, power=1.0, frequency_power=0.25) == chosen
+    assert (balanced.power, balanced.frequency_power) == (0.7, 1)
     chosen = build_scheme("gbw_hindrance", CLASSES).settings
     assert (chosen.measure, chosen.momentum) == ("hindrance", 0)
     assert (chosen.power, chosen.lam, chosen.min_weight, chosen.budget) == (0.5, 1, 0.5, "present")
@@ -214,7 +207,7 @@ def test_overrides_replace_defaults_and_none_keeps_them():
 
 def test_gbw_hindrance_by_hand():
     # Present: 0, 1, 3, 4. sqrt r = (0, 2, 1, 3) over the mean 1.5; w = 1 + (u - 1) / 2.
-    statistics = make_statistics(classifier_measure=[0.0, 4.0, 0.0, 1.0, 9.0, 0.0])
+    statistics = make_statistics(measure=[0.0, 4.0, 0.0, 1.0, 9.0, 0.0])
     scheme = build_scheme("gbw_hindrance", CLASSES)
     weights = scheme.weights(statistics, "source")
     expected = [0.5, 0.5 + 2 / 3, 1.0, 0.5 + 1 / 3, 1.5, 1.0]
@@ -230,7 +223,7 @@ def test_released_budget_counts_absent_classes():
     assert present[[2, 5]].tolist() == [1.0, 1.0]
     assert everyone[2] < 1
     released = build_scheme("gbw_released", CLASSES).weights(statistics, "source")
-    squared = statistics.squared_norms
+    squared = statistics.measure.square()
     expected = 1 + (squared - squared.mean()) / 2
     torch.testing.assert_close(released.double(), expected, atol=1e-6, rtol=0)
 
@@ -246,10 +239,10 @@ def test_min_pixels_takes_small_classes_out(budget):
 def test_momentum_is_kept_per_term_and_only_for_observed_classes():
     settings = {"momentum": 0.75, "measure": "hindrance", "lam": 0.5}
     scheme = build_scheme("gbw_norm", CLASSES, settings)
-    scheme.weights(make_statistics(classifier_measure=[1.0, 2.0, 0.0, 3.0, 4.0, 0.0]), "source")
-    scheme.weights(make_statistics(classifier_measure=[9.0, 9.0, 0.0, 9.0, 1.0, 0.0]), "mixed")
+    scheme.weights(make_statistics(measure=[1.0, 2.0, 0.0, 3.0, 4.0, 0.0]), "source")
+    scheme.weights(make_statistics(measure=[9.0, 9.0, 0.0, 9.0, 1.0, 0.0]), "mixed")
     # Class 1 is absent now and keeps its mean; class 2 is new and taken as it is.
-    later = make_statistics([10.0, 0.0, 5.0, 1.0, 1.0, 0.0], None, [5.0, 0.0, 6.0, 3.0, 8.0, 0.0])
+    later = make_statistics([10.0, 0.0, 5.0, 1.0, 1.0, 0.0], [5.0, 0.0, 6.0, 3.0, 8.0, 0.0])
     weights = scheme.weights(later, "source")
     means = torch.tensor([2.0, 2.0, 6.0, 3.0, 5.0, 0.0])
     torch.testing.assert_close(scheme.state_dict()["state.source_hindrance.mean"], means)
@@ -264,7 +257,7 @@ def test_state_round_trip_continues_exactly(tmp_path):
     torch.save(first.state_dict(), tmp_path / "state.pth")
     second = build_scheme("gbw_norm", CLASSES, {"momentum": 0.9})
     second.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
-    later = make_statistics(norms=[0.9, 0.1, 0.2, 0.1, 0.3, 0.2])
+    later = make_statistics(measure=[0.9, 0.1, 0.2, 0.1, 0.3, 0.2])
     expected = first.weights(later, "source")
     assert torch.equal(second.weights(later, "source"), expected)
     fresh = build_scheme("gbw_norm", CLASSES, {"momentum": 0.9})
@@ -321,7 +314,7 @@ def test_static_schemes_name_what_is_missing(name):
 
 def test_fixed_weights_are_those_given_with_the_mean_1():
     scheme = build_scheme("fixed", 3, {"class_weights": [2, 0, 4]})
-    statistics = make_statistics([1.0, 2.0, 3.0], [0.1] * 3, [0.0] * 3)
+    statistics = make_statistics([1.0, 2.0, 3.0], [0.0] * 3)
     assert scheme.weights(statistics, "source").tolist() == [1.0, 0.0, 2.0]
     for wrong in ([], [1, 2], [1, -1, 3], [0, 0, 0], [1, float("nan"), 1], [1, None, 2], "abc"):
         with pytest.raises(ValueError, match="3 finite numbers"):
@@ -333,7 +326,7 @@ def test_the_source_shapes_the_weights_of_every_term():
     with pytest.raises(ValueError, match="came before any of the source"):
         scheme.weights(make_statistics(), "mixed")
     of_source = scheme.weights(make_statistics(), "source")
-    other = make_statistics(norms=[0.5, 0.1, 0.05, 0.2, 0.1, 0.01])
+    other = make_statistics(measure=[0.5, 0.1, 0.05, 0.2, 0.1, 0.01])
     assert torch.equal(scheme.weights(other, "mixed"), of_source)
     own = build_scheme("gbw_norm", CLASSES).weights(other, "mixed")
     assert not torch.equal(own, of_source)
@@ -343,18 +336,18 @@ def test_the_measure_over_a_power_of_the_running_share():
     settings = {"measure": "class_gradient", "frequency_power": 0.5, "power": 1.0, "lam": 0.5}
     settings |= {"momentum": 0.9, "min_weight": 0.0, "budget": "all", "scale": "relative"}
     scheme = build_scheme("gbw", 3, settings)
-    first = make_statistics([16.0, 4.0, 0.0], [0.1] * 3, [1.0, 1.0, 0.0])
+    first = make_statistics([16.0, 4.0, 0.0], [1.0, 1.0, 0.0])
     # Shares 0.8, 0.2 and the least one; the third class has shown no gradient yet.
     expected = torch.tensor([0.8**-0.5, 0.2**-0.5, 0.0])
     torch.testing.assert_close(scheme.weights(first, "source"), expected * 3 / expected.sum())
     # The second batch counts half, for the first ten are averaged: shares 0.4, 0.6 and 0.
-    second = make_statistics([0.0, 20.0, 0.0], [0.1] * 3, [0.0, 3.0, 0.0])
+    second = make_statistics([0.0, 20.0, 0.0], [0.0, 3.0, 0.0])
     expected = torch.tensor([0.4**-0.5, (0.9 * 1 + 0.1 * 3) * 0.6**-0.5, 0.0])
     torch.testing.assert_close(scheme.weights(second, "source"), expected * 3 / expected.sum())
     restored = build_scheme("gbw", 3, settings)
     restored.load_state_dict(scheme.state_dict())
     assert torch.equal(restored.weights(first, "source"), scheme.weights(first, "source"))
-    nothing = make_statistics([0.0, 0.0, 0.0], [0.1] * 3, [0.0] * 3)
+    nothing = make_statistics([0.0, 0.0, 0.0], [0.0] * 3)
     before = scheme.state_dict()["state.source_class_gradient.share"].clone()
     scheme.weights(nothing, "source")
     assert torch.equal(scheme.state_dict()["state.source_class_gradient.share"], before)
@@ -365,7 +358,7 @@ def test_the_share_is_a_running_one_without_momentum_too():
     settings |= {"momentum": 0.0, "min_weight": 0.0, "power": 1.0, "scale": "relative"}
     scheme = build_scheme("gbw", 2, settings)
     for counts in ([10.0, 0.0], [10.0, 10.0]):
-        weights = scheme.weights(make_statistics(counts, [0.1] * 2, [1.0, 1.0]), "source")
+        weights = scheme.weights(make_statistics(counts, [1.0, 1.0]), "source")
     # Shares (1 + 1/2) / 2 and (0 + 1/2) / 2.
     torch.testing.assert_close(weights, torch.tensor([0.5, 1.5]))
 
@@ -373,29 +366,11 @@ def test_the_share_is_a_running_one_without_momentum_too():
 def test_a_class_lost_at_the_classifier_keeps_its_running_mean():
     settings = {"momentum": 0.5, "frequency_power": 0.0, "min_weight": 0.0, "scale": "relative"}
     scheme = build_scheme("gbw", 3, settings)
-    scheme.weights(make_statistics([4.0, 4.0, 4.0], [0.1] * 3, [1.0, 2.0, 3.0]), "source")
-    statistics = make_statistics([4.0, 4.0, 0.0], [0.1] * 3, [1.0, 0.0, 0.0])
-    statistics.classifier_measure_present = torch.tensor([True, False, False])
+    scheme.weights(make_statistics([4.0, 4.0, 4.0], [1.0, 2.0, 3.0]), "source")
+    statistics = make_statistics([4.0, 4.0, 0.0], [1.0, 0.0, 0.0])
+    statistics.observed = torch.tensor([True, False, False])
     weights = scheme.weights(statistics, "source")
     torch.testing.assert_close(weights, torch.tensor([2 / 3, 4 / 3, 1.0]))
-
-
-def test_on_the_initial_scale_weights_fade_as_gradients_do():
-    settings = {"measure": "class_gradient", "scale": "initial", "power": 1.0, "lam": 0.5}
-    settings |= {"momentum": 0.0, "frequency_power": 0.0, "min_weight": 0.0, "acts_on": "all"}
-    scheme = build_scheme("gbw_fading", 2, settings)
-    first = make_statistics([4.0, 4.0], [0.1] * 2, [1.0, 3.0])
-    torch.testing.assert_close(scheme.weights(first, "source"), torch.tensor([0.5, 1.5]))
-    restored = build_scheme("gbw_fading", 2, settings)
-    restored.load_state_dict(scheme.state_dict())
-    # A fifth of the mean is left, so a fifth of the difference.
-    later = make_statistics([4.0, 4.0], [0.1] * 2, [0.2, 0.6])
-    for each in (scheme, restored):
-        torch.testing.assert_close(each.weights(later, "source"), torch.tensor([0.9, 1.1]))
-    # Another term has a start of its own.
-    torch.testing.assert_close(scheme.weights(later, "mixed"), torch.tensor([0.5, 1.5]))
-    nothing = make_statistics([4.0, 4.0], [0.1] * 2, [0.0, 0.0])
-    assert scheme.weights(nothing, "source").tolist() == [1.0, 1.0]
 
 
 def test_weights_that_act_on_the_source_leave_other_terms_alone():

@@ -59,8 +59,8 @@ RANGES = {
     "pseudo_label_adjustment": ([0.0, 1.0], [-0.1, 1.5, NAN]),
 }
 CHOICES = {
-    "measure": ("norm", "class_gradient", "hindrance", "interference"),
-    "scale": ("relative", "released", "initial"),
+    "measure": ("norm", "class_gradient", "hindrance"),
+    "scale": ("relative", "released"),
     "budget": ("all", "present"),
     "qp_solver": ("closed_form", "cvxopt"),
     "shaped_by": ("all", "source"),

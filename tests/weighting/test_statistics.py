@@ -100,9 +100,11 @@ def test_statistics_with_pixel_weights():
         assert plain.loss_sums[class_id].item() == pytest.approx(expected, rel=1e-5)
         assert shaped.loss_sums[class_id].item() == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(
-        shaped.norms, norms_by_autograd(logits, labels, 255, weights), rtol=1e-5, atol=1e-8
+        shaped.measure, norms_by_autograd(logits, labels, 255, weights), rtol=1e-5, atol=1e-8
     )
-    torch.testing.assert_close(plain.norms, norms_by_autograd(logits, labels), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(
+        plain.measure, norms_by_autograd(logits, labels), rtol=1e-5, atol=1e-8
+    )
 
 
 def test_all_ignored_gives_zero():

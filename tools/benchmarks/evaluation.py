@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from gbw_d2.evaluation import PanopticQuality
 from gbw_d2.evaluation.evaluators import panoptic_categories
-from gbw_d2.label_spaces import CLASSES, LABEL_SPACES
+from gbw_d2.label_spaces import CITYSCAPES_19
 from gbw_d2.modeling.postprocessing import PanopticSettings, panoptic_from_centers
 
 from detectron2.projects.panoptic_deeplab.post_processing import get_panoptic_segmentation
@@ -69,7 +69,7 @@ def evaluation_candidates(
     entry = {"image_id": 0, "file_name": "0"}
     areas = np.bincount(gt[0].ravel())
     truth = [s | {"area": int(areas[s["id"]])} for s in gt[1]]
-    categories = {c["id"]: c for c in panoptic_categories()}
+    categories = {c["id"]: c for c in panoptic_categories(CITYSCAPES_19)}
 
     def theirs() -> None:
         # It writes areas into the prediction.
@@ -80,7 +80,7 @@ def evaluation_candidates(
         with mock.patch.multiple(panopticapi, **arrays), quiet:
             panopticapi.pq_compute_single_core(0, [pair], "gt", "pred", categories)
 
-    quality = PanopticQuality(panoptic_categories())
+    quality = PanopticQuality(panoptic_categories(CITYSCAPES_19))
     return {"panopticapi": theirs, "PanopticQuality": lambda: _drop(quality.update(*pred, *gt))}
 
 
@@ -91,8 +91,9 @@ def panoptic_pair(
     rng = np.random.default_rng(0)
     rows, columns = size
     centers = rng.integers(0, size, (segments, 2))
-    train_ids = np.arange(segments) % len(CLASSES)
-    true_ids = np.array([CLASSES[t].cityscapes_id for t in train_ids]) * 1000 + np.arange(segments)
+    train_ids = np.arange(segments) % CITYSCAPES_19.num_classes
+    raw_ids = np.array([c.raw_id for c in CITYSCAPES_19.classes])
+    true_ids = raw_ids[train_ids] * 1000 + np.arange(segments)
     grid = np.stack(np.mgrid[0:rows, 0:columns], axis=-1).astype(np.float32)
     maps: list[Panoptic] = []
     for shift, ids in (((0, 0), true_ids), ((5, -4), np.arange(segments) + 1)):
@@ -124,7 +125,7 @@ def postprocessing_candidates(
         size: (rows, columns).
         peaks: local maxima of the heat map; 199 of 200 and more are centres.
     """
-    space = LABEL_SPACES.get("cityscapes_19")
+    space = CITYSCAPES_19
     rows, columns = size
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, space.num_classes, 16, 32, generator=generator)

@@ -20,13 +20,15 @@ def loader_speed(config: str, overrides: list[str], iterations: int) -> dict[str
         images per second of source and target together, and ms per iteration.
     """
     from gbw_d2.config import load_config
-    from gbw_d2.engine.build import build_batches, prepare_datasets
+    from gbw_d2.engine.batches import build_batches
+    from gbw_d2.engine.run_data import RunData
     from gbw_d2.engine.setup import resolve
 
     cfg = load_config(str(ROOT / "configs" / config), overrides)
     resolve(cfg)
-    prepare_datasets(cfg, training=True)
-    batches = build_batches(cfg, 0)
+    data = RunData(cfg)
+    data.prepare(training=True)
+    batches = build_batches(data, 0)
     images = sum(len(batch) for batch in next(batches) if batch is not None)
     start = time.perf_counter()
     for _ in range(iterations):

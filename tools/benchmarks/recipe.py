@@ -176,12 +176,7 @@ def _random_segments(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     groups = np.arange(1, _CELLS[0] * _CELLS[1] // _GROUP**2 + 1)
     instances = _magnified(groups.reshape([n // _GROUP for n in _CELLS]), *label.shape)
-    train_ids = np.full(256, IGNORE_LABEL, dtype=np.uint8)
-    train_ids[: space.num_classes] = space.train_ids
-    segments, info = join_segments(train_ids[label], instances)
-    return segments, [
-        {**s, "category_id": int(space.from_train_id[s["category_id"]])} for s in info
-    ]
+    return join_segments(label, instances, space)
 
 
 def _in_memory(value: Any, device: str) -> Any:

@@ -31,8 +31,8 @@ def gbw_norm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Computes the loss with weights from the gradients' norms: two passes over the pixels."""
     targets, invalid = prepare_labels(labels, logits.shape[1], 255)
     statistics = class_statistics(logits.detach(), targets, invalid)
-    assert statistics.norms is not None
-    weights = gbw_weights(statistics.norms, statistics.counts > 0)
+    assert statistics.measure is not None
+    weights = gbw_weights(statistics.measure, statistics.counts > 0)
     return weighted_cross_entropy(logits, targets, weights)
 
 

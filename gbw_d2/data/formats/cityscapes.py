@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,20 @@ import cv2
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import (
-    DatasetError,
-    LabelWork,
-    Record,
-    SegmentsInfo,
-    register_target,
-)
+from gbw_d2.cityscapes_classes import TRAIN_IDS_19
+from gbw_d2.class_tables import ids_of_colors
 from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
-from gbw_d2.data.formats.segments import ids_of_colors
-from gbw_d2.label_spaces import IGNORE_LABEL, TRAIN_IDS_19
+from gbw_d2.data.formats.target_specs import target_specs
+from gbw_d2.data.spec import DatasetError, DatasetSpec, LabelWork, Record, SegmentsInfo
+from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 
 SEMANTIC_FILE = "sem_seg_file_name"
 PANOPTIC_FILE = "pan_seg_file_name"
 SEGMENTS = "segments_info"
 IMAGE_SUFFIX = "_leftImg8bit.png"
+# Share of the rows at the top and at the bottom of the release's images that show the rim of the
+# rectified picture and the own car's hood; DAFormer's and HRDA's numbers.
+HOOD_AND_RIM = (0.03, 0.234)
 TRAIN_ID_SUFFIX = "_gtFine_labelTrainIds.png"
 
 # Images of each city in the release.
@@ -260,15 +259,16 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     return segments, record[SEGMENTS]
 
 
-def register_cityscapes(
+def cityscapes_specs(
     prefix: str,
     root: Callable[[], Path],
     prepare: Callable[[], None] | None = None,
     images: ImageFiles = CLEAR,
     make_labels: LabelFileWork | None = None,
     check_labels: LabelFileWork | None = None,
-) -> None:
-    """Registers the five datasets of :func:`gbw_d2.data.catalog.register_target`.
+    ignore_rows: tuple[float, float] = (0.0, 0.0),
+) -> Iterator[DatasetSpec]:
+    """Makes the five datasets of :func:`gbw_d2.data.formats.target_specs.target_specs`.
 
     Args:
         prefix: ``"cityscapes"`` or the name of a twin in the same layout.
@@ -278,19 +278,22 @@ def register_cityscapes(
         make_labels: (root, split, whether with instances, images) -> makes the label files that
             the download lacks; instead of ``prepare``.
         check_labels: the same -> looks whether they are there or can be made.
+        ignore_rows: see :class:`gbw_d2.data.spec.DatasetSpec`.
     """
 
     def of_root(work: LabelFileWork | None) -> LabelWork | None:
         return work and (lambda split, panoptic: work(root(), split, panoptic, images))
 
-    register_target(
+    return target_specs(
         prefix,
         lambda split: load_images(root(), split, images),
         lambda split: load_semantic(root(), split, images),
         lambda split: load_panoptic(root(), split, images),
         read_semantic,
         read_panoptic,
+        CITYSCAPES_19,
         prepare,
         of_root(make_labels),
         of_root(check_labels),
+        ignore_rows,
     )

@@ -24,7 +24,7 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
-from gbw_d2.data.catalog import DatasetError
+from gbw_d2.cityscapes_classes import raw_to_train_id
 from gbw_d2.data.formats.cityscapes import (
     CLEAR,
     TRAIN_ID_SUFFIX,
@@ -35,8 +35,9 @@ from gbw_d2.data.formats.cityscapes import (
     panoptic_json,
 )
 from gbw_d2.data.formats.files import few, read_array
-from gbw_d2.data.locking import exclusive
-from gbw_d2.label_spaces import raw_to_train_id
+from gbw_d2.data.spec import DatasetError
+from gbw_d2.files.atomic import put_in_place, write_atomically
+from gbw_d2.files.locking import exclusive
 
 LABEL_SUFFIX = "_gtFine_labelIds.png"
 INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
@@ -207,9 +208,7 @@ def write_train_ids(stem: Path) -> None:
     """
     label = read_array(f"{stem}{LABEL_SUFFIX}", cv2.IMREAD_UNCHANGED)
     encoded = cv2.imencode(".png", raw_to_train_id("cityscapes_id")[label])[1]
-    temporary = Path(f"{stem}.tmp")
-    temporary.write_bytes(encoded.tobytes())
-    os.replace(temporary, f"{stem}{TRAIN_ID_SUFFIX}")
+    write_atomically(f"{stem}{TRAIN_ID_SUFFIX}", encoded.tobytes())
 
 
 def _make_panoptic(root: Path, split: str, stems: Sequence[Path], workers: int) -> None:
@@ -244,8 +243,8 @@ def convert_city(gt_folder: Path, split: str, city: str) -> Path:
         with contextlib.redirect_stdout(io.StringIO()):
             convert2panoptic(str(source), str(output), useTrainId=True, setNames=[split])
         for path in (output / final.stem).iterdir():
-            os.replace(path, final.with_suffix("") / path.name)
-        os.replace(output / final.name, done)
+            put_in_place(path, final.with_suffix("") / path.name)
+        put_in_place(output / final.name, done)
     return done
 
 
@@ -263,6 +262,5 @@ def _merge_cities(gt_folder: Path, split: str, parts: list[Path]) -> None:
         "categories": contents[0]["categories"],
     }
     staging = staging_folder(gt_folder, split)
-    (staging / "merged").write_text(json.dumps(merged))
-    os.replace(staging / "merged", panoptic_json(gt_folder.parent, split))
+    write_atomically(panoptic_json(gt_folder.parent, split), json.dumps(merged))
     shutil.rmtree(staging)

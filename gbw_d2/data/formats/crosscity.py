@@ -6,17 +6,18 @@ Labels are PNG files ``<image>_eval.png`` of Cityscapes' label ids, for the test
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, register_dataset
+from gbw_d2.cityscapes_classes import TRAIN_IDS_13, TRAIN_IDS_19
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, check_unique, few, image_record
 from gbw_d2.data.formats.label_ids import read_label_ids
-from gbw_d2.label_spaces import IGNORE_LABEL, TRAIN_IDS_13, TRAIN_IDS_19
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
+from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
 _SUFFIXES = (".jpg", ".png")
@@ -82,10 +83,10 @@ def read_semantic(record: Record) -> np.ndarray:
     return _ONLY_13[label]
 
 
-def register_crosscity(
+def crosscity_specs(
     prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
-) -> None:
-    """Registers ``{prefix}_{city}_unlabelled_train`` and ``{prefix}_{city}_semantic_val``.
+) -> Iterator[DatasetSpec]:
+    """Makes ``{prefix}_{city}_unlabelled_train`` and ``{prefix}_{city}_semantic_val``.
 
     Args:
         prefix: ``"crosscity"`` or the name of a twin in the same layout.
@@ -100,5 +101,11 @@ def register_crosscity(
         train = partial(load, load_crosscity_images, city, "Train")
         test = partial(load, load_crosscity_labelled, city)
         name = f"{prefix}_{city.lower()}"
-        register_dataset(DatasetSpec(f"{name}_unlabelled_train", train, prepare=prepare))
-        register_dataset(DatasetSpec(f"{name}_semantic_val", test, read_semantic, prepare=prepare))
+        yield DatasetSpec(f"{name}_unlabelled_train", train, prepare=prepare)
+        yield DatasetSpec(
+            f"{name}_semantic_val",
+            test,
+            read_semantic,
+            prepare=prepare,
+            label_space=CITYSCAPES_19,
+        )

@@ -6,7 +6,8 @@ import io
 import os
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import DatasetError, Record
+from gbw_d2.data.spec import DatasetError, Record
 from gbw_d2.errors import UserError
 
 # A record's label file. Class statistics follow every file that is named in a record.
@@ -176,33 +177,44 @@ def read_array(path: str | Path, flags: int, remedy: str = _UNPACK) -> np.ndarra
     return array
 
 
-def read_indices(path: str | Path) -> np.ndarray:
-    """Reads the values of a label file with one channel: palette indices, or grey levels as such.
-
-    OpenCV gives a palette's colours and not its indices, so Pillow reads these files.
-
-    Args:
-        path: a PNG file with a palette or grey levels of up to 8 bits.
-
-    Returns:
-        (H, W) uint8.
-
-    Raises:
-        DatasetError: the file cannot be read, or it holds colours.
-    """
+@contextmanager
+def decoded(path: str | Path) -> Iterator[Image.Image]:
+    """Opens an image file with Pillow, whose errors become :class:`DatasetError`."""
     try:
         with Image.open(io.BytesIO(_read_whole(path))) as image:
-            if image.mode not in ("P", "L"):
-                raise DatasetError(
-                    f"'{path}' is of Pillow's mode {image.mode}, expected 8 bits with a palette or "
-                    "in grey: a label holds one number per pixel, not colours"
-                )
-            return np.array(image)
+            yield image
     # A damaged PNG chunk makes Pillow raise SyntaxError.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(f"'{path}' cannot be decoded ({error}); unpack it again") from error
+
+
+def read_indices(path: str | Path, wide: bool = False) -> np.ndarray:
+    """Reads the values of a label file with one channel: palette indices, or grey levels as such.
+
+    OpenCV gives a palette's colours and not its indices, so Pillow reads these files.
+
+    Args:
+        path: a PNG file with a palette or grey levels.
+        wide: whether grey levels may have 16 bits.
+
+    Returns:
+        (H, W) uint8, or uint16 of a file of 16 bits.
+
+    Raises:
+        DatasetError: the file cannot be read, or it holds colours.
+    """
+    with decoded(path) as image:
+        if image.mode in ("P", "L"):
+            return np.array(image)
+        if wide and image.mode in ("I", "I;16", "I;16B"):
+            return np.array(image).astype(np.uint16)
+        raise DatasetError(
+            f"'{path}' is of Pillow's mode {image.mode}, expected {'8 or 16' if wide else '8'} "
+            "bits with a palette or in grey: a label holds one number per pixel, not colours"
+            + (" (or write `label_coding: colors`, or red)" if wide else "")
+        )
 
 
 def read_image(path: str | Path, image_format: str) -> np.ndarray:

@@ -5,16 +5,17 @@ A label is a PNG with a palette whose indices are Cityscapes' label ids. There a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import DatasetError, DatasetSpec, Record, register_dataset
 from gbw_d2.data.formats.files import LABEL_FILE, load_pairs
 from gbw_d2.data.formats.label_ids import read_label_ids
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
+from gbw_d2.label_spaces import CITYSCAPES_19
 
 # Some labels of the release are a few pixels larger or smaller than their images. The references
 # bring both to one size and so stretch such a label; more than this is no such exception.
@@ -61,10 +62,10 @@ def read_semantic(record: Record) -> np.ndarray:
     return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def register_gta5(
+def gta5_specs(
     prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
-) -> None:
-    """Registers ``{prefix}_semantic_train``: all images, since the release has no split lists.
+) -> Iterator[DatasetSpec]:
+    """Makes ``{prefix}_semantic_train``: all images, since the release has no split lists.
 
     Args:
         prefix: ``"gta5"`` or the name of a twin in the same layout.
@@ -75,4 +76,10 @@ def register_gta5(
     def load() -> list[Record]:
         return load_gta5(root())
 
-    register_dataset(DatasetSpec(f"{prefix}_semantic_train", load, read_semantic, None, prepare))
+    yield DatasetSpec(
+        f"{prefix}_semantic_train",
+        load,
+        read_semantic,
+        prepare=prepare,
+        label_space=CITYSCAPES_19,
+    )

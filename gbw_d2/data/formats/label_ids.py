@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gbw_d2.data.catalog import DatasetError
+from gbw_d2.cityscapes_classes import raw_to_train_id
 from gbw_d2.data.formats.files import few, read_indices
-from gbw_d2.label_spaces import raw_to_train_id
+from gbw_d2.data.spec import DatasetError
 
 # 0..33, and the licence plate: -1 in Cityscapes' table, 34 in GTA5's.
 LABEL_IDS = tuple(range(35))

@@ -6,23 +6,18 @@ objects, unique in its image (0 = none). Pillow cannot read such files; OpenCV c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import (
-    DatasetError,
-    DatasetSpec,
-    Record,
-    SegmentsInfo,
-    register_dataset,
-)
+from gbw_d2.cityscapes_classes import CLASSES, SYNTHIA_VOID_IDS, raw_to_train_id
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, few, load_pairs, read_array
 from gbw_d2.data.formats.segments import join_segments
-from gbw_d2.label_spaces import CLASSES, SYNTHIA_VOID_IDS, raw_to_train_id
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo
+from gbw_d2.label_spaces import CITYSCAPES_19
 
 _HINT = (
     "Expected SYNTHIA-RAND-CITYSCAPES with RGB/*.png and GT/LABELS/*.png there; "
@@ -92,16 +87,16 @@ def read_semantic(record: Record) -> np.ndarray:
 def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     """Reads the panoptic label; see :func:`gbw_d2.data.formats.segments.join_segments`."""
     classes, instances = read_raw_label(record)
-    return join_segments(_TRAIN_ID_OF[classes], instances)
+    return join_segments(_TRAIN_ID_OF[classes], instances, CITYSCAPES_19)
 
 
-def register_synthia(
+def synthia_specs(
     prefix: str,
     root: Callable[[], Path],
     prepare: Callable[[], None] | None = None,
     split: str = "train",
-) -> None:
-    """Registers ``{prefix}_panoptic_{split}`` and ``{prefix}_semantic_{split}``.
+) -> Iterator[DatasetSpec]:
+    """Makes ``{prefix}_panoptic_{split}`` and ``{prefix}_semantic_{split}``.
 
     Args:
         prefix: ``"synthia"`` or the name of a twin in the same layout.
@@ -113,7 +108,12 @@ def register_synthia(
     def load() -> list[Record]:
         return load_synthia(root())
 
-    register_dataset(
-        DatasetSpec(f"{prefix}_panoptic_{split}", load, read_semantic, read_panoptic, prepare)
-    )
-    register_dataset(DatasetSpec(f"{prefix}_semantic_{split}", load, read_semantic, None, prepare))
+    for kind, reader in (("panoptic", read_panoptic), ("semantic", None)):
+        yield DatasetSpec(
+            f"{prefix}_{kind}_{split}",
+            load,
+            read_semantic,
+            reader,
+            prepare,
+            label_space=CITYSCAPES_19,
+        )

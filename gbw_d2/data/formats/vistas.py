@@ -6,26 +6,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.data.catalog import (
-    DatasetError,
-    Record,
-    SegmentsInfo,
-    register_target,
+from gbw_d2.cityscapes_classes import CLASSES
+from gbw_d2.data.formats.coco_panoptic import (
+    PANOPTIC_FILE,
+    SEGMENTS,
+    check_segment,
+    read_numbers,
 )
-from gbw_d2.data.formats.files import check_size, few, image_record, list_names, read_array
-from gbw_d2.data.formats.segments import ids_of_colors, segment_ids, segments_info
-from gbw_d2.label_spaces import CLASSES, IGNORE_LABEL
+from gbw_d2.data.formats.files import few, image_record, list_names
+from gbw_d2.data.formats.segments import segment_ids, segments_info
+from gbw_d2.data.formats.target_specs import target_specs
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo
+from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 
-PANOPTIC_FILE = "pan_seg_file_name"
-SEGMENTS = "segments_info"
 FOLDERS = {"train": "training", "val": "validation"}
 NUM_CATEGORIES = 66
 
@@ -56,6 +56,7 @@ _TRAIN_ID_OF = np.full(NUM_CATEGORIES + 1, IGNORE_LABEL, dtype=np.uint8)
 for _class in CLASSES:
     _TRAIN_ID_OF[list(CATEGORIES[_class.name])] = _class.train_id
 
+_UNPACK = "unpack the archive again"
 _HINT = (
     "Expected Mapillary Vistas 1.2 with training and validation there; datasets/README.md shows "
     "where the files go (DETECTRON2_DATASETS moves the root), and "
@@ -139,40 +140,9 @@ def _read_annotations(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_segment(segment: dict[str, Any]) -> None:
-    if not all(isinstance(segment[key], int) for key in ("id", "category_id", "iscrowd")):
-        raise TypeError(f"segment {segment} has no whole numbers")
-    if not (0 < segment["id"] < 2**24 and 0 < segment["category_id"] <= NUM_CATEGORIES):
-        raise ValueError(
-            f"segment {segment}, expected an id 1 .. 2 ** 24 - 1 and a category 1..{NUM_CATEGORIES}"
-        )
-
-
-def _read_numbers(record: Record) -> np.ndarray:
-    """Reads which segment of the record each pixel shows: (H, W) uint16, void = the number of them.
-
-    Raises:
-        DatasetError: unreadable, not colour, another size than its image, or a segment that the
-            JSON file does not list.
-    """
-    path = record[PANOPTIC_FILE]
-    png = read_array(path, cv2.IMREAD_UNCHANGED)
-    if png.ndim != 3 or png.shape[2] != 3 or png.dtype != np.uint8:
-        raise DatasetError(f"'{path}' is not an 8-bit RGB PNG file; unpack the archive again")
-    check_size(png, record[keys.HEIGHT], record[keys.WIDTH], path)
-    ids = ids_of_colors(png)
-    listed = [segment["id"] for segment in record[SEGMENTS]]
-    # One entry per possible id: only those that occur are ever touched, so it costs no memory.
-    # Counted from 1 on here: 0 is what the list lacks.
-    position = np.zeros(1 << 24, dtype=np.uint16)
-    position[[*listed, 0]] = np.arange(1, len(listed) + 2)
-    numbers = position[ids]
-    if not numbers.all():
-        wrong = np.unique(ids[numbers == 0])
-        raise DatasetError(
-            f"'{path}' holds segment(s) {few([str(i) for i in wrong])} that the JSON file does not "
-            "list; unpack the archive again"
-        )
-    return numbers - np.uint16(1)
+    check_segment(segment)
+    if not 0 < segment["category_id"] <= NUM_CATEGORIES:
+        raise ValueError(f"segment {segment}, expected a category 1..{NUM_CATEGORIES}")
 
 
 def _train_ids(record: Record) -> np.ndarray:
@@ -192,8 +162,10 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     """
     crowds = [bool(segment["iscrowd"]) for segment in record[SEGMENTS]]
     instances = np.array([0 if crowd else i + 1 for i, crowd in enumerate(crowds)] + [0])
-    segments = segment_ids(_train_ids(record), instances)[_read_numbers(record)]
-    return segments, segments_info(segments)
+    segments = segment_ids(_train_ids(record), instances, CITYSCAPES_19)[
+        read_numbers(record, _UNPACK)
+    ]
+    return segments, segments_info(segments, CITYSCAPES_19)
 
 
 def read_semantic(record: Record) -> np.ndarray:
@@ -202,13 +174,13 @@ def read_semantic(record: Record) -> np.ndarray:
     Raises:
         DatasetError: as :func:`read_panoptic`.
     """
-    return _train_ids(record)[_read_numbers(record)]
+    return _train_ids(record)[read_numbers(record, _UNPACK)]
 
 
-def register_vistas(
+def vistas_specs(
     prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
-) -> None:
-    """Registers the five datasets of :func:`gbw_d2.data.catalog.register_target`.
+) -> Iterator[DatasetSpec]:
+    """Makes the five datasets of :func:`gbw_d2.data.formats.target_specs.target_specs`.
 
     Args:
         prefix: ``"vistas"`` or the name of a twin in the same layout.
@@ -219,12 +191,13 @@ def register_vistas(
     def labelled(split: str) -> list[Record]:
         return load_labelled(root(), split)
 
-    register_target(
+    return target_specs(
         prefix,
         lambda split: load_images(root(), split),
         labelled,
         labelled,
         read_semantic,
         read_panoptic,
+        CITYSCAPES_19,
         prepare,
     )

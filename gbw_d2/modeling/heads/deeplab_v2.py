@@ -47,8 +47,8 @@ class DilatedClassifier(nn.Module):
 class DeepLabV2Head(nn.Module):
     """A dilated classifier on one feature map of the backbone, with nothing in between.
 
-    Class weights by a measure at the classifier (``WEIGHTING.MEASURE`` class_gradient, interference
-    or hindrance) take it for a 1 x 1 one: what they measure here is the gradient at the centre
+    Class weights by a measure at the classifier (``WEIGHTING.MEASURE`` class_gradient or
+    hindrance) take it for a 1 x 1 one: what they measure here is the gradient at the centre
     taps, which is exact and the same in every branch. The eight outer taps of each branch read
     other cells and are left out, so the measure approximates that of the whole classifier.
     ``WEIGHTING.MEASURE norm`` is exact.

@@ -38,7 +38,6 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.projects.panoptic_deeplab import build_ins_embed_branch
 
-_LOSSES = {CENTER: ClassWeightedCenterLoss, OFFSET: ClassWeightedOffsetLoss}
 _WEIGHTS = {CENTER: CENTER_WEIGHTS, OFFSET: OFFSET_WEIGHTS}
 
 
@@ -78,7 +77,9 @@ class GBWPanopticDeepLab(DenseSegmentor):
         """Adds the centre and offset heads, whose weights belong to the things."""
         heads = super().heads(cfg, space)
         if cls.predicts_instances(cfg):
-            heads |= {name: HeadSpec(loss, space.thing_ids) for name, loss in _LOSSES.items()}
+            heads[CENTER] = HeadSpec(ClassWeightedCenterLoss, space.thing_ids)
+            # Their own gradients tell the size of a class and not its error (docs/equations.md 7).
+            heads[OFFSET] = HeadSpec(ClassWeightedOffsetLoss, space.thing_ids, weights_from=CENTER)
         return heads
 
     @classmethod

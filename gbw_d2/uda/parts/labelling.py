@@ -82,7 +82,7 @@ def image_score(confidence: Tensor, classes: Tensor, num_classes: int) -> Tensor
     return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum()
 
 
-# Written instances are numbered train id x this + 1, 2, ...
+# Written instances are numbered (class id + 1) x this + 1, 2, ...
 INSTANCES_PER_CLASS = 1000
 
 SegmentsInfo = Sequence[Mapping[str, Any]]
@@ -100,7 +100,6 @@ def kept_instances(
     segments: Tensor,
     segments_info: SegmentsInfo,
     thresholds: Sequence[float],
-    to_train_id: np.ndarray,
 ) -> np.ndarray:
     """Numbers the things whose score reaches the threshold of their class.
 
@@ -108,19 +107,19 @@ def kept_instances(
         segments: (H, W) segment ids, 0 = void.
         segments_info: ``id``, ``category_id`` (class id), ``isthing`` and ``score`` of each.
         thresholds: least score of each class.
-        to_train_id: class id -> train id.
 
     Returns:
-        (H, W) uint16: train id x 1000 + 1, 2, ... within each class (999 at the most), 0 elsewhere.
+        (H, W) int32: (class id + 1) x 1000 + 1, 2, ... within each class (999 at the most), 0
+        elsewhere.
     """
-    numbers = np.zeros(1 + max((s["id"] for s in segments_info), default=0), dtype=np.uint16)
+    numbers = np.zeros(1 + max((s["id"] for s in segments_info), default=0), dtype=np.int32)
     found: Counter[int] = Counter()
     scores, classes = scores_of_things(segments_info)
     ids = [segment["id"] for segment in segments_info if segment["isthing"]]
     for number, score, c in zip(ids, scores.tolist(), classes.tolist(), strict=True):
         if score >= thresholds[c] and found[c] < INSTANCES_PER_CLASS - 1:
             found[c] += 1
-            numbers[number] = int(to_train_id[c]) * INSTANCES_PER_CLASS + found[c]
+            numbers[number] = (c + 1) * INSTANCES_PER_CLASS + found[c]
     return numbers[segments.cpu().numpy()]
 
 

@@ -1,8 +1,9 @@
 """The files of a round of self-training: one PNG per image, and what is known of them all.
 
     <folder>/thresholds.json     first: whose labels these are, and by which thresholds
-    <folder>/labels/<id>.png     8 bit train ids, 255 = ignore
-    <folder>/instances/<id>.png  of panoptic networks: 16 bit train id x 1000 + number, 0 = none
+    <folder>/labels/<id>.png     8 bit class ids, 255 = ignore
+    <folder>/instances/<id>.png  of panoptic networks: a colour PNG file, as COCO codes segments:
+                                 R + 256 G + 65536 B = (class id + 1) x 1000 + number, 0 = none
     <folder>/pixels.npy          labelled pixels (images, K) by class id, in the order of the images
     <folder>/round.json          last: the labels are complete
 
@@ -14,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from gbw_d2.class_tables import colors_of_ids
 from gbw_d2.errors import UserError
+from gbw_d2.files.atomic import write_atomically
 
 
 class PseudoLabelError(UserError):
@@ -104,13 +106,13 @@ class RoundFiles:
 
         Args:
             image_id: of the image.
-            labels: (H, W) uint8 train ids, 255 = ignore.
-            instances: (H, W) uint16, train id x 1000 + number, 0 = none; None for none at all.
+            labels: (H, W) uint8 class ids, 255 = ignore.
+            instances: (H, W) int32, (class id + 1) x 1000 + number, 0 = none; None for none at
+                all.
         """
         assert labels.dtype == np.uint8
         if instances is not None:
-            assert instances.dtype == np.uint16
-            _write_png(self.instances / f"{image_id}.png", instances)
+            _write_png(self.instances / f"{image_id}.png", colors_of_ids(instances))
         _write_png(self.path_of(image_id), labels)
 
     def read_labels(self, image_id: str) -> np.ndarray:
@@ -135,22 +137,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_png(path: Path, array: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from error
     _write(path, cv2.imencode(".png", array)[1].tobytes())
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        write_atomically(path, data)
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> PseudoLabelError:

@@ -85,6 +85,7 @@ class RoundLabeller:
         # What the labels depend on: those of another key are not taken over.
         self.key = {
             "weights": weights_digest(module_of(model)),
+            "classes": list(model.label_space.class_names),
             **asdict(policy),
             "prior": version_of(prior),
             "logit_shift": [] if shift is None else shift.tolist(),
@@ -182,7 +183,7 @@ class RoundLabeller:
         self._wait()
         if context.is_main:
             for image_id in there:
-                count(image_id, space.from_train_id[files.read_labels(image_id)])
+                count(image_id, files.read_labels(image_id))
         skipped = set(context.target.ids()) - (place.keys() - there)
 
         def look(image_id: str, result: dict[str, Any]) -> None:
@@ -192,7 +193,7 @@ class RoundLabeller:
             mine = labels.cpu().numpy()
             count(image_id, mine)
             instances = self._instances(result, chosen["instance_thresholds"])
-            files.write_labels(image_id, space.to_train_id[mine], instances)
+            files.write_labels(image_id, mine, instances)
 
         self._look_at(context.target.batches(skipped), look)
         return all_reduce_sum(pixels.to(device)).cpu().numpy()
@@ -201,8 +202,7 @@ class RoundLabeller:
         """Returns the instances that are kept, None for networks and settings without."""
         if not self.policy.instance_pseudo_labels or keys.PANOPTIC_SEG not in result:
             return None
-        table = self.model.label_space.to_train_id
-        return labelling.kept_instances(*result[keys.PANOPTIC_SEG], thresholds, table)
+        return labelling.kept_instances(*result[keys.PANOPTIC_SEG], thresholds)
 
     def _summary(self, number: int, chosen: dict[str, Any], pixels: np.ndarray) -> dict[str, Any]:
         """Returns what is told of a round in its file, and tells it in the log."""

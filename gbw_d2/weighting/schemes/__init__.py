@@ -5,7 +5,6 @@ from gbw_d2.weighting.schemes import (
     fixed,
     focal,
     gbw,
-    gbw_equal_pull,
     inverse_frequency,
     none,
 )
@@ -15,7 +14,6 @@ __all__ = [
     "fixed",
     "focal",
     "gbw",
-    "gbw_equal_pull",
     "inverse_frequency",
     "none",
 ]

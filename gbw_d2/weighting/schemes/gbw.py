@@ -1,55 +1,73 @@
-"""Gradient-based class weighting: one scheme under five names that differ in their defaults."""
+"""The schemes of gradient-based class weighting: presets, and the one that balances shares."""
 
-from gbw_d2.weighting.gradient_scheme import (
-    ADJUSTED_CLASS_GRADIENTS,
-    CLASS_GRADIENTS,
-    GradientBasedScheme,
-)
-from gbw_d2.weighting.scheme import SCHEMES, SchemeEntry
+from __future__ import annotations
 
-SCHEMES.register("gbw")(SchemeEntry(GradientBasedScheme, ADJUSTED_CLASS_GRADIENTS))
-# The same weights without the adjustments: on the source alone, fading with the gradients.
-SCHEMES.register("gbw_fading")(
-    SchemeEntry(GradientBasedScheme, {**CLASS_GRADIENTS, "scale": "initial", "acts_on": "source"})
-)
-SCHEMES.register("gbw_hindrance")(
-    SchemeEntry(
-        GradientBasedScheme,
-        {
-            "measure": "hindrance",
-            "scale": "relative",
-            "power": 0.5,
-            "lam": 1.0,
-            "budget": "present",
-            "min_weight": 0.5,
-            "frequency_power": 0.0,
-        },
-    )
-)
-SCHEMES.register("gbw_norm")(
-    SchemeEntry(
-        GradientBasedScheme,
-        {
-            "measure": "norm",
-            "scale": "relative",
-            "power": 1.0,
-            "lam": 1.0,
-            "budget": "present",
-            "frequency_power": 0.0,
-        },
-    )
-)
+import torch
+from torch import Tensor
+
+from gbw_d2.weighting.gradient_scheme import GradientBasedScheme
+from gbw_d2.weighting.scheme import NORM, SCHEMES, SchemeEntry
+
+# Of the largest: a class with hardly any gradient must not take the whole budget.
+LEAST_GRADIENT_SHARE = 1e-3
+
+
+class BalancedScheme(GradientBasedScheme):
+    """Class weights that fall with a class's share of the gradient (docs/equations.md 2d).
+
+    The gradient share of class c in a step of plain cross-entropy is p_c = s_c |A_c|, its share of
+    the pixels times the size of its own gradient, both running means; the programme sees
+    max p / p_c in place of the measure. A class that is small, or learned, weighs more; one that
+    stays confused however it is weighted does not, as it would with the measure itself.
+    """
+
+    def with_pixel_share(self, term: str, measure: Tensor, counts: Tensor) -> Tensor:
+        power = self.settings.frequency_power
+        share = measure if power == 0 else measure * self.pixel_share(term, counts).pow(power)
+        top = share.max()
+        # A class that was never seen has no gradient, and needs no weight. where, not clamp: NaN
+        # must stay visible.
+        return torch.where(share == 0, share, top / share.clamp(min=LEAST_GRADIENT_SHARE * top))
+
+
+# By class gradients, whose running mean averages out sampling noise; on all labels, shaped by those
+# of the source; predictions keep half of the prior shift that weights cause, pseudo-labels nothing.
+CLASS_GRADIENTS = {
+    "measure": "class_gradient",
+    "scale": "relative",
+    "power": 1.0,
+    "lam": 0.5,
+    "momentum": 0.99,
+    "budget": "present",
+    "min_weight": 0.1,
+    "frequency_power": 0.25,
+    "shaped_by": "source",
+    "logit_adjustment": 0.5,
+    "pseudo_label_adjustment": 1.0,
+}
+BALANCED = {**CLASS_GRADIENTS, "power": 0.7, "frequency_power": 1.0}
+HINDRANCE = {
+    "measure": "hindrance",
+    "scale": "relative",
+    "power": 0.5,
+    "lam": 1.0,
+    "budget": "present",
+    "min_weight": 0.5,
+    "frequency_power": 0.0,
+}
+NORMS = {
+    "measure": NORM,
+    "scale": "relative",
+    "power": 1.0,
+    "lam": 1.0,
+    "budget": "present",
+    "frequency_power": 0.0,
+}
 # To three digits plain cross-entropy, and meant to be: the released setting is a row in each table.
-SCHEMES.register("gbw_released")(
-    SchemeEntry(
-        GradientBasedScheme,
-        {
-            "measure": "norm",
-            "scale": "released",
-            "power": 2.0,
-            "lam": 1.0,
-            "budget": "all",
-            "frequency_power": 0.0,
-        },
-    )
-)
+RELEASED = {**NORMS, "scale": "released", "power": 2.0, "budget": "all"}
+
+SCHEMES.register("gbw")(SchemeEntry(GradientBasedScheme, CLASS_GRADIENTS))
+SCHEMES.register("gbw_balanced")(SchemeEntry(BalancedScheme, BALANCED))
+SCHEMES.register("gbw_hindrance")(SchemeEntry(GradientBasedScheme, HINDRANCE))
+SCHEMES.register("gbw_norm")(SchemeEntry(GradientBasedScheme, NORMS))
+SCHEMES.register("gbw_released")(SchemeEntry(GradientBasedScheme, RELEASED))

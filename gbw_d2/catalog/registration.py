@@ -1,0 +1,21 @@
+"""The one table of datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gbw_d2.data.spec import DatasetSpec
+from gbw_d2.registry import Registry
+
+DATASETS: Registry[DatasetSpec] = Registry("dataset")
+
+
+def register_dataset(spec: DatasetSpec) -> DatasetSpec:
+    """Files a dataset under its name; importing Detectron2 is put off until it is needed."""
+    return DATASETS.register(spec.name)(spec)
+
+
+def register_datasets(specs: Iterable[DatasetSpec]) -> None:
+    """Files several datasets, each under its name."""
+    for spec in specs:
+        register_dataset(spec)

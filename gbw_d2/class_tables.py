@@ -1,0 +1,115 @@
+"""Maps of ids: from one label space to another by a table, and as colours of COCO's PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from gbw_d2.label_spaces import IGNORE_LABEL
+
+SegmentsInfo = list[dict[str, Any]]
+
+
+def ids_of_colors(colors: np.ndarray) -> np.ndarray:
+    """Reads COCO's panoptic PNG: the id is red + 256 * green + 65536 * blue.
+
+    Args:
+        colors: (H, W, 3) uint8 in OpenCV's order, blue first.
+
+    Returns:
+        (H, W) int32.
+    """
+    # Red, green, blue and alpha are the four bytes of a little-endian number.
+    words = cv2.cvtColor(colors, cv2.COLOR_BGR2RGBA).view("<i4")[:, :, 0]
+    return (words & 0xFFFFFF).astype(np.int32, copy=False)
+
+
+def colors_of_ids(ids: np.ndarray) -> np.ndarray:
+    """Codes ids (H, W), 0 .. 2 ** 24 - 1, as :func:`ids_of_colors` reads them: blue first, uint8.
+
+    Raises:
+        ValueError: an id that three bytes do not hold.
+    """
+    largest = int(ids.max(initial=0))
+    if largest >= 1 << 24:
+        raise ValueError(f"segment id {largest} does not fit into three bytes ({(1 << 24) - 1})")
+    planes = np.ascontiguousarray(ids, dtype="<u4").view(np.uint8)
+    return np.ascontiguousarray(planes.reshape(*ids.shape, 4)[..., 2::-1])
+
+
+def is_identity(table: np.ndarray) -> bool:
+    """True where a table of the class ids 0..K-1 changes none of them."""
+    return bool((table == np.arange(len(table))).all())
+
+
+def regrouped(counts: np.ndarray, table: np.ndarray, num_classes: int, axis: int) -> np.ndarray:
+    """Sums what was counted by class id of one space to the class ids of another.
+
+    Args:
+        counts: an array whose ``axis`` is indexed by class id.
+        table: (256,) uint8, class id -> class id of the other space, 255 = none.
+        num_classes: of the other space.
+        axis: which one.
+
+    Returns:
+        The same shape but for ``axis``, which has ``num_classes`` entries.
+    """
+    by_class = np.moveaxis(counts, axis, 0)
+    result = np.zeros((num_classes, *by_class.shape[1:]), dtype=counts.dtype)
+    kept = table[: len(by_class)] != IGNORE_LABEL
+    np.add.at(result, table[: len(by_class)][kept], by_class[kept])
+    return np.moveaxis(result, 0, axis)
+
+
+def translated_segments(
+    segment_map: np.ndarray,
+    segments: Sequence[Mapping[str, Any]],
+    table: np.ndarray,
+    is_thing: np.ndarray,
+    was_thing: np.ndarray,
+) -> tuple[np.ndarray, SegmentsInfo]:
+    """Takes a panoptic map to another label space.
+
+    Segments of no class there become void. A stuff class has one segment, so where several classes,
+    or a thing, become a stuff class, their segments are joined. A labelled stuff class that becomes
+    a thing has no instances, so its segment is a crowd.
+
+    Args:
+        segment_map: (H, W) integer segment ids, 0 = void.
+        segments: dictionaries with ``id`` and ``category_id``, a class id; labels also have
+            ``iscrowd``.
+        table: (256,) uint8, class id -> class id of the other space, 255 = none.
+        is_thing: (256,) bool, of the other space's class ids.
+        was_thing: (256,) bool, of this space's class ids.
+
+    Returns:
+        The map, itself where no id changes, and the segments; an ``area`` stays true.
+    """
+    many = np.bincount(table, minlength=256) > 1
+    stuff: dict[int, dict[str, Any]] = {}
+    kept: SegmentsInfo = []
+    changed: dict[int, int] = {}
+    for segment in segments:
+        before, number = int(segment["category_id"]), int(segment["id"])
+        category = int(table[before])
+        if category == IGNORE_LABEL:
+            changed[number] = 0
+        elif not is_thing[category] and category in stuff:
+            changed[number] = stuff[category]["id"]
+            if "area" in segment:
+                stuff[category]["area"] += segment["area"]
+        else:
+            kept.append({**segment, "category_id": category})
+            if not is_thing[category] and (many[category] or was_thing[before]):
+                stuff[category] = kept[-1]
+            if "iscrowd" in segment and is_thing[category] != was_thing[before]:
+                kept[-1]["iscrowd"] = int(is_thing[category])
+    if not changed:
+        return segment_map, kept
+    highest = max(int(segment_map.max(initial=0)), *changed)
+    number_of = np.arange(highest + 1, dtype=segment_map.dtype)
+    number_of[list(changed)] = list(changed.values())
+    return number_of[segment_map], kept

@@ -1,0 +1,56 @@
+"""COCO's panoptic format: PNG files of segment ids, R + 256 G + 65536 B, and one JSON file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from gbw_d2 import keys
+from gbw_d2.class_tables import ids_of_colors
+from gbw_d2.data.formats.files import check_size, few, read_array
+from gbw_d2.data.spec import DatasetError, Record
+
+PANOPTIC_FILE = "pan_seg_file_name"
+SEGMENTS = "segments_info"
+
+
+def check_segment(segment: dict[str, Any]) -> None:
+    """Raises TypeError or ValueError where an entry of ``segments_info`` cannot be used."""
+    if not all(isinstance(segment[key], int) for key in ("id", "category_id", "iscrowd")):
+        raise TypeError(f"segment {segment} has no whole numbers")
+    if not 0 < segment["id"] < 1 << 24:
+        raise ValueError(f"segment {segment}, expected an id 1 .. 2 ** 24 - 1")
+
+
+def read_numbers(record: Record, remedy: str = "write both anew") -> np.ndarray:
+    """Reads which segment of the record each pixel shows: (H, W) uint16, void = the number of them.
+
+    Args:
+        record: names the PNG file and lists its segments.
+        remedy: what to do where both do not agree; the end of the error message.
+
+    Raises:
+        DatasetError: unreadable, not colour, another size than its image, or a segment that the
+            JSON file does not list.
+    """
+    path = record[PANOPTIC_FILE]
+    png = read_array(path, cv2.IMREAD_UNCHANGED)
+    if png.ndim != 3 or png.shape[2] != 3 or png.dtype != np.uint8:
+        raise DatasetError(f"'{path}' is not an 8-bit RGB PNG file; {remedy}")
+    check_size(png, record[keys.HEIGHT], record[keys.WIDTH], path)
+    ids = ids_of_colors(png)
+    listed = [segment["id"] for segment in record[SEGMENTS]]
+    # One entry per possible id: only those that occur are ever touched, so it costs no memory.
+    # Counted from 1 on here: 0 is what the list lacks.
+    position = np.zeros(1 << 24, dtype=np.uint16)
+    position[[*listed, 0]] = np.arange(1, len(listed) + 2)
+    numbers = position[ids]
+    if not numbers.all():
+        wrong = np.unique(ids[numbers == 0])
+        raise DatasetError(
+            f"'{path}' holds segment(s) {few([str(i) for i in wrong])} that the JSON file does not "
+            f"list; {remedy}"
+        )
+    return numbers - np.uint16(1)

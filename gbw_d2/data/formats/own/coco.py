@@ -1,0 +1,82 @@
+"""A split of own data whose labels are COCO panoptic: what its JSON file says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gbw_d2.data.formats.coco_panoptic import SEGMENTS, check_segment
+from gbw_d2.data.formats.own.classes import GivenClass
+from gbw_d2.data.spec import DatasetError
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A JSON file that was read and checked.
+
+    Args:
+        path: the file.
+        categories: category id -> its class.
+        by_image: name of an image, without folder and suffix -> its annotation.
+    """
+
+    path: Path
+    categories: Mapping[int, GivenClass]
+    by_image: Mapping[str, Mapping[str, Any]]
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Reads a COCO panoptic JSON file.
+
+    An image is known by the name that ``images`` gives to its id, text or number, and by the name
+    of its PNG file.
+
+    Raises:
+        DatasetError: it cannot be read, or is not of that format.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        categories = {c["id"]: _given(c) for c in content["categories"]}
+        image_names = {str(i["id"]): i.get("file_name", "") for i in content.get("images", [])}
+        by_image: dict[str, Mapping[str, Any]] = {}
+        for annotation in content["annotations"]:
+            _check(annotation, categories)
+            name = image_names.get(str(annotation["image_id"])) or annotation["file_name"]
+            for key in {Path(name).stem, Path(annotation["file_name"]).stem}:
+                if key in by_image and by_image[key] is not annotation:
+                    raise ValueError(f"image {key} has two annotations")
+                by_image[key] = annotation
+    except OSError as error:
+        raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"'{path}' is not a COCO panoptic file ({error!r})") from error
+    return Annotations(path, categories, by_image)
+
+
+def _given(category: Mapping[str, Any]) -> GivenClass:
+    color = category.get("color")
+    if not isinstance(category["id"], int):
+        raise TypeError(f"category {category} has no whole number as id")
+    return GivenClass(
+        str(category["name"]),
+        bool(category.get("isthing", False)),
+        None if color is None else tuple(color),
+    )
+
+
+def _check(annotation: Mapping[str, Any], categories: Mapping[int, GivenClass]) -> None:
+    ids = set()
+    for segment in annotation[SEGMENTS]:
+        segment.setdefault("iscrowd", 0)
+        check_segment(segment)
+        if segment["category_id"] not in categories:
+            raise ValueError(
+                f"segment {segment['id']} of {annotation['file_name']} has category "
+                f"{segment['category_id']}, which `categories` does not list"
+            )
+        ids.add(segment["id"])
+    if len(ids) < len(annotation[SEGMENTS]):
+        raise ValueError(f"{annotation['file_name']} lists a segment twice")

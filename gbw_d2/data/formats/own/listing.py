@@ -1,0 +1,100 @@
+"""Lists the images of a split with their label files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gbw_d2 import keys
+from gbw_d2.data.formats.coco_panoptic import PANOPTIC_FILE, SEGMENTS
+from gbw_d2.data.formats.files import LABEL_FILE, check_unique, few, image_record
+from gbw_d2.data.formats.own.description import OwnData, OwnSplit, annotations_of
+from gbw_d2.data.spec import DatasetError, Record
+
+INSTANCE_FILE = "instance_file_name"
+# The file that all records of a COCO split share: class statistics follow its size.
+ANNOTATION_FILE = "annotation_file_name"
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_KINDS = {LABEL_FILE: "label", INSTANCE_FILE: "instance", PANOPTIC_FILE: "label"}
+
+
+def load_split(data: OwnData, name: str) -> list[Record]:
+    """Lists the images of a split, sorted by path.
+
+    Args:
+        data: the description.
+        name: of the split.
+
+    Returns:
+        Records with ``file_name``, ``image_id`` (path below the folder, without suffix and with
+        ``__`` for ``/``), ``height``, ``width``, and the files of labels and instances where the
+        split has them.
+
+    Raises:
+        DatasetError: no images, or labels or instances are missing.
+    """
+    split = data.splits[name]
+    if not split.images.is_dir():
+        raise DatasetError(f"no folder '{split.images}', which '{data.path}' names for '{name}'")
+    found = _find_images(split)
+    if not found:
+        kinds = split.image_suffix or ", *".join(IMAGE_SUFFIXES)
+        raise DatasetError(
+            f"no images (*{kinds}) in '{split.images}', which '{data.path}' names for '{name}'"
+        )
+    records: list[Record] = []
+    for path in found:
+        relative = path.relative_to(split.images).as_posix()
+        stem = relative.removesuffix(split.image_suffix or path.suffix)
+        # Predictions are saved under the id, so it must be a file's name.
+        record = image_record(path, stem.replace("/", "__"))
+        if split.labels is not None and split.annotations is None:
+            record[LABEL_FILE] = str(split.labels / f"{stem}{split.label_suffix}")
+        if split.instances is not None:
+            record[INSTANCE_FILE] = str(split.instances / f"{stem}{split.instance_suffix}")
+        records.append(record)
+    check_unique(split.images, records)
+    if split.annotations is not None:
+        _add_annotations(split, records)
+    for key, kind in _KINDS.items():
+        missing = [r[key] for r in records if key in r and not Path(r[key]).is_file()]
+        if missing:
+            raise DatasetError(
+                f"{len(missing)} of {len(records)} images of '{name}' lack their {kind} file: "
+                f"{few(missing)}. Names must be equal up to the suffixes, which '{data.path}' may "
+                "give."
+            )
+    return records
+
+
+def _add_annotations(split: OwnSplit, records: list[Record]) -> None:
+    annotations = annotations_of(split)
+    assert split.labels is not None
+    lonely = []
+    for record in records:
+        path = Path(record[keys.FILE_NAME])
+        stem = path.name.removesuffix(split.image_suffix or path.suffix)
+        entry = annotations.by_image.get(path.stem) or annotations.by_image.get(stem)
+        if entry is None:
+            lonely.append(str(path))
+            continue
+        record[PANOPTIC_FILE] = str(split.labels / entry["file_name"])
+        record[SEGMENTS] = entry[SEGMENTS]
+        record[ANNOTATION_FILE] = str(annotations.path)
+    if lonely:
+        raise DatasetError(
+            f"{len(lonely)} of {len(records)} images in '{split.images}' have no annotation in "
+            f"'{annotations.path}': {few(lonely)}. Its `images` must have their file names."
+        )
+
+
+def _find_images(split: OwnSplit) -> list[Path]:
+    # Path.rglob would leave out folders that are links.
+    paths = [
+        Path(folder, name)
+        for folder, _, names in os.walk(split.images, followlinks=True)
+        for name in names
+    ]
+    if split.image_suffix:
+        return sorted(path for path in paths if path.name.endswith(split.image_suffix))
+    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)

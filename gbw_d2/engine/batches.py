@@ -1,0 +1,245 @@
+"""Builds the loaders of a run: batches of a stage, target images at test size, test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
+from gbw_d2.config import ConfigError
+from gbw_d2.data.augmentation import AugmentationSettings
+from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loader
+from gbw_d2.data.mappers import (
+    RECORD_KEYS,
+    PseudoLabelMapper,
+    SourceMapper,
+    TargetMapper,
+    TestMapper,
+)
+from gbw_d2.data.sampling import (
+    EpochPermutation,
+    RareClassMining,
+    RareClassSampling,
+    Stream,
+    nested_subset,
+)
+from gbw_d2.data.spec import DatasetError, Record
+from gbw_d2.engine.build import architecture, is_panoptic
+from gbw_d2.engine.run_data import RunData
+from gbw_d2.uda.strategy import (
+    PSEUDO_LABELS,
+    STRATEGIES,
+    Batch,
+    Context,
+    Mining,
+    PseudoLabels,
+    StageData,
+)
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+
+def _optional_size(cfg: CfgNode, key: str) -> tuple[int, int] | None:
+    size = tuple(cfg.INPUT[key])
+    if len(size) not in (0, 2):
+        raise ConfigError(f"INPUT.{key} is {size}; expected (rows, columns), or () for none")
+    return (int(size[0]), int(size[1])) if size else None
+
+
+def _augmentation(cfg: CfgNode, size_key: str) -> AugmentationSettings:
+    return AugmentationSettings(
+        resize=_optional_size(cfg, size_key),
+        scale_range=tuple(cfg.INPUT.SCALE_RANGE),
+        crop_size=_optional_size(cfg, "CROP_SIZE"),
+        flip_probability=cfg.INPUT.FLIP_PROBABILITY,
+        cat_max_ratio=cfg.INPUT.MAX_CLASS_SHARE,
+        color_jitter=cfg.INPUT.COLOR_JITTER,
+        pad_value=tuple(cfg.MODEL.PIXEL_MEAN),
+    )
+
+
+def _source_stream(
+    cfg: CfgNode, num_images: int, class_counts: Callable[[], np.ndarray], mining: Mining | None
+) -> Stream:
+    """Builds the stream over the source images that a stage draws.
+
+    Args:
+        cfg: the config.
+        num_images: their number.
+        class_counts: returns their labelled pixels (images, K).
+        mining: which crops should show a rare class.
+    """
+    rare = cfg.DATASETS.RARE_CLASS_SAMPLING
+    if not rare.ENABLED:
+        stream = EpochPermutation(num_images, cfg.SEED, "source")
+        return _mined(cfg, stream, class_counts, mining, "source")
+    return RareClassSampling(
+        class_counts(), cfg.SEED, "source", rare.TEMPERATURE, rare.MIN_PIXELS, rare.CROP_RATIO
+    )
+
+
+def _mined(
+    cfg: CfgNode,
+    stream: Stream,
+    class_counts: Callable[[], np.ndarray],
+    mining: Mining | None,
+    name: str,
+) -> Stream:
+    if mining is None:
+        return stream
+    classes = (mining.first, mining.second)
+    return RareClassMining(stream, class_counts(), *classes, mining.probability, cfg.SEED, name)
+
+
+def build_batches(data: RunData, start: int, stage_data: StageData | None = None) -> Iterator[Any]:
+    """Builds the endless iterator over (source batch, target batch or None).
+
+    Args:
+        data: of the run.
+        start: iteration of the first batch; what comes does not depend on what came before.
+        stage_data: what the stage draws; None for all source images, and all target images without
+            labels where the strategy needs them.
+    """
+    cfg = data.cfg
+    if stage_data is None:
+        stage_data = StageData(STRATEGIES.get(cfg.UDA.NAME).needs_target)
+    shared = {
+        "batch_size": cfg.SOLVER.IMS_PER_BATCH,
+        "seed": cfg.SEED,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "rank": comm.get_rank(),
+        "world_size": comm.get_world_size(),
+        "start": start,
+        "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
+    }
+    source = _source_batches(data, stage_data, shared)
+    if not stage_data.with_target:
+        return PairedLoader(source)
+    records = data.target.records
+    if stage_data.pseudo_labels is not None:
+        return PairedLoader(source, _labelled_target(data, stage_data, shared))
+    target = build_train_loader(
+        records,
+        TargetMapper(_augmentation(cfg, "TARGET_SIZE"), cfg.INPUT.FORMAT),
+        EpochPermutation(len(records), cfg.SEED, "target"),
+        name="target",
+        **shared,
+    )
+    return PairedLoader(source, target)
+
+
+def _source_batches(
+    data: RunData, stage_data: StageData, shared: dict[str, Any]
+) -> Iterator[Batch]:
+    cfg, space = data.cfg, data.space
+    spec, records = data.source.spec, data.source.records
+    panoptic = is_panoptic(cfg)
+    if spec.read_panoptic is None and panoptic:
+        raise DatasetError(
+            f"DATASETS.TRAIN '{spec.name}' has no instances; use a panoptic dataset, or set "
+            "MODEL.SEMANTIC_ONLY True"
+        )
+    learned = spec.in_space(space)
+    mapper = SourceMapper(
+        learned.read_semantic,
+        learned.read_panoptic if panoptic else None,
+        space,
+        _augmentation(cfg, "SOURCE_SIZE"),
+        architecture(cfg).target_generator(cfg, space),
+        cfg.INPUT.FORMAT,
+    )
+    drawn = nested_subset(len(records), stage_data.source_portion, cfg.SEED, "source")
+
+    def class_counts() -> np.ndarray:
+        return data.source_counts[drawn]
+
+    stream = _source_stream(cfg, len(drawn), class_counts, stage_data.mining)
+    return build_train_loader([records[i] for i in drawn], mapper, stream, name="source", **shared)
+
+
+def _labelled_target(
+    data: RunData, stage_data: StageData, shared: dict[str, Any]
+) -> Iterator[Batch]:
+    """Builds the batches of target images with the labels that the strategy wrote."""
+    labels: PseudoLabels | None = stage_data.pseudo_labels
+    assert labels is not None
+    cfg, space = data.cfg, data.space
+    by_id = {record[keys.IMAGE_ID]: record for record in data.target.records}
+    mapper = PseudoLabelMapper(
+        labels.folder,
+        space,
+        # Crops of the target are judged by no class, as those without labels are not.
+        replace(_augmentation(cfg, "TARGET_SIZE"), cat_max_ratio=1.0),
+        cfg.INPUT.FORMAT,
+        PSEUDO_LABELS,
+        architecture(cfg).target_generator(cfg, space),
+        labels.instance_folder,
+    )
+    stream = EpochPermutation(len(labels.image_ids), cfg.SEED, "target")
+    mined = _mined(cfg, stream, lambda: labels.class_pixels, stage_data.mining, "target")
+    drawn = [by_id[image_id] for image_id in labels.image_ids]
+    return build_train_loader(drawn, mapper, mined, name="target", **shared)
+
+
+class _TargetImages:
+    """DATASETS.TARGET at test size, for :class:`gbw_d2.uda.strategy.TargetImages`."""
+
+    def __init__(self, data: RunData) -> None:
+        self.data = data
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """Records without anything that names or holds a label."""
+        return [{key: record[key] for key in RECORD_KEYS} for record in self.data.target.records]
+
+    def ids(self) -> list[str]:
+        """Returns the ids of all images."""
+        return [record[keys.IMAGE_ID] for record in self.records]
+
+    def batches(self, skip: Container[str] = ()) -> Iterable[Batch]:
+        """Yields this process's share without ``skip``, one image per batch."""
+        # Shared before any is skipped: another process may see other files by now.
+        bounds = [
+            len(self.records) * part // comm.get_world_size()
+            for part in (comm.get_rank(), comm.get_rank() + 1)
+        ]
+        mine = [r for r in self.records[slice(*bounds)] if r[keys.IMAGE_ID] not in skip]
+        cfg = self.data.cfg
+        return build_test_loader(
+            mine,
+            TestMapper(cfg.INPUT.FORMAT, _optional_size(cfg, "TEST_SIZE")),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+
+
+def build_context(data: RunData, fresh: bool) -> Context:
+    """Builds what a strategy may use to prepare a stage; nothing is read before it is asked for.
+
+    Args:
+        data: of the run.
+        fresh: none of the stage's iterations has been done.
+    """
+    return Context(
+        fresh,
+        Path(data.cfg.OUTPUT_DIR),
+        comm.is_main_process(),
+        _TargetImages(data),
+        lambda: data.source_positions,
+    )
+
+
+def build_test_batches(cfg: CfgNode, records: list[Record]) -> Any:
+    """Builds this process's share of a test set, one image per batch."""
+    return build_test_loader(
+        records,
+        TestMapper(cfg.INPUT.FORMAT, _optional_size(cfg, "TEST_SIZE")),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )

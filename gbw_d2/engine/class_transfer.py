@@ -1,0 +1,88 @@
+"""Weights of a network of other classes: which differ, and the rows of those that both have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gbw_d2.label_spaces import LabelSpace, space_from_dict
+
+# The entry of a checkpoint that holds its label space.
+LABEL_SPACE = "label_space"
+
+
+def checkpoint_space(weights: str) -> LabelSpace | None:
+    """Returns the label space that a checkpoint carries.
+
+    Args:
+        weights: a file, or the OUTPUT_DIR of a run for its last one.
+
+    Returns:
+        None where it carries none, or cannot be read: whoever loads it says why.
+    """
+    path = Path(weights)
+    last = path / "last_checkpoint"
+    if last.is_file():
+        path = path / last.read_text().strip()
+    if path.suffix != ".pth" or not path.is_file():
+        return None
+    try:
+        # Mapped: the tensors are not read.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:
+        return None
+    if not isinstance(content, Mapping) or LABEL_SPACE not in content:
+        return None
+    return space_from_dict(content[LABEL_SPACE])
+
+
+def difference(theirs: LabelSpace, ours: LabelSpace) -> str:
+    """Says in which classes a checkpoint and a network differ, "" where they are the same."""
+    if theirs.class_names == ours.class_names:
+        return ""
+    lonely = [
+        f"only {who} has {', '.join(names)}"
+        for who, names in (
+            ("the checkpoint", [n for n in theirs.class_names if n not in ours.id_of]),
+            ("this network", [n for n in ours.class_names if n not in theirs.id_of]),
+        )
+        if names
+    ]
+    return "; ".join(lonely) or "they have the same classes in another order"
+
+
+def with_shared_rows(
+    weights: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    theirs: LabelSpace,
+    ours: LabelSpace,
+) -> dict[str, Any]:
+    """Brings the rows of classifiers into the order of this network's classes.
+
+    A classifier is a layer called ``predictor`` with one row per class. Rows of classes that the
+    checkpoint lacks stay as they were drawn.
+
+    Args:
+        weights: of the checkpoint.
+        state: of this network.
+        theirs: classes of the checkpoint.
+        ours: classes of this network.
+    """
+    shared = [name for name in ours.class_names if name in theirs.id_of]
+    into = [ours.id_of[name] for name in shared]
+    out_of = [theirs.id_of[name] for name in shared]
+    result = dict(weights)
+    for name, value in weights.items():
+        if "predictor" not in name.split(".") or name not in state:
+            continue
+        drawn = state[name]
+        if value.shape[:1] != (theirs.num_classes,) or drawn.shape[:1] != (ours.num_classes,):
+            continue
+        rows = drawn.detach().clone().to(value)
+        rows[into] = value[out_of]
+        result[name] = rows
+    return result

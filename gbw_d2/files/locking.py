@@ -1,0 +1,76 @@
+"""One process builds what is missing on disk, the others wait for it and then use it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gbw_d2.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Holds the only right to build ``path`` while the block runs; others wait.
+
+    Whoever comes in must look again whether it is there: the process that was waited for may have
+    built it. The operating system ends the lock with its process, however that dies.
+
+    Args:
+        path: what is built, a file or a folder; ``.<name>.lock`` stands beside it meanwhile.
+
+    Raises:
+        UserError: nothing can be written to the folder of ``path``.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = _acquire(lock)
+    try:
+        yield
+    finally:
+        # Removed while it is held: whoever waits for it finds another file there and starts anew.
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _acquire(lock: Path) -> int:
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to '{lock.parent}' ({error.strerror}); give another folder, or let "
+                "DETECTRON2_DATASETS name one that can be written"
+            ) from error
+        try:
+            _wait(descriptor, lock)
+            if _is_same_file(descriptor, lock):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _wait(descriptor: int, lock: Path) -> None:
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("waiting for another process, which holds '%s'", lock)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        # Files are written whole in any case: without locks, work is done twice and no more.
+        logger.warning("'%s' cannot be locked (%s); going on without", lock, error.strerror)
+
+
+def _is_same_file(descriptor: int, lock: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(lock))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,43 @@
+"""class_weights.csv: what the schemes said, row by row, while the run goes on."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gbw_d2.files.atomic import replacing
+
+COLUMNS = ("iteration", "head", "term", "class", "weight", "measure", "pixels")
+
+
+class ClassWeightsFile:
+    """Appends to class_weights.csv, so that a resumed run continues it.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def start(self, done: int) -> None:
+        """Starts the file, or cuts what a resumed run will write again.
+
+        Args:
+            done: iterations behind the run; 0 for a new one.
+        """
+        kept = []
+        if done > 0 and self.path.is_file():
+            with self.path.open(newline="") as file:
+                kept = [row for row in csv.DictReader(file) if int(row["iteration"]) <= done]
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def append(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Appends rows of :data:`COLUMNS`."""
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows(rows)

@@ -1,0 +1,198 @@
+"""Reads what a run wrote to its OUTPUT_DIR: class weights, losses and scores per class."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gbw_d2.errors import UserError
+from gbw_d2.results.class_weights import COLUMNS
+
+WEIGHTS, LOSSES, SCORES = "class_weights.csv", "metrics.json", "per_class.csv"
+RESULTS = "results.json"
+
+Curve = tuple[np.ndarray, np.ndarray]  # iterations done, values; both (T,), finite
+Weights = dict[str, dict[str, dict[str, Curve]]]  # head -> term -> class name -> weight
+Scores = dict[str, dict[str, dict[str, float | None]]]  # protocol -> class name -> score name
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the files of an output folder hold; empty where the file is not there yet."""
+
+    name: str
+    weights: Weights
+    losses: dict[str, Curve]
+    scores: Scores
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """Reads an output folder of train_net.py.
+
+    Raises:
+        UserError: no such folder, nothing of a run in it, or a damaged file.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give the OUTPUT_DIR of a run")
+    there = [file for file in (WEIGHTS, LOSSES, SCORES) if (folder / file).is_file()]
+    if not there:
+        raise UserError(
+            f"{folder} is no run: it holds none of {WEIGHTS}, {LOSSES}, {SCORES}; "
+            "give the OUTPUT_DIR of a run of train_net.py"
+        )
+    return Run(
+        name,
+        read_weights(folder / WEIGHTS) if WEIGHTS in there else {},
+        read_losses(folder / LOSSES) if LOSSES in there else {},
+        read_scores(folder / SCORES) if SCORES in there else {},
+    )
+
+
+def read_weight_rows(path: Path) -> list[dict[str, str]]:
+    """Reads class_weights.csv as it is; a last line that is cut off is left out.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    rows = _read_csv(path, COLUMNS)
+    if rows and not rows[-1]["pixels"]:
+        rows.pop()  # the run writes on, or was killed while it did
+    return rows
+
+
+def read_weights(path: Path) -> Weights:
+    """Reads the weights of class_weights.csv over time.
+
+    Raises:
+        UserError: columns or numbers that do not belong there.
+    """
+    rows = read_weight_rows(path)
+    points: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for line, row in enumerate(rows, start=2):
+        key = row["head"], row["term"], row["class"]
+        points.setdefault(key, []).append(
+            (_number(path, line, row["iteration"]), _number(path, line, row["weight"]))
+        )
+    weights: Weights = {}
+    for (head, term, name), pairs in points.items():
+        weights.setdefault(head, {}).setdefault(term, {})[name] = _curve(pairs)
+    return weights
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads Detectron2's metrics.json, one entry per logged iteration, which counts from 0.
+
+    A resumed run repeats iterations; the later line counts.
+
+    Raises:
+        UserError: a line, other than the last, that is no JSON object.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    entries: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            iteration = entry["iteration"]
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break  # the run writes on, or was killed while it did
+            raise UserError(
+                f"{path}, line {number}: expected a JSON object with an "
+                "iteration; the file is damaged"
+            ) from error
+        while entries and entries[-1]["iteration"] >= iteration:
+            entries.pop()
+        entries.append(entry)
+    return entries
+
+
+def read_losses(path: Path) -> dict[str, Curve]:
+    """Reads total_loss, every loss_... and gradient_norm from metrics.json.
+
+    Iterations are counted from 1, as in class_weights.csv.
+
+    Raises:
+        UserError: as :func:`read_metrics`.
+    """
+    entries = read_metrics(path)
+    names = dict.fromkeys(k for entry in entries for k in entry if _is_loss(k))
+    ordered = sorted(names, key=lambda n: (n == "gradient_norm", n != "total_loss"))
+    return {
+        name: _curve([(e["iteration"] + 1, e[name]) for e in entries if name in e])
+        for name in ordered
+    }
+
+
+def _is_loss(name: str) -> bool:
+    return name.startswith("loss") or name in ("total_loss", "gradient_norm")
+
+
+def read_scores(path: Path) -> Scores:
+    """Reads per_class.csv; an empty cell is None.
+
+    Raises:
+        UserError: columns or numbers that do not belong there.
+    """
+    scores: Scores = {}
+    for line, row in enumerate(_read_csv(path, ("protocol", "class")), start=2):
+        protocol, name = row.pop("protocol"), row.pop("class")
+        scores.setdefault(protocol, {})[name] = {
+            key: _number(path, line, text) if text else None for key, text in row.items()
+        }
+    return scores
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Reads results.json of an output folder.
+
+    Args:
+        folder: the folder, or the file itself.
+
+    Raises:
+        UserError: it is not there.
+    """
+    path = folder / RESULTS if folder.is_dir() else folder
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {RESULTS}; the run is not finished")
+    return json.loads(path.read_text())
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [c for c in columns if c not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(
+                f"{path} has no column {', '.join(missing)}; expected a file that "
+                "train_net.py wrote"
+            )
+        return list(reader)
+
+
+def _number(path: Path, line: int, text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError as error:
+        raise UserError(f"{path}, line {line}: '{text}' is no number") from error
+
+
+def _curve(pairs: Sequence[tuple[float, float]]) -> Curve:
+    table = np.array(pairs, dtype=float).reshape(-1, 2)
+    table = table[np.isfinite(table).all(1)]
+    return table[:, 0], table[:, 1]
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """Names runs by their folders, with as many parents as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-depth:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("the same folder is given twice")

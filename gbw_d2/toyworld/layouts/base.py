@@ -1,0 +1,140 @@
+"""What a further layout of the toy world is, and how one is written to disk."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from gbw_d2.cityscapes_classes import CLASSES
+from gbw_d2.data.spec import DatasetError
+from gbw_d2.files.locking import exclusive
+from gbw_d2.registry import Registry
+from gbw_d2.toyworld.folder import MARKER, Job, claim, finish, png_bytes, run_jobs, write_file
+from gbw_d2.toyworld.render import ToySample, render
+from gbw_d2.toyworld.settings import ToyWorldSettings
+
+# Cityscapes' label id -> colour, for palettes.
+_COLORS = {c.cityscapes_id: c.color for c in CLASSES}
+
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One further layout.
+
+    Args:
+        name: of the dataset, in the marker.
+        version: raised whenever the same settings would give other bytes.
+        settings: what is rendered.
+        splits: the (domain, split) pairs of the renderer that it holds.
+        encode: sample, job -> path below the root -> content, the files of one image.
+        paths: job -> those paths, without rendering.
+        complete: writes the files that belong to no single image; gets the root when all images
+            are there.
+    """
+
+    name: str
+    version: int
+    settings: ToyWorldSettings
+    splits: tuple[tuple[str, str], ...]
+    encode: Callable[[ToySample, Job], Files]
+    paths: Callable[[Job], list[str]]
+    complete: Callable[[Path], None] = lambda root: None
+
+    def jobs(self) -> list[Job]:
+        """Lists one job per image."""
+        return [
+            (domain, split, index)
+            for domain, split in self.splits
+            for index in range(self.settings.num_images(domain, split))
+        ]
+
+    def marker(self) -> dict[str, Any]:
+        """Returns what the folder's marker says."""
+        return {"layout": self.name, "layout_version": self.version, **self.settings.as_json()}
+
+
+LAYOUTS: Registry[Layout] = Registry("toy layout")
+
+
+def write_layout(root: Path, layout: Layout, workers: int | None = None) -> None:
+    """Writes a toy dataset, or what is missing of it; a finished one is looked through.
+
+    Args:
+        root: folder to write to: empty, absent, or the same dataset.
+        layout: what is written.
+        workers: number of processes; None = one per processor.
+
+    Raises:
+        DatasetError: the folder holds something else.
+    """
+    root = Path(root)
+    with exclusive(root):
+        finished, missing = claim(root, layout.marker()), _missing(root, layout)
+        if finished and not missing:
+            return
+        for folder in {(root / path).parent for job in missing for path in layout.paths(job)}:
+            folder.mkdir(parents=True, exist_ok=True)
+        run_jobs(partial(_write_image, root, layout.name, layout.settings), missing, workers)
+        layout.complete(root)
+        finish(root, layout.marker())
+
+
+def check_layout(root: Path, layout: Layout) -> None:
+    """Raises :class:`DatasetError` where a toy dataset is not there or not whole."""
+    root, remedy = Path(root), f"run `python datasets/prepare_toy.py --layout {layout.name}`"
+    if not (root / MARKER).is_file():
+        raise DatasetError(
+            f"{root} holds no finished toy dataset ({MARKER} is not there); {remedy}"
+        )
+    claim(root, layout.marker())
+    missing = _missing(root, layout)
+    if missing:
+        raise DatasetError(f"{root}: {len(missing)} images lack files; {remedy}")
+
+
+def _missing(root: Path, layout: Layout) -> list[Job]:
+    jobs = layout.jobs()
+    return [job for job in jobs if not all((root / path).is_file() for path in layout.paths(job))]
+
+
+def _write_image(root: Path, name: str, settings: ToyWorldSettings, job: Job) -> None:
+    # A process of its own finds LAYOUTS filled: to import this file it imports the folder first,
+    # whose __init__ imports every layout.
+    for path, content in LAYOUTS.get(name).encode(render(settings, *job), job).items():
+        write_file(root / path, content)
+
+
+def image_bytes(sample: ToySample) -> bytes:
+    """Encodes a sample's image as PNG."""
+    return png_bytes(cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR))
+
+
+def jpeg_bytes(sample: ToySample) -> bytes:
+    """Encodes a sample's image as JPEG."""
+    image = cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    if not done:
+        raise DatasetError("OpenCV could not encode a JPEG file")
+    return data.tobytes()
+
+
+def palette_png(indices: np.ndarray) -> bytes:
+    """Encodes (H, W) uint8 label ids as PNG with Cityscapes' colours as palette."""
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for label_id, color in _COLORS.items():
+        palette[label_id] = color
+    image = Image.fromarray(indices)
+    image.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()

@@ -1,0 +1,117 @@
+"""The GBW programme: a measure of each class's gradients in, class weights out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gbw_d2.weighting.pixels import may_look
+from gbw_d2.weighting.simplex import project_to_box, solve_gbw_cvxopt
+
+
+def _released(measure: Tensor, present: Tensor, power: float) -> Tensor:
+    return measure.square()
+
+
+def _relative(measure: Tensor, present: Tensor, power: float) -> Tensor:
+    # Divided by the maximum first, so that no power overflows or vanishes.
+    top = measure.masked_fill(~present, 0).max()
+    relative = torch.where(top == 0, torch.ones_like(measure), measure / top).pow(power)
+    mean = (relative * present).sum() / present.sum()
+    return relative / mean
+
+
+# What is projected, times 2 lambda: of the measure, the budget's classes and the power.
+SCALES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "released": _released,
+    "relative": _relative,
+}
+SOLVERS = ("closed_form", "cvxopt")
+
+
+def gbw_weights(
+    norms: Tensor,
+    present: Tensor | None = None,
+    scale: str = "relative",
+    lam: float = 0.5,
+    power: float = 1.0,
+    min_weight: float = 0.0,
+    max_weight: float = math.inf,
+    solver: str = "closed_form",
+) -> Tensor:
+    """Solves the GBW programme (docs/equations.md 1 and 2).
+
+    scale "released": w = projection of g^2 / (2 lam); ``power`` plays no part.
+    scale "relative": w = projection of u / (2 lam), u_k = g_k^power / mean over the budget; all
+    measures 0 give uniform weights.
+    The weights of the classes in the budget lie in [min_weight, max_weight] and sum to their
+    number; every other class gets 1, so the sum over all K classes is K.
+
+    Args:
+        norms: (K,) the measure g_k >= 0 of each class: the norms of the logit channels' gradients
+            as released, or any other.
+        present: (K,) bool, the classes that share the budget; None for all K.
+        scale: "released" or "relative".
+        lam: lambda > 0, in units of the scale; inf gives uniform weights.
+        power: exponent > 0 of the relative scale.
+        min_weight: 0..1.
+        max_weight: >= 1; inf for no cap.
+        solver: "closed_form", or "cvxopt", which copies to the host.
+
+    Returns:
+        (K,) float32, detached, on the measure's device. A measure that is not finite gives NaN
+        weights on a GPU.
+
+    Raises:
+        ValueError: an argument out of range; on the CPU also a measure that is NaN, inf or
+            negative.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"weighting scale is '{scale}'; expected one of {', '.join(SCALES)}")
+    check_programme(lam, power, min_weight, max_weight, solver)
+    if norms.ndim != 1:
+        raise ValueError(f"norms have shape {tuple(norms.shape)}; expected (K,)")
+    measure = norms.detach().double()
+    budget = torch.ones_like(norms, dtype=torch.bool) if present is None else present.bool()
+    if budget.shape != norms.shape:
+        raise ValueError(f"present has shape {tuple(budget.shape)}, norms {tuple(norms.shape)}")
+    if may_look(measure):
+        usable = torch.isfinite(measure) & (measure >= 0)
+        if not bool(usable[budget].all()):
+            raise ValueError(
+                f"the classes' measure is {norms.tolist()}; expected finite numbers >= 0. "
+                "NaN or inf here comes from the logits or the features: the training diverged"
+            )
+    measure = measure.masked_fill(~budget, 0)
+    point = SCALES[scale](measure, budget, power) / (2 * lam)
+    if solver == "cvxopt":
+        weights = torch.ones_like(point)
+        size = int(budget.sum())
+        if size:
+            weights[budget] = solve_gbw_cvxopt(point[budget], size, min_weight, max_weight)
+        return weights.clamp(min_weight, max_weight).float()
+    weights = project_to_box(point, budget.sum(), min_weight, max_weight, budget)
+    return torch.where(budget, weights, torch.ones_like(weights)).float()
+
+
+def check_programme(
+    lam: float, power: float, min_weight: float, max_weight: float, solver: str
+) -> None:
+    """Checks the programme's parameters.
+
+    Raises:
+        ValueError: the first one that is out of range.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"QP solver is '{solver}'; expected one of {', '.join(SOLVERS)}")
+    if not lam > 0:
+        raise ValueError(f"lambda is {lam}; expected a number > 0")
+    if not 0 < power < math.inf:
+        raise ValueError(f"power is {power}; expected a finite number > 0")
+    if not 0 <= min_weight <= 1:
+        raise ValueError(f"min_weight is {min_weight}; expected 0..1, since the mean weight is 1")
+    if not max_weight >= 1:
+        raise ValueError(f"max_weight is {max_weight}; expected >= 1, since the mean weight is 1")
