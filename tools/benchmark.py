@@ -22,9 +22,12 @@ candidate / reference within the same repetition. Quiet the machine first.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
+import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,14 +36,14 @@ from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
 
 import torch
 import torch.nn.functional as F
-from benchmarks.measuring import Candidate, report
+from benchmarks.released import random_batch, released_loss
 from torch import Tensor
 
 from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import write_atomically
 from gbw_d2.losses import ClassWeightedCrossEntropy, GBWCrossEntropyLoss
-from gbw_d2.weighting import build_scheme, solve_gbw_cvxopt
+from gbw_d2.weighting import build_scheme
 
 SHAPES = ((2, 19, 512, 512), (2, 19, 1024, 1024), (1, 150, 512, 512))
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,43 +51,9 @@ ROOT = Path(__file__).resolve().parents[1]
 WEIGHTINGS = ("none", "gbw_norm", "gbw_hindrance", "gbw")  # the last one adjusts logits
 TOY_CLASSES = 16
 
+Candidate = Callable[[], None]
 
-def released_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Computes the released formula (docs/equations.md 1) step by step, as it is written there.
-
-    One-hot labels, autograd for the norms, cvxopt for the programme, then weighted cross-entropy.
-
-    Args:
-        logits: (N, K, H, W).
-        labels: (N, H, W), 255 = ignore.
-
-    Returns:
-        The mean over all pixels of w_y CE.
-    """
-    classes = logits.shape[1]
-    leaf = logits.detach().clone().requires_grad_()
-    valid = labels != 255
-    one_hot = F.one_hot(torch.where(valid, labels, classes), classes + 1)[..., :-1]
-    one_hot = one_hot.permute(0, 3, 1, 2)
-    per_class = -(leaf.log_softmax(dim=1) * one_hot).sum(dim=(0, 2, 3))
-    (per_class / (one_hot.sum(dim=(0, 2, 3)) + 1)).sum().backward()
-    squared_norms = leaf.grad.square().sum(dim=(0, 2, 3))
-    weights = solve_gbw_cvxopt(squared_norms / 2, classes).to(logits)
-    each = F.cross_entropy(logits, labels, weight=weights, ignore_index=255, reduction="none")
-    return each.mean()
-
-
-def random_batch(shape: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Draws logits and labels whose classes are as uneven as those of streets."""
-    n, classes, height, width = shape
-    generator = torch.Generator().manual_seed(0)
-    shares = torch.arange(1, classes + 1, dtype=torch.float).pow(-2)
-    coarse = torch.multinomial(shares, n * (height // 8) * (width // 8), True, generator=generator)
-    labels = coarse.view(n, height // 8, width // 8)
-    labels = labels.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2).clone()
-    labels[:, : height // 16] = 255
-    logits = torch.randn(*shape, generator=generator)
-    return logits.to(device), labels.to(device)
+_CPU = torch.profiler.ProfilerActivity.CPU
 
 
 def loss_candidates(shape: Sequence[int], device: torch.device) -> dict[str, Candidate]:
@@ -185,6 +154,64 @@ def _toy_batch(count: int, rows: int, columns: int) -> list[dict[str, Any]]:
         }
         for i in range(count)
     ]
+
+
+def measure_seconds(
+    candidates: Mapping[str, Candidate], repetitions: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Times every candidate once per repetition, in an order that turns."""
+    names = list(candidates)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for repetition in range(-1, repetitions):
+        turn = repetition % len(names)
+        for name in names[turn:] + names[:turn]:
+            _wait(device)
+            start = time.perf_counter()
+            candidates[name]()
+            _wait(device)
+            if repetition >= 0:  # the first round warms up
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_extra_mb(candidate: Candidate, device: torch.device) -> float:
+    """Measures how far memory rises above its level before the call, in MB."""
+    candidate()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        candidate()
+        _wait(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    # The allocator's own record: the process's resident memory lags behind and keeps freed pages.
+    with torch.profiler.profile(activities=[_CPU], profile_memory=True) as profiler:
+        candidate()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(itertools.accumulate((bytes_ for _, bytes_ in changes), initial=0)) / 2**20
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def report(
+    candidates: Mapping[str, Candidate], repetitions: int, device: torch.device, memory: bool
+) -> dict[str, dict[str, float]]:
+    """Measures all candidates; ratios are to the first."""
+    seconds = measure_seconds(candidates, repetitions, device)
+    reference = next(iter(candidates))
+    peaks = {n: peak_extra_mb(c, device) for n, c in candidates.items()} if memory else {}
+    rows = {}
+    for name, values in seconds.items():
+        ratios = [v / r for v, r in zip(values, seconds[reference], strict=True)]
+        rows[name] = {"ms": 1000 * statistics.median(values), "ratio": statistics.median(ratios)}
+        if memory:
+            # A page is the least that can be seen: small shapes may rise by none.
+            ratio = peaks[name] / max(peaks[reference], 4 / 1024)
+            rows[name] |= {"peak_mb": peaks[name], "peak_ratio": ratio}
+    return rows
 
 
 def run_weighting(repetitions: int, device: torch.device) -> dict[str, Any]:

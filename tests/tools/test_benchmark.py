@@ -10,7 +10,6 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmarks.measuring import peak_extra_mb
 
 from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.weighting import build_scheme
@@ -50,7 +49,7 @@ def test_peak_memory_sees_an_allocation(tool: ModuleType) -> None:
         for _ in range(3):  # 16 MB, and 16 more while the sum is there
             (torch.ones(2**22) + 1).sum()
 
-    assert peak_extra_mb(candidate, torch.device("cpu")) == pytest.approx(32, abs=0.1)
+    assert tool.peak_extra_mb(candidate, torch.device("cpu")) == pytest.approx(32, abs=0.1)
 
 
 def test_share_of_a_step_is_of_the_losses_that_it_computes(
@@ -70,7 +69,7 @@ def test_share_of_a_step_is_of_the_losses_that_it_computes(
 def test_peak_of_cross_entropy_counts_its_gradient(tool: ModuleType) -> None:
     # Saved log-softmax, gradient of the loss's input and gradient of the logits: 3 x 32 MB.
     candidates = tool.loss_candidates((1, 32, 512, 512), torch.device("cpu"))
-    assert peak_extra_mb(candidates["F.cross_entropy"], torch.device("cpu")) > 80
+    assert tool.peak_extra_mb(candidates["F.cross_entropy"], torch.device("cpu")) > 80
 
 
 def test_strategies_beside_their_parts(tool: ModuleType) -> None:

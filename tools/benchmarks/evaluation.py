@@ -23,7 +23,7 @@ from detectron2.projects.panoptic_deeplab.post_processing import get_panoptic_se
 
 Candidate = Callable[[], None]
 Results = dict[str, dict[str, dict[str, float]]]
-# measuring.report: candidates, repetitions, device, with memory or without -> rows of a table.
+# benchmark.report: candidates, repetitions, device, with memory or without -> rows of a table.
 Report = Callable[[dict[str, Candidate], int, torch.device, bool], dict[str, dict[str, float]]]
 
 

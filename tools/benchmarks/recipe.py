@@ -39,7 +39,7 @@ from detectron2.utils.events import EventStorage
 
 Batch = list[dict[str, Any]]
 Candidate = Callable[[], None]
-# measuring.report: candidates, repetitions, device, with memory or without -> rows of a table.
+# benchmark.report: candidates, repetitions, device, with memory or without -> rows of a table.
 Report = Callable[[dict[str, Candidate], int, torch.device, bool], dict[str, dict[str, float]]]
 
 # A label is a grid of so many cells of one class each, an instance the cells of a class in a group.
