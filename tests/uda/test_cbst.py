@@ -228,8 +228,10 @@ def test_another_network_labels_anew(make: Any, tmp_path: Path) -> None:
 
 
 def test_instances_of_panoptic_networks(tiny_config: Any, tmp_path: Path) -> None:
-    overrides = ("UDA.CBST.WARM_UP", 0.0, "MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD", -1.0)
-    strategy = strategy_of(tiny_config(*overrides, name="toy/panoptic_source_only uda/cbst"))
+    cfg = tiny_config("UDA.CBST.WARM_UP", 0.0, name="toy/panoptic_source_only uda/cbst")
+    # No threshold that a config may have: every peak of a network from scratch is a centre.
+    cfg.MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD = -1.0
+    strategy = strategy_of(cfg)
     prepare(strategy, tmp_path, Images())
     files = RoundFiles(tmp_path / "pseudo_labels/round_0")
     limits = files.thresholds()["instance_thresholds"]

@@ -139,6 +139,8 @@ def test_the_guidance_teaches_the_auxiliary_head_alone(tiny_config: Any, samples
     ],
 )
 def test_mistakes(tiny_config: Any, key: str, value: Any, message: str) -> None:
-    model, cfg = build(tiny_config, f"UDA.MAX_SQUARES.{key}", value)
+    model, cfg = build(tiny_config)
+    # Not by a config, which refuses numbers out of range before.
+    cfg.UDA.MAX_SQUARES[key] = value
     with pytest.raises(UserError, match=message):
         build_strategy("max_squares", model, cfg.UDA)
