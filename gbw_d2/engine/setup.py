@@ -49,6 +49,7 @@ def setup(args: Any) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     check_unread(cfg)
+    asked = cfg.DATASETS.LABEL_SPACE
     if args.eval_only:
         # The classes are those of the weights: their data may be elsewhere.
         weights = scored_weights(cfg, args.resume)
@@ -64,7 +65,13 @@ def setup(args: Any) -> CfgNode:
     cfg.freeze()
     check_output_dir(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="gbw_d2")
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="gbw_d2")
+    if asked != cfg.DATASETS.LABEL_SPACE:
+        logger.info(
+            "The classes are those of the weights, label space '%s'; the config names '%s'",
+            cfg.DATASETS.LABEL_SPACE,
+            asked,
+        )
     return cfg
 
 

@@ -89,7 +89,7 @@ class ClassWeightedInstanceLoss(WeightedLoss):
         class_ids: Sequence[int] | None = None,
         num_classes: int | None = None,
         head: str = "loss",
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__(scheme, class_ids, num_classes, head, ignore_index)
         # Class id -> place in class_ids, their number for all that is no thing.

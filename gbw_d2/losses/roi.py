@@ -7,8 +7,6 @@ process with all the RoIs; every process must make the calls, with no RoI too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,7 +18,6 @@ from gbw_d2.weighting.classifier_measures import classifier_measure
 from gbw_d2.weighting.distributed import all_reduce_sum, world_size
 from gbw_d2.weighting.log import WeightLog
 from gbw_d2.weighting.pixels import compute_dtype, per_pixel, prepare_labels, shifted_rows
-from gbw_d2.weighting.scheme import WeightingScheme
 from gbw_d2.weighting.statistics import ClassStatistics, class_statistics, element_statistics
 
 
@@ -36,16 +33,7 @@ class ClassWeightedRoIClassification(WeightedLoss):
     """
 
     has_softmax = True
-
-    def __init__(
-        self,
-        scheme: WeightingScheme,
-        class_ids: Sequence[int] | None = None,
-        num_classes: int | None = None,
-        head: str = "loss",
-        ignore_index: int = -1,
-    ) -> None:
-        super().__init__(scheme, class_ids, num_classes, head, ignore_index)
+    default_ignore_index = -1
 
     def forward(
         self,
@@ -139,15 +127,7 @@ class ClassWeightedRoIMask(WeightedLoss):
     take the places of pixels; RoIs without a class have the label -1, no loss, and count in R.
     """
 
-    def __init__(
-        self,
-        scheme: WeightingScheme,
-        class_ids: Sequence[int] | None = None,
-        num_classes: int | None = None,
-        head: str = "loss",
-        ignore_index: int = -1,
-    ) -> None:
-        super().__init__(scheme, class_ids, num_classes, head, ignore_index)
+    default_ignore_index = -1
 
     def forward(
         self,

@@ -24,17 +24,19 @@ class WeightedLoss(nn.Module):
         class_ids: class id of each weight, in order; None for all classes of the scheme.
         num_classes: K, all classes of the label space; None for the scheme's number.
         head: name of the head, for logs and errors.
-        ignore_index: label of what has no class.
+        ignore_index: label of what has no class; None for ``default_ignore_index``.
 
     Attributes:
         has_softmax: whether the loss is a softmax cross-entropy over the classes, so that a focal
             factor and adjusted logits make sense.
+        default_ignore_index: label of what has no class, where nobody says another one.
 
     Raises:
         ValueError: a scheme that is not defined for this loss.
     """
 
     has_softmax = False
+    default_ignore_index = 255
 
     def __init__(
         self,
@@ -42,14 +44,14 @@ class WeightedLoss(nn.Module):
         class_ids: Sequence[int] | None = None,
         num_classes: int | None = None,
         head: str = "loss",
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__()
         self.scheme = scheme
         self.class_ids = tuple(range(scheme.num_classes) if class_ids is None else class_ids)
         self.num_classes = scheme.num_classes if num_classes is None else num_classes
         self.head = head
-        self.ignore_index = ignore_index
+        self.ignore_index = self.default_ignore_index if ignore_index is None else ignore_index
         if scheme.num_classes != len(self.class_ids):
             raise ValueError(
                 f"scheme '{scheme.name}' was built for {scheme.num_classes} classes; head '{head}' "
