@@ -133,6 +133,7 @@ def test_means_and_rare_classes(tool: ModuleType, tmp_path: Path) -> None:
     assert tool.RARE_SHARE == RARE_SHARE
 
 
+@pytest.mark.slow
 def test_two_runs_of_19_classes(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +181,7 @@ def test_what_the_figures_hold(tool: ModuleType, tmp_path: Path) -> None:
     assert len(heights) == 2 * 21 and heights[0] == 68
 
 
+@pytest.mark.slow
 def test_unfinished_run_and_protocols(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,6 +115,7 @@ def test_factors_change_the_target_alone_and_stand_in_the_marker() -> None:
     assert json.loads(json.dumps(marker)) == marker
 
 
+@pytest.mark.slow
 def test_the_second_target_has_another_prior_and_look() -> None:
     first, second = (shares(s, "target", "val") for s in (ToyWorldSettings(), SECOND.settings))
     ratio = {name: second[i] / first[i] for name, i in TRAIN_ID.items()}

@@ -319,6 +319,7 @@ def test_a_finished_world_is_left_alone_until_it_is_asked_to_be_mended(world, tm
     assert contents(root) == contents(world)
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes_as_one(tmp_path):
     settings = ToyWorldSettings(
         image_size=(32, 64), num_source=16, num_target_train=10, num_target_val=2

@@ -123,6 +123,7 @@ def test_final_norm_is_the_encoders(build: Any) -> None:
     assert torch.allclose(seen[0].var(1, unbiased=False), torch.ones(1, 4, 4), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_timm_is_imported_only_where_it_is_used() -> None:
     code = (
         "import sys; import gbw_d2.modeling.segmentor, gbw_d2.modeling.backbones; "
