@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+from scores import METRICS, PER_CLASS
 
 from gbw_d2.evaluation import format_table, merge_per_class
-
-PER_CLASS = {
-    "16": {
-        "road": {"train_id": 0, "share": 40.0, "IoU": 90.0, "PQ": 80.0, "TP": 3},
-        "rider": {"train_id": 12, "share": 0.2, "IoU": 12.345, "PQ": None, "TP": 0},
-    },
-    "16_void": {"road": {"train_id": 0, "share": 41.0, "IoU": 91.0, "PQ": 80.0, "TP": 3}},
-}
-METRICS = {
-    "PQ_16": 40.0,
-    "mIoU_16": 51.17,
-    "mIoU_16_void": np.float64("nan"),
-    "mIoU_classes_16": 2.0,
-}
 
 
 def test_table():
