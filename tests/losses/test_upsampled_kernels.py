@@ -15,6 +15,7 @@ from gbw_d2.weighting.upsampled_pixels import kernels_for
 pytest.importorskip("triton")
 
 
+@pytest.mark.slow
 def test_interpreted_kernels_equal_the_blocks() -> None:
     cases = Path(__file__).with_name("interpreted_kernels.py")
     run = subprocess.run(
