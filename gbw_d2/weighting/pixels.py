@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Elements of one chunk of logits: about a cache on the CPU; on a GPU large enough to fill it.
-CHUNK_ELEMENTS_CPU = 2**19
+CHUNK_ELEMENTS_CPU = 2**18
 CHUNK_ELEMENTS_GPU = 2**25
 
 # Devices whose values can be looked at without waiting for anybody.
