@@ -169,6 +169,14 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     # of random weights are nothing to learn from. (cbst has a stage for it, CBST.WARM_UP.)
     cfg.UDA.WARM_UP = 0.0
 
+    masked = cfg.UDA.MASKED_CONSISTENCY = CfgNode()
+    # Weight of the losses on target pictures with hidden blocks (MIC), for strategies with
+    # pseudo-labels (self_training, cbst); 0 = off, 1 in the paper.
+    masked.LOSS_WEIGHT = 0.0
+    # Side of a block, pixels (a sixteenth of the crop's in MIC), and the share that is hidden.
+    masked.BLOCK = 64
+    masked.RATIO = 0.7
+
     entropy = cfg.UDA.MIN_ENTROPY = CfgNode()
     # Weight of the target's mean normalised entropy, and of the auxiliary head's where it has one.
     entropy.LOSS_WEIGHT = 0.001

@@ -21,4 +21,5 @@ INSTANCES = "instances"  # inference output: detectron2 Instances
 TERM_SOURCE = "source"
 TERM_MIXED = "mixed"
 TERM_PSEUDO = "pseudo"
-TERMS = (TERM_SOURCE, TERM_MIXED, TERM_PSEUDO)
+TERM_MASKED = "masked"
+TERMS = (TERM_SOURCE, TERM_MIXED, TERM_PSEUDO, TERM_MASKED)

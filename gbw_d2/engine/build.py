@@ -14,7 +14,7 @@ from gbw_d2.engine.weighted_losses import build_weighted_losses
 from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.losses import WeightedLosses
 from gbw_d2.modeling.protocol import SegmentationModel
-from gbw_d2.uda.strategy import STRATEGIES
+from gbw_d2.uda import loss_terms
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -41,7 +41,7 @@ def build_training_losses(cfg: CfgNode, class_counts: torch.Tensor | None = None
             (:attr:`gbw_d2.engine.run_data.RunData.weighting_counts`).
     """
     space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
-    terms = STRATEGIES.get(cfg.UDA.NAME).terms
+    terms = loss_terms(cfg.UDA.NAME, cfg.UDA)
     losses = build_weighted_losses(cfg, architecture(cfg), space, class_counts, terms)
     return losses.to(torch.device(cfg.MODEL.DEVICE))
 

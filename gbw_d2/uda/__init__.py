@@ -1,6 +1,7 @@
 """Adaptation strategies, one file each; importing one enters it into ``STRATEGIES``."""
 
 from gbw_d2.uda import adversarial, cbst, max_squares, min_entropy, self_training, source_only
+from gbw_d2.uda.build import build_strategy, loss_terms
 from gbw_d2.uda.strategy import (
     STRATEGIES,
     Context,
@@ -8,7 +9,6 @@ from gbw_d2.uda.strategy import (
     RunSettings,
     Stage,
     Strategy,
-    build_strategy,
 )
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "adversarial",
     "build_strategy",
     "cbst",
+    "loss_terms",
     "max_squares",
     "min_entropy",
     "self_training",

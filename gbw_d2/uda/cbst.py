@@ -64,6 +64,7 @@ class ClassBalancedSelfTraining(Strategy):
 
     needs_target = True
     terms = (keys.TERM_SOURCE, keys.TERM_PSEUDO)
+    has_pseudo_labels = True
 
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)
@@ -144,7 +145,7 @@ class ClassBalancedSelfTraining(Strategy):
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields the source losses, and in a round those of the pseudo-labels."""
+        """Yields the losses of the source, and in a round of pseudo-labels and masked images."""
         yield self.supervised_losses(source)
         if target is None:
             return
@@ -153,6 +154,10 @@ class ClassBalancedSelfTraining(Strategy):
         outputs = self.outputs(target, targets.has_instances)
         losses = self._target_losses(target, outputs, targets)
         yield {f"pseudo_{k}": self.settings.LOSS_WEIGHT * v for k, v in losses.items()}
+        if self.masked is not None:
+            # Their graphs must not outlive the backward pass that has just run.
+            del outputs, losses
+            yield self.masked_losses(target, self.model.images(target), targets, None)
 
     def modules(self) -> dict[str, nn.Module]:
         """Names the network that gives LRENT's soft labels: the student at the round's start."""

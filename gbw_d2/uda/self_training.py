@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,18 +35,34 @@ from gbw_d2.uda.strategy import (
 )
 
 
+@dataclass(frozen=True)
+class Taught:
+    """What the teacher makes of a target batch.
+
+    Args:
+        images: (N, 3, H, W) of the batch, normalised.
+        targets: its pseudo-labels.
+        weights: (N, H, W) float32 of these, 0..1.
+    """
+
+    images: Tensor
+    targets: Targets
+    weights: Tensor
+
+
 @STRATEGIES.register("self_training")
 class SelfTraining(Strategy):
     """Learns from source labels, and from half-source, half-target images with pseudo-labels.
 
     Tranheden et al., DACS, WACV 2021, with the confidence weight, the feature distance and the
     schedule of Hoyer et al., DAFormer, CVPR 2022; docs/equations.md 10. Where this differs from
-    their code, projects/SelfTraining/README.md says so and why. Class weighting acts on the source
-    and on the mixed term.
+    their code, projects/SelfTraining/README.md says so and why. Class weighting acts on the source,
+    on the mixed and, with UDA.MASKED_CONSISTENCY, on the masked term.
     """
 
     needs_target = True
     terms = (keys.TERM_SOURCE, keys.TERM_MIXED)
+    has_pseudo_labels = True
 
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)
@@ -83,7 +100,7 @@ class SelfTraining(Strategy):
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields the source losses with the feature distance, then those of the mixed images."""
+        """Yields the losses of the source with the feature distance, of mixed and masked images."""
         assert target is not None
         images, targets = self.model.images(source), self.model.targets(source)
         features = self.model.features(images, self.network_draws(source))
@@ -96,7 +113,13 @@ class SelfTraining(Strategy):
             return
         # Their graphs must not outlive the backward pass that has just run.
         del features, outputs, losses
-        yield self._mixed_losses(source, images, targets, target)
+        # Without instance targets the instance branch has nothing to learn from here: leave it out.
+        instances = self.settings.INSTANCE_PSEUDO_LABELS and targets.has_instances
+        taught = self._taught(target, instances)
+        yield self._mixed_losses(source, images, targets, taught)
+        if self.masked is not None:
+            seen = self._augmented("masked augmentation", target, taught.images)
+            yield self.masked_losses(target, seen, taught.targets, taught.weights)
 
     def after_step(self, iteration: int) -> None:
         """Moves the teacher towards the student."""
@@ -137,36 +160,40 @@ class SelfTraining(Strategy):
         weight = self.settings.FEATURE_DISTANCE_WEIGHT
         return weight * feature_distance(features[name], reference, cells)
 
+    @torch.no_grad()
+    def _taught(self, target: Batch, instances: bool) -> Taught:
+        """Labels the target's images as they are."""
+        images = self.model.images(target)
+        features = self.teacher.features(images)
+        outputs = self.teacher.outputs(features, image_size(images), instances)
+        shift = self.model.pseudo_label_shift()
+        labels, confidence = pseudo_labels(outputs.semantic.dense(), shift)
+        kept, weights = self._pixel_weights(confidence, target)
+        targets = self.model.pseudo_targets(
+            outputs,
+            PixelPseudoLabels(labels, confidence, kept, self.settings.CONFIDENCE_THRESHOLD),
+        )
+        return Taught(images, targets, weights)
+
     def _mixed_losses(
-        self, source: Batch, images: Tensor, targets: Targets, target: Batch
+        self, source: Batch, images: Tensor, targets: Targets, taught: Taught
     ) -> Losses:
         """Returns the losses of the mixed images, named ``mixed_...``."""
-        target_images = self.model.images(target)
-        if images.shape != target_images.shape:
+        if images.shape != taught.images.shape:
             raise UserError(
                 f"source and target batches are {tuple(images.shape)} and "
-                f"{tuple(target_images.shape)}; mixing needs equal sizes: set INPUT.CROP_SIZE"
+                f"{tuple(taught.images.shape)}; mixing needs equal sizes: set INPUT.CROP_SIZE"
             )
         assert targets.semantic is not None
-        size = image_size(images)
-        # Without instance targets the instance branch has nothing to learn from here: leave it out.
-        instances = self.settings.INSTANCE_PSEUDO_LABELS and targets.has_instances
         with torch.no_grad():
-            taught = self.teacher.outputs(self.teacher.features(target_images), size, instances)
-            shift = self.model.pseudo_label_shift()
-            pseudo, confidence = pseudo_labels(taught.semantic.dense(), shift)
-            kept, weights = self._pixel_weights(confidence, target)
             mask = self._mask(source, targets.semantic)
-            taught_targets = self.model.pseudo_targets(
-                taught,
-                PixelPseudoLabels(pseudo, confidence, kept, self.settings.CONFIDENCE_THRESHOLD),
-            )
-            mixed_targets = self.model.mix_targets(mask, targets, taught_targets)
-            mixed_weights = mix(mask, torch.ones_like(weights), weights)
-            mixed = self._augmented(source, mix(mask, images, target_images))
-        del taught
+            mixed_targets = self.model.mix_targets(mask, targets, taught.targets)
+            mixed_weights = mix(mask, torch.ones_like(taught.weights), taught.weights)
+            pasted = mix(mask, images, taught.images)
+            mixed = self._augmented("strong augmentation", source, pasted)
         features = self.model.features(mixed, self.network_draws(source))
-        outputs = self.model.outputs(features, size, instances)
+        instances = taught.targets.has_instances
+        outputs = self.model.outputs(features, image_size(images), instances)
         losses = self.model.losses(
             outputs, mixed_targets, mixed_weights, keys.TERM_MIXED, self.weight_log
         )
@@ -197,8 +224,8 @@ class SelfTraining(Strategy):
         drawn = class_mix.drawn_classes(labels, scores.to(labels.device, non_blocking=True))
         return class_mix.mix_mask(labels, drawn)
 
-    def _augmented(self, source: Batch, images: Tensor) -> Tensor:
-        drawn = self.augmentation.draw(self.generators("strong augmentation", source))
+    def _augmented(self, purpose: str, batch: Batch, images: Tensor) -> Tensor:
+        drawn = self.augmentation.draw(self.generators(purpose, batch))
         pictures = self.model.pictures(images).clamp(0, 1)
         drawn = drawn.to(images.device, non_blocking=True)
         return self.model.normalised(self.augmentation.apply(pictures, drawn))

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from gbw_d2 import keys
 from gbw_d2.errors import UserError
 from gbw_d2.keyed_random import keyed_rng
-from gbw_d2.modeling.protocol import Losses, Outputs, SegmentationModel
+from gbw_d2.modeling.protocol import Losses, Outputs, SegmentationModel, Targets
 from gbw_d2.registry import Registry
+from gbw_d2.uda.parts.masked_consistency import MaskedConsistency
 from gbw_d2.weighting.log import WeightLog
 
 Batch = Sequence[dict[str, Any]]
@@ -170,6 +171,7 @@ class RunSettings:
         seed: of all its random draws, SEED.
         max_iter: iterations of the whole run, SOLVER.MAX_ITER.
         warm_up: share of them, 0..1, before the first loss on the target, UDA.WARM_UP.
+        masked: what UDA.MASKED_CONSISTENCY asks for, None where it is off.
 
     Raises:
         UserError: a share out of range.
@@ -178,6 +180,7 @@ class RunSettings:
     seed: int = 0
     max_iter: int = 1
     warm_up: float = 0.0
+    masked: MaskedConsistency | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.warm_up <= 1:
@@ -196,11 +199,14 @@ class Strategy:
         needs_target: True: the trainer draws target images and stops where DATASETS.TARGET is
             empty.
         terms: names of its loss terms with class labels; weighting keeps state for each.
+        has_pseudo_labels: True: where ``masked`` is not None it yields ``masked_losses`` too.
+        masked: what hides blocks of target pictures, None where masked consistency is off.
         weight_log: what the weighted losses of the last step used.
     """
 
     needs_target = False
     terms: tuple[str, ...] = (keys.TERM_SOURCE,)
+    has_pseudo_labels = False
 
     def __init__(
         self, model: SegmentationModel, settings: Any, run: RunSettings | None = None
@@ -211,6 +217,7 @@ class Strategy:
         self.seed = run.seed
         self.max_iter = run.max_iter
         self.warm_up = run.warm_up
+        self.masked = run.masked
         self.weight_log = WeightLog()
 
     def stages(self) -> Sequence[Stage]:
@@ -284,6 +291,27 @@ class Strategy:
         features = self.model.features(images, self.network_draws(batch))
         return self.model.outputs(features, image_size(images), instances)
 
+    def masked_losses(
+        self, target: Batch, images: Tensor, targets: Targets, pixel_weights: Tensor | None
+    ) -> Losses:
+        """Returns the student's losses on masked target images, named ``masked_...``.
+
+        Args:
+            target: the samples; each draws its own mask.
+            images: (N, 3, H, W) of them, normalised, augmented or not.
+            targets: pseudo-labels of the images as they were before.
+            pixel_weights: (N, H, W) of the pseudo-labels, None for 1.
+        """
+        assert self.masked is not None
+        seen = self.masked.draw(self.generators("masked blocks", target), image_size(images))
+        hidden = self.masked.apply(images, seen.to(images.device, non_blocking=True))
+        features = self.model.features(hidden, self.network_draws(target))
+        outputs = self.model.outputs(features, image_size(images), targets.has_instances)
+        losses = self.model.losses(
+            outputs, targets, pixel_weights, keys.TERM_MASKED, self.weight_log
+        )
+        return {f"masked_{name}": self.masked.loss_weight * v for name, v in losses.items()}
+
     def network_draws(self, batch: Batch) -> list[np.random.Generator]:
         """Returns the generators of networks that draw crops of their own, one per sample."""
         return self.generators("network", batch)
@@ -305,23 +333,3 @@ def module_of(network: Any) -> nn.Module:
     """The protocol says what may be called; that it is a module too, its weights need."""
     assert isinstance(network, nn.Module)
     return network
-
-
-def build_strategy(
-    name: str, model: SegmentationModel, uda_keys: Any, seed: int = 0, max_iter: int = 1
-) -> Strategy:
-    """Builds the strategy ``UDA.NAME`` with the node ``UDA.<NAME>`` of the config.
-
-    Args:
-        name: of the strategy.
-        model: the student.
-        uda_keys: the config's node ``UDA``.
-        seed: the run's seed.
-        max_iter: iterations of the whole run.
-
-    Raises:
-        UnknownNameError: no such strategy; the message lists the known ones.
-        UserError: a key out of range.
-    """
-    run = RunSettings(seed, max_iter, uda_keys.WARM_UP)
-    return STRATEGIES.get(name)(model, uda_keys.get(name.upper()), run)

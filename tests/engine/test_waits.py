@@ -50,7 +50,9 @@ def test_no_step_waits(
     # The kernels' choice asks a real device what it is; the blocks look at no value either.
     monkeypatch.setattr("gbw_d2.weighting.upsampled_pixels._can_compile", lambda _: False)
     teaching = ("UDA.SELF_TRAINING.INSTANCE_PSEUDO_LABELS", recipe == "panoptic")
-    cfg = tiny_config("UDA.NAME", name, *teaching, name=RECIPES[recipe])
+    masked = STRATEGIES.get(name).has_pseudo_labels
+    masking = ("UDA.MASKED_CONSISTENCY.LOSS_WEIGHT", float(masked))
+    cfg = tiny_config("UDA.NAME", name, *teaching, *masking, name=RECIPES[recipe])
     losses = build_training_losses(cfg)
     model = build_model(cfg, losses).train()
     assert model.waits_per_step == 0
@@ -76,4 +78,4 @@ def test_no_step_waits(
             seen += 1
         strategy.after_step(5)
         assert all(flag.device.type == "cuda" for flag in losses.flags().values())
-    assert seen == {"source_only": 1, "adversarial": 3}.get(name, 2)
+    assert seen == {"source_only": 1, "adversarial": 3}.get(name, 2 + masked)

@@ -33,6 +33,7 @@ OVERRIDES = [
 
 # cbst draws what it has labelled; tests/uda/test_cbst.py has its two processes.
 NAMES = sorted(set(STRATEGIES.names()) - {"cbst"})
+MASKED = ["UDA.MASKED_CONSISTENCY.LOSS_WEIGHT", "1.0", "UDA.MASKED_CONSISTENCY.BLOCK", "8"]
 
 
 def draw(number: int) -> dict[str, Any]:
@@ -58,7 +59,10 @@ def draw(number: int) -> dict[str, Any]:
 def train(name: str, rank: int, world: int, accumulation: int, scheme: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     weighting = ["WEIGHTING.NAME", scheme]
-    cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"), OVERRIDES + weighting)
+    # "+ masked" after a strategy's name switches masked consistency on.
+    name, *masked = name.split(" + ")
+    words = [*OVERRIDES, *weighting, *(MASKED if masked else [])]
+    cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"), words)
     cfg.UDA.NAME = name
     resolve(cfg)
     torch.manual_seed(0)
@@ -101,7 +105,7 @@ def assert_close(a: dict[str, Any], b: dict[str, Any]) -> None:
             assert difference < 1e-10, f"{module} {key}: {difference:.1e}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "self_training + masked"])
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     whole = train(name, 0, 1, 1, "gbw")
     mp.spawn(_process, (name, str(tmp_path)), nprocs=2)

@@ -1,0 +1,68 @@
+"""From config keys to a strategy, its loss terms, and what masks its target pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gbw_d2 import keys
+from gbw_d2.errors import UserError
+from gbw_d2.modeling.protocol import SegmentationModel
+from gbw_d2.uda.parts.masked_consistency import MaskedConsistency
+from gbw_d2.uda.strategy import STRATEGIES, RunSettings, Strategy
+
+
+def build_strategy(
+    name: str, model: SegmentationModel, uda_keys: Any, seed: int = 0, max_iter: int = 1
+) -> Strategy:
+    """Builds the strategy ``UDA.NAME`` with the node ``UDA.<NAME>`` of the config.
+
+    Args:
+        name: of the strategy.
+        model: the student.
+        uda_keys: the config's node ``UDA``.
+        seed: the run's seed.
+        max_iter: iterations of the whole run.
+
+    Raises:
+        UnknownNameError: no such strategy; the message lists the known ones.
+        UserError: a key out of range.
+    """
+    masked = masked_consistency(name, uda_keys)
+    run = RunSettings(seed, max_iter, uda_keys.WARM_UP, masked)
+    return STRATEGIES.get(name)(model, uda_keys.get(name.upper()), run)
+
+
+def masked_consistency(name: str, uda_keys: Any) -> MaskedConsistency | None:
+    """Reads ``UDA.MASKED_CONSISTENCY``; None where it is off.
+
+    Args:
+        name: of the strategy.
+        uda_keys: the config's node ``UDA``.
+
+    Raises:
+        UserError: it is on under a strategy without pseudo-labels.
+    """
+    settings = uda_keys.MASKED_CONSISTENCY
+    if settings.LOSS_WEIGHT == 0:
+        return None
+    if not STRATEGIES.get(name).has_pseudo_labels:
+        able = [n for n in STRATEGIES.names() if STRATEGIES.get(n).has_pseudo_labels]
+        raise UserError(
+            f"UDA.MASKED_CONSISTENCY.LOSS_WEIGHT is {settings.LOSS_WEIGHT}, but UDA.NAME '{name}' "
+            f"makes no pseudo-labels for masked images; set it to 0, or take {' or '.join(able)}"
+        )
+    return MaskedConsistency(settings.LOSS_WEIGHT, settings.BLOCK, settings.RATIO)
+
+
+def loss_terms(name: str, uda_keys: Any) -> tuple[str, ...]:
+    """Names the loss terms with class labels of a strategy under a config.
+
+    Args:
+        name: of the strategy.
+        uda_keys: the config's node ``UDA``.
+
+    Raises:
+        UserError: masked consistency is on under a strategy without pseudo-labels.
+    """
+    terms = STRATEGIES.get(name).terms
+    return terms if masked_consistency(name, uda_keys) is None else (*terms, keys.TERM_MASKED)
