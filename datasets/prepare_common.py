@@ -22,17 +22,18 @@ from gbw_d2 import keys
 from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.cityscapes import CITY_IMAGES
 from gbw_d2.data.formats.files import check_size, few, read_image
-from gbw_d2.data.formats.own.survey import (
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, datasets_root
+from gbw_d2.data.statistics import image_class_counts
+from gbw_d2.data.survey import (
     Look,
     Survey,
     all_void,
     look_at_label,
+    of_counts,
     summary,
     suspicions,
     table,
 )
-from gbw_d2.data.spec import DatasetError, Record, SemanticReader, datasets_root
-from gbw_d2.data.statistics import image_class_counts
 from gbw_d2.label_spaces import LabelSpace
 
 Work = Callable[[argparse.Namespace], Sequence[str]]
@@ -206,8 +207,13 @@ def check_sample(
     what = "images" if read_label is None else "images and labels"
     verdict = f"{len(found)} cannot be used" if found else "all good"
     print(f"read {len(chosen)} of {len(records)} {what}: {verdict}")
-    rest = [f"and {len(found) - MAX_PROBLEMS} more"] if len(found) > MAX_PROBLEMS else []
-    return found[:MAX_PROBLEMS] + rest + tell_classes(summary(space, looks, [], any(panoptic)))
+    return first_ones(found) + tell_classes(summary(space, looks, [], any(panoptic)))
+
+
+def first_ones(problems: list[str]) -> list[str]:
+    """Returns the first problems, and the number of the others."""
+    rest = len(problems) - MAX_PROBLEMS
+    return problems[:MAX_PROBLEMS] + ([f"and {rest} more"] if rest > 0 else [])
 
 
 def spread(records: list[Record], sample: int) -> list[Record]:
@@ -245,49 +251,52 @@ def collect(look: Callable[..., list[str]], *arguments: object) -> list[str]:
 
 
 def check_dataset(
-    dataset_name: str,
+    spec: DatasetSpec,
     records: list[Record],
     args: argparse.Namespace,
-    num_images: int,
+    num_images: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> list[str]:
     """Checks number and sizes of the images of a dataset and reads some with their labels.
 
     Args:
-        dataset_name: a registered dataset.
+        spec: the dataset.
         records: its records.
         args: the script's arguments (``--sample``, ``--workers``).
-        num_images: of the whole release.
+        num_images: of the whole release; None where it is not known.
         size: (rows, columns) of every image of the release; None where there are several.
 
     Returns:
         What is wrong, in words.
     """
-    print(f"{dataset_name}: {len(records)} images")
-    warn_of_count(len(records), num_images)
+    print(f"{spec.name}: {len(records)} images")
+    if num_images is not None:
+        warn_of_count(len(records), num_images)
     tell_sizes(records, size)
-    spec = get_dataset(dataset_name)
+    return check_labels(spec, records, args)
+
+
+def check_labels(spec: DatasetSpec, records: list[Record], args: argparse.Namespace) -> list[str]:
+    """Reads some images of a dataset with all that its labels hold and prints their classes."""
     reader = spec.read_panoptic or spec.read_semantic
     space = None if reader is None else spec.classes
     return check_sample(records, reader, args.sample, args.workers, space)
 
 
-def count_classes(dataset_name: str, records: list[Record], folder: Path) -> None:
+def count_classes(spec: DatasetSpec, records: list[Record], folder: Path) -> list[str]:
     """Counts the classes of all labels, which also checks every label, and prints a table.
 
     Args:
-        dataset_name: a labelled dataset.
+        spec: a labelled dataset.
         records: its records.
         folder: where the counts are kept.
+
+    Returns:
+        What is wrong, in words.
     """
-    spec = get_dataset(dataset_name)
     counts = image_class_counts(spec, records, folder)
-    share = counts.sum(axis=0) / counts.sum()
-    print(f"{'class':14} {'share of pixels':>15} {'images':>7}")
-    for i, name in enumerate(spec.classes.class_names):
-        images = int((counts[:, i] > 0).sum())
-        print(f"{name:14} {100 * share[i]:14.3f}% {images:7d}")
     print(f"class statistics are in {folder}")
+    return tell_classes(of_counts(spec.classes, counts, records))
 
 
 def run_source_script(
@@ -297,7 +306,6 @@ def run_source_script(
     dataset_name: str,
     release: Release,
     load: Callable[[Path], list[Record]],
-    read_label: SemanticReader,
 ) -> int:
     """Runs the prepare script of a labelled source whose files are used as downloaded.
 
@@ -305,10 +313,9 @@ def run_source_script(
         description: the script's docstring.
         folder: name of the dataset's folder below the datasets' root.
         holds: what lies in that folder.
-        dataset_name: the dataset whose classes are counted.
+        dataset_name: the dataset whose labels are read, with instances where it has any.
         release: what the whole download holds.
         load: root -> records.
-        read_label: reads a label and raises where it cannot be used.
 
     Returns:
         The exit code.
@@ -322,11 +329,10 @@ def run_source_script(
         return records
 
     def make(args: argparse.Namespace) -> Sequence[str]:
-        count_classes(dataset_name, listed(args), args.root.parent / ".class_statistics")
-        return ()
+        statistics = args.root.parent / ".class_statistics"
+        return count_classes(get_dataset(dataset_name), listed(args), statistics)
 
     def check(args: argparse.Namespace) -> Sequence[str]:
-        space = get_dataset(dataset_name).classes
-        return check_sample(listed(args), read_label, args.sample, args.workers, space)
+        return check_labels(get_dataset(dataset_name), listed(args), args)
 
     return run_script(description, folder, holds, make, check, add_sample_option)

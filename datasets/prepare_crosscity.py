@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from prepare_common import add_sample_option, check_dataset, collect, run_script
 
 from gbw_d2 import keys
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.crosscity import (
     CITIES,
     load_crosscity_images,
@@ -31,9 +32,13 @@ def check_city(args: argparse.Namespace, city: str) -> list[str]:
         DatasetError: something is missing.
     """
     train = load_crosscity_images(args.root, city, "Train")
-    problems = check_dataset(f"crosscity_{city.lower()}_unlabelled_train", train, args, 3200)
+    problems = check_dataset(
+        get_dataset(f"crosscity_{city.lower()}_unlabelled_train"), train, args, 3200
+    )
     test = load_crosscity_labelled(args.root, city)
-    problems += check_dataset(f"crosscity_{city.lower()}_semantic_val", test, args, 100)
+    problems += check_dataset(
+        get_dataset(f"crosscity_{city.lower()}_semantic_val"), test, args, 100
+    )
     both = {r[keys.IMAGE_ID] for r in train} & {r[keys.IMAGE_ID] for r in test}
     if both:
         # In the lists of published runs too: Rome 17, Rio 24, Tokyo 34, Taipei 89.

@@ -17,7 +17,7 @@ from functools import partial
 
 from prepare_common import Release, run_source_script
 
-from gbw_d2.data.formats.gta5 import load_gta5, read_semantic
+from gbw_d2.data.formats.gta5 import load_gta5
 
 # From memory of the download: the ten archives hold 2500 numbers each, the last one fewer.
 IMAGES_PER_ARCHIVE = 2500
@@ -44,6 +44,5 @@ if __name__ == "__main__":
             dataset_name="gta5_semantic_train",
             release=RELEASE,
             load=load_gta5,
-            read_label=read_semantic,
         )
     )

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from prepare_common import add_sample_option, check_dataset, collect, run_script
 
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.vistas import load_labelled
 
 NUM_IMAGES = {"train": 18000, "val": 2000}
@@ -29,7 +30,7 @@ def check_split(args: argparse.Namespace, split: str) -> list[str]:
         DatasetError: something is missing.
     """
     records = load_labelled(args.root, split)
-    return check_dataset(f"vistas_panoptic_{split}", records, args, NUM_IMAGES[split])
+    return check_dataset(get_dataset(f"vistas_panoptic_{split}"), records, args, NUM_IMAGES[split])
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:

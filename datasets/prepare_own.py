@@ -16,12 +16,12 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from prepare_common import MAX_PROBLEMS, run_script, spread, tell_sizes
+from prepare_common import first_ones, run_script, spread, tell_classes, tell_sizes
 from tqdm import tqdm
 
 from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.own import read_description
-from gbw_d2.data.formats.own.survey import all_void, survey, suspicions, table
+from gbw_d2.data.formats.own.survey import survey
 from gbw_d2.data.spec import datasets_root
 from gbw_d2.data.statistics import image_class_counts
 
@@ -43,12 +43,10 @@ def check(args: argparse.Namespace) -> Sequence[str]:
         records = spread(records, args.sample)
         bar = partial(tqdm, desc="checking", total=len(records), unit="image")
         found = survey(data, name, records, args.workers, bar)
-        print(table(found) or "all good" if not found.problems else "")
-        problems += found.problems + all_void(found)
-        for words in suspicions(found):
-            print(f"warning: {words}")
-    rest = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-    return [*problems[:MAX_PROBLEMS], *rest]
+        problems += found.problems + tell_classes(found)
+        if not found.problems:
+            print("all good")
+    return first_ones(problems)
 
 
 def make(args: argparse.Namespace) -> Sequence[str]:

@@ -14,7 +14,7 @@ import sys
 
 from prepare_common import Release, run_source_script
 
-from gbw_d2.data.formats.synthia import load_synthia, read_semantic
+from gbw_d2.data.formats.synthia import load_synthia
 
 ARCHIVE = "the archive of SYNTHIA-RAND-CITYSCAPES"
 RELEASE = Release(
@@ -31,9 +31,8 @@ if __name__ == "__main__":
             __doc__,
             folder="synthia",
             holds="RGB and GT/LABELS",
-            dataset_name="synthia_semantic_train",
+            dataset_name="synthia_panoptic_train",
             release=RELEASE,
             load=load_synthia,
-            read_label=read_semantic,
         )
     )

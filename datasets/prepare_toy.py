@@ -1,7 +1,7 @@
 """Makes the toy world: procedural street data sets in SYNTHIA's and Cityscapes' layouts.
 
     python datasets/prepare_toy.py                     # 1300 images, half a minute on two cores
-    python datasets/prepare_toy.py --check             # is it there and whole?
+    python datasets/prepare_toy.py --check             # is it there and whole? what is in it?
     python datasets/prepare_toy.py --preview toy.png   # a contact sheet and nothing else
     python datasets/prepare_toy.py --layout gta5       # the toy twin of another dataset
     python datasets/prepare_toy.py --layout large      # both again, 4400 images of 256 x 512
@@ -19,10 +19,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from prepare_common import run_script
+from prepare_common import add_sample_option, check_dataset, run_script
 
+from gbw_d2.catalog import get_dataset
+from gbw_d2.catalog.toy import toy_specs
 from gbw_d2.cityscapes_classes import CLASSES
-from gbw_d2.data.spec import DatasetError
+from gbw_d2.data.formats.own import read_description
+from gbw_d2.data.spec import DatasetError, DatasetSpec
 from gbw_d2.toyworld import (
     DOMAINS,
     ToyWorldSettings,
@@ -71,6 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="only write a contact sheet to this PNG file; with --layout, of the layout's scenes",
     )
+    add_sample_option(parser)
 
 
 def settings_of(args: argparse.Namespace) -> ToyWorldSettings:
@@ -110,14 +114,31 @@ def make(args: argparse.Namespace) -> Sequence[str]:
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:
-    """Looks whether it is there and whole."""
+    """Looks whether it is there and whole, and reads some of its labels."""
     root, settings = layout_root(args), settings_of(args)
     if args.layout:
         check_layout(root, LAYOUTS.get(args.layout))
     else:
         check_toy_world(root, settings)
     print(f"{root}: complete")
-    return ()
+    specs = labelled_datasets(root, args.layout)
+    return [problem for spec in specs for problem in check_dataset(spec, spec.load(), args)]
+
+
+def labelled_datasets(root: Path, layout: str | None) -> list[DatasetSpec]:
+    """Returns the datasets of a folder with labels; of those with and without instances, one."""
+    if layout == "own":
+        file = root / "data.yaml"
+        found = [get_dataset(f"{file}:{name}") for name in read_description(file).splits]
+    else:
+        found = list(toy_specs(layout or "", lambda: root))
+    names = {spec.name for spec in found}
+    return [
+        spec
+        for spec in found
+        if spec.is_labelled
+        and (spec.read_panoptic or spec.name.replace("_semantic_", "_panoptic_") not in names)
+    ]
 
 
 def layout_root(args: argparse.Namespace) -> Path:

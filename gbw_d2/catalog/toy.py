@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,21 +16,62 @@ from gbw_d2.data.formats.foggy import BETAS, foggy_images
 from gbw_d2.data.formats.gta5 import gta5_specs
 from gbw_d2.data.formats.synthia import synthia_specs
 from gbw_d2.data.formats.vistas import vistas_specs
-from gbw_d2.data.spec import DatasetError, datasets_root
+from gbw_d2.data.spec import DatasetError, DatasetSpec, datasets_root
 
 # The own car's hood at the bottom of the toy Cityscapes (docs/gbw.md, "Road taken by car").
 HOOD = (0.0, 0.1)
 toy_cityscapes_specs = partial(cityscapes_specs, ignore_rows=HOOD)
 
 
-def toy_root() -> Path:
-    """Returns the toy world's folder."""
-    return datasets_root() / "toy"
+# Layout -> what makes its datasets, their prefix, and their folder in the layout's; "" is the
+# default world.
+_SPECS: dict[str, tuple[tuple[Callable[..., Iterator[DatasetSpec]], str, str], ...]] = {
+    "": (
+        (synthia_specs, "toy_synthia", "synthia"),
+        (toy_cityscapes_specs, "toy_cityscapes", "cityscapes"),
+    ),
+    "gta5": ((gta5_specs, "toy_gta5", ""),),
+    "crosscity": ((crosscity_specs, "toy_crosscity", ""),),
+    "mapillary_vistas": ((vistas_specs, "toy_vistas", ""),),
+    "cityscapes2": ((toy_cityscapes_specs, "toy_cityscapes2", ""),),
+    "synthia_val": ((partial(synthia_specs, split="val"), "toy_synthia", ""),),
+    "large": (
+        (synthia_specs, "toy_large_synthia", "synthia"),
+        (partial(synthia_specs, split="val"), "toy_large_synthia", "synthia_val"),
+        (toy_cityscapes_specs, "toy_large_cityscapes", "cityscapes"),
+    ),
+    "foggy_cityscapes": tuple(
+        (
+            partial(toy_cityscapes_specs, images=foggy_images(beta)),
+            f"toy_foggy_cityscapes_{beta}",
+            "",
+        )
+        for beta in BETAS
+    ),
+}
 
 
-def layout_root(layout: str, folder: str = "") -> Path:
-    """Returns the folder of a further toy dataset, or one in it."""
-    return datasets_root() / f"toy_{layout}" / folder
+def layout_root(layout: str = "") -> Path:
+    """Returns the folder of a toy dataset; of the default world where no layout is named."""
+    return datasets_root() / (f"toy_{layout}" if layout else "toy")
+
+
+def toy_specs(
+    layout: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
+) -> Iterator[DatasetSpec]:
+    """Makes the datasets of a toy world.
+
+    Args:
+        layout: its name; "" for the default world.
+        root: gives its folder; called when a dataset is loaded, not before.
+        prepare: makes the files where there are none.
+    """
+    for specs, prefix, folder in _SPECS[layout]:
+        yield from specs(prefix, partial(_below, root, folder), prepare)
+
+
+def _below(root: Callable[[], Path], folder: str) -> Path:
+    return root() / folder
 
 
 def _write(root: Path, *layout: str) -> None:
@@ -38,37 +80,26 @@ def _write(root: Path, *layout: str) -> None:
         raise DatasetError(f"no toy world could be written to {root}; the reason stands above")
 
 
-def prepare_toy() -> None:
-    """Writes the default toy world where there is none; a finished one is used as it is.
+def prepare_toy(layout: str = "") -> None:
+    """Writes a toy world where there is none; a finished one is used as it is.
+
+    Args:
+        layout: its name; "" for the default world.
 
     Raises:
         DatasetError: the world there is of another version, or none can be written.
     """
     # Imported here: listing the datasets should not cost the drawing code's load time.
     from gbw_d2.toyworld.folder import MARKER
-    from gbw_d2.toyworld.settings import FORMAT_VERSION
-
-    root = toy_root()
-    if not (root / MARKER).is_file():
-        _write(root)
-    _check_version(root / MARKER, "format_version", FORMAT_VERSION)
-
-
-def prepare_layout(layout: str) -> None:
-    """Writes a further toy dataset where there is none; a finished one is used as it is.
-
-    Raises:
-        DatasetError: the one there is of another version, or none can be written.
-    """
-    from gbw_d2.toyworld.folder import MARKER
     from gbw_d2.toyworld.layouts import LAYOUTS
     from gbw_d2.toyworld.settings import FORMAT_VERSION
 
     root = layout_root(layout)
     if not (root / MARKER).is_file():
-        _write(root, layout)
+        _write(root, *filter(None, [layout]))
     _check_version(root / MARKER, "format_version", FORMAT_VERSION)
-    _check_version(root / MARKER, "layout_version", LAYOUTS.get(layout).version)
+    if layout:
+        _check_version(root / MARKER, "layout_version", LAYOUTS.get(layout).version)
 
 
 def _check_version(marker: Path, key: str, wanted: int) -> None:
@@ -80,34 +111,7 @@ def _check_version(marker: Path, key: str, wanted: int) -> None:
         )
 
 
-register_datasets(synthia_specs("toy_synthia", lambda: toy_root() / "synthia", prepare_toy))
-register_datasets(
-    toy_cityscapes_specs("toy_cityscapes", lambda: toy_root() / "cityscapes", prepare_toy)
-)
-for _specs, _name, _layout in (
-    (gta5_specs, "toy_gta5", "gta5"),
-    (crosscity_specs, "toy_crosscity", "crosscity"),
-    (vistas_specs, "toy_vistas", "mapillary_vistas"),
-    (toy_cityscapes_specs, "toy_cityscapes2", "cityscapes2"),
-    (partial(synthia_specs, split="val"), "toy_synthia", "synthia_val"),
-):
+for _layout in _SPECS:
     register_datasets(
-        _specs(_name, partial(layout_root, _layout), partial(prepare_layout, _layout))
-    )
-for _specs, _name, _folder in (
-    (synthia_specs, "toy_large_synthia", "synthia"),
-    (partial(synthia_specs, split="val"), "toy_large_synthia", "synthia_val"),
-    (toy_cityscapes_specs, "toy_large_cityscapes", "cityscapes"),
-):
-    register_datasets(
-        _specs(_name, partial(layout_root, "large", _folder), partial(prepare_layout, "large"))
-    )
-for _beta in BETAS:
-    register_datasets(
-        toy_cityscapes_specs(
-            f"toy_foggy_cityscapes_{_beta}",
-            partial(layout_root, "foggy_cityscapes"),
-            partial(prepare_layout, "foggy_cityscapes"),
-            images=foggy_images(_beta),
-        )
+        toy_specs(_layout, partial(layout_root, _layout), partial(prepare_toy, _layout))
     )

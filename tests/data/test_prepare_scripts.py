@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -34,9 +36,12 @@ def test_synthia(synthia_root: Path, run: Run) -> None:
     assert found.returncode == 0, found.stderr
     assert "3 images, the whole dataset has 9400" in found.stdout
     assert "read 3 of 3 images and labels" in found.stdout
+    # Two cars in each image; class, share, images, instances, per image, most.
+    assert re.search(r"^car +[\d.]+% +3 +6 +2\.00 +2$", found.stdout, re.MULTILINE)
     assert not (synthia_root.parent / ".class_statistics").exists()
     found = run("prepare_synthia.py", "--root", str(synthia_root))
     assert found.returncode == 0, found.stderr
+    assert re.search(r"^car +[\d.]+% +3$", found.stdout, re.MULTILINE)
     assert len(list((synthia_root.parent / ".class_statistics").glob("*.npz"))) == 1
 
 
@@ -85,6 +90,18 @@ def test_cityscapes_from_the_download(
                 26001: (13, 0),
             }
     assert run("prepare_cityscapes.py", "--check").returncode == 0
+
+
+def test_a_cityscapes_tree_without_objects_is_warned_of(
+    cityscapes_download: Path, run: Run, write_png: Callable[[Path, np.ndarray], None]
+) -> None:
+    # As datumaro 1.13 exports it: instance files that repeat the label ids.
+    for path in cityscapes_download.glob("gtFine/*/*/*instanceIds.png"):
+        ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        write_png(path, np.where(ids >= 1000, ids // 1000, ids).astype(np.uint16))
+    found = run("prepare_cityscapes.py", "--workers", "1", "--splits", "train")
+    assert found.returncode == 0, found.stderr
+    assert "warning: pixels of car but not one object" in found.stdout
 
 
 def test_cityscapes_goes_on_where_it_stopped(cityscapes_download: Path, run: Run) -> None:

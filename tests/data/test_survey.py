@@ -5,17 +5,34 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from gbw_d2.data.formats.own.survey import Look, all_void, look_at_label, summary, suspicions
+from gbw_d2.data.formats.own import load_split, read_description
+from gbw_d2.data.formats.own.survey import survey
+from gbw_d2.data.survey import (
+    Look,
+    all_void,
+    is_saturated,
+    look_at_label,
+    of_counts,
+    summary,
+    suspicions,
+    table,
+)
 from gbw_d2.label_spaces import CITYSCAPES_19
+from gbw_d2.toyworld.layouts import LAYOUTS, write_layout
+from tests.helpers.own_data import write_own_data, write_png
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "datasets"))
-from prepare_common import spread
+import prepare_toy
+from prepare_common import spread, tell_classes
 
 CAR = CITYSCAPES_19.class_names.index("car")
 
@@ -38,7 +55,7 @@ STREET = {name: 10 for name in CITYSCAPES_19.class_names if " " not in name}
         (look(road=8, void=92), ["92% of all pixels", "100% is road", "18 of 19 classes"]),
         (look(cars=0, **STREET), ["pixels of .*car"]),
         (look(cars=1, **STREET), ["no picture shows two objects"]),
-        (look(saturated=True, **STREET), ["10 instance files hold no number but 255"]),
+        (look(saturated=True, **STREET), ["10 instance files number all things 255"]),
     ],
 )
 def test_suspicions(one: Look, words: list[str]) -> None:
@@ -90,3 +107,73 @@ def test_training_warns_of_void(caplog: pytest.LogCaptureFixture) -> None:
         assert not caplog.records
         assert len(list(warn_of_void([void] * 7, 3))) == 7
     assert [r.args for r in caplog.records] == [(3,)]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kind", "cut"),
+    [
+        ([26001, 26002], np.int32, False),
+        ([300, 301], np.uint16, False),
+        ([255, 255], np.uint16, False),
+        ([255, 254], np.uint8, False),
+        ([255, 255], np.uint8, True),
+        ([65535, 65535], np.uint16, True),
+    ],
+)
+def test_numbers_cut_off_by_a_tool(numbers: list[int], kind: type, cut: bool) -> None:
+    # The stuff of Cityscapes' coding keeps its small numbers where 8 bits cut those of things.
+    values = np.array([[7, *numbers, 0]]).astype(kind)
+    things = np.array([[False, True, True, True]])
+    assert is_saturated(values, things) is cut
+
+
+def test_instances_per_image() -> None:
+    looks = [look(cars=0, road=5), look(cars=1, car=5), look(cars=4, car=5)]
+    lines = table(summary(CITYSCAPES_19, looks, [], has_instances=True)).splitlines()
+    cells = {line.split()[0]: line.split()[-4:] for line in lines}
+    assert lines[0].endswith("images instances per image  most")
+    assert cells["car"] == ["2", "5", "2.50", "4"]
+    assert cells["road"] == ["1", "-", "-", "-"]
+
+
+@pytest.mark.parametrize("saturated", [False, True])
+def test_instance_files_of_own_data_cut_off(tmp_path: Path, saturated: bool) -> None:
+    data = read_description(write_own_data(tmp_path, 6, images=2))
+    if saturated:
+        for path in (tmp_path / "instances").iterdir():
+            # As cv2.imwrite does with int32.
+            write_png(path, np.full((48, 64), 255, np.uint8))
+    found = survey(data, "source", load_split(data, "source"), 1, iter)
+    assert found.saturated == 2 * saturated
+    assert any("all things 255" in text for text in suspicions(found)) is saturated
+
+
+def test_counted_classes_make_the_same_table(capsys: pytest.CaptureFixture[str]) -> None:
+    looks = [look(road=6, void=4), look(car=10)]
+    counts = np.array([each.pixels[:19] for each in looks])
+    records = [{"height": 2, "width": 5}] * 2
+    expected = summary(CITYSCAPES_19, looks, [], has_instances=False)
+    assert table(of_counts(CITYSCAPES_19, counts, records)) == table(expected)
+    nothing = of_counts(CITYSCAPES_19, np.zeros((2, 19), np.int64), records)
+    assert "all pixels of 2 labels are void" in tell_classes(nothing)[0]
+
+
+@pytest.mark.parametrize(("layout", "shown"), [("gta5", "gta5_semantic_train"), ("own", "source")])
+def test_the_toy_worlds_script_shows_classes(
+    layout: str,
+    shown: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    full = LAYOUTS.get(layout)
+    small = {"num_source": 2, "num_target_train": 2, "num_target_val": 2, "image_size": (64, 128)}
+    layout_of_few = replace(full, settings=replace(full.settings, **small))
+    write_layout(tmp_path / f"toy_{layout}", layout_of_few, workers=1)
+    monkeypatch.setattr(prepare_toy, "LAYOUTS", SimpleNamespace(get=lambda name: layout_of_few))
+    given = {"root": tmp_path / "toy", "layout": layout, "sample": 1, "workers": 1}
+    arguments = Namespace(**given, seed=None, images=None, preview=None)
+    assert not prepare_toy.check(arguments)
+    said = capsys.readouterr().out
+    assert f"{shown}: 2 images" in said and "read 1 of 2 images and labels" in said
+    assert said.count("share of pixels") == (1 if layout == "gta5" else 2)

@@ -82,7 +82,7 @@ def read_coding(path: Path, what: str, found: Any, crowd: Any) -> InstanceCoding
 
 
 def read_values(file: str | Path, coding: InstanceCoding) -> np.ndarray:
-    """Reads an instance file: (H, W) int32 of its values.
+    """Reads an instance file: (H, W) of its values, in the file's own bits; colours as int32.
 
     Raises:
         DatasetError: it does not hold what the coding says.
@@ -101,11 +101,12 @@ def read_values(file: str | Path, coding: InstanceCoding) -> np.ndarray:
                 f"'{file}' is not a grey PNG file of 8 or 16 bits: it must hold one number per "
                 "pixel, 0 where there is no instance, or say `instance_coding: rgb`"
             )
-        return np.array(image).astype(np.int32)
+        return np.array(image)
 
 
 def instances_of(values: np.ndarray, coding: InstanceCoding) -> np.ndarray:
     """Numbers the instances: (H, W) int32, 0 = none, at most 65535."""
+    values = values.astype(np.int32)
     instances = coding.identity(values)
     if coding.crowd:
         instances = np.where(np.isin(values, coding.crowd), 0, instances)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.data.formats.coco_panoptic import SEGMENTS
-from gbw_d2.data.formats.files import LABEL_FILE, check_size, few, read_image
+from gbw_d2.data.formats.files import LABEL_FILE, check_size, read_image
 from gbw_d2.data.formats.own.classes import UNLISTED
 from gbw_d2.data.formats.own.dataset import CocoReader, SplitReader, split_reader
 from gbw_d2.data.formats.own.description import OwnData
@@ -20,57 +17,10 @@ from gbw_d2.data.formats.own.instances import CodingEvidence, describe_pairs, in
 from gbw_d2.data.formats.own.labels import LABEL_CODINGS
 from gbw_d2.data.formats.segments import join_segments
 from gbw_d2.data.spec import DatasetError, Record
-from gbw_d2.label_spaces import IGNORE_LABEL, VOID, LabelSpace
-from gbw_d2.ops.segments import segment_attributes
+from gbw_d2.data.survey import Look, Survey, is_saturated, look_at_label, summary
+from gbw_d2.label_spaces import IGNORE_LABEL, VOID
 
-Bar = Callable[[Iterable["Look"]], Iterable["Look"]]
-
-
-@dataclass
-class Look:
-    """What one image shows.
-
-    Attributes:
-        pixels: (256,) labelled pixels of each class id.
-        instances: (256,) instances of each class id, without crowds.
-        unknown: what its label file holds and the description does not list, as it is shown.
-        problem: why it cannot be read, "" where it can.
-        saturated: the only number of its instance file is 255, in 8 bits.
-    """
-
-    file: str
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
-    instances: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
-    unknown: tuple[str, ...] = ()
-    problem: str = ""
-    saturated: bool = False
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What all images of a split show.
-
-    Attributes:
-        space: its classes; None where it has no labels.
-        pixels: (K,) labelled pixels.
-        images: (K,) images that show the class.
-        instances: (K,) instances, without crowds; None where no instances are read.
-        void: void pixels.
-        problems: in words, each with what to do.
-        most: (K,) most instances of the class in one image; None where no instances are read.
-        saturated: images whose instance file holds the number 255 alone.
-        number: of images.
-    """
-
-    space: LabelSpace | None
-    pixels: np.ndarray
-    images: np.ndarray
-    instances: np.ndarray | None
-    void: int
-    problems: list[str]
-    most: np.ndarray | None = None
-    saturated: int = 0
-    number: int = 0
+Bar = Callable[[Iterable[Look]], Iterable[Look]]
 
 
 def survey(
@@ -115,69 +65,30 @@ def survey(
     return summary(space, looks, problems, has_instances)
 
 
-def summary(
-    space: LabelSpace | None, looks: list[Look], problems: list[str], has_instances: bool
-) -> Survey:
-    """Adds up what images show."""
-    count = 0 if space is None else space.num_classes
-    pixels = np.array([each.pixels for each in looks]).reshape(-1, 256)
-    instances = np.array([each.instances for each in looks]).reshape(-1, 256)
-    return Survey(
-        space,
-        pixels.sum(axis=0)[:count],
-        (pixels > 0).sum(axis=0)[:count],
-        instances.sum(axis=0)[:count] if has_instances else None,
-        int(pixels[:, IGNORE_LABEL].sum()),
-        problems,
-        instances.max(axis=0, initial=0)[:count] if has_instances else None,
-        sum(each.saturated for each in looks),
-        len(looks),
-    )
-
-
-def look_at_label(file: str, label: Any) -> Look:
-    """Counts what a reader gave: a class map (H, W), or a segment map with its list."""
-    found = Look(file)
-    if not isinstance(label, tuple):
-        found.pixels = np.bincount(label.ravel(), minlength=256)
-        return found
-    segment_map, segments = label
-    numbers, categories, _ = segment_attributes(segment_map, segments)
-    found.pixels = np.bincount(categories.astype(np.uint8)[numbers].ravel(), minlength=256)
-    for segment in segments:
-        found.instances[segment["category_id"]] += not segment["iscrowd"]
-    return found
-
-
 def _look(
     record: Record, reader: SplitReader | CocoReader | None, evidence: CodingEvidence | None
 ) -> Look:
     path = record[keys.FILE_NAME]
     check_size(read_image(path, "RGB"), record[keys.HEIGHT], record[keys.WIDTH], path)
-    found = Look(path)
+    if reader is None:
+        return Look(path)
     if isinstance(reader, CocoReader):
-        labels = reader.semantic(record)
-        for segment, class_id in zip(record[SEGMENTS], reader.class_ids(record)[:-1], strict=True):
-            found.instances[class_id] += not segment["iscrowd"]
-    elif reader is not None:
-        codes = reader.codes(record)
-        labels = reader.table.look_up(codes)
-        shown = LABEL_CODINGS[reader.label_coding].shown
-        strange = codes[labels == UNLISTED]
-        found.unknown = tuple(shown(code) for code in np.unique(strange).tolist())
-        found.file = record[LABEL_FILE]
-        labels[labels == UNLISTED] = IGNORE_LABEL
-        if evidence is not None:
-            values = reader.values(record)
-            evidence.add(codes, values, reader.space.is_thing[labels])
-            found.saturated = values.dtype == np.uint8 and set(np.unique(values)) <= {0, 255}
-            found.saturated &= bool((values == 255).any())
-            instances = instances_of(values, evidence.stated)
-            for segment in join_segments(labels, instances, reader.space)[1]:
-                found.instances[segment["category_id"]] += not segment["iscrowd"]
+        return look_at_label(path, reader.panoptic(record))
+    codes = reader.codes(record)
+    labels = reader.table.look_up(codes)
+    strange = labels == UNLISTED
+    labels[strange] = IGNORE_LABEL
+    if evidence is None:
+        found = look_at_label(record[LABEL_FILE], labels)
     else:
-        return found
-    found.pixels = np.bincount(labels.ravel(), minlength=256)
+        values = reader.values(record)
+        things = reader.space.is_thing[labels]
+        evidence.add(codes, values, things)
+        segments = join_segments(labels, instances_of(values, evidence.stated), reader.space)
+        found = look_at_label(record[LABEL_FILE], segments)
+        found.saturated = is_saturated(values, things)
+    shown = LABEL_CODINGS[reader.label_coding].shown
+    found.unknown = tuple(shown(code) for code in np.unique(codes[strange]).tolist())
     return found
 
 
@@ -195,68 +106,4 @@ def _unknown(data: OwnData, looks: list[Look]) -> list[str]:
             for shown, file in first.items()
         ),
         f"add to a class of '{data.path}', or to `{VOID}`: {', '.join(first)}",
-    ]
-
-
-def table(found: Survey) -> str:
-    """Returns class shares, images and instances per class, as text."""
-    if found.space is None:
-        return ""
-    total = max(1, int(found.pixels.sum()))
-    names = found.space.class_names
-    width = max(map(len, names), default=0)
-    head = f"{'class':{width}} {'share of pixels':>15} {'images':>7}"
-    lines = [head + ("" if found.instances is None else f" {'instances':>9}")]
-    for i, name in enumerate(names):
-        share = 100 * found.pixels[i] / total
-        line = f"{name:{width}} {share:14.3f}% {found.images[i]:7d}"
-        if found.instances is not None:
-            number = found.instances[i] if found.space.is_thing[i] else "-"
-            line += f" {number:>9}"
-        lines.append(line)
-    lines.append(f"void: {100 * found.void / max(1, found.void + total):.3f}% of all pixels")
-    absent = [name for name, images in zip(names, found.images, strict=True) if not images]
-    if absent:
-        lines.append(f"never shown: {few(absent, 20)}")
-    return "\n".join(lines)
-
-
-def suspicions(found: Survey) -> list[str]:
-    """Says what in the counts looks like labels of another coding, or cut off by a tool."""
-    space, total = found.space, int(found.pixels.sum())
-    if space is None or not total:
-        return []
-    words = []
-    share = found.void / (found.void + total)
-    if share > 0.5:
-        words.append(f"{share:.0%} of all pixels are void; do the labels use other numbers?")
-    first = int(found.pixels.argmax())
-    if space.num_classes > 1 and found.pixels[first] > 0.9 * total:
-        words.append(f"{found.pixels[first] / total:.0%} is {space.class_names[first]} alone")
-    absent = int((found.images == 0).sum())
-    if found.number >= 10 and 2 * absent > space.num_classes:
-        words.append(f"{absent} of {space.num_classes} classes never occur")
-    if found.saturated:
-        words.append(
-            f"{found.saturated} instance files hold no number but 255, in 8 bits: a tool "
-            "(cv2.imwrite of int32, for one) cut larger ones off; write them as 16-bit PNG"
-        )
-    if found.instances is None or found.most is None:
-        return words
-    things = [i for i in space.thing_ids if found.images[i]]
-    bare = [space.class_names[i] for i in things if not found.instances[i]]
-    if bare:
-        words.append(f"pixels of {few(bare, 20)} but not one object; was the instance map lost?")
-    if found.number >= 10 and things and max(found.most[things]) == 1:
-        words.append("no picture shows two objects of a class; are objects numbered one by one?")
-    return words
-
-
-def all_void(found: Survey) -> list[str]:
-    """Returns the problem of labels that are void throughout; empty where one pixel is not."""
-    if found.space is None or not found.void or found.pixels.sum():
-        return []
-    return [
-        f"all pixels of {found.number} labels are void, so nothing can be learned or scored; do "
-        "the labels use other numbers than the classes do?"
     ]
