@@ -91,6 +91,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.AUXILIARY_HEAD.NORM = "GN"
     cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT = 0.4
     _add_timm_keys(cfg)
+    _add_hrda_keys(cfg)
     # Adds detectron2 Instances to the inference output (masks: one H x W plane each).
     cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES = False
 
@@ -120,6 +121,17 @@ def _add_timm_keys(cfg: CfgNode) -> None:
     keys.CHECKPOINTING = False
     # 1 = the stem is not trained, 2 = nor the first stage (plain transformers: block), and so on.
     keys.FREEZE_STAGES = 0
+
+
+def _add_hrda_keys(cfg: CfgNode) -> None:
+    # For MODEL.META_ARCHITECTURE GBWHRDA, around whatever MODEL.SEM_SEG_HEAD says.
+    hrda = cfg.MODEL.HRDA = CfgNode()
+    # (rows, columns) of a window at full size, pixels; () = half of INPUT.CROP_SIZE.
+    hrda.DETAIL_SIZE = ()
+    # Share of the semantic loss that the windows' own prediction has, 0..1; lambda_d of the paper.
+    hrda.DETAIL_LOSS_SHARE = 0.1
+    # Channels of the head that gives the attention, a SegFormer head.
+    hrda.ATTENTION_CHANNELS = 256
 
 
 def _add_training_keys(cfg: CfgNode) -> None:

@@ -188,9 +188,14 @@ class DenseSegmentor(nn.Module):
         """Where the network's parameters are."""
         return self.pixel_mean.device
 
+    @property
+    def size_divisibility(self) -> int:
+        """Of which rows and columns of a batch are multiples, by padding; 0 = of nothing."""
+        return self.backbone.size_divisibility
+
     def _stack(self, batch: Sequence[Mapping[str, Any]], key: str, pad: float) -> Tensor:
         tensors = [sample[key].to(self.device, non_blocking=True) for sample in batch]
-        return ImageList.from_tensors(tensors, self.backbone.size_divisibility, pad).tensor
+        return ImageList.from_tensors(tensors, self.size_divisibility, pad).tensor
 
     def _normalised(self, batch: Sequence[Mapping[str, Any]]) -> ImageList:
         images = [
@@ -198,7 +203,7 @@ class DenseSegmentor(nn.Module):
             / self.pixel_std
             for sample in batch
         ]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+        return ImageList.from_tensors(images, self.size_divisibility)
 
     def images(self, batch: Sequence[Mapping[str, Any]]) -> Tensor:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""

@@ -191,7 +191,7 @@ class SelfTraining(Strategy):
             mixed_weights = mix(mask, torch.ones_like(taught.weights), taught.weights)
             pasted = mix(mask, images, taught.images)
             mixed = self._augmented("strong augmentation", source, pasted)
-        features = self.model.features(mixed, self.network_draws(source))
+        features = self.model.features(mixed, self.network_draws(source, keys.TERM_MIXED))
         instances = taught.targets.has_instances
         outputs = self.model.outputs(features, image_size(images), instances)
         losses = self.model.losses(

@@ -305,16 +305,23 @@ class Strategy:
         assert self.masked is not None
         seen = self.masked.draw(self.generators("masked blocks", target), image_size(images))
         hidden = self.masked.apply(images, seen.to(images.device, non_blocking=True))
-        features = self.model.features(hidden, self.network_draws(target))
+        features = self.model.features(hidden, self.network_draws(target, keys.TERM_MASKED))
         outputs = self.model.outputs(features, image_size(images), targets.has_instances)
         losses = self.model.losses(
             outputs, targets, pixel_weights, keys.TERM_MASKED, self.weight_log
         )
         return {f"masked_{name}": self.masked.loss_weight * v for name, v in losses.items()}
 
-    def network_draws(self, batch: Batch) -> list[np.random.Generator]:
-        """Returns the generators of networks that draw crops of their own, one per sample."""
-        return self.generators("network", batch)
+    def network_draws(
+        self, batch: Batch, term: str = keys.TERM_SOURCE
+    ) -> list[np.random.Generator]:
+        """Returns the generators of networks that draw crops of their own, one per sample.
+
+        Args:
+            batch: of which the images are, or were made.
+            term: which images these are (``keys.TERM_*``); those of two terms are independent.
+        """
+        return self.generators(f"network {term}", batch)
 
     def generators(self, purpose: str, batch: Batch) -> list[np.random.Generator]:
         """Returns one generator per sample, keyed by (seed, purpose, draw of the sample).

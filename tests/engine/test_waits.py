@@ -18,7 +18,12 @@ from gbw_d2.engine.build import build_model, build_training_losses
 from gbw_d2.uda import STRATEGIES, Context, build_strategy
 from gbw_d2.uda.strategy import PSEUDO_LABELS, module_of
 
-RECIPES = {"panoptic": "toy/panoptic_gbw", "semantic": "toy/semantic_gbw"}
+RECIPES = {
+    "panoptic": "toy/panoptic_gbw",
+    "semantic": "toy/semantic_gbw",
+    "hrda": "toy/semantic_gbw models/semantic_hrda_tiny",
+}
+PAIRS = [(name, recipe) for recipe in ("panoptic", "semantic") for name in STRATEGIES.names()]
 
 
 def move_to_fake_device(module: nn.Module, mode: FakeTensorMode) -> None:
@@ -36,8 +41,7 @@ def move_to_fake_device(module: nn.Module, mode: FakeTensorMode) -> None:
                     part._buffers[name] = fake.to("cuda")
 
 
-@pytest.mark.parametrize("name", STRATEGIES.names())
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("name", "recipe"), [*PAIRS, ("self_training", "hrda")])
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
 def test_no_step_waits(
     tiny_config: Any, samples: Any, monkeypatch: pytest.MonkeyPatch, name: str, recipe: str

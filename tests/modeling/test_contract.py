@@ -11,7 +11,9 @@ import torch
 
 from gbw_d2 import keys
 from gbw_d2.engine.build import architecture, build_model, build_training_losses
+from gbw_d2.keyed_random import keyed_rng
 from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.modeling import meta_arch
 from gbw_d2.modeling.protocol import PixelPseudoLabels, View
 
@@ -33,6 +35,7 @@ def cfg(request: Any, tiny_config: Any) -> Any:
     return tiny_config(
         *("MODEL.META_ARCHITECTURE", name, "MODEL.SEMANTIC_ONLY", semantic_only),
         *("WEIGHTING.HEADS", "['all']", "WEIGHTING.WEIGHTS_FROM", "[]", *auxiliary),
+        *("INPUT.CROP_SIZE", SIZE),
     )
 
 
@@ -68,7 +71,9 @@ def batch(cfg: Any) -> list[dict[str, Any]]:
 
 
 def outputs_of(model: Any, batch: list[dict[str, Any]], instances: bool = True) -> Any:
-    return model.outputs(model.features(model.images(batch)), SIZE, instances)
+    # As strategies do it: crops of a network's own are drawn in training alone.
+    draws = [keyed_rng(0, i) for i in range(len(batch))] if model.training else None
+    return model.outputs(model.features(model.images(batch), draws), SIZE, instances)
 
 
 def test_heads_losses_and_factors_agree(cfg: Any, model: Any, batch: list[dict]) -> None:
@@ -87,7 +92,9 @@ def test_heads_losses_and_factors_agree(cfg: Any, model: Any, batch: list[dict])
         assert set(head.class_ids) <= set(range(SPACE.num_classes))
 
 
-def test_a_loss_exists_if_and_only_if_its_target_does(model: Any, batch: list[dict]) -> None:
+def test_a_loss_exists_if_and_only_if_its_target_does(
+    cfg: Any, model: Any, batch: list[dict]
+) -> None:
     bare = [{keys.IMAGE: sample[keys.IMAGE]} for sample in batch]
     nothing = model.targets(bare)
     assert nothing.semantic is None and not nothing.has_instances
@@ -96,7 +103,10 @@ def test_a_loss_exists_if_and_only_if_its_target_does(model: Any, batch: list[di
     losses = model.losses(
         outputs_of(model, labelled), model.targets(labelled), None, keys.TERM_SOURCE
     )
-    assert list(losses) == [f"loss_{name}" for name in model.semantic_heads()]
+    heads = architecture(cfg).heads(cfg, SPACE)
+    of_pixels = [name for name, head in heads.items() if head.loss is ClassWeightedCrossEntropy]
+    assert list(losses) == [f"loss_{name}" for name in of_pixels]
+    assert set(model.semantic_heads()) <= set(of_pixels)
 
 
 def test_semantic_predictions(model: Any, batch: list[dict]) -> None:

@@ -33,7 +33,15 @@ OVERRIDES = [
 
 # cbst draws what it has labelled; tests/uda/test_cbst.py has its two processes.
 NAMES = sorted(set(STRATEGIES.names()) - {"cbst"})
-MASKED = ["UDA.MASKED_CONSISTENCY.LOSS_WEIGHT", "1.0", "UDA.MASKED_CONSISTENCY.BLOCK", "8"]
+# What a name such as "self_training + masked + hrda" switches on: further draws.
+MORE = {
+    "masked": ["UDA.MASKED_CONSISTENCY.LOSS_WEIGHT", "1.0", "UDA.MASKED_CONSISTENCY.BLOCK", "8"],
+    # One window of 16 x 32 pixels per image.
+    "hrda": [
+        *("MODEL.META_ARCHITECTURE", "GBWHRDA", "MODEL.HRDA.ATTENTION_CHANNELS", "32"),
+        *("MODEL.HRDA.DETAIL_SIZE", "(16, 32)"),
+    ],
+}
 
 
 def draw(number: int) -> dict[str, Any]:
@@ -59,9 +67,8 @@ def draw(number: int) -> dict[str, Any]:
 def train(name: str, rank: int, world: int, accumulation: int, scheme: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     weighting = ["WEIGHTING.NAME", scheme]
-    # "+ masked" after a strategy's name switches masked consistency on.
-    name, *masked = name.split(" + ")
-    words = [*OVERRIDES, *weighting, *(MASKED if masked else [])]
+    name, *switched = name.split(" + ")
+    words = [*OVERRIDES, *weighting, *(key for switch in switched for key in MORE[switch])]
     cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"), words)
     cfg.UDA.NAME = name
     resolve(cfg)
@@ -105,7 +112,9 @@ def assert_close(a: dict[str, Any], b: dict[str, Any]) -> None:
             assert difference < 1e-10, f"{module} {key}: {difference:.1e}"
 
 
-@pytest.mark.parametrize("name", [*NAMES, "self_training + masked"])
+@pytest.mark.parametrize(
+    "name", [*NAMES, "self_training + masked", "self_training + masked + hrda"]
+)
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     whole = train(name, 0, 1, 1, "gbw")
     mp.spawn(_process, (name, str(tmp_path)), nprocs=2)
@@ -114,7 +123,7 @@ def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
         assert_close(half, whole)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"self_training"}))
+@pytest.mark.parametrize("name", [*sorted(set(NAMES) - {"self_training"}), "source_only + hrda"])
 def test_two_parts_equal_the_whole_batch(name: str) -> None:
     # Without adaptive class weights, and without self-training's confidence of the whole batch:
     # both are those of a part.

@@ -1,6 +1,7 @@
 """Architectures, one file each; importing one enters it into Detectron2's META_ARCH_REGISTRY."""
 
+from gbw_d2.modeling.meta_arch.hrda import GBWHRDA
 from gbw_d2.modeling.meta_arch.panoptic_deeplab import GBWPanopticDeepLab
 from gbw_d2.modeling.meta_arch.semantic_segmentor import GBWSemanticSegmentor
 
-__all__ = ["GBWPanopticDeepLab", "GBWSemanticSegmentor"]
+__all__ = ["GBWHRDA", "GBWPanopticDeepLab", "GBWSemanticSegmentor"]
