@@ -22,7 +22,7 @@ from argparse import Namespace
 
 from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
 
-from gbw_d2.catalog.preflight import check_data
+from gbw_d2.catalog.preflight import check_data, check_keys
 from gbw_d2.composition import asks_for_listing, listing, parse
 from gbw_d2.errors import UserError
 
@@ -38,12 +38,13 @@ def main(args: Namespace) -> dict[str, float]:
 
 
 def start() -> None:
-    """Looks for the data, then starts one process or several."""
+    """Looks for keys and data that are not there, then starts one process or several."""
     arguments = sys.argv[1:]
     if asks_for_listing(arguments):
         print(listing())
         return
     # Before the imports of the engine: they take ten seconds, this takes one.
+    check_keys(arguments)
     check_data(arguments)
     from gbw_d2.engine.distributed import default_argument_parser, run
 

@@ -6,11 +6,11 @@ cross-entropy: strategies and weighting are asked for by name.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.composition import ConfigError, compose, split_words
+from gbw_d2.key_names import unknown_key
 from gbw_d2.paths import expanded
 from gbw_d2.settings import config_keys
 from gbw_d2.weighting import SCHEMES
@@ -332,12 +332,9 @@ def _known_keys(node: CfgNode, prefix: str = "") -> list[str]:
 def _readable(error: Exception, cfg: CfgNode, where: str) -> ConfigError:
     message = str(error).strip("'\"")
     if "Non-existent" in message:
+        # Nested keys are reported in full.
         wrong = message.split(":")[-1].strip().split()[0].rstrip(".")
-        known = _known_keys(cfg)
-        # Nested keys are reported in full; near matches are looked for by the whole path.
-        near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        return ConfigError(f"{where}: unknown config key {wrong}{hint}")
+        return unknown_key(where, wrong, _known_keys(cfg))
     return ConfigError(f"{where}: {message}")
 
 

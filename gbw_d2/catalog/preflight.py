@@ -1,4 +1,4 @@
-"""Looks for the data before anything heavy is imported: a missing folder is told in seconds."""
+"""Looks for mistakes before anything heavy is imported, so that they are told in seconds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from gbw_d2.catalog.lookup import find_label_space, get_dataset
 from gbw_d2.composition import compose, split_command_line
 from gbw_d2.data.formats.own import is_description
 from gbw_d2.data.spec import DatasetError
+from gbw_d2.key_names import read_key_names, unknown_key
+
+# Options of train_net.py that a word follows; the others stand alone.
+VALUED_OPTIONS = (
+    *("--config-file", "--num-gpus", "--num-machines", "--machine-rank", "--dist-url"),
+)
+LONE_OPTIONS = ("--resume", "--eval-only", "--check")
 
 
 def check_data(arguments: Sequence[str]) -> None:
     """Looks for the files of every dataset that a run will read and that are not made on the way.
 
-    What is wrong with config keys and options is left to their own readers, which are heavier and
-    say it better.
+    What is wrong with options and with the values of keys is left to their own readers, which are
+    heavier and say it better.
 
     Args:
         arguments: the command line of train_net.py, without the program's name.
@@ -37,6 +44,41 @@ def check_data(arguments: Sequence[str]) -> None:
     for key in keys:
         for name in _names(datasets.get(key)):
             _look(name)
+
+
+def check_keys(arguments: Sequence[str]) -> None:
+    """Looks for config keys that there are not, in the config file and on the command line.
+
+    Args:
+        arguments: the command line of train_net.py, without the program's name.
+
+    Raises:
+        ConfigError: the first such key; or, as :func:`check_data`, what is wrong with the files.
+    """
+    choices, rest = split_command_line(arguments)
+    config_file, words = _split_options(rest)
+    known = read_key_names()
+    if not config_file or known is None:
+        return
+    content = compose(config_file, choices)
+    for where, names in ((config_file, known.names_in(content)), ("command line", words[::2])):
+        wrong = known.first_unknown(names)
+        if wrong is not None:
+            raise unknown_key(where, wrong, known.leaves)
+
+
+def _split_options(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Returns the config file and the words KEY VALUE ...; neither where an option is strange."""
+    config_file, at = "", 0
+    while at < len(arguments) and arguments[at].startswith("-"):
+        option, is_joined, value = arguments[at].partition("=")
+        at += 1
+        if option in VALUED_OPTIONS and not is_joined:
+            value, at = "".join(arguments[at : at + 1]), at + 1
+        elif option not in VALUED_OPTIONS and (option not in LONE_OPTIONS or is_joined):
+            return "", []
+        config_file = value if option == "--config-file" else config_file
+    return config_file, list(arguments[at:])
 
 
 def _look(name: str) -> None:

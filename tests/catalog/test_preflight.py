@@ -1,4 +1,4 @@
-"""Missing data is found from the command line alone, before heavy imports."""
+"""Missing data and wrong keys are found from the command line alone, before heavy imports."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gbw_d2.catalog.preflight import check_data
+from gbw_d2.catalog.preflight import LONE_OPTIONS, VALUED_OPTIONS, check_data, check_keys
+from gbw_d2.composition import ConfigError
 from gbw_d2.data.spec import DatasetError
+from gbw_d2.engine.distributed import default_argument_parser
 
 REAL = "configs/synthia_panoptic_gbw.yaml"
 TOY = "configs/toy/panoptic_gbw.yaml"
@@ -55,6 +57,52 @@ def test_the_rest_is_left_to_others(arguments: list[str]) -> None:
     check_data(arguments)
 
 
+def test_the_options_are_the_parsers() -> None:
+    actions = [a for a in default_argument_parser()._actions if a.option_strings]
+    valued = {a.option_strings[0] for a in actions if a.nargs is None}
+    assert valued == set(VALUED_OPTIONS)
+    assert {a.option_strings[-1] for a in actions if a.nargs == 0} == {*LONE_OPTIONS, "--help"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        (["--config-file", TOY, "NO.KEY", "1"], "NO.KEY"),
+        ([f"--config-file={TOY}", "--num-gpus", "2", "--check", "NO.KEY", "1"], "NO.KEY"),
+        (
+            ["--config-file", TOY, "--with", "weighting/none", "SEED", "1", "uda.name", "x"],
+            "uda.name",
+        ),
+        (["--config-file", TOY, "SEED.BELOW", "1"], "SEED.BELOW"),
+    ],
+)
+def test_wrong_keys(arguments: list[str], wrong: str) -> None:
+    with pytest.raises(ConfigError, match=f"^command line: unknown config key {wrong}"):
+        check_keys(arguments)
+
+
+def test_a_wrong_key_in_a_file(tmp_path: Path, repository: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"_BASE_: {repository / TOY}\nWEIGHTING:\n  LAMDA: 1\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml: unknown config key WEIGHTING.LAMDA; did"):
+        check_keys(["--config-file", str(file)])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["NO.KEY", "1"],
+        ["--config-file", TOY, "MODEL.TIMM.ARGS.any", "1", "SOLVER.MAX_ITER"],
+        # Options that are not there are the parser's to explain.
+        ["--config-file", TOY, "--none", "NO.KEY", "1"],
+    ],
+)
+def test_what_is_no_wrong_key(arguments: list[str]) -> None:
+    check_keys(arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -62,6 +110,10 @@ def test_the_rest_is_left_to_others(arguments: list[str]) -> None:
         (["configs/none.yaml"], "config file 'configs/none.yaml' does not exist"),
         ([TOY, "--with", "uda/none_such"], "unknown base 'uda/none_such'"),
         ([TOY, "DATASETS.TRAIN", "('nothing',)"], "unknown dataset 'nothing'"),
+        (
+            [TOY, "--resume", "SEED", "1", "SOLVER.MAXITER", "2"],
+            "command line: unknown config key SOLVER.MAXITER; did you mean SOLVER.MAX_ITER",
+        ),
     ],
 )
 def test_the_command_ends_with_2_before_heavy_imports(
