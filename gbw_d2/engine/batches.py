@@ -255,11 +255,16 @@ def build_context(data: RunData, fresh: bool) -> Context:
     )
 
 
+def test_mapper(cfg: CfgNode) -> TestMapper:
+    """Returns what makes a network's input of a test image's record."""
+    return TestMapper(cfg.INPUT.FORMAT, _optional_size(cfg, "TEST_SIZE"))
+
+
 def build_test_batches(cfg: CfgNode, records: list[Record]) -> Any:
     """Builds this process's share of a test set, one image per batch."""
     return build_test_loader(
         records,
-        TestMapper(cfg.INPUT.FORMAT, _optional_size(cfg, "TEST_SIZE")),
+        test_mapper(cfg),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),

@@ -116,10 +116,7 @@ class Checkpointer(DetectionCheckpointer):
                 "and set MODEL.WEIGHTS to the file, or to '' to train from scratch"
             ) from error
         if not os.path.isfile(local):
-            raise CheckpointError(
-                f"weights '{path}' do not exist; set MODEL.WEIGHTS to a file, or to '' for none "
-                "(--resume takes the one that OUTPUT_DIR/last_checkpoint names)"
-            )
+            raise _absent(path)
         try:
             return super().load(local, *args, **kwargs)
         except (CheckpointError, InitialWeightsError) as error:
@@ -204,6 +201,23 @@ class Checkpointer(DetectionCheckpointer):
         checkpoint["model"] = with_shared_rows(
             checkpoint["model"], self.model.state_dict(), theirs, ours
         )
+
+
+def look_for_weights(path: str) -> None:
+    """Looks whether a file of weights is there; an address, "://", is not asked.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if "://" not in path and not os.path.isfile(path):
+        raise _absent(path)
+
+
+def _absent(path: str) -> CheckpointError:
+    return CheckpointError(
+        f"weights '{path}' do not exist; set MODEL.WEIGHTS to a file, or to '' for none "
+        "(--resume takes the one that OUTPUT_DIR/last_checkpoint names)"
+    )
 
 
 def scored_weights(cfg: Any, resume: bool) -> str:

@@ -8,25 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import torch
 import yaml
 from torch import nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
-from gbw_d2.data.spec import DatasetError, DatasetSpec
-from gbw_d2.engine.batches import build_test_batches
+from gbw_d2.config import ConfigError
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
+from gbw_d2.engine.batches import build_test_batches, test_mapper
 from gbw_d2.engine.build import is_panoptic
 from gbw_d2.engine.pictures import PicturePanel
-from gbw_d2.engine.run_data import RunData
+from gbw_d2.engine.run_data import RunData, first_process_first
+from gbw_d2.errors import UserError
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 from gbw_d2.evaluation.protocols import Protocol, chosen_protocols
 from gbw_d2.evaluation.report import format_table, merge_per_class
+from gbw_d2.keys import FILE_NAME
 from gbw_d2.label_spaces import LABEL_SPACES, Scoring, scoring
 from gbw_d2.results.reader import RESULTS, SCORES
 from gbw_d2.results.run_info import run_info
 from gbw_d2.results.writer import PerClass, write_per_class_csv, write_results_json
 
 from detectron2.config import CfgNode
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluators, inference_context, inference_on_dataset
 from detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
@@ -69,12 +74,15 @@ def _build_evaluators(
     spec: DatasetSpec,
     met: Scoring,
     protocols: tuple[Protocol, ...],
-    folder: Path,
+    folder: Path | None,
 ) -> list[Any]:
-    """Builds the evaluators; the readers of ``spec`` speak class ids of the scored space."""
+    """Builds the evaluators; the readers of ``spec`` speak class ids of the scored space.
+
+    Where there is no folder, they write nothing.
+    """
     assert spec.read_semantic is not None
     evaluators: list[Any] = []
-    predictions = folder / "predictions"
+    predictions = folder / "predictions" if folder and cfg.TEST.SAVE_PREDICTIONS else None
     if is_panoptic(cfg):
         assert spec.read_panoptic is not None  # check_instances
         evaluators.append(
@@ -83,12 +91,31 @@ def _build_evaluators(
                 met,
                 protocols,
                 folder,
-                save_predictions=predictions if cfg.TEST.SAVE_PREDICTIONS else None,
+                save_predictions=predictions,
                 instance_ap=cfg.EVAL.INSTANCE_AP,
             )
         )
     evaluators.append(SemanticEvaluator(spec.read_semantic, met, protocols, folder))
     return evaluators
+
+
+@dataclass
+class _TestSet:
+    """A test set, how the network meets it, and what scores it."""
+
+    records: list[Record]
+    spec: DatasetSpec
+    met: Scoring
+    evaluators: list[Any]
+
+
+def _test_set(data: RunData, name: str, folder: Path | None) -> _TestSet:
+    cfg, listed = data.cfg, data.test_set(name)
+    met = meet_test_set(cfg, listed.spec)
+    protocols = chosen_protocols(met, cfg.EVAL.PROTOCOLS)
+    spec = listed.spec.translated(met.truth, met.space)
+    evaluators = _build_evaluators(cfg, spec, met, protocols, folder)
+    return _TestSet(listed.records, spec, met, evaluators)
 
 
 def _folder(cfg: CfgNode, name: str) -> Path:
@@ -111,24 +138,59 @@ def evaluate(data: RunData, model: nn.Module, pictures: Path | None = None) -> d
     cfg = data.cfg
     results: dict[str, Scores] = {}
     for index, name in enumerate(cfg.DATASETS.TEST):
-        listed = data.test_set(name)
-        met = meet_test_set(cfg, listed.spec)
-        protocols = chosen_protocols(met, cfg.EVAL.PROTOCOLS)
-        spec = listed.spec.translated(met.truth, met.space)
-        evaluators = _build_evaluators(cfg, spec, met, protocols, _folder(cfg, name))
+        test = _test_set(data, name, _folder(cfg, name))
         extra = []
         if pictures is not None and index == 0 and cfg.EVAL.PICTURES > 0:
-            extra = [PicturePanel(spec, met, cfg.EVAL.PICTURES, cfg.INPUT.FORMAT, pictures)]
+            look = (cfg.EVAL.PICTURES, cfg.INPUT.FORMAT, pictures)
+            extra = [PicturePanel(test.spec, test.met, *look)]
         metrics = inference_on_dataset(
-            model, build_test_batches(cfg, listed.records), DatasetEvaluators([*evaluators, *extra])
+            model,
+            build_test_batches(cfg, test.records),
+            DatasetEvaluators([*test.evaluators, *extra]),
         )
         if comm.is_main_process():
-            per_class = merge_per_class(*(e.per_class for e in evaluators))
+            per_class = merge_per_class(*(e.per_class for e in test.evaluators))
             results[name] = Scores(dict(metrics), per_class)
             logger.info("%s\n%s", name, format_table(metrics, per_class))
             for warning in warnings_of(name, per_class):
                 logger.warning(warning)
     return results
+
+
+def try_evaluation(data: RunData, model: nn.Module) -> None:
+    """Scores the first image of each test set, so that no run ends at its first evaluation.
+
+    The first process does, and its error stops them all. Nothing is written or kept.
+
+    Args:
+        data: of the run.
+        model: as in :func:`evaluate`.
+
+    Raises:
+        UserError: a label cannot be read, or the network cannot be scored at INPUT.TEST_SIZE.
+    """
+    cfg = data.cfg
+    read = test_mapper(cfg)
+
+    def score_one_of_each() -> None:
+        for name in cfg.DATASETS.TEST:
+            test = _test_set(data, name, None)
+            try:
+                sample = read(test.records[0])
+                with torch.no_grad(), inference_context(model):
+                    outputs = model([sample])
+                for evaluator in test.evaluators:
+                    evaluator.process([sample], outputs)
+            except UserError:
+                raise
+            except (RuntimeError, ValueError, MemoryError, cv2.error) as error:
+                raise ConfigError(
+                    f"DATASETS.TEST '{name}' cannot be scored with INPUT.TEST_SIZE "
+                    f"{tuple(cfg.INPUT.TEST_SIZE)} ('{test.records[0][FILE_NAME]}': "
+                    f"{' '.join(str(error).split())})"
+                ) from error
+
+    first_process_first(score_one_of_each)
 
 
 def warnings_of(name: str, per_class: PerClass) -> list[str]:

@@ -61,7 +61,7 @@ class RunData:
         if training:
             names += [*self.cfg.DATASETS.TRAIN, *self.cfg.DATASETS.TARGET]
         prepare = [p for p in (get_dataset(name).prepare for name in names) if p is not None]
-        _first_process_first(lambda: [p() for p in prepare])
+        first_process_first(lambda: [p() for p in prepare])
 
     @property
     def space(self) -> LabelSpace:
@@ -95,7 +95,7 @@ class RunData:
         """(images, K) int64 labelled pixels of the source by class id; all processes must ask."""
         spec, records = self.source.spec, self.source.records
         # Counted by the first process; the others then find them on disk.
-        _first_process_first(lambda: image_class_counts(spec, records))
+        first_process_first(lambda: image_class_counts(spec, records))
         return image_class_counts(spec, records, label_space=self.space)
 
     @property
@@ -113,7 +113,7 @@ class RunData:
     def source_positions(self) -> np.ndarray:
         """(K, h, w) int64: source images by class id and place; all processes must ask."""
         spec, records = self.source.spec, self.source.records
-        _first_process_first(lambda: class_position_counts(spec, records))
+        first_process_first(lambda: class_position_counts(spec, records))
         return class_position_counts(spec, records, label_space=self.space)
 
     def _only(self, key: str) -> Listed:
@@ -134,7 +134,7 @@ class RunData:
         return self._listed[name]
 
 
-def _first_process_first(work: Callable[[], Any]) -> None:
+def first_process_first(work: Callable[[], Any]) -> None:
     """Runs ``work`` in the first process while the others wait; its error stops them all."""
     error: UserError | None = None
     if comm.is_main_process():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,21 @@ from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.catalog import find_label_space, get_dataset
 from gbw_d2.config import ConfigError, load_config
 from gbw_d2.engine.build import is_panoptic
-from gbw_d2.engine.checkpoint import CheckpointError, scored_weights
+from gbw_d2.engine.checkpoint import CheckpointError, look_for_weights, scored_weights
 from gbw_d2.engine.class_transfer import checkpoint_space
 from gbw_d2.engine.evaluation import check_instances, meet_test_set
 from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.engine.precision import DTYPES
 from gbw_d2.engine.resume import check_unused
 from gbw_d2.engine.weighted_losses import check_weighting
-from gbw_d2.evaluation.protocols import Protocol, default_protocols, protocols_of
-from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace
+from gbw_d2.evaluation.metric_names import metric_names
+from gbw_d2.evaluation.protocols import (
+    Protocol,
+    chosen_protocols,
+    default_protocols,
+    protocols_of,
+)
+from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace, Scoring
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
 from gbw_d2.ranges import check_ranges
 from gbw_d2.uda import STRATEGIES, loss_terms
@@ -62,6 +70,10 @@ def setup(args: Any) -> CfgNode:
     else:
         resolve(cfg)
         check_unused(cfg.OUTPUT_DIR, args.resume)
+        weights = scored_weights(cfg, args.resume)
+        if weights:
+            # Before data are made and classes counted.
+            look_for_weights(weights)
     cfg.freeze()
     check_output_dir(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
@@ -146,9 +158,11 @@ def _choose_protocols(cfg: CfgNode) -> None:
     """Fills in EVAL.PROTOCOLS: those of all test sets, the first one's first."""
     known: dict[str, Protocol] = {}
     defaults: dict[str, None] = {}
+    sets: list[Scoring] = []
     for name in cfg.DATASETS.TEST:
         spec = get_dataset(name)
         met = meet_test_set(cfg, spec)
+        sets.append(met)
         check_instances(cfg, spec)
         fitting = protocols_of(met)
         known = {**fitting, **known}
@@ -166,6 +180,28 @@ def _choose_protocols(cfg: CfgNode) -> None:
             f"tables; put one of {', '.join(defaults)} before it"
         )
     cfg.EVAL.PROTOCOLS = asked or tuple(defaults)
+    _check_metrics(cfg, sets)
+
+
+def _check_metrics(cfg: CfgNode, sets: Sequence[Scoring]) -> None:
+    """Looks whether the first test set has the metric that a key names, which is told in the end.
+
+    Raises:
+        UserError: it has not, or a test set has none of the protocols.
+    """
+    protocols = [chosen_protocols(met, cfg.EVAL.PROTOCOLS) for met in sets]
+    asked = cfg.EVAL.BEST_ON_TARGET_LABELS
+    if not asked:
+        return
+    leading = protocols[0] if protocols else ()
+    known = metric_names(leading, is_panoptic(cfg), cfg.EVAL.INSTANCE_AP)
+    if asked not in known:
+        near = difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigError(
+            f"EVAL.BEST_ON_TARGET_LABELS is '{asked}', which is no metric of the first test set: "
+            f"{hint}It has {', '.join(known) or 'none, since DATASETS.TEST is empty'}"
+        )
 
 
 def _take_ignored_rows(cfg: CfgNode, target: tuple[str, ...]) -> None:

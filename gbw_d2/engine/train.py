@@ -14,11 +14,11 @@ from torch import nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
-from gbw_d2.engine.batches import build_batches, build_context, build_test_batches
+from gbw_d2.engine.batches import build_batches, build_context
 from gbw_d2.engine.build import build_model, build_precision, build_training_losses
 from gbw_d2.engine.checkpoint import Checkpointer, scored_weights
 from gbw_d2.engine.distributed import broadcast_parameters
-from gbw_d2.engine.evaluation import evaluate, write_results
+from gbw_d2.engine.evaluation import evaluate, try_evaluation, write_results
 from gbw_d2.engine.hooks import ClassWeights, Evaluation, periodic_checkpointer
 from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
@@ -82,8 +82,6 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
         CheckpointError: the weights cannot be read or are of another network.
     """
     start = time.perf_counter()
-    data = RunData(cfg)
-    data.prepare(training=False)
     model = build_model(cfg)
     strategy = build_strategy(cfg.UDA.NAME, model, cfg.UDA, cfg.SEED, cfg.SOLVER.MAX_ITER)
     network = _evaluated_network(cfg, strategy)
@@ -92,13 +90,16 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     checkpointer.strict, checkpointer.trust = True, cfg.MODEL.TRUST_WEIGHTS
     path = scored_weights(cfg, resume)
     rest = checkpointer.load(path)
+    # After the weights, which are told of in a second: the toy world takes half a minute to make.
+    data = RunData(cfg)
+    data.prepare(training=False)
     results = evaluate(data, network, Path(cfg.OUTPUT_DIR) / "pictures" / "evaluation.png")
     write_results(cfg, results, rest.get("iteration", -1) + 1, time.perf_counter() - start)
     return next(iter(results.values())).metrics if results else {}
 
 
 def check(cfg: CfgNode, resume: bool) -> dict[str, float]:
-    """Builds all that a run needs, reads a batch and a label of each test set, and stops.
+    """Builds all that a run needs, reads a batch, scores an image of each test set, and stops.
 
     Raises:
         UserError: what training or its evaluation would stop at.
@@ -106,16 +107,11 @@ def check(cfg: CfgNode, resume: bool) -> dict[str, float]:
     data = RunData(cfg)
     data.prepare(training=True)
     run = _build_run(data)
-    _evaluated_network(cfg, run.strategy)
+    network = _evaluated_network(cfg, run.strategy)
     stages = run.strategy.stages()
     done = _load(run, resume)
     next(build_batches(data, done))
-    for name in cfg.DATASETS.TEST:
-        test = data.test_set(name)
-        for read in (test.spec.read_semantic, test.spec.read_panoptic):
-            if read is not None:
-                read(test.records[0])
-        next(iter(build_test_batches(cfg, test.records[:1])))
+    try_evaluation(data, network)
     names = ", ".join(stage.name for stage in stages)
     logger.info("Checked; training would begin at iteration %d (stages: %s)", done, names)
     return {}
@@ -159,6 +155,7 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
             # It was killed between its last two files, which hold the same.
             run.checkpointer.save(FINAL, iteration=done - 1)
         return evaluate_after(done)
+    try_evaluation(data, network)
     for stage in run.strategy.stages():
         if done < stage.last:
             _train_stage(run, stage, max(done, stage.first), evaluate_after)

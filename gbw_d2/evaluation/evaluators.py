@@ -12,6 +12,12 @@ import torch
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.class_tables import translated_segments
 from gbw_d2.evaluation.instance_ap import InstanceAP, segment_masks
+from gbw_d2.evaluation.metric_names import (
+    AVERAGE_PRECISION,
+    PANOPTIC,
+    SEMANTIC,
+    has_instance_ap,
+)
 from gbw_d2.evaluation.panoptic_quality import VOID, PanopticQuality
 from gbw_d2.evaluation.prediction_files import PanopticFiles
 from gbw_d2.evaluation.protocol_evaluator import ProtocolEvaluator
@@ -85,7 +91,7 @@ class SemanticEvaluator(ProtocolEvaluator):
         metrics: dict[str, float | None] = {}
         for protocol in self.protocols:
             scores = self.confusion.compute(protocol)
-            for key in ("mIoU", "recall", "precision"):
+            for key in SEMANTIC:
                 metrics[f"{key}_{protocol.name}"] = _times(scores[key], protocol.factor)
             metrics[f"mIoU_classes_{protocol.name}"] = scores["classes"]
             self.per_class[protocol.name] = {
@@ -236,10 +242,8 @@ class PanopticEvaluator(ProtocolEvaluator):
         metrics: dict[str, float | None] = {}
         for protocol in self.protocols:
             result = self._quality[_matching(protocol)].compute(protocol.ids(self.space))
-            for suffix in ("", "_th", "_st"):
-                for key in ("PQ", "SQ", "RQ"):
-                    value = _times(result[key + suffix], protocol.factor)
-                    metrics[f"{key}{suffix}_{protocol.name}"] = value
+            for key in PANOPTIC:
+                metrics[f"{key}_{protocol.name}"] = _times(result[key], protocol.factor)
             metrics[f"PQ_classes_{protocol.name}"] = result["classes"]
             self.per_class[protocol.name] = {
                 self.space.class_names[t]: {"train_id": t, **_none_where_absent(row)}
@@ -255,12 +259,12 @@ class PanopticEvaluator(ProtocolEvaluator):
         per_class = self._instances.compute()
         metrics: dict[str, float | None] = {}
         for protocol in self.protocols:
-            if protocol.void_classes or protocol.is_compatibility:
+            if not has_instance_ap(protocol):
                 continue
             rows = {t: per_class[t] for t in protocol.ids(self.space) if t in per_class}
             for t, row in rows.items():
                 self.per_class[protocol.name][self.space.class_names[t]] |= row
-            for key in ("AP", "AP50"):
+            for key in AVERAGE_PRECISION:
                 known = [value for row in rows.values() if (value := row[key]) is not None]
                 metrics[f"{key}_{protocol.name}"] = float(np.mean(known)) if known else None
                 metrics[f"AP_classes_{protocol.name}"] = len(known)

@@ -10,7 +10,9 @@ import pytest
 
 from gbw_d2.engine.checkpoint import CheckpointError
 from gbw_d2.engine.distributed import default_argument_parser
-from gbw_d2.engine.train import check
+from gbw_d2.engine.run_data import RunData
+from gbw_d2.engine.setup import setup
+from gbw_d2.engine.train import check, evaluate_only, train
 from gbw_d2.errors import UserError
 
 
@@ -35,6 +37,11 @@ def test_all_is_well(
     [
         (("MODEL.WEIGHTS", "none.pth"), CheckpointError, "do not exist"),
         (("EVAL.WEIGHTS", "professor"), UserError, "EVAL.WEIGHTS"),
+        (("INPUT.TEST_SIZE", "(1, 1)"), UserError, r"TEST_SIZE \(1, 1\).*more than 1 value"),
+        (("INPUT.TEST_SIZE", "(2000000, 2000000)"), UserError, "TEST_SIZE.*Insufficient memory"),
+        (("EVAL.BEST_ON_TARGET_LABELS", "mIoU_6"), UserError, "did you mean mIoU_1"),
+        (("EVAL.BEST_ON_TARGET_LABELS", "AP_16"), UserError, "no metric of the first test set"),
+        (("EVAL.BEST_ON_TARGET_LABELS", "PQ_16", "DATASETS.TEST", "()"), UserError, "is empty"),
     ],
 )
 def test_what_is_found(
@@ -47,14 +54,34 @@ def test_what_is_found(
 def test_a_label_of_the_test_set(tiny_config: Any, toy_datasets: Path, tmp_path: Path) -> None:
     cfg = small(tiny_config, tmp_path)
     check(cfg, False)
+    before = sorted(p.name for p in tmp_path.rglob("*"))
     label = sorted(toy_datasets.rglob("gtFine/val/*/*_labelTrainIds.png"))[0]
     whole = label.read_bytes()
     try:
         label.write_bytes(whole[:-20])
-        with pytest.raises(UserError, match="truncated"):
-            check(cfg, False)
+        for job in (check, train):
+            with pytest.raises(UserError, match="truncated"):
+                job(cfg, False)
+        assert sorted(p.name for p in tmp_path.rglob("*")) == before  # no step was trained
     finally:
         label.write_bytes(whole)
+
+
+def test_eval_only_asks_for_its_weights_before_it_makes_data(
+    tiny_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = small(tiny_config, tmp_path, "MODEL.WEIGHTS", tmp_path / "none.pth")
+    monkeypatch.setattr(RunData, "prepare", lambda *_, **__: pytest.fail("data were made"))
+    with pytest.raises(CheckpointError, match="do not exist"):
+        evaluate_only(cfg, False)
+    toy = ("--config-file", "configs/toy/panoptic_gbw.yaml")
+    parse = default_argument_parser("").parse_args
+    for words, message in (
+        (("--eval-only", "OUTPUT_DIR", "none"), "--eval-only has no weights"),
+        (("MODEL.WEIGHTS", "none.pth", "OUTPUT_DIR", "none"), "'none.pth' do not exist"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            setup(parse([*toy, *words]))
 
 
 def test_the_option() -> None:

@@ -16,6 +16,7 @@ import torch
 
 from gbw_d2.evaluation import PROTOCOLS
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
+from gbw_d2.evaluation.metric_names import metric_names
 from gbw_d2.evaluation.protocols import default_protocols, protocols_of
 from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, scoring
 from gbw_d2.registry import UnknownNameError
@@ -85,6 +86,8 @@ def test_end_to_end(tmp_path):
     assert metrics["PQ_16_void"] == metrics["PQ_13_void"] == pytest.approx(100.0)
     assert metrics["PQ_classes_16"] == 2
     assert not any("-" in name for name in metrics)
+    counts = {name for name in metrics if "_classes_" in name}
+    assert {*metrics} - counts == {*metric_names([*semantic.protocols], True, False)}
     assert all(isinstance(v, float) for v in metrics.values())
 
     assert semantic.per_class["16"]["car"]["IoU"] == pytest.approx(50.0)
