@@ -203,9 +203,29 @@ CITYSCAPES_19 = LabelSpace(
     "cityscapes_19",
     tuple(SemanticClass(c.name, c.is_thing, c.color, c.cityscapes_id) for c in CLASSES),
 )
+# The 11 classes that published tables of CamVid have, coarser than Cityscapes'.
+CAMVID_11 = LabelSpace(
+    "camvid_11",
+    tuple(
+        CITYSCAPES_19.classes[CITYSCAPES_19.id_of[name]]
+        for name in (
+            *("road", "sidewalk", "building", "fence", "pole", "traffic sign", "vegetation"),
+            *("sky", "person", "rider", "car"),
+        )
+    ),
+    aliases={
+        "wall": "building",
+        "traffic light": "traffic sign",
+        "terrain": "vegetation",
+        **dict.fromkeys(("truck", "bus", "train"), "car"),
+        **dict.fromkeys(("motorcycle", "bicycle"), "rider"),
+    },
+    subsets={"rare": ("fence", "pole", "traffic sign", "person", "rider")},
+)
 LABEL_SPACES = _LabelSpaces()
 for _space in (
     CITYSCAPES_19,
+    CAMVID_11,
     *(
         LabelSpace(name, tuple(CITYSCAPES_19.classes[t] for t in train_ids), CITYSCAPES_19)
         for name, train_ids in (("cityscapes_16", TRAIN_IDS_16), ("cityscapes_13", TRAIN_IDS_13))

@@ -6,6 +6,7 @@ from functools import partial
 
 # Importing them registers. A new one is one file and one line here.
 from gbw_d2.catalog import (  # noqa: F401
+    camvid,
     cityscapes,
     crosscity,
     foggy_cityscapes,

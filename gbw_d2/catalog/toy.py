@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from gbw_d2.catalog.registration import register_datasets
+from gbw_d2.data.formats.camvid import camvid_specs
 from gbw_d2.data.formats.cityscapes import cityscapes_specs
 from gbw_d2.data.formats.crosscity import crosscity_specs
 from gbw_d2.data.formats.foggy import BETAS, foggy_images
@@ -30,6 +31,7 @@ _SPECS: dict[str, tuple[tuple[Callable[..., Iterator[DatasetSpec]], str, str], .
         (synthia_specs, "toy_synthia", "synthia"),
         (toy_cityscapes_specs, "toy_cityscapes", "cityscapes"),
     ),
+    "camvid": ((camvid_specs, "toy_camvid", ""),),
     "gta5": ((gta5_specs, "toy_gta5", ""),),
     "crosscity": ((crosscity_specs, "toy_crosscity", ""),),
     "mapillary_vistas": ((vistas_specs, "toy_vistas", ""),),

@@ -5,6 +5,7 @@ is one file and one line here.
 """
 
 from gbw_d2.toyworld.layouts import (
+    camvid,
     crosscity,
     foggy,
     gta5,
@@ -18,6 +19,7 @@ from gbw_d2.toyworld.layouts.base import LAYOUTS, Layout, check_layout, write_la
 __all__ = [
     "LAYOUTS",
     "Layout",
+    "camvid",
     "check_layout",
     "crosscity",
     "foggy",
