@@ -17,6 +17,7 @@ from pathlib import Path
 
 from prepare_common import add_sample_option, check_dataset, collect, count_classes, run_script
 
+from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.camvid import NUM_IMAGES, form_of, load_camvid
 
 
@@ -27,10 +28,11 @@ def check_split(args: argparse.Namespace, split: str) -> list[str]:
         DatasetError: something is missing.
     """
     records = load_camvid(args.root, split)
-    return check_dataset(f"camvid_semantic_{split}", records, args, NUM_IMAGES[split])
+    spec = get_dataset(f"camvid_semantic_{split}")
+    return check_dataset(spec, records, args, NUM_IMAGES[split])
 
 
-def check(args: argparse.Namespace) -> Sequence[str]:
+def check(args: argparse.Namespace) -> list[str]:
     """Looks over the three splits."""
     missing = collect(_tell_form, args.root)
     return missing or [p for split in NUM_IMAGES for p in collect(check_split, args, split)]
@@ -47,7 +49,8 @@ def make(args: argparse.Namespace) -> Sequence[str]:
     problems = check(args)
     if not problems:
         folder = args.root.parent / ".class_statistics"
-        count_classes("camvid_semantic_train", load_camvid(args.root, "train"), folder)
+        spec = get_dataset("camvid_semantic_train")
+        problems = count_classes(spec, load_camvid(args.root, "train"), folder)
     return problems
 
 
