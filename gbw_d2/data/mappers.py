@@ -11,14 +11,13 @@ import numpy as np
 import torch
 
 from gbw_d2 import keys
-from gbw_d2.class_tables import ids_of_colors
 from gbw_d2.data.augmentation import (
     AugmentationSettings,
     WantedPixels,
     augment,
     resize_image,
 )
-from gbw_d2.data.formats.files import check_size, read_array, read_image
+from gbw_d2.data.formats.files import check_size, read_array, read_ids, read_image
 from gbw_d2.data.spec import PanopticReader, Record, SegmentsInfo, SemanticReader
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
@@ -179,7 +178,7 @@ class _WrittenLabels(SourceMapper):
         if self.instance_folder is None:
             return semantic, None, []
         path = self.instance_folder / f"{record[keys.IMAGE_ID]}.png"
-        instances = ids_of_colors(read_array(path, cv2.IMREAD_UNCHANGED))
+        instances = read_ids(path)
         # Numbers of stuff segments: class id + 1, below those of the first thing's instances.
         stuff = np.isin(semantic, self.label_space.stuff_ids) * (semantic.astype(np.int32) + 1)
         segment_map = np.where(instances > 0, instances, stuff)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 VOID = 0
 _MAX_ID = 2**31 - 1
@@ -14,8 +15,10 @@ _MAX_ID = 2**31 - 1
 _TABLE_IDS = 1 << 24
 # Up to so many pairs of segments are counted in a table.
 _TABLE_PAIRS = 1 << 22
-# Pixels looked at together: what is made of them stays in the processor's cache.
+# Words compared together: they stay in the processor's cache.
 _BLOCK = 1 << 17
+# Runs coded together: above 128 kB the allocator asks the system for each array.
+_RUNS = 1 << 14
 # IoUs are summed in units of 2^-40: integers add up to the same sum in any order.
 _IOU_UNIT = 1 << 40
 # In place of a position in a list of segments.
@@ -119,6 +122,11 @@ class PanopticQuality:
         gt = self._segment_table(gt_segments, "ground truth")
         pred = self._segment_table(pred_segments, "predicted")
         gt_index, pred_index, counts = _count_pairs(gt_map, gt.ids, pred_map, pred.ids)
+        # Ids out of range are not listed, so only where there are such is every pixel looked at.
+        if np.any(gt_index == _UNLISTED):
+            _check_range(gt_map.view(np.int32), "ground truth")
+        if np.any(pred_index == _UNLISTED):
+            _check_range(pred_map.view(np.int32), "predicted")
         gt_area = _sum_at(gt_index, counts, gt.ids.size)
         pred_area = _sum_at(pred_index, counts, pred.ids.size)
         void_area = _sum_at(
@@ -264,16 +272,19 @@ def _as_id_map(array: np.ndarray, kind: str) -> np.ndarray:
         raise ValueError(
             f"the {kind} map must be (H, W) of integers, got shape {array.shape} of {array.dtype}"
         )
-    return array
+    if array.dtype not in (np.int32, np.uint32):
+        _check_range(array, kind)
+        array = array.astype(np.int32)
+    # Read as unsigned, an id below 0 is a large one, which no list holds.
+    return np.ascontiguousarray(array).view(np.uint32)
 
 
-def _checked(values: np.ndarray, kind: str) -> np.ndarray:
+def _check_range(values: np.ndarray, kind: str) -> None:
     if values.size and (values.min() < 0 or values.max() > _MAX_ID):
         raise ValueError(
             f"the {kind} map holds ids from {values.min()} to {values.max()}; expected 0 to "
             f"{_MAX_ID}"
         )
-    return values
 
 
 def _count_pairs(
@@ -289,44 +300,62 @@ def _count_pairs(
         position is -1 for void and -2 for what is not listed.
     """
     width = pred_ids.size + 2
-    gt_code, pred_code = _coder(gt_ids, width), _coder(pred_ids, 1)
+    size = (gt_ids.size + 2) * width
+    dtype = np.int32 if size <= _TABLE_PAIRS else np.int64
+    gt_code, pred_code = _coder(gt_ids, width, dtype), _coder(pred_ids, 1, dtype)
     runs = (
         (gt_code(gt) + pred_code(pred), length)
         for gt, pred, length in _runs(gt_map.reshape(-1), pred_map.reshape(-1))
     )
-    size = (gt_ids.size + 2) * width
     if size <= _TABLE_PAIRS:
         counts = np.zeros(size)
-        for pair, length in runs:
-            counts += np.bincount(pair, weights=length, minlength=size)
+        for pairs, length in runs:
+            for pair in pairs.T:
+                counts += np.bincount(pair, weights=length, minlength=size)
         pairs = np.flatnonzero(counts)
         counts = counts[pairs]
     else:
-        listed = np.concatenate([np.stack(run) for run in runs], axis=1)
-        order = listed[0].argsort()
-        pair, length = listed[:, order]
+        listed = [np.stack((pair, length)) for pairs, length in runs for pair in pairs.T]
+        runs_of_pairs = np.concatenate(listed, axis=1)
+        pair, length = runs_of_pairs[:, runs_of_pairs[0].argsort()]
         begins = np.flatnonzero(np.diff(pair, prepend=-1))
         pairs, counts = pair[begins], np.add.reduceat(length, begins)
     return pairs // width - 2, pairs % width - 2, counts
 
 
 def _runs(gt: np.ndarray, pred: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields the two ids and the length of each run of pixels with one pair, block by block."""
-    for start in range(0, max(gt.size, 1), _BLOCK):
-        part, other = gt[start : start + _BLOCK], pred[start : start + _BLOCK]
-        begins = np.ones(part.size, dtype=bool)
-        np.not_equal(part[1:], part[:-1], out=begins[1:])
-        begins[1:] |= other[1:] != other[:-1]
-        first = np.flatnonzero(begins)
-        # Every id begins a run, so the runs show the range of the maps.
-        yield (
-            _checked(part.take(first), "ground truth"),
-            _checked(other.take(first), "predicted"),
-            np.diff(first, append=part.size),
-        )
+    """Yields runs that make up all pixels, some at a time.
+
+    Where the number of pixels is even, two neighbours are compared as one word of 64 bits, which
+    halves the comparisons; a run of equal words is then two runs of pixels, of the first ones and
+    of the second.
+
+    Returns:
+        Ids in either map (runs, pixels of a word), and length in words (runs,).
+    """
+    pixels = 1 + (gt.size + 1) % 2
+    gt_words, pred_words = gt, pred
+    if pixels == 2:
+        gt_words, pred_words = gt.view(np.uint64), pred.view(np.uint64)
+    begins, other = np.ones(_BLOCK, dtype=bool), np.empty(_BLOCK, dtype=bool)
+    for start in range(0, gt_words.size, _BLOCK):
+        part, second = gt_words[start : start + _BLOCK], pred_words[start : start + _BLOCK]
+        here, there = begins[1 : part.size], other[1 : part.size]
+        np.not_equal(part[1:], part[:-1], out=here)
+        np.not_equal(second[1:], second[:-1], out=there)
+        np.logical_or(here, there, out=here)
+        first = np.flatnonzero(begins[: part.size])
+        length = np.diff(first, append=part.size)
+        for piece in range(0, first.size, _RUNS):
+            some = first[piece : piece + _RUNS]
+            gt_ids = part.take(some).view(gt.dtype).reshape(-1, pixels)
+            pred_ids = second.take(some).view(pred.dtype).reshape(-1, pixels)
+            yield gt_ids, pred_ids, length[piece : piece + _RUNS]
 
 
-def _coder(ids: np.ndarray, factor: int) -> Callable[[np.ndarray], np.ndarray]:
+def _coder(
+    ids: np.ndarray, factor: int, dtype: npt.DTypeLike
+) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from ids in a map to codes.
 
     The code is 2 + the position in ``ids``, 1 for void, 0 for what is not listed; times ``factor``.
@@ -338,7 +367,7 @@ def _coder(ids: np.ndarray, factor: int) -> Callable[[np.ndarray], np.ndarray]:
         # Position -1, "not there", takes the last code.
         return lambda values: codes[_locate(known, values.astype(np.int64))]
     # Zeros are given out by the system untouched: only the pages of ids that occur cost anything.
-    table = np.zeros(largest + 2, dtype=np.int64)
+    table = np.zeros(largest + 2, dtype=dtype)
     table[ids] = codes
     table[VOID] = factor
     # What is larger takes the last entry, which stays 0.

@@ -30,3 +30,14 @@ def segment_attributes(
     categories = np.array([IGNORE_LABEL, *(s["category_id"] for s in segments_info)], np.int64)
     is_crowd = np.array([False, *(bool(s["iscrowd"]) for s in segments_info)])
     return number_of[segment_map], categories, is_crowd
+
+
+def distinct(ids: np.ndarray) -> np.ndarray:
+    """Lists the ids of a map, sorted: those that begin a run of equal ones, of which there are few.
+
+    Args:
+        ids: an array of integers of any shape.
+    """
+    flat = ids.reshape(-1)
+    begins = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    return np.unique(np.append(flat[:1], flat.take(begins)))

@@ -6,11 +6,13 @@ import contextlib
 import copy
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import cityscapesscripts.evaluation.evalPanopticSemanticLabeling as cityscapes_panoptic
+import hotcoco.panoptic
 import numpy as np
 import panopticapi.evaluation as panopticapi
 import pytest
@@ -126,17 +128,63 @@ def test_equal_to_the_official_scripts(module: Any, images: list[Sample]) -> Non
         assert result["PQ"] is None
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.lists(samples(), min_size=1, max_size=3))
+def test_equal_to_hotcoco_on_files(images: list[Sample]) -> None:
+    # It takes no truth that the list lacks, so that is void here.
+    images = [
+        (p, ps, np.where(np.isin(gt, [s["id"] for s in gs]), gt, 0), gs) for p, ps, gt, gs in images
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        files = _write_files(Path(folder), images)
+        with contextlib.redirect_stdout(io.StringIO()):
+            theirs = hotcoco.panoptic.pq_compute(*files)
+    result = score(images).compute()
+    for category in LABEL_IDS:
+        row, other = result["per_class"][category], theirs["per_class"].get(category, {})
+        for key in ("TP", "FP", "FN"):
+            assert row[key] == other.get(key.lower(), 0)
+        for key in ("PQ", "SQ", "RQ"):
+            # An absent class has -1 there.
+            assert row[key] == pytest.approx(100 * max(other.get(key.lower(), 0), 0), abs=1e-9)
+    assert result["classes"] == theirs["All"]["n"]
+    if result["classes"]:
+        assert result["PQ"] == pytest.approx(100 * theirs["All"]["pq"], abs=1e-9)
+
+
+def _write_files(folder: Path, images: list[Sample]) -> tuple[str, str, str, str]:
+    """Writes ground truth and predictions in COCO's panoptic format; returns JSONs and folders."""
+    for at, name in ((2, "gt"), (0, "pred")):
+        (folder / name).mkdir()
+        rows = []
+        for n, image in enumerate(images):
+            Image.fromarray(id2rgb(image[at].copy())).save(folder / name / f"{n}.png")
+            segments = [
+                {"iscrowd": 0, **s, "area": int((image[at] == s["id"]).sum())}
+                for s in image[at + 1]
+            ]
+            entry = {"image_id": n, "file_name": f"{n}.png", "segments_info": segments}
+            rows.append(entry)
+        size = {"height": 16, "width": 16}
+        listed = [{"id": n, "file_name": f"{n}.png", **size} for n in range(len(images))]
+        content = {"images": listed, "annotations": rows, "categories": CATEGORIES}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    gt, pred = folder / "gt", folder / "pred"
+    return f"{gt}.json", f"{pred}.json", str(gt), str(pred)
+
+
 @settings(max_examples=40, deadline=None)
 @given(samples())
 def test_every_way_of_counting_is_the_same(image: Sample) -> None:
     # Small ids, few pairs and few pixels take the tables in one block; these do not.
-    limits = {"_TABLE_IDS": 1, "_TABLE_PAIRS": 0, "_BLOCK": 50}
+    limits = {"_TABLE_IDS": 1, "_TABLE_PAIRS": 0, "_BLOCK": 50, "_RUNS": 7}
     with mock.patch.multiple(ours, **limits):
         searched = score([image]).state
     np.testing.assert_array_equal(score([image]).state, searched)
     pred, _, gt, _ = image
     gt_ids, pred_ids = np.unique(gt[gt > 0])[::2], np.unique(pred[pred > 0])
-    row, column, counts = ours._count_pairs(gt, gt_ids, pred, pred_ids)
+    maps = [ours._as_id_map(each, "drawn") for each in (gt, pred)]
+    row, column, counts = ours._count_pairs(maps[0], gt_ids, maps[1], pred_ids)
     for r, c, count in zip(row, column, counts, strict=True):
         of_gt = gt == (gt_ids[r] if r >= 0 else 0)
         if r == ours._UNLISTED:

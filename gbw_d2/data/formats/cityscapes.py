@@ -14,7 +14,6 @@ import numpy as np
 
 from gbw_d2 import keys
 from gbw_d2.cityscapes_classes import TRAIN_IDS_19
-from gbw_d2.class_tables import ids_of_colors
 from gbw_d2.data.formats.files import (
     check_size,
     few,
@@ -22,11 +21,13 @@ from gbw_d2.data.formats.files import (
     is_clutter,
     list_names,
     read_array,
+    read_ids,
     warn_once,
 )
 from gbw_d2.data.formats.target_specs import target_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, LabelWork, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
+from gbw_d2.ops.segments import distinct
 
 SEMANTIC_FILE = "sem_seg_file_name"
 PANOPTIC_FILE = "pan_seg_file_name"
@@ -255,7 +256,7 @@ def read_semantic(record: Record) -> np.ndarray:
     if label.ndim != 2 or label.dtype != np.uint8:
         raise DatasetError(f"'{path}' is not an 8-bit grey PNG file. Delete it. {_PREPARE_HINT}")
     check_size(label, record[keys.HEIGHT], record[keys.WIDTH], path)
-    found = set(np.flatnonzero(np.bincount(label.ravel())).tolist())
+    found = set(distinct(label).tolist())
     wrong = sorted(found - {*TRAIN_IDS_19, IGNORE_LABEL})
     if wrong:
         raise DatasetError(
@@ -277,12 +278,9 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
             do not hold the same segments.
     """
     path = record[PANOPTIC_FILE]
-    png = read_array(path, cv2.IMREAD_UNCHANGED, f"delete it. {_PREPARE_HINT}")
-    if png.ndim != 3 or png.shape[2] != 3 or png.dtype != np.uint8:
-        raise DatasetError(f"'{path}' is not an 8-bit RGB PNG file. Delete it. {_PREPARE_HINT}")
-    check_size(png, record[keys.HEIGHT], record[keys.WIDTH], path)
-    segments = ids_of_colors(png)
-    found = set(np.flatnonzero(np.bincount(segments.ravel())).tolist()) - {0}
+    segments = read_ids(path, f"delete it. {_PREPARE_HINT}")
+    check_size(segments, record[keys.HEIGHT], record[keys.WIDTH], path)
+    found = set(distinct(segments).tolist()) - {0}
     listed = {segment["id"] for segment in record[SEGMENTS]}
     if found != listed:
         raise DatasetError(

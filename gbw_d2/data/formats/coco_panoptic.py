@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.class_tables import ids_of_colors
-from gbw_d2.data.formats.files import check_size, few, read_array
+from gbw_d2.data.formats.files import check_size, few, read_ids
 from gbw_d2.data.spec import DatasetError, Record
 
 PANOPTIC_FILE = "pan_seg_file_name"
@@ -36,11 +34,8 @@ def read_numbers(record: Record, remedy: str = "write both anew") -> np.ndarray:
             JSON file does not list.
     """
     path = record[PANOPTIC_FILE]
-    png = read_array(path, cv2.IMREAD_UNCHANGED)
-    if png.ndim != 3 or png.shape[2] != 3 or png.dtype != np.uint8:
-        raise DatasetError(f"'{path}' is not an 8-bit RGB PNG file; {remedy}")
-    check_size(png, record[keys.HEIGHT], record[keys.WIDTH], path)
-    ids = ids_of_colors(png)
+    ids = read_ids(path, remedy)
+    check_size(ids, record[keys.HEIGHT], record[keys.WIDTH], path)
     listed = [segment["id"] for segment in record[SEGMENTS]]
     # One entry per possible id: only those that occur are ever touched, so it costs no memory.
     # Counted from 1 on here: 0 is what the list lacks.

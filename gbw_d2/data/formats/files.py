@@ -17,13 +17,14 @@ import numpy as np
 from PIL import Image
 
 from gbw_d2 import keys
+from gbw_d2.class_tables import ids_of_colors
+from gbw_d2.data.formats import png
 from gbw_d2.data.spec import DatasetError, Record
 from gbw_d2.errors import UserError
 
 # A record's label file. Class statistics follow every file that is named in a record.
 LABEL_FILE = "label_file_name"
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What files of formats that change pixels, or have 256 colours of their own, begin with.
 _LOSSY = {b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF"}
 _EXIF_ORIENTATION = 0x0112
@@ -143,7 +144,7 @@ def png_size(path: str | Path) -> tuple[int, int]:
             head = file.read(24)
     except OSError as error:
         raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
-    if len(head) < 24 or not head.startswith(_PNG_SIGNATURE):
+    if len(head) < 24 or not head.startswith(png.SIGNATURE):
         raise DatasetError(f"'{path}' is not a PNG file; copy or unpack it again")
     width, height = struct.unpack(">II", head[16:24])
     return height, width
@@ -158,7 +159,7 @@ def _read_whole(path: str | Path, remedy: str = _UNPACK) -> bytes:
     except OSError as error:
         raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
     # A truncated PNG may decode to an image whose lower part is black, so the end is looked at.
-    if data.startswith(_PNG_SIGNATURE) and b"IEND" not in data[-16:]:
+    if data.startswith(png.SIGNATURE) and b"IEND" not in data[-16:]:
         raise DatasetError(f"'{path}' is a truncated PNG file; {remedy}")
     return data
 
@@ -196,9 +197,15 @@ def read_array(path: str | Path, flags: int, remedy: str = _UNPACK) -> np.ndarra
         DatasetError: the file cannot be opened, is truncated or is not an image, or a label's
             format changes pixels.
     """
-    data = _read_whole(path, remedy)
+    return _decode(path, _read_whole(path, remedy), flags, remedy)
+
+
+def _decode(path: str | Path, data: bytes, flags: int, remedy: str) -> np.ndarray:
     if flags == cv2.IMREAD_UNCHANGED:
         _refuse_lossy(path, data)
+        if png.plain_format(data) == png.GREY:
+            with _named(path, remedy):
+                return png.decode(data, png.GREY)
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
@@ -206,6 +213,37 @@ def read_array(path: str | Path, flags: int, remedy: str = _UNPACK) -> np.ndarra
     if array is None:
         raise DatasetError(f"'{path}' is not an image that can be read; {remedy}")
     return array
+
+
+@contextmanager
+def _named(path: str | Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except png.PNGError as error:
+        raise DatasetError(f"'{path}' cannot be decoded ({error}); {remedy}") from error
+
+
+def read_ids(path: str | Path, remedy: str = _UNPACK) -> np.ndarray:
+    """Reads a map of ids in COCO's colour coding, red + 256 green + 65536 blue.
+
+    Args:
+        path: an RGB PNG file.
+        remedy: what to do where it cannot be read; the end of the error message.
+
+    Returns:
+        (H, W) int32.
+
+    Raises:
+        DatasetError: it cannot be read, or does not hold three channels of 8 bits.
+    """
+    data = _read_whole(path, remedy)
+    if png.plain_format(data) == png.RGB:
+        with _named(path, remedy):
+            return png.decode_ids(data)
+    colors = _decode(path, data, cv2.IMREAD_UNCHANGED, remedy)
+    if colors.ndim != 3 or colors.shape[2] != 3 or colors.dtype != np.uint8:
+        raise DatasetError(f"'{path}' is not an 8-bit RGB PNG file; {remedy}")
+    return ids_of_colors(colors)
 
 
 @contextmanager
@@ -268,10 +306,16 @@ def read_image(path: str | Path, image_format: str) -> np.ndarray:
     """
     if image_format not in ("RGB", "BGR"):
         raise UserError(f"INPUT.FORMAT is '{image_format}', expected 'RGB' or 'BGR'")
+    data = _read_whole(path)
+    if png.plain_format(data) == png.RGB:
+        with _named(path, _UNPACK):
+            image = png.decode(data, png.RGB)
+        return image if image_format == "RGB" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     # Turned here, since which formats OpenCV turns depends on its version.
-    image = read_array(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = _decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, _UNPACK)
     image = _turned(image, _orientation_of(path))
-    _warn_of_darkness(path, image)
+    if png.bit_depth(data) == 16:
+        _warn_of_darkness(path, image)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if image_format == "RGB" else image
 
 
@@ -335,11 +379,7 @@ def warn_once(message: str) -> None:
 
 
 def _warn_of_darkness(path: str | Path, image: np.ndarray) -> None:
-    if not str(path).lower().endswith(".png") or image.max(initial=0) >= _DARK:
-        return
-    with open(path, "rb") as file:
-        bits = file.read(25)[-1]
-    if bits == 16:
+    if image.max(initial=0) < _DARK:
         warn_once(
             f"Images in '{Path(path).parent}' have 16 bits but values below 4096 only, so they are "
             "nearly black in 8 bits; multiply them by 16 (12-bit cameras)"
