@@ -210,13 +210,8 @@ def test_the_command_lists_and_refuses_at_once() -> None:
 
 
 def networks() -> list[tuple[str, str]]:
-    """Lists the encoders with the models that are made for their feature maps."""
-    return [
-        (encoder, model)
-        for encoder in CHOICES["encoders"]
-        for model in CHOICES["models"]
-        if encoder.endswith("_tiny") == model.endswith("_tiny")
-    ]
+    """Lists every encoder with every model."""
+    return list(itertools.product(CHOICES["encoders"], CHOICES["models"]))
 
 
 def spread() -> list[tuple[str, str]]:

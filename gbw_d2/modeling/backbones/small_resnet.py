@@ -1,4 +1,4 @@
-"""A ResNet of Detectron2's blocks for small images: it starts at stride 2 and ends at stride 16.
+"""A ResNet of Detectron2's blocks for small images: strides 2 to 16, or to 32.
 
 Detectron2's own stems reduce by 4 at once, where a pole of the toy world is half a pixel wide.
 """
@@ -39,16 +39,17 @@ class _Stem(CNNBlockBase):
 
 @BACKBONE_REGISTRY.register()
 def build_small_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
-    """Builds stem (stride 2), res2 (4), res3 (8) and res4 (16), one basic block each.
+    """Builds stem (stride 2), res2 (4), res3 (8), res4 (16), one basic block each; res5 on demand.
 
     Args:
         cfg: reads ``MODEL.RESNETS``: STEM_OUT_CHANNELS, RES2_OUT_CHANNELS (doubled from stage to
-            stage), NORM, OUT_FEATURES. All weights are trained, whatever BACKBONE.FREEZE_AT says.
+            stage), NORM, OUT_FEATURES (res5, stride 32, is there where it is named). All weights
+            are trained, whatever BACKBONE.FREEZE_AT says.
         input_shape: channels of the image.
     """
     keys = cfg.MODEL.RESNETS
     stages, channels = [], keys.STEM_OUT_CHANNELS
-    for stage in range(3):
+    for stage in range(4 if "res5" in keys.OUT_FEATURES else 3):
         out_channels = keys.RES2_OUT_CHANNELS * 2**stage
         stages.append(
             ResNet.make_stage(
