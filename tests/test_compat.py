@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from gbw_d2 import compat  # noqa: F401
+from gbw_d2 import compat
 
 from detectron2 import _C
 
@@ -31,3 +35,25 @@ def test_environment_report_runs() -> None:
     from detectron2.utils.collect_env import collect_env_info
 
     assert "detectron2" in collect_env_info()
+
+
+def test_a_stand_in_calls_the_module_itself() -> None:
+    module = compat._LoadedWhenCalled("math")
+    assert module.isqrt(17) == 4
+    assert not hasattr(module, "__path__")
+    # torchvision's own function is the real one by the time that it is asked.
+    from torchvision.ops import roi_align
+
+    assert sys.modules[roi_align.__module__].is_compile_supported("cpu") in (True, False)
+
+
+@pytest.mark.slow
+def test_imports_leave_the_compiler_out(repository: Path) -> None:
+    code = (
+        "import sys\nimport gbw_d2.engine.setup, gbw_d2.engine.train\n"
+        "print(sorted(m for m in sys.modules if m.startswith('torch._dynamo')))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == "[]"

@@ -129,9 +129,7 @@ def test_a_missing_label_is_named(tmp_path: Path, write_png: WritePng) -> None:
         load_camvid(tmp_path, "train")
 
 
-def test_the_toy_twin_holds_what_was_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_toy_twin_holds_what_was_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = ("0016E5_00000", "0001TP_007000", "0016E5_07959", "Seq05VD_f00000", "0001TP_009000")
     monkeypatch.setattr(camvid, "_FRAMES", frames)
     full = LAYOUTS.get("camvid")
