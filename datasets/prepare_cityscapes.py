@@ -36,7 +36,9 @@ from prepare_common import (
 
 from gbw_d2 import keys
 from gbw_d2.data.formats.cityscapes import (
-    CITY_IMAGES,
+    INSTANCE_SUFFIX,
+    LABEL_SUFFIX,
+    NUM_IMAGES,
     SEMANTIC_FILE,
     TRAIN_ID_SUFFIX,
     list_images,
@@ -46,12 +48,9 @@ from gbw_d2.data.formats.cityscapes import (
     read_semantic,
 )
 from gbw_d2.data.formats.cityscapes_labels import (
-    INSTANCE_SUFFIX,
-    LABEL_SUFFIX,
-    label_stems,
     make_labels,
 )
-from gbw_d2.data.formats.files import check_size, few, read_array
+from gbw_d2.data.formats.files import check_size, read_array
 from gbw_d2.data.spec import DatasetError, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19
 
@@ -59,23 +58,6 @@ SIZE = (1024, 2048)
 # 0..33; the licence plate, -1 in the official table, is 255 in a file of 8 bits.
 LABEL_IDS = (*range(34), 255)
 UNPACK = "Unpack gtFine_trainvaltest.zip again."
-
-
-def look_at_download(root: Path, split: str) -> None:
-    """Looks whether images and downloaded label files pair up.
-
-    Raises:
-        DatasetError: images or label files are missing.
-    """
-    stems = label_stems(root, split)
-    labels = (root / "gtFine" / split).glob(f"*/*{LABEL_SUFFIX}")
-    known = {stem.name for stem in stems}
-    lonely = sorted({path.name.removesuffix(LABEL_SUFFIX) for path in labels} - known)
-    if lonely:
-        raise DatasetError(
-            f"{len(lonely)} label files have no image: {few(lonely)}. Unpack "
-            f"leftImg8bit_trainvaltest.zip into '{root}'."
-        )
 
 
 def read_downloaded(record: Record) -> None:
@@ -117,13 +99,14 @@ def read_labels(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
 def warn_of_images(root: Path, split: str) -> None:
     """Warns where cities lack images."""
     paths = list_images(root, split)
-    warn_of_count(len(paths), sum(CITY_IMAGES[split].values()), f"split '{split}' of Cityscapes")
+    what = f"split '{split}' of Cityscapes"
+    warn_of_count(len(paths), NUM_IMAGES[split], what, scored=split == "val")
     warn_of_cities([path.parent.name for path in paths], split)
 
 
 def check_split(root: Path, split: str, args: argparse.Namespace) -> list[str]:
     """Returns what is wrong with a split, in words."""
-    looks = (warn_of_images, look_at_download, load_semantic, load_panoptic)
+    looks = (warn_of_images, load_semantic, load_panoptic)
     problems = [text for look in looks for text in problems_of(look, root, split)]
     if not problems:
         records = load_panoptic(root, split)
@@ -143,7 +126,6 @@ def check(args: argparse.Namespace) -> Sequence[str]:
 def make(args: argparse.Namespace) -> Sequence[str]:
     """Makes what is missing, then looks."""
     for split in args.splits:
-        look_at_download(args.root, split)
         make_labels(args.root, split, panoptic=True, workers=args.workers)
         if problems_of(load_panoptic, args.root, split):
             make_labels(args.root, split, panoptic=True, workers=args.workers, anew=True)
@@ -152,7 +134,7 @@ def make(args: argparse.Namespace) -> Sequence[str]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds this script's options."""
-    splits = list(CITY_IMAGES)
+    splits = list(NUM_IMAGES)
     parser.add_argument("--splits", nargs="+", choices=splits, default=splits)
     add_sample_option(parser)
 

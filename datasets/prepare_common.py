@@ -90,10 +90,20 @@ def add_sample_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def warn_of_count(found: int, expected: int, what: str = "the whole dataset") -> None:
-    """Warns where a dataset has another number of images than its release."""
+def warn_of_count(
+    found: int, expected: int, what: str = "the whole dataset", scored: bool = False
+) -> None:
+    """Warns where a dataset has another number of images than its release.
+
+    Args:
+        found: images.
+        expected: images of the release.
+        what: was released.
+        scored: networks are scored on it.
+    """
     if found != expected:
-        print(f"warning: {found} images, {what} has {expected}")
+        partial = "; scores of a part of it are called ..._partial" if scored else ""
+        print(f"warning: {found} images, {what} has {expected}{partial}")
 
 
 def warn_of_cities(found: Sequence[str], split: str) -> None:
@@ -271,7 +281,7 @@ def check_dataset(
     """
     print(f"{spec.name}: {len(records)} images")
     if num_images is not None:
-        warn_of_count(len(records), num_images)
+        warn_of_count(len(records), num_images, scored=spec.name.endswith("_val"))
     tell_sizes(records, size)
     return check_labels(spec, records, args)
 

@@ -20,6 +20,8 @@ from gbw_d2 import keys
 from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.crosscity import (
     CITIES,
+    NUM_TEST,
+    NUM_TRAIN,
     load_crosscity_images,
     load_crosscity_labelled,
 )
@@ -33,11 +35,11 @@ def check_city(args: argparse.Namespace, city: str) -> list[str]:
     """
     train = load_crosscity_images(args.root, city, "Train")
     problems = check_dataset(
-        get_dataset(f"crosscity_{city.lower()}_unlabelled_train"), train, args, 3200
+        get_dataset(f"crosscity_{city.lower()}_unlabelled_train"), train, args, NUM_TRAIN
     )
     test = load_crosscity_labelled(args.root, city)
     problems += check_dataset(
-        get_dataset(f"crosscity_{city.lower()}_semantic_val"), test, args, 100
+        get_dataset(f"crosscity_{city.lower()}_semantic_val"), test, args, NUM_TEST
     )
     both = {r[keys.IMAGE_ID] for r in train} & {r[keys.IMAGE_ID] for r in test}
     if both:

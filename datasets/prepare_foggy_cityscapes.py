@@ -27,7 +27,7 @@ from prepare_common import (
 
 from gbw_d2 import keys
 from gbw_d2.catalog import get_dataset
-from gbw_d2.data.formats.cityscapes import CITY_IMAGES, load_images, load_panoptic
+from gbw_d2.data.formats.cityscapes import NUM_IMAGES, load_images, load_panoptic
 from gbw_d2.data.formats.foggy import BETAS, foggy_images
 from gbw_d2.data.spec import Record
 
@@ -46,9 +46,7 @@ def check_val(args: argparse.Namespace, beta: str) -> list[str]:
 
 def _check(name: str, records: list[Record], args: argparse.Namespace, split: str) -> list[str]:
     warn_of_cities([Path(r[keys.FILE_NAME]).parent.name for r in records], split)
-    return check_dataset(
-        get_dataset(name), records, args, sum(CITY_IMAGES[split].values()), (1024, 2048)
-    )
+    return check_dataset(get_dataset(name), records, args, NUM_IMAGES[split], (1024, 2048))
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:

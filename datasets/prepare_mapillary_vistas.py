@@ -18,9 +18,7 @@ from collections.abc import Sequence
 from prepare_common import add_sample_option, check_dataset, collect, run_script
 
 from gbw_d2.catalog import get_dataset
-from gbw_d2.data.formats.vistas import load_labelled
-
-NUM_IMAGES = {"train": 18000, "val": 2000}
+from gbw_d2.data.formats.vistas import NUM_IMAGES, load_labelled
 
 
 def check_split(args: argparse.Namespace, split: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gbw_d2.catalog.registration import register_datasets
-from gbw_d2.data.formats.cityscapes import HOOD_AND_RIM, cityscapes_specs
+from gbw_d2.data.formats.cityscapes import HOOD_AND_RIM, NUM_IMAGES, cityscapes_specs
 from gbw_d2.data.formats.cityscapes_labels import check_labels, make_labels
 from gbw_d2.data.formats.foggy import BETAS, foggy_images
 from gbw_d2.data.spec import datasets_root
@@ -17,5 +17,6 @@ for beta in BETAS:
             make_labels=make_labels,
             check_labels=check_labels,
             ignore_rows=HOOD_AND_RIM,
+            released=NUM_IMAGES,
         )
     )

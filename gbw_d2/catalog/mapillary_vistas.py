@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from gbw_d2.catalog.registration import register_datasets
-from gbw_d2.data.formats.vistas import vistas_specs
+from gbw_d2.data.formats.vistas import NUM_IMAGES, vistas_specs
 from gbw_d2.data.spec import datasets_root
 
-register_datasets(vistas_specs("vistas", lambda: datasets_root() / "mapillary_vistas"))
+register_datasets(
+    vistas_specs("vistas", lambda: datasets_root() / "mapillary_vistas", released=NUM_IMAGES)
+)

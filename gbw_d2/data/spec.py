@@ -50,6 +50,9 @@ class DatasetSpec:
         label_space: the classes that the readers speak of; None for an unlabelled dataset.
         ignore_rows: share of the rows at the top and at the bottom of each image that show no
             class, such as the own car's hood; 0..1.
+        count_images: counts the images of the whole set: of the release where there is one, else
+            those found, with a label or without. Scores of fewer are called partial. None = as
+            many as ``load`` lists.
     """
 
     name: str
@@ -61,6 +64,7 @@ class DatasetSpec:
     label_key: str = ""
     label_space: LabelSpace | None = None
     ignore_rows: tuple[float, float] = (0.0, 0.0)
+    count_images: Callable[[], int] | None = None
 
     def __post_init__(self) -> None:
         if self.is_labelled and self.label_space is None:

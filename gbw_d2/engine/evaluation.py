@@ -22,7 +22,7 @@ from gbw_d2.engine.pictures import PicturePanel
 from gbw_d2.engine.run_data import RunData, first_process_first
 from gbw_d2.errors import UserError
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
-from gbw_d2.evaluation.protocols import Protocol, chosen_protocols
+from gbw_d2.evaluation.protocols import PARTIAL, Protocol, chosen_protocols
 from gbw_d2.evaluation.report import format_table, merge_per_class
 from gbw_d2.keys import FILE_NAME
 from gbw_d2.label_spaces import LABEL_SPACES, Scoring, scoring
@@ -39,10 +39,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Scores:
-    """What one test set gave: flat metrics 0-100, and protocol -> class name -> scores."""
+    """What one test set gave.
+
+    Args:
+        metrics: flat metrics, 0-100.
+        per_class: protocol -> class name -> scores.
+        images: that were scored.
+        whole: images of the whole test set; metrics of fewer are named partial.
+    """
 
     metrics: dict[str, float]
     per_class: PerClass
+    images: int
+    whole: int
 
 
 def meet_test_set(cfg: CfgNode, spec: DatasetSpec) -> Scoring:
@@ -104,6 +113,7 @@ class _TestSet:
     """A test set, how the network meets it, and what scores it."""
 
     records: list[Record]
+    whole: int
     spec: DatasetSpec
     met: Scoring
     evaluators: list[Any]
@@ -113,9 +123,18 @@ def _test_set(data: RunData, name: str, folder: Path | None) -> _TestSet:
     cfg, listed = data.cfg, data.test_set(name)
     met = meet_test_set(cfg, listed.spec)
     protocols = chosen_protocols(met, cfg.EVAL.PROTOCOLS)
+    if listed.is_partial:
+        protocols = tuple(protocol.of_a_part() for protocol in protocols)
     spec = listed.spec.translated(met.truth, met.space)
     evaluators = _build_evaluators(cfg, spec, met, protocols, folder)
-    return _TestSet(listed.records, spec, met, evaluators)
+    return _TestSet(listed.records, listed.whole, spec, met, evaluators)
+
+
+def best_metric(data: RunData) -> str:
+    """Returns EVAL.BEST_ON_TARGET_LABELS as the first test set calls it; "" where none is asked."""
+    metric = data.cfg.EVAL.BEST_ON_TARGET_LABELS
+    partial = bool(metric) and data.test_set(data.cfg.DATASETS.TEST[0]).is_partial
+    return f"{metric}{PARTIAL}" if partial else metric
 
 
 def _folder(cfg: CfgNode, name: str) -> Path:
@@ -150,7 +169,7 @@ def evaluate(data: RunData, model: nn.Module, pictures: Path | None = None) -> d
         )
         if comm.is_main_process():
             per_class = merge_per_class(*(e.per_class for e in test.evaluators))
-            results[name] = Scores(dict(metrics), per_class)
+            results[name] = Scores(dict(metrics), per_class, len(test.records), test.whole)
             logger.info("%s\n%s", name, format_table(metrics, per_class))
             for warning in warnings_of(name, per_class):
                 logger.warning(warning)
@@ -235,6 +254,7 @@ def write_results(
         return
     first = next(iter(results.values()))
     run = run_info(yaml.safe_load(cfg.dump()), cfg.SEED, iterations, wall_seconds, cfg.MODEL.DEVICE)
+    run["test_images"] = {n: {"scored": s.images, "of": s.whole} for n, s in results.items()}
     run |= {"weights": cfg.EVAL.WEIGHTS, "selection": "last iteration"}
     if best_on_target_labels:
         run["best_on_target_labels"] = dict(best_on_target_labels)

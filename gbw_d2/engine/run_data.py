@@ -12,10 +12,12 @@ import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.catalog import get_dataset, register_with_detectron2
+from gbw_d2.data.formats.files import warn_once
 from gbw_d2.data.positions import class_position_counts
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
 from gbw_d2.data.statistics import image_class_counts
 from gbw_d2.errors import UserError
+from gbw_d2.evaluation.protocols import PARTIAL
 from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace
 from gbw_d2.weighting import SCHEMES
 
@@ -34,6 +36,18 @@ class Listed:
 
     spec: DatasetSpec
     records: list[Record]
+
+    @cached_property
+    def whole(self) -> int:
+        """Images of the whole set, labelled here or not."""
+        found = len(self.records)
+        count = self.spec.count_images
+        return found if count is None else max(found, count())
+
+    @property
+    def is_partial(self) -> bool:
+        """True where images of the whole set, or their labels, are missing."""
+        return len(self.records) < self.whole
 
 
 class RunData:
@@ -85,10 +99,18 @@ class RunData:
     def test_set(self, name: str) -> Listed:
         """Returns a dataset of DATASETS.TEST.
 
+        A part of one is warned of, since its scores are called partial.
+
         Raises:
             DatasetError: it has no images.
         """
-        return self._list(name, "DATASETS.TEST")
+        listed = self._list(name, "DATASETS.TEST")
+        if listed.is_partial:
+            warn_once(
+                f"DATASETS.TEST '{name}' has {len(listed.records)} of {listed.whole} images with "
+                f"their labels, so its metrics are named ..{PARTIAL}"
+            )
+        return listed
 
     @cached_property
     def source_counts(self) -> np.ndarray:

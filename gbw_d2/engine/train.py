@@ -18,7 +18,7 @@ from gbw_d2.engine.batches import build_batches, build_context
 from gbw_d2.engine.build import build_model, build_precision, build_training_losses
 from gbw_d2.engine.checkpoint import Checkpointer, scored_weights
 from gbw_d2.engine.distributed import broadcast_parameters
-from gbw_d2.engine.evaluation import evaluate, try_evaluation, write_results
+from gbw_d2.engine.evaluation import best_metric, evaluate, try_evaluation, write_results
 from gbw_d2.engine.hooks import ClassWeights, Evaluation, periodic_checkpointer
 from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
@@ -133,9 +133,7 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
     run = _build_run(data)
     network = _evaluated_network(cfg, run.strategy)
     done = _load(run, resume)
-    best = BestOnTargetLabels(
-        cfg.EVAL.BEST_ON_TARGET_LABELS, run.checkpointer, Path(cfg.OUTPUT_DIR), done
-    )
+    best = BestOnTargetLabels(best_metric(data), run.checkpointer, Path(cfg.OUTPUT_DIR), done)
     final: dict[str, float] = {}
 
     def evaluate_after(iterations: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gbw_d2.cityscapes_classes import TRAIN_IDS_13, TRAIN_IDS_16, TRAIN_IDS_19, names_of
 from gbw_d2.errors import UserError
@@ -14,6 +14,8 @@ from gbw_d2.registry import Registry
 NOT_IN_SYNTHIA: tuple[str, ...] = names_of(tuple(t for t in TRAIN_IDS_19 if t not in TRAIN_IDS_16))
 # The protocol of label spaces of one's own: every class that the network can predict.
 ALL = "all"
+# What the names of metrics end with where images of the test set are missing.
+PARTIAL = "_partial"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Protocol:
     void_is: str | None = None
     factor: float = 1.0
     is_compatibility: bool = False
+
+    def of_a_part(self) -> Protocol:
+        """Returns this protocol under the name of scores of a part of a test set."""
+        return replace(self, name=f"{self.name}{PARTIAL}")
 
     def ids(self, space: LabelSpace) -> tuple[int, ...]:
         """Class ids of the averaged classes."""

@@ -119,11 +119,22 @@ def test_other_codings_are_refused(tmp_path: Path, write_png: WritePng) -> None:
         read_colours(tmp_path / "colour.png")
 
 
-def test_a_missing_label_is_named(tmp_path: Path, write_png: WritePng) -> None:
+def test_a_missing_label_is_counted(
+    tmp_path: Path,
+    write_png: WritePng,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     write_forms(tmp_path, write_png)
     (tmp_path / "segnet/trainannot" / f"{NAMES[0]}.png").unlink()
-    with pytest.raises(DatasetError, match=f"1 of 2 labels are missing.*{NAMES[0]}"):
-        load_camvid(tmp_path / "segnet", "train")
+    assert len(load_camvid(tmp_path / "segnet", "train")) == 1
+    assert f"left out 1 without a label ({NAMES[0]}); 1 pairs are used" in caplog.text
+    (tmp_path / "segnet").rename(tmp_path / "camvid")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for name, whole in (("camvid_semantic_test", 233), ("camvid_dusk_semantic_test", 1)):
+        count = get_dataset(name).count_images
+        assert count is not None and count() == whole
+    (tmp_path / "camvid").rename(tmp_path / "segnet")
     assert len(load_camvid(tmp_path / "segnet", "train", labelled=False)) == 2
     with pytest.raises(DatasetError, match="no CamVid in"):
         load_camvid(tmp_path, "train")

@@ -114,7 +114,7 @@ def test_a_damaged_label(gta5_root: Path, cut: int) -> None:
 def test_a_missing_label(gta5_root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (gta5_root / "labels" / "00002.png").unlink()
     assert len(get_dataset("gta5_semantic_train").load()) == 3
-    assert "1 without a partner are left out (00002.png), 3 are used" in caplog.text
+    assert "left out 1 without a label (00002); 3 pairs are used" in caplog.text
 
 
 def test_the_script(gta5_root: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_script(gta5_root: Path) -> None:
     (gta5_root / "labels" / "00002.png").unlink()
     found = run("--check")
     assert found.returncode == 0
-    assert "00002.png" in found.stderr and "Traceback" not in found.stderr
+    assert "1 without a label (00002)" in found.stderr and "Traceback" not in found.stderr
     assert "labels' lacks 24963 of 24966 files: 00002, 00005-24966." in found.stdout
     assert "Unpack again: 01_labels.zip, 02_labels.zip" in found.stdout
     assert "images' lacks 24962 of 24966 files: 00005-24966." in found.stdout

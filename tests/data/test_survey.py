@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from own_data import write_own_data, write_png
 
 from gbw_d2.data.formats.own import load_split, read_description
 from gbw_d2.data.formats.own.survey import survey
@@ -28,7 +29,6 @@ from gbw_d2.data.survey import (
 )
 from gbw_d2.label_spaces import CITYSCAPES_19
 from gbw_d2.toyworld.layouts import LAYOUTS, write_layout
-from tests.helpers.own_data import write_own_data, write_png
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "datasets"))
 import prepare_toy

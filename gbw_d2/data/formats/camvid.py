@@ -12,10 +12,11 @@ instances.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from gbw_d2.data.formats.files import (
     read_image,
     read_indices,
 )
+from gbw_d2.data.formats.pairs import keep_labelled
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
 from gbw_d2.label_spaces import CAMVID_11, IGNORE_LABEL
 
@@ -167,10 +169,10 @@ def load_camvid(
         root: the folder with either form.
         split: ``train``, ``val`` or ``test``.
         light: ``day``, ``dusk`` or both.
-        labelled: whether the records name the labels, which must exist then.
+        labelled: whether the records name the labels; images without one are left out then.
 
     Raises:
-        DatasetError: neither form is there, no image is, or labels are missing.
+        DatasetError: neither form is there, no image is, or no label.
     """
     form = form_of(root)
     records = []
@@ -187,12 +189,12 @@ def load_camvid(
         raise DatasetError(f"no image of split '{split}' ({', '.join(light)}) in '{root}'. {_HINT}")
     records.sort(key=lambda record: str(record[keys.IMAGE_ID]))
     check_unique(root, records)
-    missing = [r[LABEL_FILE] for r in records if labelled and not Path(r[LABEL_FILE]).is_file()]
-    if missing:
-        raise DatasetError(
-            f"{len(missing)} of {len(records)} labels are missing: {few(missing)}. {_HINT}"
-        )
-    return records
+    lacking = {
+        r[keys.IMAGE_ID]: r[LABEL_FILE]
+        for r in records
+        if labelled and not Path(r[LABEL_FILE]).is_file()
+    }
+    return keep_labelled(records, lacking, (), f"split '{split}' of '{root}'", _HINT)
 
 
 def form_of(root: Path) -> Form:
@@ -227,7 +229,10 @@ def _images(folder: Path) -> list[Path]:
 
 
 def camvid_specs(
-    prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
+    prefix: str,
+    root: Callable[[], Path],
+    prepare: Callable[[], None] | None = None,
+    released: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[DatasetSpec]:
     """Makes the three splits, and the two lights of each for adaptation from day to dusk.
 
@@ -239,10 +244,15 @@ def camvid_specs(
         prefix: ``"camvid"`` or the name of a twin in the same layout.
         root: gives the dataset's folder; called when the dataset is loaded, not before.
         prepare: makes the files where they can be made.
+        released: split -> images of the release; splits that are not named have what is found.
     """
 
     def load(split: str, light: Sequence[str], labelled: bool) -> list[Record]:
         return load_camvid(root(), split, light, labelled)
+
+    def count(split: str, light: Sequence[str]) -> int:
+        found = len(load_camvid(root(), split, light, labelled=False))
+        return max(found, released.get(split, 0)) if tuple(light) == both else found
 
     both = ("day", "dusk")
     for name, light, splits in (
@@ -260,6 +270,7 @@ def camvid_specs(
                 read_semantic,
                 prepare=prepare,
                 label_space=CAMVID_11,
+                count_images=partial(count, split, light),
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ from gbw_d2.data.formats.files import (
     few,
     image_record,
     is_clutter,
-    list_names,
     read_array,
     read_ids,
-    warn_once,
 )
+from gbw_d2.data.formats.pairs import keep_labelled
 from gbw_d2.data.formats.target_specs import target_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, LabelWork, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
@@ -37,6 +36,9 @@ IMAGE_SUFFIX = "_leftImg8bit.png"
 # rectified picture and the own car's hood; DAFormer's and HRDA's numbers.
 HOOD_AND_RIM = (0.03, 0.234)
 TRAIN_ID_SUFFIX = "_gtFine_labelTrainIds.png"
+# Of downloaded labels.
+LABEL_SUFFIX = "_gtFine_labelIds.png"
+INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
 
 # Images of each city in the release.
 CITY_IMAGES = {
@@ -62,12 +64,14 @@ CITY_IMAGES = {
     },
     "val": {"frankfurt": 267, "lindau": 59, "munster": 174},
 }
+NUM_IMAGES = {split: sum(cities.values()) for split, cities in CITY_IMAGES.items()}
 
 _IMAGE_HINT = (
     "Expected Cityscapes' leftImg8bit and gtFine there; datasets/README.md shows where the files "
     "go (DETECTRON2_DATASETS moves the root), and `python datasets/prepare_cityscapes.py --check` "
     "looks them over."
 )
+_UNPACK_HINT = "Unpack gtFine_trainvaltest.zip beside the images."
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,11 @@ def list_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Path
     cities = sorted(p for p in folder.iterdir() if p.is_dir() and not is_clutter(p.name))
     if not cities:
         raise DatasetError(f"no cities in '{folder}'. {images.hint}")
-    return [c / name for c in cities for name in list_names(c, images.suffix, images.hint)]
+    # A city whose images were not downloaded may be an empty folder.
+    paths = sorted(p for c in cities for p in c.glob(f"*{images.suffix}") if not is_clutter(p.name))
+    if not paths:
+        raise DatasetError(f"no file *{images.suffix} in a folder of '{folder}'. {images.hint}")
+    return paths
 
 
 def load_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Record]:
@@ -125,19 +133,23 @@ def load_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Reco
 def load_semantic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Record]:
     """Lists the images of a split with their semantic label files.
 
+    Images without a label, downloaded or made, are left out.
+
     Raises:
-        DatasetError: images or label files are missing.
+        DatasetError: no image has a label, or train ids that can be made are missing.
     """
     records = load_images(root, split, images)
     folder = root / "gtFine" / split
-    present = {str(path) for path in folder.glob(f"*/*{TRAIN_ID_SUFFIX}")}
-    missing = []
+    present = label_files(root, split)
+    lacking = {}
     for record in records:
-        city = Path(record[keys.FILE_NAME]).parent.name
-        path = str(folder / city / f"{record[keys.IMAGE_ID]}{TRAIN_ID_SUFFIX}")
-        record[SEMANTIC_FILE] = path
-        if path not in present:
-            missing.append(path)
+        stem = folder / Path(record[keys.FILE_NAME]).parent.name / record[keys.IMAGE_ID]
+        record[SEMANTIC_FILE] = f"{stem}{TRAIN_ID_SUFFIX}"
+        if not {f"{stem}{LABEL_SUFFIX}", record[SEMANTIC_FILE]} & present:
+            lacking[record[keys.IMAGE_ID]] = record[SEMANTIC_FILE]
+    lonely = _lonely_labels(present, records)
+    records = keep_labelled(records, lacking, lonely, _place(root, split, images), _UNPACK_HINT)
+    missing = [r[SEMANTIC_FILE] for r in records if r[SEMANTIC_FILE] not in present]
     if missing:
         raise DatasetError(
             f"{len(missing)} of {len(records)} files *{TRAIN_ID_SUFFIX} are missing in '{folder}', "
@@ -146,11 +158,26 @@ def load_semantic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Re
     return records
 
 
+def label_files(root: Path, split: str) -> set[str]:
+    """Lists the label files of a split, downloaded and made, as paths."""
+    return {str(path) for path in (root / "gtFine" / split).glob("*/*.png")}
+
+
+def _lonely_labels(files: set[str], records: list[Record]) -> list[str]:
+    """Lists the ids of labels that have no image."""
+    names = {os.path.basename(path) for path in files}
+    ends = (LABEL_SUFFIX, TRAIN_ID_SUFFIX)
+    labelled = {name.removesuffix(end) for end in ends for name in names if name.endswith(end)}
+    return sorted(labelled - {record[keys.IMAGE_ID] for record in records})
+
+
 def load_panoptic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Record]:
     """Lists the images of a split with semantic and panoptic label files and ``segments_info``.
 
+    Images without labels, downloaded or made, are left out.
+
     Raises:
-        DatasetError: files are missing, or images and JSON entries do not pair up.
+        DatasetError: no image has its labels, or files that can be made are missing.
     """
     path = panoptic_json(root, split)
     folder = path.with_suffix("")
@@ -158,26 +185,23 @@ def load_panoptic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Re
         raise DatasetError(f"no '{path}' with its folder of PNG files. {_PREPARE_HINT}")
     annotations = _read_annotations(path)
     by_image = {annotation["image_id"]: annotation for annotation in annotations}
-    records = load_semantic(root, split, images)
     if len(by_image) < len(annotations):
         raise DatasetError(f"'{path}' lists an image twice. Delete it. {_PREPARE_HINT}")
-    present = {record[keys.IMAGE_ID] for record in records}
-    lonely = sorted(present ^ set(by_image))
-    if lonely and present < set(by_image) and split == "train":
-        warn_once(
-            f"'{path}' has {len(by_image)} entries; {len(lonely)} without an image in "
-            f"'{root / images.folder}' are left out, {len(present)} are used"
-        )
-        annotations = [by_image[name] for name in sorted(present)]
-        lonely = []
-    if lonely and present < set(by_image):
-        raise _incomplete(root, split, images, lonely, len(by_image))
-    if lonely:
+    records = load_semantic(root, split, images)
+    unlisted = {
+        record[keys.IMAGE_ID]: record[SEMANTIC_FILE].replace(TRAIN_ID_SUFFIX, INSTANCE_SUFFIX)
+        for record in records
+        if record[keys.IMAGE_ID] not in by_image
+    }
+    stale = sorted(name for name, file in unlisted.items() if os.path.isfile(file))
+    if stale:
         raise DatasetError(
             f"{len(records)} images of split '{split}' but {len(by_image)} entries in '{path}'; "
-            f"without a partner: {few(lonely)}. Delete the JSON file. {_PREPARE_HINT}"
+            f"without a partner: {few(stale)}. Delete the JSON file. {_PREPARE_HINT}"
         )
-    missing = sorted({a["file_name"] for a in annotations} - set(os.listdir(folder)))
+    records = keep_labelled(records, unlisted, (), _place(root, split, images), _UNPACK_HINT)
+    needed = {by_image[record[keys.IMAGE_ID]]["file_name"] for record in records}
+    missing = sorted(needed - set(os.listdir(folder)))
     if missing:
         raise DatasetError(
             f"{len(missing)} PNG files are missing in '{folder}': {few(missing)}. {_PREPARE_HINT}"
@@ -189,27 +213,8 @@ def load_panoptic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Re
     return records
 
 
-def check_complete(root: Path, split: str, images: ImageFiles = CLEAR) -> None:
-    """Looks whether every entry of the panoptic JSON file of a test set has its image.
-
-    Raises:
-        DatasetError: images are missing, so that scores would be of another test set.
-    """
-    listed = {a["image_id"] for a in _read_annotations(panoptic_json(root, split))}
-    found = list_images(root, split, images)
-    lonely = sorted(listed - {path.name.removesuffix(images.suffix) for path in found})
-    if lonely:
-        raise _incomplete(root, split, images, lonely, len(listed))
-
-
-def _incomplete(
-    root: Path, split: str, images: ImageFiles, lonely: list[str], listed: int
-) -> DatasetError:
-    return DatasetError(
-        f"{len(lonely)} of the {listed} images of split '{split}' in '{panoptic_json(root, split)}'"
-        f" are missing in '{root / images.folder}', without a partner: {few(lonely)}. Unpack the "
-        "images again."
-    )
+def _place(root: Path, split: str, images: ImageFiles) -> str:
+    return f"'{root / images.folder / split}'"
 
 
 def _read_annotations(path: Path) -> list[dict[str, Any]]:
@@ -299,6 +304,7 @@ def cityscapes_specs(
     make_labels: LabelFileWork | None = None,
     check_labels: LabelFileWork | None = None,
     ignore_rows: tuple[float, float] = (0.0, 0.0),
+    released: Mapping[str, int] | None = None,
 ) -> Iterator[DatasetSpec]:
     """Makes the five datasets of :func:`gbw_d2.data.formats.target_specs.target_specs`.
 
@@ -311,7 +317,11 @@ def cityscapes_specs(
             the download lacks; instead of ``prepare``.
         check_labels: the same -> looks whether they are there or can be made.
         ignore_rows: see :class:`gbw_d2.data.spec.DatasetSpec`.
+        released: split -> images of the release; None = as many as are found.
     """
+
+    def count(split: str) -> int:
+        return released[split] if released else len(list_images(root(), split, images))
 
     def of_root(work: LabelFileWork | None) -> LabelWork | None:
         return work and (lambda split, panoptic: work(root(), split, panoptic, images))
@@ -328,4 +338,5 @@ def cityscapes_specs(
         of_root(make_labels),
         of_root(check_labels),
         ignore_rows,
+        count,
     )

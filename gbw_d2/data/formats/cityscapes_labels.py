@@ -27,21 +27,20 @@ from tqdm import tqdm
 from gbw_d2.cityscapes_classes import raw_to_train_id
 from gbw_d2.data.formats.cityscapes import (
     CLEAR,
+    INSTANCE_SUFFIX,
+    LABEL_SUFFIX,
     TRAIN_ID_SUFFIX,
     ImageFiles,
-    check_complete,
+    label_files,
     list_images,
     load_panoptic,
     load_semantic,
     panoptic_json,
 )
-from gbw_d2.data.formats.files import few, read_array
+from gbw_d2.data.formats.files import read_array
 from gbw_d2.data.spec import DatasetError
 from gbw_d2.files.atomic import put_in_place, write_atomically
 from gbw_d2.files.locking import exclusive
-
-LABEL_SUFFIX = "_gtFine_labelIds.png"
-INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
 
 # Stands in the JSON file; raised whenever the same download would give other files. A JSON file
 # without it comes from Cityscapes' own script and is used as it is.
@@ -73,9 +72,6 @@ def check_labels(root: Path, split: str, panoptic: bool, images: ImageFiles = CL
     """
     if not _stems_to_make(root, split, panoptic, images):
         (load_panoptic if panoptic else load_semantic)(root, split, images)
-    elif panoptic and split != "train" and _panoptic_is_current(root, split):
-        # Else the first evaluation would find them missing.
-        check_complete(root, split, images)
 
 
 def make_labels(
@@ -103,32 +99,37 @@ def make_labels(
         return
     label_stems(root, split, panoptic, images)  # the lock must not make a folder that is missing
     with exclusive(panoptic_json(root, split)):
-        stems = label_stems(root, split, panoptic, images)
         workers = workers or os.cpu_count() or 1
-        _make_train_ids(stems, split, workers)
+        _make_train_ids(label_stems(root, split, False, images), split, workers)
         if panoptic and (anew or not _panoptic_is_current(root, split)):
-            _make_panoptic(root, split, stems, workers)
+            _make_panoptic(root, split, label_stems(root, split, True, images), workers)
 
 
 def label_stems(
     root: Path, split: str, panoptic: bool = True, images: ImageFiles = CLEAR
 ) -> list[Path]:
-    """Returns where each image's labels are, without the suffix, after a look at the download.
+    """Returns where the downloaded labels of images are, without the suffix.
+
+    Images whose labels were not downloaded are left out, as :func:`.cityscapes.load_semantic` does.
 
     Raises:
-        DatasetError: images, or the downloaded label files that are needed, are missing.
+        DatasetError: images are missing, or no image has the downloaded files that are needed.
     """
     stems = _stems(root, split, images)
-    suffixes = (LABEL_SUFFIX, INSTANCE_SUFFIX) if panoptic else (LABEL_SUFFIX,)
-    wanted = {f"{stem}{suffix}" for stem in stems for suffix in suffixes}
-    present = {str(path) for path in (root / "gtFine" / split).glob("*/*.png")}
-    missing = sorted(wanted - present)
-    if missing:
+    found = _downloaded(root, split, stems, panoptic)
+    if not found:
         raise DatasetError(
-            f"{len(missing)} downloaded label files are missing: {few(missing)}. Unpack "
+            f"{len(stems)} images of split '{split}' but no downloaded label file is there, such "
+            f"as '{stems[0]}{INSTANCE_SUFFIX if panoptic else LABEL_SUFFIX}'. Unpack "
             f"gtFine_trainvaltest.zip into '{root}'."
         )
-    return stems
+    return found
+
+
+def _downloaded(root: Path, split: str, stems: Sequence[Path], panoptic: bool) -> list[Path]:
+    suffixes = (LABEL_SUFFIX, INSTANCE_SUFFIX) if panoptic else (LABEL_SUFFIX,)
+    present = label_files(root, split)
+    return [stem for stem in stems if present.issuperset(f"{stem}{end}" for end in suffixes)]
 
 
 def _stems(root: Path, split: str, images: ImageFiles) -> list[Path]:
@@ -148,12 +149,13 @@ def _stems_to_make(root: Path, split: str, panoptic: bool, images: ImageFiles) -
         DatasetError: see :func:`check_labels`.
     """
     stems = _stems(root, split, images)
-    todo = (
-        stems if panoptic and not _panoptic_is_current(root, split) else _without_train_ids(stems)
-    )
+    anew = panoptic and not _panoptic_is_current(root, split)
+    lacking = stems if anew else _without_train_ids(stems)
+    todo = _downloaded(root, split, lacking, panoptic=anew)
+    if len(lacking) == len(stems) and not todo:
+        label_stems(root, split, panoptic, images)
     if not todo:
         return []
-    label_stems(root, split, panoptic, images)
     if not os.access(root / "gtFine", os.W_OK):
         raise DatasetError(
             f"label files of split '{split}' are missing and cannot be made, since nothing can be "

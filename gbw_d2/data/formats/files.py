@@ -62,46 +62,6 @@ def list_names(folder: Path, suffix: str, hint: str) -> list[str]:
     return names
 
 
-def load_pairs(image_folder: Path, label_folder: Path, hint: str) -> list[Record]:
-    """Lists PNG images whose labels have the same names in another folder, sorted by name.
-
-    Of a partial download, what has both is used; a warning says how many do not.
-
-    Args:
-        image_folder: holds the images.
-        label_folder: holds the labels.
-        hint: what to do when there are none; the end of the error message.
-
-    Returns:
-        Records with ``file_name``, ``image_id``, ``height``, ``width`` and :data:`LABEL_FILE`.
-
-    Raises:
-        DatasetError: a folder is missing or empty, or no image has a label.
-    """
-    names = list_names(image_folder, ".png", hint)
-    labels = list_names(label_folder, ".png", hint)
-    both = sorted(set(names) & set(labels))
-    lonely = sorted(set(names) ^ set(labels))
-    if not both:
-        raise DatasetError(
-            f"none of {len(names)} images in '{image_folder}' has a label of its name in "
-            f"'{label_folder}'; without a partner: {few(lonely)}. Unpack the archive again."
-        )
-    if lonely:
-        warn_once(
-            f"{len(names)} images in '{image_folder}' and {len(labels)} labels in "
-            f"'{label_folder}': {len(lonely)} without a partner are left out ({few(lonely)}), "
-            f"{len(both)} are used"
-        )
-    return [
-        {
-            **image_record(image_folder / name, name.removesuffix(".png")),
-            LABEL_FILE: str(label_folder / name),
-        }
-        for name in both
-    ]
-
-
 def image_record(path: Path, image_id: str) -> Record:
     """Makes the record of an image without labels; only the head of the file is read.
 
@@ -372,9 +332,13 @@ def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-@cache
 def warn_once(message: str) -> None:
-    """Logs a warning, however often it is asked to."""
+    """Logs a warning, however often it is asked to; once more where a log is set up in between."""
+    _warn(message, logger.hasHandlers())
+
+
+@cache
+def _warn(message: str, logs: bool) -> None:
     logger.warning(message)
 
 

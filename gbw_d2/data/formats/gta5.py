@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 
 from gbw_d2 import keys
-from gbw_d2.data.formats.files import LABEL_FILE, load_pairs
+from gbw_d2.data.formats.files import LABEL_FILE, list_names
 from gbw_d2.data.formats.label_ids import read_label_ids
+from gbw_d2.data.formats.pairs import load_pairs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
 from gbw_d2.label_spaces import CITYSCAPES_19
 
@@ -76,10 +77,14 @@ def gta5_specs(
     def load() -> list[Record]:
         return load_gta5(root())
 
+    def count() -> int:
+        return len(list_names(root() / "images", ".png", _HINT))
+
     yield DatasetSpec(
         f"{prefix}_semantic_train",
         load,
         read_semantic,
         prepare=prepare,
         label_space=CITYSCAPES_19,
+        count_images=count,
     )

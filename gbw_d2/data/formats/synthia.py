@@ -15,7 +15,8 @@ import numpy as np
 
 from gbw_d2 import keys
 from gbw_d2.cityscapes_classes import CLASSES, SYNTHIA_VOID_IDS, raw_to_train_id
-from gbw_d2.data.formats.files import LABEL_FILE, check_size, few, load_pairs, read_array
+from gbw_d2.data.formats.files import LABEL_FILE, check_size, few, list_names, read_array
+from gbw_d2.data.formats.pairs import load_pairs
 from gbw_d2.data.formats.segments import join_segments
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19
@@ -120,6 +121,9 @@ def synthia_specs(
     def load() -> list[Record]:
         return load_synthia(root())
 
+    def count() -> int:
+        return len(list_names(root() / "RGB", ".png", _HINT))
+
     for kind, reader in (("panoptic", read_panoptic), ("semantic", None)):
         yield DatasetSpec(
             f"{prefix}_{kind}_{split}",
@@ -128,4 +132,5 @@ def synthia_specs(
             reader,
             prepare,
             label_space=CITYSCAPES_19,
+            count_images=count,
         )

@@ -21,6 +21,7 @@ def target_specs(
     make_labels: LabelWork | None = None,
     check_labels: LabelWork | None = None,
     ignore_rows: tuple[float, float] = (0.0, 0.0),
+    count_images: Callable[[str], int] | None = None,
 ) -> Iterator[DatasetSpec]:
     """Makes the unlabelled target, the labelled training set (oracle) and the test set.
 
@@ -40,6 +41,7 @@ def target_specs(
             instead of ``prepare``.
         check_labels: the same -> looks whether they are there or can be made.
         ignore_rows: see :class:`DatasetSpec`.
+        count_images: split -> see :class:`DatasetSpec`.
     """
     yield DatasetSpec(
         f"{prefix}_unlabelled_train",
@@ -66,4 +68,5 @@ def target_specs(
                 check,
                 label_space=label_space,
                 ignore_rows=ignore_rows,
+                count_images=count_images and partial(count_images, split),
             )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from gbw_d2.data.formats.coco_panoptic import (
     check_segment,
     read_numbers,
 )
-from gbw_d2.data.formats.files import few, image_record, list_names
+from gbw_d2.data.formats.files import image_record, list_names
+from gbw_d2.data.formats.pairs import keep_labelled
 from gbw_d2.data.formats.segments import segment_ids, segments_info
 from gbw_d2.data.formats.target_specs import target_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo
@@ -28,6 +29,8 @@ from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 
 FOLDERS = {"train": "training", "val": "validation"}
 NUM_CATEGORIES = 66
+# Images of each split in the release.
+NUM_IMAGES = {"train": 18000, "val": 2000}
 
 # Category id of panoptic_2018.json (from 1 on) -> class; all others are void. The table of CVRN and
 # EDAPS, which count from 0 on.
@@ -90,30 +93,23 @@ def load_labelled(root: Path, split: str) -> list[Record]:
     """Lists the images of a split with their panoptic label files and ``segments_info``.
 
     Raises:
-        DatasetError: files are missing, images and JSON entries do not pair up, or the categories
-            are not those of 2018.
+        DatasetError: files are missing, no image has its label, or the categories are not those
+            of 2018.
     """
     records = load_images(root, split)
     path = panoptic_json(root, split)
     by_image = _read_annotations(path)
-    lonely = sorted({record[keys.IMAGE_ID] for record in records} ^ set(by_image))
-    if lonely:
-        raise DatasetError(
-            f"{len(records)} images of split '{split}' but {len(by_image)} entries in '{path}'; "
-            f"without a partner: {few(lonely)}. Unpack the archive again."
-        )
     present = set(list_names(path.parent, ".png", _HINT))
-    missing = sorted({entry["file_name"] for entry in by_image.values()} - present)
-    if missing:
-        raise DatasetError(
-            f"{len(missing)} PNG files are missing in '{path.parent}': {few(missing)}. Unpack the "
-            "archive again."
-        )
+    lacking = {}
     for record in records:
-        entry = by_image[record[keys.IMAGE_ID]]
+        entry = by_image.get(record[keys.IMAGE_ID], {SEGMENTS: [], "file_name": ""})
         record[PANOPTIC_FILE] = str(path.parent / entry["file_name"])
         record[SEGMENTS] = entry[SEGMENTS]
-    return records
+        if entry["file_name"] not in present:
+            lacking[record[keys.IMAGE_ID]] = record[PANOPTIC_FILE]
+    lonely = sorted(set(by_image) - {record[keys.IMAGE_ID] for record in records})
+    place = f"'{root / FOLDERS[split] / 'images'}'"
+    return keep_labelled(records, lacking, lonely, place, "Unpack the archive again.")
 
 
 def _read_annotations(path: Path) -> dict[str, dict[str, Any]]:
@@ -178,7 +174,10 @@ def read_semantic(record: Record) -> np.ndarray:
 
 
 def vistas_specs(
-    prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
+    prefix: str,
+    root: Callable[[], Path],
+    prepare: Callable[[], None] | None = None,
+    released: Mapping[str, int] | None = None,
 ) -> Iterator[DatasetSpec]:
     """Makes the five datasets of :func:`gbw_d2.data.formats.target_specs.target_specs`.
 
@@ -186,10 +185,16 @@ def vistas_specs(
         prefix: ``"vistas"`` or the name of a twin in the same layout.
         root: gives the dataset's folder; called when the dataset is loaded, not before.
         prepare: makes the files where they can be made.
+        released: split -> images of the release; None = as many as are found.
     """
 
     def labelled(split: str) -> list[Record]:
         return load_labelled(root(), split)
+
+    def count(split: str) -> int:
+        if released:
+            return released[split]
+        return len(list_names(root() / FOLDERS[split] / "images", ".jpg", _HINT))
 
     return target_specs(
         prefix,
@@ -200,4 +205,5 @@ def vistas_specs(
         read_panoptic,
         CITYSCAPES_19,
         prepare,
+        count_images=count,
     )

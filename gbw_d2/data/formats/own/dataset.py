@@ -15,7 +15,7 @@ from gbw_d2.data.formats.own.classes import UNLISTED, CodeTable
 from gbw_d2.data.formats.own.description import OwnSplit, read_description
 from gbw_d2.data.formats.own.instances import InstanceCoding, instances_of, read_values
 from gbw_d2.data.formats.own.labels import LABEL_CODINGS
-from gbw_d2.data.formats.own.listing import INSTANCE_FILE, load_split
+from gbw_d2.data.formats.own.listing import INSTANCE_FILE, count_images, load_split
 from gbw_d2.data.formats.segments import join_segments, segment_ids, segments_info
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo, datasets_root
 from gbw_d2.label_spaces import VOID, LabelSpace
@@ -161,6 +161,7 @@ def own_dataset(name: str) -> DatasetSpec:
         f"{table.class_ids.tolist()}",
         label_space=space,
         ignore_rows=split.ignore_rows,
+        count_images=partial(count_images, data, split_name),
     )
 
 

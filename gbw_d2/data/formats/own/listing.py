@@ -7,15 +7,16 @@ from pathlib import Path
 
 from gbw_d2 import keys
 from gbw_d2.data.formats.coco_panoptic import PANOPTIC_FILE, SEGMENTS
-from gbw_d2.data.formats.files import LABEL_FILE, check_unique, few, image_record, is_clutter
+from gbw_d2.data.formats.files import LABEL_FILE, check_unique, image_record, is_clutter
 from gbw_d2.data.formats.own.description import OwnData, OwnSplit, annotations_of
+from gbw_d2.data.formats.pairs import keep_labelled
 from gbw_d2.data.spec import DatasetError, Record
 
 INSTANCE_FILE = "instance_file_name"
 # The file that all records of a COCO split share: class statistics follow its size.
 ANNOTATION_FILE = "annotation_file_name"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-_KINDS = {LABEL_FILE: "label", INSTANCE_FILE: "instance", PANOPTIC_FILE: "label"}
+_LABEL_KEYS = (LABEL_FILE, INSTANCE_FILE, PANOPTIC_FILE)
 
 
 def load_split(data: OwnData, name: str) -> list[Record]:
@@ -31,7 +32,7 @@ def load_split(data: OwnData, name: str) -> list[Record]:
         split has them.
 
     Raises:
-        DatasetError: no images, or labels or instances are missing.
+        DatasetError: no images, or none has its labels and instances.
     """
     split = data.splits[name]
     if not split.images.is_dir():
@@ -54,38 +55,37 @@ def load_split(data: OwnData, name: str) -> list[Record]:
             record[INSTANCE_FILE] = str(split.instances / f"{stem}{split.instance_suffix}")
         records.append(record)
     check_unique(split.images, records)
-    if split.annotations is not None:
-        _add_annotations(split, records)
-    for key, kind in _KINDS.items():
-        missing = [r[key] for r in records if key in r and not Path(r[key]).is_file()]
+    lacking = {} if split.annotations is None else _add_annotations(split, records)
+    for record in records:
+        files = [record[key] for key in _LABEL_KEYS if key in record]
+        missing = [file for file in files if not Path(file).is_file()]
         if missing:
-            raise DatasetError(
-                f"{len(missing)} of {len(records)} images of '{name}' lack their {kind} file: "
-                f"{few(missing)}. Names must be equal up to the suffixes, which '{data.path}' may "
-                "give."
-            )
-    return records
+            lacking[record[keys.IMAGE_ID]] = missing[0]
+    hint = f"Names must be equal up to the suffixes, which '{data.path}' may give."
+    return keep_labelled(records, lacking, (), f"split '{name}' of '{data.path}'", hint)
 
 
-def _add_annotations(split: OwnSplit, records: list[Record]) -> None:
+def count_images(data: OwnData, name: str) -> int:
+    """Counts the images of a split, with a label or without."""
+    return len(_find_images(data.splits[name]))
+
+
+def _add_annotations(split: OwnSplit, records: list[Record]) -> dict[str, str]:
+    """Adds what a JSON file says to records; returns image id -> what it lacks there."""
     annotations = annotations_of(split)
     assert split.labels is not None
-    lonely = []
+    lacking = {}
     for record in records:
         path = Path(record[keys.FILE_NAME])
         stem = path.name.removesuffix(split.image_suffix or path.suffix)
         entry = annotations.by_image.get(path.stem) or annotations.by_image.get(stem)
         if entry is None:
-            lonely.append(str(path))
+            lacking[record[keys.IMAGE_ID]] = f"{annotations.path}: {path.name}"
             continue
         record[PANOPTIC_FILE] = str(split.labels / entry["file_name"])
         record[SEGMENTS] = entry[SEGMENTS]
         record[ANNOTATION_FILE] = str(annotations.path)
-    if lonely:
-        raise DatasetError(
-            f"{len(lonely)} of {len(records)} images in '{split.images}' have no annotation in "
-            f"'{annotations.path}': {few(lonely)}. Its `images` must have their file names."
-        )
+    return lacking
 
 
 def _find_images(split: OwnSplit) -> list[Path]:
