@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.composition import ConfigError, compose, split_words
 from gbw_d2.key_names import unknown_key
+from gbw_d2.mask2former_keys import add_mask2former_keys
 from gbw_d2.paths import expanded
 from gbw_d2.settings import config_keys
 from gbw_d2.weighting import SCHEMES
@@ -92,6 +93,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT = 0.4
     _add_timm_keys(cfg)
     _add_hrda_keys(cfg)
+    add_mask2former_keys(cfg.MODEL)
     # Adds detectron2 Instances to the inference output (masks: one H x W plane each).
     cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES = False
 
@@ -141,9 +143,11 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.HEAD_LR_FACTOR = 1.0
     # Learning rate of a backbone's layer as a multiple of the one after it, 0..1; 1 = all alike.
     cfg.SOLVER.LAYER_DECAY = 1.0
-    # Weight decay of position tables, class tokens and layer scales; None = WEIGHT_DECAY. Norms and
-    # biases have Detectron2's WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS.
+    # Weight decay of an encoder's position tables, class tokens and layer scales; None =
+    # WEIGHT_DECAY. Norms and biases have Detectron2's WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS.
     cfg.SOLVER.WEIGHT_DECAY_TABLES = None
+    # The same of learned vectors (nn.Embedding), such as queries.
+    cfg.SOLVER.WEIGHT_DECAY_EMBEDDINGS = None
     # Iterations between two lines of the log, of metrics.json and of class_weights.csv.
     cfg.SOLVER.LOG_PERIOD = 20
     # Newest checkpoints that are kept beside the final one; 0 = all.

@@ -232,7 +232,7 @@ def fits(choice: dict[str, str]) -> bool:
     # Classes and files of one's own are read from a file that has to be there.
     if choice["datasets"] == "toy_own":
         return False
-    instances = choice["models"].startswith("panoptic")
+    instances = choice["models"].startswith(("panoptic", "mask2former"))
     data = datasets_of(choice["datasets"])
     without_target = data["TARGET"] == "()"
     if instances and "_semantic_" in data["TRAIN"]:

@@ -38,7 +38,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "weighting": ("errors", "former_names", "keys", "registry", "settings", "ops"),
     "losses": ("errors", "former_names", "keys", "registry", "settings", "ops", "weighting"),
     "visualization": ("label_spaces", "files"),
-    "config": ("errors", "compat", "paths", "settings", "composition", "key_names", "weighting"),
+    "mask2former_keys": ("compat",),
+    "config": (
+        *("errors", "compat", "paths", "settings", "composition", "key_names", "weighting"),
+        "mask2former_keys",
+    ),
     "ranges": ("composition", "settings"),
     "unread_keys": ("compat", "config"),
     "results": ("errors", "compat", "files"),

@@ -16,6 +16,7 @@ from gbw_d2.losses.instance import (
     offset_loss,
 )
 from gbw_d2.losses.max_squares import max_squares_loss
+from gbw_d2.losses.query import ClassWeightedQueryClassification, ClassWeightedQueryMask
 from gbw_d2.losses.roi import ClassWeightedRoIClassification, ClassWeightedRoIMask
 from gbw_d2.losses.upsampled import upsampled_cross_entropy
 from gbw_d2.losses.weighted_loss import WeightedLoss, in_order
@@ -27,6 +28,8 @@ __all__ = [
     "ClassWeightedCrossEntropy",
     "ClassWeightedInstanceLoss",
     "ClassWeightedOffsetLoss",
+    "ClassWeightedQueryClassification",
+    "ClassWeightedQueryMask",
     "ClassWeightedRoIClassification",
     "ClassWeightedRoIMask",
     "GBWCrossEntropyLoss",

@@ -59,6 +59,30 @@ class ClassWeightedRoIClassification(WeightedLoss):
             ValueError: shapes that do not match, missing ``features``; on the CPU also unknown
                 labels, and NaN or inf.
         """
+        total = self.weighted_sum(logits, labels, features, term, log)
+        return total / _roi_divisor(logits.shape[0], logits)
+
+    def weighted_sum(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        features: Tensor | None,
+        term: str,
+        log: WeightLog | None,
+        background: float = 1.0,
+        row_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Computes sum_r q_r w_{y_r} CE_r; every process must call it, with no RoI too.
+
+        Args:
+            logits: as all up to ``log`` of the call.
+            labels: likewise.
+            features: likewise.
+            term: likewise.
+            log: likewise.
+            background: weight of the background.
+            row_weights: (R,) q_r >= 0, None for 1; they do not shape the weights.
+        """
         scheme, classes = self.scheme, self.scheme.num_classes
         rois = logits.shape[0]
         _check_shape("logits", logits, (rois, classes + 1))
@@ -69,7 +93,7 @@ class ClassWeightedRoIClassification(WeightedLoss):
         targets, invalid = prepare_labels(rows.view(1, -1, 1), classes + 1, self.ignore_index)
         shift = scheme.logit_shift(term)
         if shift is not None:
-            # The background is outside the simplex: its weight is 1.
+            # The background is outside the simplex: its weight is fixed.
             shift = F.pad(shift, (0, 1))
         measured = scheme.measures(term)
         statistics = class_statistics(
@@ -85,12 +109,12 @@ class ClassWeightedRoIClassification(WeightedLoss):
             shifted = shifted_rows(image, slice(None), shift)
             self._add_classifier_measure(statistics, shifted, targets, features)
         weights = self.class_weights(_without_background(statistics), term, log)
-        share = rois / _roi_divisor(rois, logits)
         if not rois:
             return logits.sum() * 0
-        everywhere = torch.cat([weights, weights.new_ones(1)])
-        loss = weighted_cross_entropy(image, targets, everywhere, scheme.focal_gamma, shift=shift)
-        return loss * share
+        everywhere = F.pad(weights, (0, 1), value=background)
+        pixels = None if row_weights is None else row_weights.view(1, -1, 1)
+        mean = weighted_cross_entropy(image, targets, everywhere, scheme.focal_gamma, pixels, shift)
+        return mean * rois
 
     def _add_classifier_measure(
         self,

@@ -350,9 +350,21 @@ class DenseSegmentor(nn.Module):
         outputs = self.outputs(self.features(images.tensor), size)
         if self.training:
             return self.losses(outputs, self.targets(batch), None, keys.TERM_SOURCE)
+        return self.results(outputs, images.image_sizes, batch)
+
+    def results(
+        self, outputs: Outputs, image_sizes: Sequence[Size], batch: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Returns the result of each image of a batch, at its file's size.
+
+        Args:
+            outputs: of the batch, in evaluation mode.
+            image_sizes: (rows, columns) of each image without padding.
+            batch: its samples.
+        """
         maps = self.dense_maps(outputs)
         return [
-            self.result({k: v[i] for k, v in maps.items()}, images.image_sizes[i], sample)
+            self.result({k: v[i] for k, v in maps.items()}, image_sizes[i], sample)
             for i, sample in enumerate(batch)
         ]
 

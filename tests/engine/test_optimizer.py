@@ -77,6 +77,35 @@ def test_gradient_clipping_by_norm(tiny_config: Any) -> None:
     assert (before - weight).norm().item() == pytest.approx(0.5, rel=1e-3)
 
 
+def test_weight_decay_of_queries(tiny_config: Any) -> None:
+    keys = ("SOLVER.WEIGHT_DECAY", 0.05, "SOLVER.WEIGHT_DECAY_EMBEDDINGS", 0.0)
+    cfg = tiny_config(*keys, name="toy/panoptic_gbw models/mask2former_tiny")
+    model = build_model(cfg)
+    groups = parameter_groups(model, cfg.SOLVER)
+    decays = {p: group["weight_decay"] for group in groups for p in group["params"]}
+    decoder = model.sem_seg_head.decoder
+    assert decays[decoder.query_content.weight] == decays[decoder.norm.weight] == 0
+    assert decays[decoder.classifier.weight] == 0.05
+
+
+def test_gradient_clipping_of_all_together(tiny_config: Any) -> None:
+    cfg = tiny_config(
+        *("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.0, "SOLVER.WEIGHT_DECAY", 0.0),
+        *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model"),
+        *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.5, "SOLVER.BASE_LR", 1.0),
+    )
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg, model)
+    weights = [model.sem_seg_head.predictor.weight, model.ins_embed_head.center_predictor.weight]
+    before = [weight.detach().clone() for weight in weights]
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 3.0)
+    optimizer.step()
+    steps = [(b - w).flatten() for b, w in zip(before, weights, strict=True)]
+    assert torch.cat(steps).norm().item() == pytest.approx(0.5, rel=1e-3)
+    assert steps[0].norm() < 0.5
+
+
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, float("inf")])
 def test_each_gradient_is_clipped_as_by_torch(norm_type: float) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,427 @@
+"""GBWMask2Former: Mask2Former (Cheng et al., CVPR 2022) in plain torch, on any encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
+from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace
+from gbw_d2.losses import ClassWeightedQueryClassification, ClassWeightedQueryMask
+from gbw_d2.modeling.mask2former.criterion import PointSettings, QueryTargets, query_targets
+from gbw_d2.modeling.mask2former.decoder import (
+    DecoderSettings,
+    MaskedAttentionDecoder,
+    QueryPredictions,
+)
+from gbw_d2.modeling.mask2former.matching import LossFactors
+from gbw_d2.modeling.mask2former.pixel_decoder import PixelDecoder, PixelDecoderSettings
+from gbw_d2.modeling.mask2former.resampling import Frame
+from gbw_d2.modeling.mask2former.segments import (
+    SegmentSettings,
+    panoptic_result,
+    query_segments,
+    semantic_logits,
+)
+from gbw_d2.modeling.plain_losses import plain_losses
+from gbw_d2.modeling.protocol import (
+    Features,
+    HeadSpec,
+    Outputs,
+    PixelPseudoLabels,
+    SemanticPrediction,
+    Size,
+    TargetGenerator,
+    Targets,
+    View,
+)
+from gbw_d2.modeling.segmentor import SEMANTIC_LOGITS, DenseSegmentor, result_size
+from gbw_d2.modeling.targets.none import no_targets
+from gbw_d2.modeling.targets.slots import (
+    SLOT_CLASSES,
+    SLOTS,
+    SlotTargetGenerator,
+    SlotTargets,
+    mixed_slots,
+    slots_of_classes,
+)
+from gbw_d2.modeling.views import merged_maps
+
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+
+CLASSES, MASKS = "query_cls", "query_mask"
+
+
+@dataclass(frozen=True)
+class _Said:
+    """The private part of the outputs: the queries', and whether instances were asked for."""
+
+    queries: QueryPredictions
+    size: Size
+    instances: bool
+
+
+class MaskHead(nn.Module):
+    """Pixel decoder and transformer decoder on the maps of an encoder.
+
+    Args:
+        in_features: names of the maps, the finest first.
+        pixel_decoder: the one.
+        decoder: the other.
+    """
+
+    def __init__(
+        self,
+        in_features: Sequence[str],
+        pixel_decoder: PixelDecoder,
+        decoder: MaskedAttentionDecoder,
+    ) -> None:
+        super().__init__()
+        self.in_features = tuple(in_features)
+        self.pixel_decoder = pixel_decoder
+        self.decoder = decoder
+
+    def forward(self, features: Features) -> QueryPredictions:
+        """Runs both on feature maps by name."""
+        return self.decoder(*self.pixel_decoder([features[name] for name in self.in_features]))
+
+
+@META_ARCH_REGISTRY.register()
+class GBWMask2Former(DenseSegmentor):
+    """Queries that each predict a class and a mask; segments are learned by assignment.
+
+    With ``MODEL.SEMANTIC_ONLY`` its segments are one per class. Of labels without instances, too,
+    each class is one segment.
+
+    Args:
+        segment_settings: thresholds of the panoptic inference.
+        loss_settings: factors of the losses and of the assignment's costs.
+        point_settings: points that masks are learned at.
+        weights_per_layer: whether each prediction of the decoder has class weights of its own.
+        predict_instances: whether there are things to tell apart.
+        kwargs: of :class:`DenseSegmentor`; ``sem_seg_head`` is a :class:`MaskHead`.
+    """
+
+    # The assignment of each batch with targets is found on the host.
+    waits_per_step = 1
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        segment_settings: SegmentSettings,
+        loss_settings: LossFactors,
+        point_settings: PointSettings,
+        weights_per_layer: bool,
+        predict_instances: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.segment_settings = segment_settings
+        self.loss_settings = loss_settings
+        self.point_settings = point_settings
+        self.weights_per_layer = weights_per_layer
+        self.predict_instances = predict_instances
+        is_thing = torch.zeros(self.label_space.num_classes, dtype=torch.bool)
+        is_thing[list(self.label_space.thing_ids)] = predict_instances
+        self.register_buffer("is_thing", is_thing, False)
+
+    @classmethod
+    def heads(cls, cfg: Any, space: LabelSpace) -> dict[str, HeadSpec]:
+        """Classes and masks of the queries, of all predictions of the decoder or of each."""
+        every = tuple(range(space.num_classes))
+        settings = cfg.MODEL.MASK2FORMER
+        layers = settings.DECODER_LAYERS if settings.WEIGHTS_PER_LAYER else 0
+        heads = {}
+        for ending in _endings(layers):
+            heads[CLASSES + ending] = HeadSpec(ClassWeightedQueryClassification, every, True)
+            heads[MASKS + ending] = HeadSpec(
+                ClassWeightedQueryMask, every, weights_from=CLASSES + ending
+            )
+        return heads
+
+    @classmethod
+    def predicts_instances(cls, cfg: Any) -> bool:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        return not cfg.MODEL.SEMANTIC_ONLY
+
+    @classmethod
+    def target_generator(cls, cfg: Any, space: LabelSpace) -> TargetGenerator:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        if not cls.predicts_instances(cfg):
+            return no_targets
+        return SlotTargetGenerator(space.num_classes, space.thing_ids)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Reads the constructor arguments from a config."""
+        space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
+        settings = cfg.MODEL.MASK2FORMER
+        backbone = build_backbone(cfg)
+        heads = cls.heads(cfg, space)
+        return {
+            "backbone": backbone,
+            "sem_seg_head": _build_head(settings, backbone.output_shape(), space.num_classes),
+            "auxiliary_head": None,
+            "label_space": space,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "loss_factors": {
+                name: settings.CLASS_WEIGHT if name.startswith(CLASSES) else 1.0 for name in heads
+            },
+            "image_format": cfg.INPUT.FORMAT,
+            "weighted_losses": plain_losses(heads, space.num_classes),
+            "segment_settings": SegmentSettings(
+                settings.CLASS_THRESHOLD, settings.OVERLAP_THRESHOLD
+            ),
+            "loss_settings": LossFactors(
+                settings.CLASS_WEIGHT,
+                settings.MASK_WEIGHT,
+                settings.DICE_WEIGHT,
+                settings.NO_OBJECT_WEIGHT,
+            ),
+            "point_settings": PointSettings(
+                settings.POINTS, settings.OVERSAMPLE_RATIO, settings.IMPORTANCE_SAMPLE_RATIO
+            ),
+            "weights_per_layer": settings.WEIGHTS_PER_LAYER,
+            "predict_instances": cls.predicts_instances(cfg),
+        }
+
+    def semantic_heads(self) -> tuple[str, ...]:
+        """The one semantic prediction is what the queries say of each pixel."""
+        return (CLASSES,)
+
+    def targets(self, batch: Sequence[Mapping[str, Any]]) -> Targets:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        public = super().targets(batch)
+        if SLOTS not in batch[0]:
+            return public
+        tables = [sample[SLOT_CLASSES] for sample in batch]
+        classes = nn.utils.rnn.pad_sequence(tables, batch_first=True, padding_value=255)
+        slots = self._stack(batch, SLOTS, 0).long()
+        return replace(public, private=SlotTargets(slots, classes.to(slots, non_blocking=True)))
+
+    def outputs(self, features: Features, image_size: Size, instances: bool = True) -> Outputs:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        queries = self.sem_seg_head(features)
+        logits = semantic_logits(queries.classes[-1], queries.masks[-1])
+        said = _Said(queries, image_size, instances and self.predict_instances)
+        return Outputs(SemanticPrediction(logits, image_size), None, said)
+
+    def loss_calls(
+        self, outputs: Outputs, targets: Targets, pixel_weights: Tensor | None
+    ) -> dict[str, Callable[..., Tensor]]:
+        """Assigns segments to queries once for all losses."""
+        slots = targets.private
+        if slots is not None:
+            # They bring weights of their own.
+            pixel_weights = None
+        elif targets.semantic is None:
+            return {}
+        else:
+            slots = slots_of_classes(targets.semantic, self.label_space.num_classes)
+        queries = outputs.private.queries
+        learned = query_targets(
+            queries, slots, pixel_weights, self.loss_settings, self.point_settings
+        )
+        if not self.weights_per_layer:
+            return self._calls_of("", slice(None), queries, learned)
+        calls: dict[str, Callable[..., Tensor]] = {}
+        for number, ending in enumerate(_endings(len(queries.masks) - 1)):
+            calls |= self._calls_of(ending, slice(number, number + 1), queries, learned)
+        return calls
+
+    def _calls_of(
+        self, ending: str, layers: slice, queries: QueryPredictions, learned: QueryTargets
+    ) -> dict[str, Callable[..., Tensor]]:
+        assert self.weighted_losses is not None
+        labels, rows = learned.labels[layers], learned.row_weights
+        factors = self.loss_settings
+        return {
+            CLASSES + ending: partial(
+                self.weighted_losses[CLASSES + ending],
+                queries.classes[layers].flatten(0, 2),
+                labels.flatten(),
+                queries.embeddings[layers].flatten(0, 2),
+                no_object=factors.no_object,
+                row_weights=None if rows is None else rows[layers].flatten(),
+                predictions=len(labels),
+            ),
+            MASKS + ending: partial(
+                self.weighted_losses[MASKS + ending],
+                learned.mask_logits[layers].flatten(0, 1),
+                learned.mask_truth[layers].flatten(0, 1),
+                learned.mask_labels[layers].flatten(),
+                learned.importance[layers].flatten(),
+                learned.mass,
+                (factors.mask, factors.dice),
+            ),
+        }
+
+    def pseudo_targets(self, outputs: Outputs, pseudo_labels: PixelPseudoLabels) -> Targets:
+        """Adds the teacher's segments; a mask counts as the share of its confident pixels."""
+        targets = super().pseudo_targets(outputs, pseudo_labels)
+        if not outputs.private.instances:
+            return targets
+        found = [
+            query_segments(
+                classes,
+                masks,
+                self._frame(masks, outputs.private.size, outputs.private.size),
+                self.is_thing,
+                self.segment_settings,
+            )
+            for classes, masks in _last(outputs)
+        ]
+        confidence = torch.stack([each.confidence for each in found])
+        slots = SlotTargets(
+            torch.stack([each.slots for each in found]),
+            torch.stack([each.classes for each in found]),
+            (confidence >= pseudo_labels.threshold) & pseudo_labels.kept,
+            pseudo_labels.kept,
+        )
+        return replace(targets, private=slots)
+
+    def mix_targets(self, mask: Tensor, source: Targets, target: Targets) -> Targets:
+        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
+        private = None
+        if source.private is not None and target.private is not None:
+            shared = 1 + self.label_space.num_classes
+            private = mixed_slots(mask, source.private, target.private, shared)
+        bare = (replace(source, private=None), replace(target, private=None))
+        return replace(super().mix_targets(mask, *bare), private=private)
+
+    def pseudo_label_shift(self) -> Tensor | None:
+        """Of the classes of the queries, which those of the pixels are made of."""
+        losses = self.weighted_losses
+        return None if losses is None else losses[CLASSES].scheme.pseudo_label_shift()
+
+    def results(
+        self, outputs: Outputs, image_sizes: Sequence[Size], batch: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Returns each image's result at the file's size; masks are upsampled in pieces."""
+        rows = zip(outputs.semantic.logits, _last(outputs), image_sizes, batch, strict=True)
+        return [
+            self._result(logits, queries, outputs.semantic.size, shown, sample)
+            for logits, queries, shown, sample in rows
+        ]
+
+    def _result(
+        self,
+        logits: Tensor,
+        queries: tuple[Tensor, Tensor],
+        padded: Size,
+        shown: Size,
+        sample: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        classes, masks = queries
+        frame = self._frame(masks, padded, shown, result_size(sample, shown))
+        result: dict[str, Any] = {keys.SEM_SEG: frame.whole(logits)}
+        if self.predict_instances:
+            things = self.label_space.thing_ids
+            result[keys.PANOPTIC_SEG] = panoptic_result(
+                classes, masks, frame, things, self.segment_settings
+            )
+        return result
+
+    @staticmethod
+    def _frame(masks: Tensor, padded: Size, shown: Size, size: Size | None = None) -> Frame:
+        return Frame((masks.shape[-2], masks.shape[-1]), padded, shown, size or shown)
+
+    def merge_views(
+        self, views: Iterable[View], image_size: Size, sample: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Averages semantic predictions; segments are those of one view.
+
+        Queries of two views have no order in common, so segments are those of the view that is not
+        mirrored and nearest to the image's own size.
+
+        Raises:
+            UserError: views in windows, of a network that predicts instances.
+        """
+        seen: list[tuple[tuple[bool, float], View, Outputs]] = []
+
+        def watched(view: View) -> Iterator[tuple[tuple[slice, slice], Outputs]]:
+            for place, outputs in view.windows:
+                part = tuple(side.stop - side.start for side in place)
+                if self.predict_instances and part != tuple(view.shown):
+                    raise UserError(
+                        f"{type(self).__name__} predicts segments of whole pictures and cannot "
+                        "merge windows; leave --window out, or set MODEL.SEMANTIC_ONLY True"
+                    )
+                rank = view.flip, abs(view.shown[0] / image_size[0] - 1)
+                if not seen or rank < seen[0][0]:
+                    seen[:] = [(rank, view, outputs)]
+                yield place, outputs
+
+        merged = merged_maps(
+            (replace(view, windows=watched(view)) for view in views),
+            image_size,
+            self.dense_maps,
+            SEMANTIC_LOGITS,
+        )
+        result = super().result(merged, image_size, sample)
+        if self.predict_instances:
+            _, view, outputs = seen[0]
+            ((classes, masks),) = _last(outputs)
+            masks = masks.flip(2) if view.flip else masks
+            frame = self._frame(
+                masks, outputs.semantic.size, view.shown, result_size(sample, image_size)
+            )
+            result[keys.PANOPTIC_SEG] = panoptic_result(
+                classes, masks, frame, self.label_space.thing_ids, self.segment_settings
+            )
+        return result
+
+
+def _endings(layers: int) -> list[str]:
+    """Returns the endings of the heads' names: of each prediction, the last one without any."""
+    return [*(f"_{number}" for number in range(layers)), ""]
+
+
+def _last(outputs: Outputs) -> list[tuple[Tensor, Tensor]]:
+    """Returns class logits (Q, K + 1) and mask logits (Q, h, w) of each image."""
+    queries = outputs.private.queries
+    return list(zip(queries.classes[-1], queries.masks[-1], strict=True))
+
+
+def _build_head(settings: Any, shape: Mapping[str, Any], num_classes: int) -> MaskHead:
+    names = settings.IN_FEATURES
+    missing = [name for name in names if name not in shape]
+    if missing or len(names) < 2:
+        raise UserError(
+            f"MODEL.MASK2FORMER.IN_FEATURES is {list(names)}; expected two or more maps of the "
+            f"encoder, which gives {', '.join(shape)}"
+        )
+    channels = settings.HIDDEN_DIM
+    pixel_decoder = PixelDecoder(
+        [shape[name].channels for name in names],
+        PixelDecoderSettings(
+            channels,
+            settings.ENCODER_LAYERS,
+            settings.NUM_HEADS,
+            settings.ENCODER_POINTS,
+            settings.ENCODER_FEEDFORWARD,
+            settings.DROPOUT,
+        ),
+    )
+    decoder = MaskedAttentionDecoder(
+        num_classes,
+        len(names) - 1,
+        DecoderSettings(
+            settings.NUM_QUERIES,
+            channels,
+            settings.DECODER_LAYERS,
+            settings.NUM_HEADS,
+            settings.DECODER_FEEDFORWARD,
+            settings.DROPOUT,
+        ),
+    )
+    return MaskHead(names, pixel_decoder, decoder)
