@@ -47,6 +47,7 @@ def test_every_leaf_resolves_to_what_its_name_says() -> None:
         assert str(Path("output") / folder / path.stem) == cfg.OUTPUT_DIR
         assert cfg.DATASETS.TEST and cfg.DATASETS.TRAIN
         assert (task == "semantic") == cfg.MODEL.SEMANTIC_ONLY, path
+        method = method.removeprefix("mask2former_")
         strategy = {"gbw": "self_training", "oracle": "source_only", "advent": "adversarial"}
         assert strategy.get(method, method) == cfg.UDA.NAME, path
         assert ("gbw" if method == "gbw" else "none") == cfg.WEIGHTING.NAME, path

@@ -15,13 +15,9 @@ from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace
 from gbw_d2.losses import ClassWeightedQueryClassification, ClassWeightedQueryMask
 from gbw_d2.modeling.mask2former.criterion import PointSettings, QueryTargets, query_targets
-from gbw_d2.modeling.mask2former.decoder import (
-    DecoderSettings,
-    MaskedAttentionDecoder,
-    QueryPredictions,
-)
+from gbw_d2.modeling.mask2former.decoder import QueryPredictions
+from gbw_d2.modeling.mask2former.head import build_mask_head
 from gbw_d2.modeling.mask2former.matching import LossFactors
-from gbw_d2.modeling.mask2former.pixel_decoder import PixelDecoder, PixelDecoderSettings
 from gbw_d2.modeling.mask2former.resampling import Frame
 from gbw_d2.modeling.mask2former.segments import (
     SegmentSettings,
@@ -68,31 +64,6 @@ class _Said:
     instances: bool
 
 
-class MaskHead(nn.Module):
-    """Pixel decoder and transformer decoder on the maps of an encoder.
-
-    Args:
-        in_features: names of the maps, the finest first.
-        pixel_decoder: the one.
-        decoder: the other.
-    """
-
-    def __init__(
-        self,
-        in_features: Sequence[str],
-        pixel_decoder: PixelDecoder,
-        decoder: MaskedAttentionDecoder,
-    ) -> None:
-        super().__init__()
-        self.in_features = tuple(in_features)
-        self.pixel_decoder = pixel_decoder
-        self.decoder = decoder
-
-    def forward(self, features: Features) -> QueryPredictions:
-        """Runs both on feature maps by name."""
-        return self.decoder(*self.pixel_decoder([features[name] for name in self.in_features]))
-
-
 @META_ARCH_REGISTRY.register()
 class GBWMask2Former(DenseSegmentor):
     """Queries that each predict a class and a mask; segments are learned by assignment.
@@ -106,7 +77,7 @@ class GBWMask2Former(DenseSegmentor):
         point_settings: points that masks are learned at.
         weights_per_layer: whether each prediction of the decoder has class weights of its own.
         predict_instances: whether there are things to tell apart.
-        kwargs: of :class:`DenseSegmentor`; ``sem_seg_head`` is a :class:`MaskHead`.
+        kwargs: of :class:`DenseSegmentor`; ``sem_seg_head`` is a ``modeling/mask2former/head.py``'s.
     """
 
     # The assignment of each batch with targets is found on the host.
@@ -168,7 +139,7 @@ class GBWMask2Former(DenseSegmentor):
         heads = cls.heads(cfg, space)
         return {
             "backbone": backbone,
-            "sem_seg_head": _build_head(settings, backbone.output_shape(), space.num_classes),
+            "sem_seg_head": build_mask_head(settings, backbone.output_shape(), space.num_classes),
             "auxiliary_head": None,
             "label_space": space,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -390,38 +361,3 @@ def _last(outputs: Outputs) -> list[tuple[Tensor, Tensor]]:
     """Returns class logits (Q, K + 1) and mask logits (Q, h, w) of each image."""
     queries = outputs.private.queries
     return list(zip(queries.classes[-1], queries.masks[-1], strict=True))
-
-
-def _build_head(settings: Any, shape: Mapping[str, Any], num_classes: int) -> MaskHead:
-    names = settings.IN_FEATURES
-    missing = [name for name in names if name not in shape]
-    if missing or len(names) < 2:
-        raise UserError(
-            f"MODEL.MASK2FORMER.IN_FEATURES is {list(names)}; expected two or more maps of the "
-            f"encoder, which gives {', '.join(shape)}"
-        )
-    channels = settings.HIDDEN_DIM
-    pixel_decoder = PixelDecoder(
-        [shape[name].channels for name in names],
-        PixelDecoderSettings(
-            channels,
-            settings.ENCODER_LAYERS,
-            settings.NUM_HEADS,
-            settings.ENCODER_POINTS,
-            settings.ENCODER_FEEDFORWARD,
-            settings.DROPOUT,
-        ),
-    )
-    decoder = MaskedAttentionDecoder(
-        num_classes,
-        len(names) - 1,
-        DecoderSettings(
-            settings.NUM_QUERIES,
-            channels,
-            settings.DECODER_LAYERS,
-            settings.NUM_HEADS,
-            settings.DECODER_FEEDFORWARD,
-            settings.DROPOUT,
-        ),
-    )
-    return MaskHead(names, pixel_decoder, decoder)
