@@ -355,13 +355,7 @@ class DenseSegmentor(nn.Module):
     def results(
         self, outputs: Outputs, image_sizes: Sequence[Size], batch: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        """Returns the result of each image of a batch, at its file's size.
-
-        Args:
-            outputs: of the batch, in evaluation mode.
-            image_sizes: (rows, columns) of each image without padding.
-            batch: its samples.
-        """
+        """Returns each image's result at its file's size; ``image_sizes`` are without padding."""
         maps = self.dense_maps(outputs)
         return [
             self.result({k: v[i] for k, v in maps.items()}, image_sizes[i], sample)

@@ -77,7 +77,7 @@ class GBWMask2Former(DenseSegmentor):
         point_settings: points that masks are learned at.
         weights_per_layer: whether each prediction of the decoder has class weights of its own.
         predict_instances: whether there are things to tell apart.
-        kwargs: of :class:`DenseSegmentor`; ``sem_seg_head`` is a ``modeling/mask2former/head.py``'s.
+        kwargs: of :class:`DenseSegmentor`; ``sem_seg_head`` is a ``MaskHead``.
     """
 
     # The assignment of each batch with targets is found on the host.
