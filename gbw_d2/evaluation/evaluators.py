@@ -25,9 +25,13 @@ from gbw_d2.evaluation.protocols import Protocol
 from gbw_d2.evaluation.semantic_iou import ConfusionMatrix
 from gbw_d2.keys import FILE_NAME, IMAGE_ID, INSTANCES, PANOPTIC_SEG, SEM_SEG
 from gbw_d2.label_spaces import LabelSpace, Scoring
+from gbw_d2.results.reader import CONFUSION
+from gbw_d2.results.writer import write_csv
 
 Record = Mapping[str, Any]
 SegmentsInfo = list[dict[str, Any]]
+# Column of confusion.csv for pixels that are predicted as none of the scored classes.
+NO_CLASS = "no class"
 
 
 class SemanticEvaluator(ProtocolEvaluator):
@@ -41,7 +45,8 @@ class SemanticEvaluator(ProtocolEvaluator):
         read_semantic: record -> (H, W) uint8 class ids of ``scoring.space``, 255 = ignore.
         scoring: how the classes of network and test set meet.
         protocols: which scores, see :mod:`gbw_d2.evaluation.protocols`; the leading one first.
-        output_dir: where ``semantic_per_image.csv`` goes; None for nowhere.
+        output_dir: where ``semantic_per_image.csv`` and ``confusion.csv`` (pixels, truth x
+            prediction) go; None for nowhere.
     """
 
     task = "semantic"
@@ -98,6 +103,15 @@ class SemanticEvaluator(ProtocolEvaluator):
                 self.space.class_names[t]: {"train_id": t, **row}
                 for t, row in scores["per_class"].items()
             }
+        if self.output_dir is not None:
+            columns = (*self.space.class_names, NO_CLASS)
+            write_csv(
+                self.output_dir / CONFUSION,
+                [
+                    {"truth": name, **dict(zip(columns, row, strict=True))}
+                    for name, row in zip(columns, self.confusion.state.tolist(), strict=False)
+                ],
+            )
         return metrics
 
 

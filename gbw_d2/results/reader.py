@@ -15,7 +15,7 @@ from gbw_d2.errors import UserError
 from gbw_d2.results.class_weights import COLUMNS
 
 WEIGHTS, LOSSES, SCORES = "class_weights.csv", "metrics.json", "per_class.csv"
-RESULTS = "results.json"
+RESULTS, CONFUSION = "results.json", "confusion.csv"
 
 Curve = tuple[np.ndarray, np.ndarray]  # iterations done, values; both (T,), finite
 Weights = dict[str, dict[str, dict[str, Curve]]]  # head -> term -> class name -> weight
@@ -146,6 +146,25 @@ def read_scores(path: Path) -> Scores:
             key: _number(path, line, text) if text else None for key, text in row.items()
         }
     return scores
+
+
+def read_confusion(path: Path) -> tuple[list[str], list[str], np.ndarray]:
+    """Reads confusion.csv.
+
+    Returns:
+        Names of the true classes, names of the predicted ones (the last is "no class"), and the
+        pixels of each pair, (K, K + 1) int64.
+
+    Raises:
+        UserError: a cell that is no number.
+    """
+    rows = _read_csv(path, ("truth",))
+    names = [row.pop("truth") for row in rows]
+    predicted = list(rows[0]) if rows else []
+    counts = [
+        [_number(path, line, text) for text in row.values()] for line, row in enumerate(rows, 2)
+    ]
+    return names, predicted, np.array(counts, dtype=np.int64)
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from gbw_d2.evaluation.metric_names import metric_names
 from gbw_d2.evaluation.protocols import default_protocols, protocols_of
 from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, scoring
 from gbw_d2.registry import UnknownNameError
+from gbw_d2.results.reader import read_confusion
 
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
@@ -103,6 +104,10 @@ def test_end_to_end(tmp_path):
     assert float(rows[0]["PQ_16"]) == pytest.approx(metrics["PQ_16"])
     with open(tmp_path / "semantic_per_image.csv", newline="") as file:
         assert float(next(csv.DictReader(file))["mIoU_16"]) == pytest.approx(75.0)
+    names, predicted, pixels = read_confusion(tmp_path / "confusion.csv")
+    assert names == list(CITYSCAPES_19.class_names) and predicted == [*names, "no class"]
+    assert pixels.tolist() == semantic.confusion.state.tolist()
+    assert pixels[names.index("truck"), names.index("car")] == 2 * 4
 
 
 def test_reset_starts_again():

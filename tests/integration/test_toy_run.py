@@ -18,11 +18,16 @@ SHORT = ("SOLVER.MAX_ITER", "4", "SOLVER.LOG_PERIOD", "2", "TEST.EVAL_PERIOD", "
 SMALL = ("INPUT.CROP_SIZE", "(64, 128)", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "1")
 
 
-def command(repository: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> str:
-    """Runs train_net.py, expects success, and returns what it printed."""
+def command(
+    repository: Path,
+    *arguments: str,
+    launcher: tuple[str, ...] = (),
+    script: str = "train_net.py",
+) -> str:
+    """Runs a script, expects success, and returns what it printed."""
     start = list(launcher) or [sys.executable]
     done = subprocess.run(
-        [*start, "train_net.py", *arguments],
+        [*start, script, *arguments],
         cwd=repository,
         capture_output=True,
         text=True,
@@ -65,6 +70,10 @@ def test_train_then_eval_only_agree(
     assert found == pytest.approx(expected, abs=1e-3)
     saved = list((out / "predictions").rglob("panoptic.json"))
     assert len(saved) == (name == "panoptic_gbw")
+
+    command(repository, str(out), script="tools/report.py")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Worst images" in page and page.count("data:image/jpeg") == 6
 
     again = tmp_path / "again"
     evaluation = ("--eval-only", *SMALL, "OUTPUT_DIR", str(again))

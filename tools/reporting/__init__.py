@@ -1,0 +1,1 @@
+"""What tools/report.py puts together: pictures, charts and the page."""
