@@ -13,6 +13,7 @@
     uv run tools/benchmark.py startup                        # how soon a mistake is told
     uv run tools/benchmark.py recipe --config-file configs/synthia_panoptic_gbw.yaml  # without data
     uv run tools/benchmark.py operators --config-file configs/toy/panoptic_gbw.yaml  # profile
+    uv run tools/benchmark.py versions --beside CHECKOUT --config-file FILE  # two versions' steps
     uv run tools/benchmark.py weighting --repetitions 21 --out weighting.json
 
 Every repetition runs all candidates, in turning order; a ratio is the median over repetitions of
@@ -319,8 +320,21 @@ def run_operators(
     return operators.run_operators(repetitions, device, config_file, overrides)
 
 
+def run_versions(
+    repetitions: int,
+    device: torch.device,
+    config_file: str,
+    overrides: Sequence[str],
+    beside: Path,
+) -> dict[str, Any]:
+    """Measures a recipe's step here and in another checkout; on the CPU whatever the device."""
+    from benchmarks import versions
+
+    return versions.run_versions(repetitions, config_file, overrides, beside)
+
+
 # Those that take a recipe.
-OF_RECIPES = ("recipe", "operators")
+OF_RECIPES = ("recipe", "operators", "versions")
 BENCHMARKS = {
     "weighting": run_weighting,
     "upsampled": run_upsampled,
@@ -334,6 +348,7 @@ BENCHMARKS = {
     "startup": run_startup,
     "recipe": run_recipe,
     "operators": run_operators,
+    "versions": run_versions,
 }
 
 
@@ -357,6 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file; default output/benchmark_<name>.json")
     parser.add_argument("--config-file", help="of the benchmark recipe: what is trained")
+    parser.add_argument("--beside", type=Path, help="of versions: another checkout of the project")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of that config")
     try:
         args = parse(parser.parse_intermixed_args, sys.argv[1:] if arguments is None else arguments)
@@ -368,7 +384,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"the benchmarks {' and '.join(OF_RECIPES)}, and no other, take --config-file FILE "
             "[--with AXIS/NAME ...] [KEY VALUE ...]"
         )
+    if bool(args.beside) != (args.benchmark == "versions"):
+        parser.error("versions, and no other, takes --beside CHECKOUT")
     of_config = (args.config_file, args.opts) if is_recipe else ()
+    of_config += (args.beside,) if args.beside else ()
     device = torch.device(args.device)
     try:
         results = BENCHMARKS[args.benchmark](args.repetitions, device, *of_config)
