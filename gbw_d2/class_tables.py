@@ -40,6 +40,20 @@ def colors_of_ids(ids: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(planes.reshape(*ids.shape, 4)[..., 2::-1])
 
 
+def look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Returns ``table[ids]`` of a table of 256 entries, several times as fast.
+
+    Args:
+        table: (256,) numbers.
+        ids: uint8, of any shape.
+    """
+    # OpenCV takes no empty array, and copies what it does not know.
+    if ids.size == 0:
+        return table[ids]
+    rows = np.ascontiguousarray(ids).reshape(1, -1)
+    return cv2.LUT(rows, table.reshape(1, 256)).reshape(ids.shape)
+
+
 def is_identity(table: np.ndarray) -> bool:
     """True where a table of the class ids 0..K-1 changes none of them."""
     return bool((table == np.arange(len(table))).all())

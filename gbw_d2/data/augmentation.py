@@ -6,7 +6,7 @@ function of (seed, index); so the few that are needed stand here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,9 @@ import numpy as np
 
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL
+
+# A part of a label map -> its class ids, 255 = ignore.
+ClassesOf = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -122,20 +125,21 @@ def _is_good_crop(
 def _draw_corner(
     shape: tuple[int, int],
     size: tuple[int, int],
-    semantic: np.ndarray | None,
+    labels: np.ndarray | None,
+    classes_of: ClassesOf,
     settings: AugmentationSettings,
     rng: np.random.Generator,
     wanted: WantedPixels | None,
 ) -> tuple[int, int]:
-    judged = semantic is not None and (settings.cat_max_ratio < 1 or wanted is not None)
+    judged = labels is not None and (settings.cat_max_ratio < 1 or wanted is not None)
     for _ in range(settings.crop_tries if judged else 1):
         top = int(rng.integers(max(shape[0] - size[0], 0) + 1))
         left = int(rng.integers(max(shape[1] - size[1], 0) + 1))
         if not judged:
             break
-        assert semantic is not None
-        window = semantic[top : top + size[0], left : left + size[1]]
-        if _is_good_crop(window, settings, wanted):
+        assert labels is not None
+        window = labels[top : top + size[0], left : left + size[1]]
+        if _is_good_crop(classes_of(window), settings, wanted):
             break
     return top, left
 
@@ -171,16 +175,19 @@ def augment(
     settings: AugmentationSettings,
     rng: np.random.Generator,
     wanted: WantedPixels | None = None,
+    classes_of: ClassesOf = np.asarray,
 ) -> Augmented:
     """Augments an image and its label maps alike.
 
     Args:
         image: (H, W, 3) uint8.
         label_maps: pairs of a map of ids (H, W) and its value for padding; the first one, where
-            there is any, is the semantic map (class ids, 255 = ignore) that crops are judged by.
+            there is any, is what crops are judged by.
         settings: what to do.
         rng: the only source of randomness.
         wanted: a class that the crop should show.
+        classes_of: makes class ids (255 = ignore) of a part of the first map; as it is, they are
+            class ids already.
 
     Returns:
         What it has become, contiguous.
@@ -193,8 +200,8 @@ def augment(
     top = 0
     if settings.crop_size is not None:
         size = settings.crop_size
-        semantic = maps[0] if maps else None
-        corner = _draw_corner(scaled, size, semantic, settings, rng, wanted)
+        judged = maps[0] if maps else None
+        corner = _draw_corner(scaled, size, judged, classes_of, settings, rng, wanted)
         image, top = crop_or_pad(image, corner, size, settings.pad_value), corner[0]
         fills = [fill for _, fill in label_maps]
         maps = [

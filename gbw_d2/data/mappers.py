@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from gbw_d2 import keys
 from gbw_d2.data.augmentation import (
     AugmentationSettings,
+    ClassesOf,
     WantedPixels,
     augment,
     resize_image,
@@ -21,7 +23,7 @@ from gbw_d2.data.formats.files import check_size, read_array, read_ids, read_ima
 from gbw_d2.data.spec import PanopticReader, Record, SegmentsInfo, SemanticReader
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
-from gbw_d2.ops.segments import segment_attributes
+from gbw_d2.ops.segments import class_map
 
 Sample = dict[str, Any]
 # (class map, segment map or None, segments_info) -> a network's own label entries; see
@@ -100,30 +102,36 @@ class SourceMapper:
         """
         image = _read_checked_image(record, self.image_format)
         semantic, segment_map, segments = self._labels(record)
-        label_maps = [(semantic, IGNORE_LABEL)]
+        label_maps = [(semantic, IGNORE_LABEL)] if semantic is not None else []
+        classes_of: ClassesOf = np.asarray
         if segment_map is not None:
             label_maps.append((segment_map, 0))
-        image, maps, _ = augment(image, label_maps, self.augmentation, rng, wanted)
+        if semantic is None:
+            # Made of the segments where it is looked at: the crop is a part of the image.
+            classes_of = partial(class_map, segments_info=segments)
+        image, maps, _ = augment(image, label_maps, self.augmentation, rng, wanted, classes_of)
 
         sample: Sample = {key: record[key] for key in RECORD_KEYS}
         sample[keys.IMAGE] = _to_tensor(image)
-        sample[keys.SEM_SEG] = torch.from_numpy(maps[0].astype(np.int64))
+        classes = classes_of(maps[0])
+        sample[keys.SEM_SEG] = torch.from_numpy(classes.astype(np.int64))
         shown = None
         if segment_map is not None:
-            shown = maps[1]
-            sample[keys.SEGMENTS] = torch.from_numpy(shown.astype(np.int32))
+            shown = maps[-1].astype(np.int32)
+            sample[keys.SEGMENTS] = torch.from_numpy(shown)
             sample[keys.SEGMENTS_INFO] = segments
-        sample.update(self.generate_targets(maps[0], shown, segments))
+        sample.update(self.generate_targets(classes, shown, segments))
         return sample
 
-    def _labels(self, record: Record) -> tuple[np.ndarray, np.ndarray | None, SegmentsInfo]:
-        """Returns the semantic map in class ids; where instances are read, their map and list."""
-        if self.read_panoptic is None:
-            assert self.read_semantic is not None
-            return self.read_semantic(record), None, []
-        segment_map, segments = self.read_panoptic(record)
-        numbers, categories, _ = segment_attributes(segment_map, segments)
-        return categories.astype(np.uint8)[numbers], segment_map, segments
+    def _labels(self, record: Record) -> tuple[np.ndarray | None, np.ndarray | None, SegmentsInfo]:
+        """Returns the semantic map in class ids, the map of the segments, and their list.
+
+        A map that is not read is None, but not both; the classes are then those of the segments.
+        """
+        if self.read_panoptic is not None:
+            return None, *self.read_panoptic(record)
+        assert self.read_semantic is not None
+        return self.read_semantic(record), None, []
 
 
 class TargetMapper:
@@ -173,8 +181,8 @@ class _WrittenLabels(SourceMapper):
     def _read(self, record: Record) -> np.ndarray:
         return read_array(self.folder / f"{record[keys.IMAGE_ID]}.png", cv2.IMREAD_UNCHANGED)
 
-    def _labels(self, record: Record) -> tuple[np.ndarray, np.ndarray | None, SegmentsInfo]:
-        semantic, _, _ = super()._labels(record)
+    def _labels(self, record: Record) -> tuple[np.ndarray | None, np.ndarray | None, SegmentsInfo]:
+        semantic = self._read(record)
         if self.instance_folder is None:
             return semantic, None, []
         path = self.instance_folder / f"{record[keys.IMAGE_ID]}.png"

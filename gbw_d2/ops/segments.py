@@ -32,6 +32,45 @@ def segment_attributes(
     return number_of[segment_map], categories, is_crowd
 
 
+def class_map(segment_map: np.ndarray, segments_info: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Returns the class id of each pixel, uint8, 255 where no listed segment is.
+
+    Args:
+        segment_map: (H, W) integers >= 0, 0 = void.
+        segments_info: COCO dicts with ``id`` and ``category_id``, 0..255.
+    """
+    ids = np.array([s["id"] for s in segments_info], dtype=np.int64)
+    categories = np.array([s["category_id"] for s in segments_info], dtype=np.uint8)
+    # Class id + 1, and 0 for void, which becomes 255 when 1 is taken away again: of a table of
+    # zeros only the pages of ids that occur are ever touched. What is larger takes the last entry.
+    one_more = np.zeros(int(ids.max(initial=0)) + 2, dtype=np.uint8)
+    one_more[ids] = categories + np.uint8(1)
+    return one_more.take(segment_map, mode="clip") - np.uint8(1)
+
+
+def runs_of(segment_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Splits a map into runs of one id within a row, in the order of the pixels.
+
+    Args:
+        segment_map: (H, W) integers.
+
+    Returns:
+        Each run's first pixel, counted row by row; its length; its id.
+    """
+    begins = np.ones(segment_map.shape, dtype=bool)
+    np.not_equal(segment_map[:, 1:], segment_map[:, :-1], out=begins[:, 1:])
+    first = np.flatnonzero(begins)
+    return first, np.diff(first, append=segment_map.size), segment_map.reshape(-1).take(first)
+
+
+def areas(segment_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the pixels of each id of a map, as ``np.unique(..., return_counts=True)`` does."""
+    flat = segment_map.reshape(1, -1)
+    _, length, ids = runs_of(flat)
+    found, number = np.unique(ids, return_inverse=True)
+    return found, np.bincount(number, weights=length, minlength=found.size).astype(np.int64)
+
+
 def distinct(ids: np.ndarray) -> np.ndarray:
     """Lists the ids of a map, sorted: those that begin a run of equal ones, of which there are few.
 

@@ -56,8 +56,8 @@ def test_share_of_a_step_is_of_the_losses_that_it_computes(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("detectron2")
-    batch = tool._toy_batch(1, 64, 64)
-    monkeypatch.setattr(tool, "_toy_batch", lambda *_: batch)
+    batch = tool.toy_batch(1, 64, 64)
+    monkeypatch.setattr("benchmarks.toy_step.toy_batch", lambda *_: batch)
     tables = tool.run_step(1, torch.device("cpu"))
     steps, losses = tables["toy step"], tables["its semantic loss"]
     assert list(steps) == list(losses) == ["none", "gbw_norm", "gbw_hindrance", "gbw"]
@@ -79,7 +79,7 @@ def test_strategies_beside_their_parts(tool: ModuleType) -> None:
     from gbw_d2.uda import STRATEGIES
 
     assert set(NAMES) <= set(STRATEGIES)
-    batch = tool._toy_batch(1, 32, 64)
+    batch = tool.toy_batch(1, 32, 64)
     candidates = strategy_candidates("self_training", torch.device("cpu"), lambda *_: batch)
     assert list(candidates) == ["bare parts", "training step"]
     for candidate in candidates.values():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from gbw_d2.class_tables import look_up
 from gbw_d2.data.spec import SegmentsInfo
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
+from gbw_d2.ops.segments import areas
 
 # Instance numbers that fit into a segment id of 24 bits beside a class.
 MAX_INSTANCE = (1 << 16) - 1
@@ -45,19 +47,21 @@ def join_segments(
 
 def segment_ids(class_ids: np.ndarray, instances: np.ndarray, space: LabelSpace) -> np.ndarray:
     """Joins classes and instances of any shape to segment ids; see :func:`join_segments`."""
-    segments = np.where(space.is_thing[class_ids], instances, 0).astype(np.int32)
-    segments *= class_slots(space)
-    segments += class_ids.astype(np.int32) + 1
-    segments[class_ids == IGNORE_LABEL] = 0
+    number = np.arange(IGNORE_LABEL + 1, dtype=np.int32) + 1
+    number[IGNORE_LABEL] = 0
+    slots = np.where(space.is_thing, class_slots(space), 0).astype(np.int32)
+    slots[IGNORE_LABEL] = 0
+    segments = look_up(slots, class_ids)
+    segments *= instances
+    segments += look_up(number, class_ids)
     return segments
 
 
 def segments_info(segments: np.ndarray, space: LabelSpace) -> SegmentsInfo:
     """Lists the segments of a map of such ids; see :func:`join_segments`."""
     slots = class_slots(space)
-    areas = np.bincount(segments.ravel())
     info = []
-    for segment in np.flatnonzero(areas).tolist():
+    for segment, area in zip(*(part.tolist() for part in areas(segments)), strict=True):
         if segment == 0:
             continue
         instance, class_id = segment // slots, segment % slots - 1
@@ -66,7 +70,7 @@ def segments_info(segments: np.ndarray, space: LabelSpace) -> SegmentsInfo:
                 "id": segment,
                 "category_id": class_id,
                 "iscrowd": int(space.classes[class_id].is_thing and instance == 0),
-                "area": int(areas[segment]),
+                "area": area,
             }
         )
     return info

@@ -15,11 +15,13 @@ import numpy as np
 
 from gbw_d2 import keys
 from gbw_d2.cityscapes_classes import CLASSES, SYNTHIA_VOID_IDS, raw_to_train_id
+from gbw_d2.class_tables import look_up
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, few, list_names, read_array
 from gbw_d2.data.formats.pairs import load_pairs
 from gbw_d2.data.formats.segments import join_segments
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19
+from gbw_d2.ops.segments import distinct
 
 _HINT = (
     "Expected SYNTHIA-RAND-CITYSCAPES with RGB/*.png and GT/LABELS/*.png there; "
@@ -64,7 +66,7 @@ def read_raw_label(record: Record) -> tuple[np.ndarray, np.ndarray]:
         record: one of :func:`load_synthia`.
 
     Returns:
-        Class (H, W) and instance (H, W), both uint16, raw SYNTHIA ids.
+        Class (H, W) uint8 and instance (H, W) uint16, raw SYNTHIA ids.
 
     Raises:
         DatasetError: unreadable, not 16 bit, not three channels, another size than its image, or
@@ -80,27 +82,27 @@ def read_raw_label(record: Record) -> tuple[np.ndarray, np.ndarray]:
             "used: unpack GT/LABELS again."
         )
     check_size(label, record[keys.HEIGHT], record[keys.WIDTH], path)
-    classes = np.ascontiguousarray(label[:, :, 2])
-    found = np.flatnonzero(np.bincount(classes.ravel()))
+    classes, instances = cv2.extractChannel(label, 2), cv2.extractChannel(label, 1)
+    found = distinct(classes)
     unknown = found[~_KNOWN_IDS[found]]
     if unknown.size:
         raise DatasetError(
             f"'{path}' holds class id(s) {few([str(i) for i in unknown])}, which SYNTHIA does not "
             "have (0..22 in the red channel). Is it really a file of GT/LABELS?"
         )
-    return classes, label[:, :, 1]
+    return classes.astype(np.uint8), instances
 
 
 def read_semantic(record: Record) -> np.ndarray:
     """Reads the semantic label: (H, W) uint8 train ids, 255 = ignore."""
     classes, _ = read_raw_label(record)
-    return _TRAIN_ID_OF[classes]
+    return look_up(_TRAIN_ID_OF, classes)
 
 
 def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     """Reads the panoptic label; see :func:`gbw_d2.data.formats.segments.join_segments`."""
     classes, instances = read_raw_label(record)
-    return join_segments(_TRAIN_ID_OF[classes], instances, CITYSCAPES_19)
+    return join_segments(look_up(_TRAIN_ID_OF, classes), instances, CITYSCAPES_19)
 
 
 def synthia_specs(

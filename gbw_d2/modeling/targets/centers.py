@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gbw_d2.label_spaces import IGNORE_LABEL
-from gbw_d2.ops.segments import segment_attributes
+from gbw_d2.ops.segments import runs_of, segment_attributes
 
 # Label entries of a sample, and targets of the heads.
 CENTER = "center"  # (H, W) float32 heat map, 0..1
@@ -69,18 +69,24 @@ def center_and_offset_targets(
           offset weights (H, W) float32, 1 on instances, 0 on stuff, void and crowds;
         * instance class (H, W) int64, 255 where no instance is.
     """
-    numbers, categories, is_crowd = segment_attributes(segment_map, segments_info)
+    height, width = segment_map.shape
+    # All that follows is computed once per run of pixels, and spread over them at the end.
+    first, length, ids = runs_of(segment_map)
+    numbers, categories, is_crowd = segment_attributes(ids, segments_info)
     known = categories != IGNORE_LABEL
     is_instance = np.isin(categories, np.asarray(thing_ids)) & known & ~is_crowd
-    height, width = numbers.shape
+    y, x = np.divmod(first, max(width, 1))
 
-    flat, count = numbers.ravel(), len(categories)
-    pixels = np.bincount(flat, minlength=count)
-    y = np.repeat(np.arange(height), width)
-    x = np.tile(np.arange(width), height)
+    def total(amounts: np.ndarray) -> np.ndarray:
+        return np.bincount(numbers, weights=amounts, minlength=len(categories))
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        return np.repeat(values, length).reshape(height, width)
+
+    pixels = total(length)
     divisor = np.maximum(pixels, 1)
-    center_y = np.bincount(flat, weights=y, minlength=count) / divisor
-    center_x = np.bincount(flat, weights=x, minlength=count) / divisor
+    center_y = total(y * length) / divisor
+    center_x = total(x * length + length * (length - 1) // 2) / divisor
 
     center = np.zeros((height, width), dtype=np.float32)
     visible = is_instance & (pixels > 0)
@@ -90,16 +96,17 @@ def center_and_offset_targets(
         np.rint(center_x[visible]).astype(np.intp),
         sigma,
     )
-    on_instance = is_instance[numbers]
-    offset = np.zeros((2, height, width), dtype=np.float32)
-    offset[0] = (center_y[numbers] - np.arange(height)[:, None]) * on_instance
-    offset[1] = (center_x[numbers] - np.arange(width)[None, :]) * on_instance
+    on_instance = spread(is_instance[numbers].astype(np.float32))
+    offset = np.empty((2, height, width), dtype=np.float32)
+    to_row = np.where(is_instance[numbers], center_y[numbers] - y, 0)
+    offset[0] = spread(to_row.astype(np.float32))
+    offset[1] = (spread(center_x[numbers]) - np.arange(width)) * on_instance
     return {
         CENTER: center,
-        CENTER_WEIGHTS: (known & ~is_crowd)[numbers].astype(np.float32),
+        CENTER_WEIGHTS: spread((known & ~is_crowd)[numbers].astype(np.float32)),
         OFFSET: offset,
-        OFFSET_WEIGHTS: on_instance.astype(np.float32),
-        INSTANCE_CLASS: np.where(is_instance, categories, IGNORE_LABEL)[numbers],
+        OFFSET_WEIGHTS: on_instance,
+        INSTANCE_CLASS: spread(np.where(is_instance, categories, IGNORE_LABEL)[numbers]),
     }
 
 
