@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from gbw_d2.catalog import get_dataset
+from gbw_d2.data.formats.gta5 import read_semantic
 from gbw_d2.data.spec import DatasetError
 from gbw_d2.toyworld.layouts import LAYOUTS, Layout, check_layout, write_layout
 from gbw_d2.toyworld.layouts.gta5 import GTA5_ODD_INDEX
@@ -69,11 +70,15 @@ def test_a_label_a_little_larger_is_brought_to_its_image(gta5_root: Path, layout
     assert (label == drawn).mean() > 0.95
 
 
-def test_a_label_of_quite_another_size(gta5_root: Path) -> None:
+def test_a_label_of_quite_another_size(gta5_root: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = gta5_root / "labels" / "00001.png"
+    record = get_dataset("gta5_semantic_train").load()[0]
     Image.fromarray(np.full((60, 128), 7, np.uint8)).save(path)
+    assert len(get_dataset("gta5_semantic_train").load()) == 3
+    assert "left out 1 whose label is more than 5 % larger or smaller" in caplog.text
+    assert "(00001); 3 pairs are used" in caplog.text
     with pytest.raises(DatasetError, match=r"00001\.png' has 60x128 .* image has 64x128"):
-        read(0)
+        read_semantic(record)
 
 
 def test_ids_by_hand(gta5_root: Path) -> None:
@@ -102,13 +107,14 @@ def test_colours_are_no_label(gta5_root: Path, write_png: WritePng) -> None:
 def test_a_damaged_label(gta5_root: Path, cut: int) -> None:
     path = gta5_root / "labels" / "00001.png"
     data = path.read_bytes()
+    record = get_dataset("gta5_semantic_train").load()[0]
     cut %= len(data)
     path.write_bytes(data[:cut])
     with pytest.raises(DatasetError, match=r"00001\.png' is a truncated PNG"):
-        read(0)
+        read_semantic(record)
     path.write_bytes(data[:cut] + bytes(50) + data[cut + 50 :])
     with pytest.raises(DatasetError, match=r"00001\.png' cannot be decoded"):
-        read(0)
+        read_semantic(record)
 
 
 def test_a_missing_label(gta5_root: Path, caplog: pytest.LogCaptureFixture) -> None:
