@@ -16,15 +16,14 @@ as training would, and stops.
 
 from __future__ import annotations
 
-import errno
 import sys
 from argparse import Namespace
 
 from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
 
 from gbw_d2.catalog.preflight import check_data, check_keys
+from gbw_d2.commands import finish
 from gbw_d2.composition import asks_for_listing, listing, parse
-from gbw_d2.errors import UserError
 
 
 def main(args: Namespace) -> dict[str, float]:
@@ -52,22 +51,4 @@ def start() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        start()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "stopped; the same command with --resume goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-        sys.exit(130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
-            raise
-        print(
-            f"error: {error}: nothing half-written is left behind; make room, then --resume",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+    sys.exit(finish(start, "the same command with --resume goes on from the last checkpoint"))

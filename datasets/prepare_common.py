@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gbw_d2 import keys
 from gbw_d2.catalog import get_dataset
+from gbw_d2.commands import DONE, USER_ERROR, finish
 from gbw_d2.data.formats.cityscapes import CITY_IMAGES
 from gbw_d2.data.formats.files import check_size, few, read_image
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, datasets_root
@@ -38,6 +40,7 @@ from gbw_d2.label_spaces import LabelSpace
 
 Work = Callable[[argparse.Namespace], Sequence[str]]
 MAX_PROBLEMS = 10
+AGAIN = "the same command goes on where this one stopped"
 
 
 def run_script(
@@ -73,14 +76,18 @@ def run_script(
     parser.add_argument("--workers", type=int, help="as many as processors by default")
     add_options(parser)
     args = parser.parse_args()
+    return finish(partial(_tell_problems, check if args.check else make, args), AGAIN)
+
+
+def _tell_problems(work: Work, args: argparse.Namespace) -> int:
     try:
-        problems = (check if args.check else make)(args)
+        problems = work(args)
     # ValueError: settings of the toy world that make no sense.
     except ValueError as error:
         problems = [f"not usable: {error}"]
     for problem in problems:
         print(problem, file=sys.stderr)
-    return 2 if problems else 0
+    return USER_ERROR if problems else DONE
 
 
 def add_sample_option(parser: argparse.ArgumentParser) -> None:

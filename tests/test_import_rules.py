@@ -17,6 +17,7 @@ PACKAGE = ROOT / "gbw_d2"
 # Small files that any room may import. They stand at the bottom, and in this order.
 LEAVES = (
     *("errors", "keys", "keyed_random", "compat", "passive_waiting", "cityscapes_classes"),
+    "commands",
     *(
         "paths",
         "former_names",

@@ -23,6 +23,7 @@ from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
 import numpy as np
 from tqdm import tqdm
 
+from gbw_d2.commands import finish
 from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
 from gbw_d2.inference.inputs import InputError, Source, Video, find_sources, read_photo
@@ -131,22 +132,22 @@ def show(sources: Sequence[Source], run: Predictor, writer: ResultWriter) -> lis
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the command line and runs."""
-    try:
-        given = sys.argv[1:] if arguments is None else arguments
-        args = parse(parser().parse_args, given)
-        sources, problems = find_sources(args.input, args.output)
-        for problem in problems:
-            print(f"skipped: {problem}", file=sys.stderr)
-        if not sources:
-            raise UserError("nothing to show: no input is an image or a video")
-        run, label_space = build_predictor(args)
-        problems += show(sources, run, ResultWriter(args.output, label_space, args.opacity))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; what was done until then is written", file=sys.stderr)
-        return 130
+    given = sys.argv[1:] if arguments is None else arguments
+    return finish(
+        lambda: demo(parse(parser().parse_args, given)),
+        "the same command begins anew; what was done until now is written",
+    )
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Shows all inputs; returns 1 where some could not be read."""
+    sources, problems = find_sources(args.input, args.output)
+    for problem in problems:
+        print(f"skipped: {problem}", file=sys.stderr)
+    if not sources:
+        raise UserError("nothing to show: no input is an image or a video")
+    run, label_space = build_predictor(args)
+    problems += show(sources, run, ResultWriter(args.output, label_space, args.opacity))
     if problems:
         print(f"{len(problems)} input(s) could not be read:", file=sys.stderr)
         print("\n".join(f"  {problem}" for problem in problems), file=sys.stderr)

@@ -25,6 +25,7 @@ from typing import Any
 
 from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
 
+from gbw_d2.commands import finish
 from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import replacing
@@ -179,9 +180,13 @@ def export(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the command line and exports."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return finish(lambda: export_or_say_why_not(parse(parser().parse_args, given)))
+
+
+def export_or_say_why_not(args: argparse.Namespace) -> int:
+    """Exports; returns 1 where the outputs differ."""
     try:
-        given = sys.argv[1:] if arguments is None else arguments
-        args = parse(parser().parse_args, given)
         export(args)
     except DifferentOutputsError:
         print(
@@ -190,9 +195,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     print(args.output)
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +17,7 @@ from gbw_d2.data.formats.gta5 import gta5_specs
 from gbw_d2.data.formats.synthia import synthia_specs
 from gbw_d2.data.formats.vistas import vistas_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, datasets_root
+from gbw_d2.files.processes import run_to_end
 
 # The own car's hood at the bottom of the toy Cityscapes (docs/gbw.md, "Road taken by car").
 HOOD = (0.0, 0.1)
@@ -78,7 +78,7 @@ def _below(root: Callable[[], Path], folder: str) -> Path:
 
 def _write(root: Path, *layout: str) -> None:
     command = [sys.executable, "-m", "gbw_d2.toyworld", str(root), *layout]
-    if subprocess.run(command).returncode != 0:
+    if run_to_end(command) != 0:
         raise DatasetError(f"no toy world could be written to {root}; the reason stands above")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import multiprocessing.process
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.commands import INTERRUPTED, USER_ERROR, finish
 from gbw_d2.errors import UserError
 
 from detectron2 import engine
@@ -23,10 +26,10 @@ from detectron2.utils import comm
 
 __all__ = ["average_gradients", "broadcast_parameters", "default_argument_parser", "run"]
 
-# Exit status after an error that the user can mend.
-USER_ERROR = 2
 # Gradients are sent in buckets of about this many bytes.
 _BUCKET_BYTES = 25 * 2**20
+# Given to other processes after Ctrl-C.
+_SECONDS_TO_END = 10
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
@@ -72,18 +75,38 @@ def run(main: Callable[[Any], Any], args: Any) -> Any:
             args=(args,),
         )
     except ProcessExitedException as error:
+        if error.exit_code == INTERRUPTED:
+            raise KeyboardInterrupt from error
         if error.exit_code != USER_ERROR:
             raise
         sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        _end(multiprocessing.active_children())
+        raise
 
 
-def _report_user_errors(main: Callable[[Any], Any], args: Any) -> Any:
+def _end(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """Ends processes that Ctrl-C may not have reached; Python would wait for them for ever."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_SECONDS_TO_END)
+        process.kill()
+
+
+def _report_user_errors(main: Callable[[Any], Any], args: Any) -> None:
     """Ends a spawned process with 2 on a user's error; torch would show its traceback."""
-    try:
-        return main(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(USER_ERROR)
+
+    def work() -> None:
+        try:
+            main(args)
+        except KeyboardInterrupt:
+            # The process that started this one says so.
+            sys.exit(INTERRUPTED)
+
+    code = finish(work)
+    if code:
+        sys.exit(code)
 
 
 def _join_torchrun() -> None:

@@ -5,18 +5,29 @@ this in a process of its own, since worker processes import the main program ane
 takes ten seconds to import. ``datasets/prepare_toy.py`` is for people.
 """
 
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from gbw_d2.errors import UserError
+from gbw_d2.commands import INTERRUPTED, finish
 from gbw_d2.toyworld.layouts import LAYOUTS, write_layout
 from gbw_d2.toyworld.writer import ensure_toy_world
 
+
+def main() -> None:
+    """Reads the command line and writes."""
+    if len(sys.argv) > 2:
+        write_layout(Path(sys.argv[1]), LAYOUTS.get(sys.argv[2]))
+    else:
+        ensure_toy_world(Path(sys.argv[1]))
+
+
+def _end(*_: object) -> NoReturn:
+    # As by Ctrl-C, half-written files are removed; whoever ends this process says why.
+    raise SystemExit(INTERRUPTED)
+
+
 if __name__ == "__main__":
-    try:
-        if len(sys.argv) > 2:
-            write_layout(Path(sys.argv[1]), LAYOUTS.get(sys.argv[2]))
-        else:
-            ensure_toy_world(Path(sys.argv[1]))
-    except UserError as error:
-        sys.exit(str(error))
+    signal.signal(signal.SIGTERM, _end)
+    sys.exit(finish(main, "the same command goes on where this one stopped"))

@@ -6,10 +6,8 @@ Every toy dataset is a list of jobs, each of which writes the files of one image
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tqdm import tqdm
 
 from gbw_d2.data.spec import DatasetError
 from gbw_d2.files.atomic import write_atomically
+from gbw_d2.files.processes import in_processes
 
 MARKER = "toyworld.json"
 PROGRESS_MARKER = "toyworld.in_progress.json"
@@ -110,7 +109,5 @@ def run_jobs(work: Callable[[Job], None], jobs: list[Job], workers: int | None) 
         for job in bar(jobs):
             work(job)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        for _ in bar(pool.map(work, jobs, chunksize=4)):
-            pass
+    for _ in bar(in_processes(work, jobs, workers, chunksize=4, start=_start_worker)):
+        pass

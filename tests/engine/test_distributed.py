@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -55,3 +59,60 @@ def test_average_gradients(tmp_path: Path) -> None:
     for rank in range(2):
         grads = torch.load(tmp_path / f"{rank}.pt")
         assert [g.unique().item() for g in grads[:3]] == [1.5, 11.5, 10.5] and grads[3] is None
+
+
+# Detectron2's launch asks for GPUs; this one starts its processes in the same way, on the CPU.
+PROGRAM = """
+import sys, time
+from argparse import Namespace
+from pathlib import Path
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from gbw_d2.commands import finish
+from gbw_d2.engine import distributed
+
+folder = Path(sys.argv[1])
+
+def train(args):
+    for step in range(10**6):
+        dist.all_reduce(torch.ones(1))
+        (folder / str(dist.get_rank())).touch()
+        time.sleep(0.01)
+
+def worker(rank, main, args):
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    main(*args)
+
+def launch(main, num_gpus, num_machines, machine_rank, dist_url, args):
+    mp.start_processes(worker, (main, args), nprocs=2, daemon=False)
+
+if __name__ == "__main__":
+    distributed.launch, torch.cuda.device_count = launch, lambda: 2
+    args = Namespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto")
+    sys.exit(finish(lambda: distributed.run(train, args), "go on"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to_group", [True, False])
+def test_ctrl_c_with_several_processes(tmp_path: Path, to_group: bool) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    end = time.monotonic() + 120
+    while not all((tmp_path / rank).exists() for rank in "01"):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert shown.endswith("stopped; go on\n") and "Traceback" not in shown

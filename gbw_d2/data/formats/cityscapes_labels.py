@@ -11,12 +11,10 @@ import io
 import json
 import logging
 import math
-import multiprocessing
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +39,7 @@ from gbw_d2.data.formats.files import read_array
 from gbw_d2.data.spec import DatasetError
 from gbw_d2.files.atomic import put_in_place, write_atomically
 from gbw_d2.files.locking import exclusive
+from gbw_d2.files.processes import in_processes
 
 # Stands in the JSON file; raised whenever the same download would give other files. A JSON file
 # without it comes from Cityscapes' own script and is used as it is.
@@ -183,10 +182,7 @@ def _run(
     workers = min(workers, len(items))
     if workers <= 1:
         return [work(item) for item in bar(items)]
-    # Not forked: this may run inside a training process, with its threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return list(bar(pool.map(work, items)))
+    return list(bar(in_processes(work, items, workers)))
 
 
 def _announce(what: str, number: int, seconds: float, workers: int) -> None:

@@ -1,0 +1,52 @@
+"""How a command ends: what people see of it, and its exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from gbw_d2.errors import UserError
+
+DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
+# A full disk, a quota, a file system that takes no files, or none of this size.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+def finish(work: Callable[[], int | None], again: str = "the same command begins anew") -> int:
+    """Runs a command to its end.
+
+    Args:
+        work: the command; returns its exit code, None for 0.
+        again: how to go on after Ctrl-C or on a disk that has room again.
+
+    Returns:
+        The exit code: that of ``work``, 2 where the user can mend what is wrong, 130 after Ctrl-C;
+        each of these with one message and no traceback.
+    """
+    try:
+        return work() or DONE
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        # A second one would end what Python does on its way out with a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # torchrun's processes all come here.
+        if os.environ.get("RANK", "0") == "0":
+            begin = "\n" if sys.stderr.isatty() else ""  # the terminal shows ^C
+            print(f"{begin}stopped; {again}", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            print(
+                f"error: {error}: nothing half-written is left behind; make room, then {again}",
+                file=sys.stderr,
+            )
+        elif error.filename is not None:
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            raise
+        return USER_ERROR

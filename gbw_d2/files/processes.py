@@ -1,0 +1,88 @@
+"""Work in several processes, which end with the one that started them."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_SECONDS_TO_END = 20
+
+
+def in_processes(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    chunksize: int = 1,
+    start: Callable[[], None] | None = None,
+) -> Iterator[Result]:
+    """Does work in spawned processes; Ctrl-C reaches this process alone, and ends them all.
+
+    Args:
+        work: must be picklable.
+        items: what it is called with.
+        workers: number of processes.
+        chunksize: items that a process is handed at a time.
+        start: called first in each process.
+
+    Returns:
+        what ``work`` returned, in the order of ``items``.
+    """
+    # Not forked: this may run inside a training process, with its threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(start,)
+    ) as pool:
+        with _interrupts_ignored():
+            results = pool.map(work, items, chunksize=chunksize)
+        yield from results
+
+
+def run_to_end(command: Sequence[str]) -> int:
+    """Runs a command and returns its exit code; on Ctrl-C it gets SIGTERM, and time to clean up."""
+    with _interrupts_ignored():
+        process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Lets processes that are started meanwhile, for milliseconds, ignore Ctrl-C for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say so
+        return
+    kept = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, kept)
+
+
+def _start_worker(start: Callable[[], None] | None) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if start is not None:
+        start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

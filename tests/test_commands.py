@@ -1,0 +1,64 @@
+"""How commands end: one message, no traceback, an exit code that says what it was."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from gbw_d2.commands import finish
+from gbw_d2.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def kept_handler() -> Iterator[None]:
+    kept = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, kept)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UserError("no such key"), 2, "error: no such key\n"),
+        (KeyboardInterrupt(), 130, "stopped; go on\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "make room, then go on\n"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 2, "make room, then go on\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.png"), 2, "No such file: 'a.png'\n"),
+    ],
+)
+def test_one_line(
+    error: BaseException, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise error
+
+    assert finish(work, "go on") == code
+    shown = capsys.readouterr().err
+    assert shown.endswith(words) and shown.count("\n") == 1
+
+
+def test_what_is_ours_to_mend_keeps_its_traceback() -> None:
+    for error in (BrokenPipeError(errno.EPIPE, "Broken pipe"), ValueError("a bug")):
+        with pytest.raises(type(error)):
+            finish(lambda error=error: (_ for _ in ()).throw(error))  # type: ignore[misc]
+
+
+def test_exit_codes_pass() -> None:
+    assert [finish(lambda code=code: code) for code in (None, 0, 1)] == [0, 0, 1]
+
+
+def test_a_second_ctrl_c_is_not_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    assert finish(lambda: signal.raise_signal(signal.SIGINT)) == 130
+    signal.raise_signal(signal.SIGINT)
+    assert capsys.readouterr().err == "stopped; the same command begins anew\n"
+
+
+def test_one_of_torchruns_processes_speaks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert finish(lambda: signal.raise_signal(signal.SIGINT)) == 130
+    assert capsys.readouterr().err == ""
