@@ -159,6 +159,8 @@ def _images(folders: Sequence[Path], names: Sequence[str], count: int, device: s
     scores = [{each.file_name: each for each in ranked} for ranked in (first, *others)]
     parts = []
     for title, part in (("Worst images", chosen[:count]), ("Best images", chosen[count:])):
+        if not part:
+            continue
         note = f"By {first[0].score_name} of {names[0]}. Image, truth, prediction, errors."
         figures = [
             _four(of_run[chosen.index(file)], f"{Path(file).name}, {name}: {score[file].words}")

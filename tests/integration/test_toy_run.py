@@ -73,7 +73,7 @@ def test_train_then_eval_only_agree(
 
     command(repository, str(out), script="tools/report.py")
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "Worst images" in page and page.count("data:image/jpeg") == 6
+    assert "Worst images" in page and page.count("data:image/jpeg") == 3
 
     again = tmp_path / "again"
     evaluation = ("--eval-only", *SMALL, "OUTPUT_DIR", str(again))
