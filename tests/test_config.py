@@ -21,7 +21,7 @@ LEAVES += sorted((ROOT / "projects").glob("*/configs/*.yaml"))
 # What a leaf's name begins with, by its datasets -> number of classes. A toy twin without one is
 # SYNTHIA's.
 CLASSES = {"synthia": 16, "gta5": 19, "foggy": 16, "crosscity": 13, "vistas": 16}
-CLASSES |= {"camvid_day_to_dusk": 11, "toy_to_camvid": 11}
+CLASSES |= {"camvid_day_to_dusk": 11, "toy_to_camvid": 11, "urbansyn": 19, "acdc": 19}
 
 
 def datasets_of(name: str) -> str | None:
@@ -34,6 +34,14 @@ def real_twin(path: Path) -> Path:
     return ROOT / "configs" / name
 
 
+# What a leaf's name says of its method, `_gbw` aside -> its strategy. Those that are not here are
+# called as their strategy is.
+STRATEGY_OF = dict.fromkeys(
+    ("", "daformer", "dinov2", "hrda", "mask2former", "mic", "vit"), "self_training"
+)
+STRATEGY_OF |= {"oracle": "source_only", "advent": "adversarial"}
+
+
 def test_every_leaf_resolves_to_what_its_name_says() -> None:
     for path in LEAVES:
         cfg = load_config(str(path))
@@ -41,16 +49,16 @@ def test_every_leaf_resolves_to_what_its_name_says() -> None:
         stem = real_twin(path).stem
         source = datasets_of(stem)
         assert source is not None, path
-        task, method = stem.removeprefix(f"{source}_").split("_", 1)
+        words = stem.removeprefix(f"{source}_").removeprefix("toy_").split("_")
+        task, weighted = words[0], words[-1] == "gbw"
+        method = "_".join(words[1 : -1 if weighted else None])
         assert CLASSES[source] == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, path
         folder = path.relative_to(ROOT / "configs").parent if "projects" not in path.parts else "."
         assert str(Path("output") / folder / path.stem) == cfg.OUTPUT_DIR
         assert cfg.DATASETS.TEST and cfg.DATASETS.TRAIN
         assert (task == "semantic") == cfg.MODEL.SEMANTIC_ONLY, path
-        method = method.removeprefix("mask2former_")
-        strategy = {"gbw": "self_training", "oracle": "source_only", "advent": "adversarial"}
-        assert strategy.get(method, method) == cfg.UDA.NAME, path
-        assert ("gbw" if method == "gbw" else "none") == cfg.WEIGHTING.NAME, path
+        assert STRATEGY_OF.get(method, method) == cfg.UDA.NAME, path
+        assert ("gbw" if weighted else "none") == cfg.WEIGHTING.NAME, path
         assert bool(cfg.DATASETS.TARGET) == (method != "oracle"), path
 
 

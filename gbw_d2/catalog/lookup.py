@@ -6,6 +6,7 @@ from functools import partial
 
 # Importing them registers. A new one is one file and one line here.
 from gbw_d2.catalog import (  # noqa: F401
+    acdc,
     camvid,
     cityscapes,
     crosscity,
@@ -14,6 +15,7 @@ from gbw_d2.catalog import (  # noqa: F401
     mapillary_vistas,
     synthia,
     toy,
+    urbansyn,
 )
 from gbw_d2.catalog.registration import DATASETS, register_dataset
 from gbw_d2.data.formats.own import (

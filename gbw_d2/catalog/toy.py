@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from gbw_d2.catalog.registration import register_datasets
+from gbw_d2.data.formats.acdc import acdc_specs
 from gbw_d2.data.formats.camvid import camvid_specs
 from gbw_d2.data.formats.cityscapes import cityscapes_specs
 from gbw_d2.data.formats.crosscity import crosscity_specs
 from gbw_d2.data.formats.foggy import BETAS, foggy_images
 from gbw_d2.data.formats.gta5 import gta5_specs
 from gbw_d2.data.formats.synthia import synthia_specs
+from gbw_d2.data.formats.urbansyn import urbansyn_specs
 from gbw_d2.data.formats.vistas import vistas_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, datasets_root
 from gbw_d2.files.processes import run_to_end
@@ -31,6 +33,8 @@ _SPECS: dict[str, tuple[tuple[Callable[..., Iterator[DatasetSpec]], str, str], .
         (synthia_specs, "toy_synthia", "synthia"),
         (toy_cityscapes_specs, "toy_cityscapes", "cityscapes"),
     ),
+    "acdc": ((acdc_specs, "toy_acdc", ""),),
+    "urbansyn": ((urbansyn_specs, "toy_urbansyn", ""),),
     "camvid": ((camvid_specs, "toy_camvid", ""),),
     "gta5": ((gta5_specs, "toy_gta5", ""),),
     "crosscity": ((crosscity_specs, "toy_crosscity", ""),),

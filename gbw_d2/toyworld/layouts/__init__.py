@@ -5,6 +5,7 @@ is one file and one line here.
 """
 
 from gbw_d2.toyworld.layouts import (
+    acdc,
     camvid,
     crosscity,
     foggy,
@@ -12,6 +13,7 @@ from gbw_d2.toyworld.layouts import (
     held_out,
     large,
     own,
+    urbansyn,
     vistas,
 )
 from gbw_d2.toyworld.layouts.base import LAYOUTS, Layout, check_layout, write_layout
@@ -19,6 +21,7 @@ from gbw_d2.toyworld.layouts.base import LAYOUTS, Layout, check_layout, write_la
 __all__ = [
     "LAYOUTS",
     "Layout",
+    "acdc",
     "camvid",
     "check_layout",
     "crosscity",
@@ -27,6 +30,7 @@ __all__ = [
     "held_out",
     "large",
     "own",
+    "urbansyn",
     "vistas",
     "write_layout",
 ]

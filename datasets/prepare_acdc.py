@@ -1,0 +1,51 @@
+"""Checks ACDC: Cityscapes' classes in fog, at night, in rain and in snow; used as downloaded.
+
+    python datasets/prepare_acdc.py                       # reads 100 images of each split
+    python datasets/prepare_acdc.py --sample 0            # ... reads all of them
+    python datasets/prepare_acdc.py --conditions fog night
+
+It writes nothing, with and without --check. The default folder is `$DETECTRON2_DATASETS/acdc`, or
+`datasets/acdc`. Exit code 2: something is missing or cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from prepare_common import add_sample_option, check_dataset, collect, run_script
+
+from gbw_d2.catalog import get_dataset
+from gbw_d2.data.formats.acdc import CONDITIONS, NUM_IMAGES, load_acdc
+
+SIZE = (1080, 1920)
+
+
+def check_condition(args: argparse.Namespace, condition: str) -> list[str]:
+    """Looks over a condition's training and test images; returns what cannot be used.
+
+    Raises:
+        DatasetError: something is missing.
+    """
+    problems = []
+    for split, kind in (("train", "unlabelled"), ("val", "semantic")):
+        records = load_acdc(args.root, split, (condition,), labelled=split == "val")
+        spec = get_dataset(f"acdc_{condition}_{kind}_{split}")
+        problems += check_dataset(spec, records, args, NUM_IMAGES[split][condition], SIZE)
+    return problems
+
+
+def check(args: argparse.Namespace) -> Sequence[str]:
+    """Looks over each condition."""
+    return [problem for c in args.conditions for problem in collect(check_condition, args, c)]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds this script's options."""
+    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
+    add_sample_option(parser)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(__doc__, "acdc", "rgb_anon and gt", check, check, add_options))

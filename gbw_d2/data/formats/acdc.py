@@ -1,0 +1,134 @@
+"""ACDC (Sakaridis et al., ICCV 2021): Cityscapes' classes in fog, at night, in rain and in snow.
+
+Files as downloaded: ``rgb_anon/<condition>/<split>/<drive>/*_rgb_anon.png`` and
+``gt/<condition>/<split>/<drive>/*_gt_labelTrainIds.png`` (Cityscapes' train ids, 255 = ignore).
+The labels of the official test split are not public. Panoptic labels are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from gbw_d2 import keys
+from gbw_d2.data.formats.files import (
+    LABEL_FILE,
+    check_size,
+    check_unique,
+    few,
+    image_record,
+    is_clutter,
+    read_indices,
+)
+from gbw_d2.data.formats.pairs import keep_labelled
+from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
+from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
+
+CONDITIONS = ("fog", "night", "rain", "snow")
+# Images of the release, by split and condition.
+NUM_IMAGES = {
+    "train": dict.fromkeys(CONDITIONS, 400),
+    "val": {"fog": 100, "night": 106, "rain": 100, "snow": 100},
+}
+_IMAGE, _LABEL = "_rgb_anon.png", "_gt_labelTrainIds.png"
+_HINT = (
+    "Expected ACDC with rgb_anon/<condition>/<split>/*/*_rgb_anon.png and "
+    "gt/<condition>/<split>/*/*_gt_labelTrainIds.png there; datasets/README.md shows where the "
+    "files go (DETECTRON2_DATASETS moves the root), and `python datasets/prepare_acdc.py --check` "
+    "looks them over."
+)
+
+
+def load_acdc(
+    root: Path, split: str, conditions: Sequence[str] = CONDITIONS, labelled: bool = True
+) -> list[Record]:
+    """Lists the images of a split, by condition and name.
+
+    Args:
+        root: the folder with ``rgb_anon`` and ``gt``.
+        split: ``train`` or ``val``.
+        conditions: of :data:`CONDITIONS`.
+        labelled: whether the records name the labels.
+
+    Raises:
+        DatasetError: no images, or none with its label.
+    """
+    records, lacking = [], {}
+    for condition in conditions:
+        for path in _images(root, split, condition):
+            stem = path.name.removesuffix(_IMAGE)
+            record = image_record(path, f"{condition}__{stem}")
+            if labelled:
+                label = root / "gt" / condition / split / path.parent.name / f"{stem}{_LABEL}"
+                record[LABEL_FILE] = str(label)
+                if not label.is_file():
+                    lacking[record[keys.IMAGE_ID]] = str(label)
+            records.append(record)
+    check_unique(root, records)
+    return keep_labelled(records, lacking, (), f"'{root / 'rgb_anon'}'", _HINT)
+
+
+def _images(root: Path, split: str, condition: str) -> list[Path]:
+    folder = root / "rgb_anon" / condition / split
+    found = sorted(p for p in folder.glob(f"*/*{_IMAGE}") if not is_clutter(p.name))
+    if not found:
+        raise DatasetError(f"no images (*/*{_IMAGE}) in '{folder}'. {_HINT}")
+    return found
+
+
+def read_semantic(record: Record) -> np.ndarray:
+    """Reads the semantic label: (H, W) uint8 train ids, 255 = ignore.
+
+    Raises:
+        DatasetError: unreadable, of another size than its image, or an id that is no train id.
+    """
+    path = record[LABEL_FILE]
+    label = read_indices(path)
+    check_size(label, record[keys.HEIGHT], record[keys.WIDTH], path)
+    strange = np.unique(label[(label >= CITYSCAPES_19.num_classes) & (label != IGNORE_LABEL)])
+    if strange.size:
+        raise DatasetError(
+            f"'{path}' holds id(s) {few([str(i) for i in strange])}; expected Cityscapes' train "
+            f"ids 0..18 and 255. {_HINT}"
+        )
+    return label
+
+
+def acdc_specs(
+    prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
+) -> Iterator[DatasetSpec]:
+    """Makes the datasets of all conditions together and of each.
+
+    Names: ``{prefix}_unlabelled_train``, ``{prefix}_semantic_{train,val}``, and the same with the
+    condition, ``{prefix}_night_semantic_val``.
+
+    Args:
+        prefix: ``"acdc"`` or the name of a twin in the same layout.
+        root: gives the dataset's folder; called when the dataset is loaded, not before.
+        prepare: makes the files where they can be made.
+    """
+
+    def load(split: str, conditions: Sequence[str], labelled: bool) -> list[Record]:
+        return load_acdc(root(), split, conditions, labelled)
+
+    def count(split: str, conditions: Sequence[str]) -> int:
+        return sum(len(_images(root(), split, condition)) for condition in conditions)
+
+    for name, conditions in (
+        (prefix, CONDITIONS),
+        *((f"{prefix}_{condition}", (condition,)) for condition in CONDITIONS),
+    ):
+        images = partial(load, "train", conditions, False)
+        yield DatasetSpec(f"{name}_unlabelled_train", images, prepare=prepare)
+        for split in ("train", "val"):
+            yield DatasetSpec(
+                f"{name}_semantic_{split}",
+                partial(load, split, conditions, True),
+                read_semantic,
+                prepare=prepare,
+                label_space=CITYSCAPES_19,
+                count_images=partial(count, split, conditions),
+            )
