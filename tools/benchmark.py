@@ -7,7 +7,10 @@
     uv run tools/benchmark.py strategies                     # each strategy beside its bare parts
     uv run tools/benchmark.py cbst                           # labelling beside plain inference
     uv run tools/benchmark.py loader                         # images per second of the toy recipe
+    uv run tools/benchmark.py samples                        # of full-size images, and decoding
     uv run tools/benchmark.py evaluation                     # PQ beside panopticapi
+    uv run tools/benchmark.py files                          # PQ from files, and decoding
+    uv run tools/benchmark.py growth                         # with pixels, classes, segments
     uv run tools/benchmark.py postprocessing                 # beside Detectron2's
     uv run tools/benchmark.py busy                           # a step beside busy processes
     uv run tools/benchmark.py startup                        # how soon a mistake is told
@@ -197,6 +200,27 @@ def run_evaluation(repetitions: int, device: torch.device) -> dict[str, Any]:
     return evaluation.run_evaluation(report, repetitions)
 
 
+def run_files(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Benchmarks PQ from files beside bare decoding; on the CPU whatever the device."""
+    from benchmarks import pq_files
+
+    return pq_files.run_pq_files(report, repetitions)
+
+
+def run_samples(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Benchmarks samples of full-size images beside the decoding of their files."""
+    from benchmarks import full_size
+
+    return full_size.run_full_size(report, repetitions)
+
+
+def run_growth(repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Measures and draws how time grows; on the CPU whatever the device."""
+    from benchmarks import growth
+
+    return growth.run_growth(measure_seconds, repetitions, Path("output/growth.png"))
+
+
 def run_postprocessing(repetitions: int, device: torch.device) -> dict[str, Any]:
     """Benchmarks the merging to a panoptic map beside Detectron2's."""
     from benchmarks import evaluation
@@ -258,7 +282,10 @@ BENCHMARKS = {
     "strategies": run_strategies,
     "cbst": run_cbst,
     "loader": run_loader,
+    "samples": run_samples,
     "evaluation": run_evaluation,
+    "files": run_files,
+    "growth": run_growth,
     "postprocessing": run_postprocessing,
     "busy": run_busy,
     "startup": run_startup,

@@ -66,19 +66,20 @@ class ConfusionMatrix:
                 f"the prediction has shape {pred.shape}, the ground truth {gt.shape}; predict at "
                 "the size of the ground truth"
             )
-        kept = gt != IGNORE_LABEL
-        rows = gt[kept].astype(np.int64)
-        columns = pred[kept].astype(np.int64)
-        if rows.size and (rows.min() < 0 or rows.max() >= self.num_classes):
-            strange = np.unique(rows[(rows < 0) | (rows >= self.num_classes)])
+        # Labels that are no byte are counted as one that is no class, and named by the check.
+        pairs = _count_pairs(
+            _as_bytes(gt, otherwise=self.num_classes), _as_bytes(pred, otherwise=self.num_classes)
+        )
+        if pairs[self.num_classes : IGNORE_LABEL].any():
+            labels = np.unique(gt)
+            strange = labels[(labels != IGNORE_LABEL) & ~np.isin(labels, range(self.num_classes))]
             raise ValueError(
                 f"the ground truth holds labels {strange.tolist()}; expected class ids 0 to "
                 f"{self.num_classes - 1} and {IGNORE_LABEL} (are these raw label ids?)"
             )
-        columns[(columns < 0) | (columns > self.num_classes)] = self.num_classes
-        width = self.num_classes + 1
-        image = np.bincount(rows * width + columns, minlength=self._state.size)
-        image = image.reshape(self._state.shape)
+        image = np.empty_like(self._state)
+        image[:, :-1] = pairs[: self.num_classes, : self.num_classes]
+        image[:, -1] = pairs[: self.num_classes, self.num_classes :].sum(axis=1)
         self._state += image
         return image
 
@@ -128,6 +129,29 @@ class ConfusionMatrix:
         result["classes"] = sum(row["IoU"] is not None for row in per_class.values())
         result["per_class"] = per_class
         return result
+
+
+def _as_bytes(ids: np.ndarray, otherwise: int) -> np.ndarray:
+    """Returns ids as uint8; those that are no byte become ``otherwise``."""
+    if ids.dtype == np.uint8:
+        return ids
+    return np.where((ids < 0) | (ids > IGNORE_LABEL), otherwise, ids).astype(np.uint8)
+
+
+def _count_pairs(gt: np.ndarray, pred: np.ndarray) -> np.ndarray:
+    """Counts each pair of two uint8 arrays: (256, 256) int64.
+
+    Runs of pixels with one pair are counted as one, unless most pixels are a run by themselves.
+    """
+    pairs = np.left_shift(gt, 8, dtype=np.uint16).reshape(-1)
+    pairs |= pred.reshape(-1)
+    ends = np.flatnonzero(pairs[1:] != pairs[:-1])
+    if ends.size > pairs.size // 4:
+        return np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
+    last = np.append(ends, pairs.size - 1) if pairs.size else ends
+    length = np.diff(last, prepend=-1)
+    counts = np.bincount(pairs.take(last), weights=length, minlength=1 << 16)
+    return counts.astype(np.int64).reshape(256, 256)
 
 
 def _percent(part: float, whole: float) -> float | None:

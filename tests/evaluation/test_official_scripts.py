@@ -24,6 +24,7 @@ from PIL import Image
 from gbw_d2.cityscapes_classes import CLASSES
 from gbw_d2.evaluation import PanopticQuality
 from gbw_d2.evaluation import panoptic_quality as ours
+from gbw_d2.evaluation.panoptic_files import score_files
 
 # Cityscapes' own protocol: 19 classes under their label ids.
 CATEGORIES = [{"id": c.cityscapes_id, "name": c.name, "isthing": int(c.is_thing)} for c in CLASSES]
@@ -139,6 +140,8 @@ def test_equal_to_hotcoco_on_files(images: list[Sample]) -> None:
         files = _write_files(Path(folder), images)
         with contextlib.redirect_stdout(io.StringIO()):
             theirs = hotcoco.panoptic.pq_compute(*files)
+        of_files = score_files(Path(files[0]), Path(files[1]), 2)
+    np.testing.assert_array_equal(of_files.state, score(images).state)
     result = score(images).compute()
     for category in LABEL_IDS:
         row, other = result["per_class"][category], theirs["per_class"].get(category, {})

@@ -1,0 +1,97 @@
+"""Samples of a training step's data at full size beside the bare decoding of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from gbw_d2.data.augmentation import AugmentationSettings
+from gbw_d2.data.formats import synthia
+from gbw_d2.data.mappers import SourceMapper, TargetMapper
+from gbw_d2.keys import FILE_NAME
+from gbw_d2.label_spaces import CITYSCAPES_19
+from gbw_d2.modeling.targets.centers import CenterTargetGenerator
+from gbw_d2.toyworld.settings import ToyWorldSettings
+from gbw_d2.toyworld.writer import SUBFOLDERS, write_toy_world
+
+Candidate = Callable[[], None]
+# Made once, 19 MB; the image after these would be the crowded one.
+FOLDER = Path("output/full_size_toy")
+SETTINGS = ToyWorldSettings(
+    seed=3, image_size=(1024, 2048), num_source=4, num_target_train=1, num_target_val=1
+)
+CROP = (512, 1024)
+# What one H200 takes in a second (docs/speed.md).
+EATEN = 85
+
+
+def full_size_candidates(folder: Path, settings: ToyWorldSettings) -> dict[str, Candidate]:
+    """Decodes or makes samples of all source images, without augmenting colours.
+
+    The first one decodes image and label by OpenCV. Source samples have panoptic targets and crops
+    judged by their classes; target samples are the same images without labels.
+
+    Args:
+        folder: of a toy world, made where it is missing.
+        settings: of that toy world.
+    """
+    write_toy_world(folder, settings)
+    records = synthia.load_synthia(folder / SUBFOLDERS["source"])
+    rows, columns = settings.image_size
+    crop = (min(CROP[0], rows // 2), min(CROP[1], columns // 2))
+    source = SourceMapper(
+        synthia.read_semantic,
+        synthia.read_panoptic,
+        CITYSCAPES_19,
+        AugmentationSettings(crop_size=crop, cat_max_ratio=0.75),
+        CenterTargetGenerator(CITYSCAPES_19.thing_ids, 8.0),
+    )
+    target = TargetMapper(AugmentationSettings(crop_size=crop))
+
+    def decode(*names: str) -> Candidate:
+        def run() -> None:
+            for record in records:
+                for name in names:
+                    cv2.imread(record[name], cv2.IMREAD_UNCHANGED)
+
+        return run
+
+    def draw(mapper: SourceMapper | TargetMapper) -> Candidate:
+        def run() -> None:
+            for number, record in enumerate(records):
+                mapper(record, np.random.default_rng(number))
+
+        return run
+
+    return {
+        "image and label": decode(FILE_NAME, synthia.LABEL_FILE),
+        "source sample": draw(source),
+        "image": decode(FILE_NAME),
+        "target sample": draw(target),
+    }
+
+
+def run_full_size(
+    report: Callable[..., dict[str, dict[str, float]]], repetitions: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Benchmarks samples of 1024x2048 images on one core; ``ms`` and ``cores`` are per image.
+
+    ``cores``: how many make 85 such images a second.
+    """
+    threads, cpu = (cv2.getNumThreads(), torch.get_num_threads()), torch.device("cpu")
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    try:
+        rows = report(full_size_candidates(FOLDER, SETTINGS), repetitions, cpu, False)
+    finally:
+        cv2.setNumThreads(threads[0])
+        torch.set_num_threads(threads[1])
+    for row in rows.values():
+        row["ms"] /= SETTINGS.num_source
+        row["cores"] = EATEN * row["ms"] / 1000
+    rows["target sample"]["ratio"] = rows["target sample"]["ms"] / rows["image"]["ms"]
+    return {"1024x2048, per image; ratio to what was decoded": rows}

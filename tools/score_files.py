@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Scores panoptic maps that were written before, without the network, on all cores.
+
+    uv run tools/score_files.py TRUE.json PREDICTED.json
+
+Both are COCO panoptic files, with PNG files in the folder of the same name without `.json`, and the
+predictions' categories have the truth's ids; TEST.SAVE_PREDICTIONS True writes such files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gbw_d2.errors import UserError
+from gbw_d2.evaluation.panoptic_files import score_files
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line, scores and prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("truth", type=Path)
+    parser.add_argument("prediction", type=Path)
+    parser.add_argument("--workers", type=int, help="threads; default: one per core")
+    args = parser.parse_args(arguments)
+    try:
+        scores = score_files(args.truth, args.prediction, args.workers).compute()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{'':8s}" + "".join(f"{key:>8s}" for key in ("PQ", "SQ", "RQ", "classes")))
+    for name, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st")):
+        values = [scores[key + suffix] for key in ("PQ", "SQ", "RQ")]
+        cells = [f"{'-' if value is None else f'{value:.2f}':>8s}" for value in values]
+        print(f"{name:8s}" + "".join(cells) + f"{scores['classes' + suffix]:8d}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
