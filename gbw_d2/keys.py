@@ -14,6 +14,10 @@ SEM_SEG = "sem_seg"
 SEGMENTS = "segments"  # (H, W) int32 segment ids, 0 = void
 # COCO dicts of these segments: id, category_id (class id, 255 = not a class), iscrowd
 SEGMENTS_INFO = "segments_info"
+# Where a crop is drawn for a class: what it shows, one count per class id 0..255, and (class id,
+# whether it shows as many pixels of it as were asked for).
+CLASS_PIXELS = "class_pixels"
+ASKED = "asked"
 PANOPTIC_SEG = "panoptic_seg"  # inference output: ((H, W) int32 segment ids, segments_info)
 INSTANCES = "instances"  # inference output: detectron2 Instances
 

@@ -14,6 +14,7 @@ from gbw_d2 import keys
 from gbw_d2.data.augmentation import WantedPixels
 from gbw_d2.data.mappers import Sample
 from gbw_d2.data.sampling import Stream
+from gbw_d2.data.shown_classes import note_shown
 from gbw_d2.data.spec import Record
 from gbw_d2.errors import UserError
 from gbw_d2.keyed_random import keyed_rng
@@ -44,6 +45,8 @@ class _DrawDataset(Dataset[Sample]):
         except UserError as error:
             return error
         sample[keys.DRAW] = index
+        if draw.wanted is not None:
+            note_shown(sample, draw.wanted)
         return sample
 
 

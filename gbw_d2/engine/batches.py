@@ -29,6 +29,7 @@ from gbw_d2.data.sampling import (
     Stream,
     nested_subset,
 )
+from gbw_d2.data.shown_classes import log_shown
 from gbw_d2.data.spec import DatasetError, Record
 from gbw_d2.engine.build import architecture, is_panoptic
 from gbw_d2.engine.run_data import RunData
@@ -123,6 +124,7 @@ def build_batches(data: RunData, start: int, stage_data: StageData | None = None
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
     }
     source = warn_of_void(_source_batches(data, stage_data, shared), cfg.SOLVER.LOG_PERIOD)
+    source = log_shown(source, len(data.source.records), data.space.class_names)
     if not stage_data.with_target:
         return PairedLoader(source)
     records = data.target.records
