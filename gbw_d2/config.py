@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.composition import ConfigError, compose, split_words
 from gbw_d2.key_names import unknown_key
-from gbw_d2.mask2former_keys import add_mask2former_keys
+from gbw_d2.mask2former_keys import add_mask2former_keys, add_mask_teacher_keys
 from gbw_d2.paths import expanded
 from gbw_d2.settings import config_keys
 from gbw_d2.weighting import SCHEMES
@@ -93,7 +93,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT = 0.4
     _add_timm_keys(cfg)
     _add_hrda_keys(cfg)
-    add_mask2former_keys(cfg.MODEL)
+    add_mask2former_keys(cfg)
     # Adds detectron2 Instances to the inference output (masks: one H x W plane each).
     cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES = False
 
@@ -264,6 +264,8 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     teaching.FEATURE_DISTANCE_SHARE = 0.75
     # Centres and offsets of the teacher as targets where it is confident (panoptic networks only).
     teaching.INSTANCE_PSEUDO_LABELS = False
+
+    add_mask_teacher_keys(cfg)
 
     cbst = cfg.UDA.CBST = CfgNode()
     # class_balanced (CBST): a portion of each predicted class | global (ST): of all pixels.

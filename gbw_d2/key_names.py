@@ -22,6 +22,7 @@ _DETECTRON2 = (
     "projects/deeplab/config.py",
     "projects/panoptic_deeplab/config.py",
 )
+_OURS = ("config.py", "mask2former_keys.py")
 # What the root of all keys, and a node of keys, are called in these files.
 _ROOTS = ("cfg", "_C")
 _NODES = ("CN", "CfgNode")
@@ -79,7 +80,7 @@ def read_key_names() -> KeyNames | None:
     if found is None or not found.submodule_search_locations:
         return None
     folder = Path(found.submodule_search_locations[0])
-    files = [*(folder / name for name in _DETECTRON2), _PACKAGE / "config.py"]
+    files = [*(folder / name for name in _DETECTRON2), *(_PACKAGE / name for name in _OURS)]
     if not all(file.is_file() for file in files):
         return None
     kinds: dict[str, str] = {}

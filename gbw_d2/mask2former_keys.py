@@ -1,4 +1,4 @@
-"""The keys of MODEL.MASK2FORMER; see gbw_d2/config.py."""
+"""The keys of MODEL.MASK2FORMER and of UDA.MASK_TEACHER; see gbw_d2/config.py."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from detectron2.config import CfgNode
 
 
-def add_mask2former_keys(model: CfgNode) -> None:
-    """Adds the keys of ``GBWMask2Former`` to the node ``MODEL``, in place."""
-    keys = model.MASK2FORMER = CfgNode()
+def add_mask2former_keys(cfg: CfgNode) -> None:
+    """Adds the keys of ``GBWMask2Former`` to ``cfg``, in place."""
+    keys = cfg.MODEL.MASK2FORMER = CfgNode()
     # Maps of the encoder, the finest first: masks have its resolution, all others are decoded.
     keys.IN_FEATURES = ("res2", "res3", "res4", "res5")
     # Segments that an image can have, stuff included.
@@ -31,6 +31,8 @@ def add_mask2former_keys(model: CfgNode) -> None:
     keys.DICE_WEIGHT = 5.0
     # Weight of "no object" within the class loss; it is outside the class weights' budget.
     keys.NO_OBJECT_WEIGHT = 0.1
+    # Further factor of the source's mask losses (MC-PanDA++: 2).
+    keys.SOURCE_MASK_FACTOR = 1.0
     # Points per mask, candidates per point, and share that is chosen where masks are uncertain.
     keys.POINTS = 12544
     keys.OVERSAMPLE_RATIO = 3.0
@@ -40,3 +42,40 @@ def add_mask2former_keys(model: CfgNode) -> None:
     # Inference: least probability of a query's class, and least share of its mask that it wins.
     keys.CLASS_THRESHOLD = 0.8
     keys.OVERLAP_THRESHOLD = 0.8
+
+
+def add_mask_teacher_keys(cfg: CfgNode) -> None:
+    """Adds the keys of the strategy ``mask_teacher`` to ``cfg``, in place."""
+    keys = cfg.UDA.MASK_TEACHER = CfgNode()
+    # Share of the run, 0..1, that is source training alone, as a stage of its own; 0 = one stage.
+    keys.SOURCE_SHARE = 0.0
+    # Share that follows under a teacher that stays what that stage has made of it.
+    keys.BURN_IN_SHARE = 0.0
+    # True: after the source stage the student starts anew from its initial weights (MC-PanDA).
+    keys.RESTART = True
+    # Decay of the teacher's running mean, reached by min(1 - 1 / (t + 1), EMA_DECAY); buffers too.
+    keys.EMA_DECAY = 0.999
+    keys.EMA_BUFFERS = True
+    # Weight of the losses on target images.
+    keys.LOSS_WEIGHT = 1.0
+    # A mask counts as the share of its pixels whose confidence exceeds a threshold (mask-wide loss
+    # scaling): fixed, CONFIDENCE_THRESHOLD for all classes; adaptive, one per class from 0 on.
+    keys.MASK_SCALING = True
+    keys.THRESHOLDS = "adaptive"
+    keys.CONFIDENCE_THRESHOLD = 0.99
+    # Adaptive thresholds: momentum, and the quantile of a segment's confidence that they follow.
+    keys.THRESHOLD_MOMENTUM = 0.999
+    keys.THRESHOLD_QUANTILE = 0.75
+    # Masks are learned at points where some segment has at least this confidence.
+    keys.POINT_FILTERING = True
+    keys.POINT_THRESHOLD = 0.8
+    # Smaller segments are none, pixels.
+    keys.LEAST_AREA = 26
+    # "No object" on target images: all (as published) | confident: times the share of pixels where
+    # some segment reaches POINT_THRESHOLD, so that what the teacher missed is not unlearned.
+    keys.NO_OBJECT = "all"
+    # Colour jitter and blur of target images, as UDA.SELF_TRAINING has them.
+    keys.JITTER_PROBABILITY = 0.8
+    keys.JITTER_STRENGTH = 0.2
+    keys.BLUR_PROBABILITY = 0.5
+    keys.BLUR_SIGMA = (0.1, 2.0)

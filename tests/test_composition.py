@@ -233,6 +233,9 @@ def fits(choice: dict[str, str]) -> bool:
     if choice["datasets"] == "toy_own":
         return False
     instances = choice["models"].startswith(("panoptic", "mask2former"))
+    # A strategy that asks for what these networks alone can do.
+    if choice["uda"] == "mask_teacher" and not choice["models"].startswith("mask2former"):
+        return False
     data = datasets_of(choice["datasets"])
     without_target = data["TARGET"] == "()"
     if instances and "_semantic_" in data["TRAIN"]:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from strategies import FOR_ALL
 from torch import Tensor, nn
 
 from gbw_d2 import keys
@@ -35,7 +36,6 @@ from gbw_d2.modeling.protocol import HeadSpec, Outputs, SemanticPrediction, Targ
 from gbw_d2.modeling.views import merged_maps
 from gbw_d2.ops.masks import mix
 from gbw_d2.ops.segments import segment_attributes
-from gbw_d2.uda import STRATEGIES
 from gbw_d2.weighting import SCHEMES, WeightLog, element_statistics
 from gbw_d2.weighting.pixels import per_pixel, prepare_labels
 
@@ -332,7 +332,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "model_final.pth", weights_only=True)
 
 
-@pytest.mark.parametrize("name", STRATEGIES.names())
+@pytest.mark.parametrize("name", FOR_ALL)
 def test_it_trains_under_every_strategy_and_gets_a_pq(promised: Any, name: str) -> None:
     cfg = promised("UDA.NAME", name)
     start = {k: v.clone() for k, v in build_model(cfg).state_dict().items()}

@@ -126,6 +126,40 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class TaughtSegments:
+    """The segments that a teacher finds in a batch of images; nothing of them is on the host.
+
+    Attributes:
+        owners: (N, H, W) int64, number of each pixel's segment, 0..S-1; 0 = void.
+        classes: (N, S) int64 class ids by number, 255 = none; numbers may be without a pixel.
+        confidence: (N, H, W) float32 in 0..1, of each pixel's own segment there; 0 on void.
+        greatest: (N, H, W) float32 in 0..1, the greatest confidence of any segment there.
+    """
+
+    owners: Tensor
+    classes: Tensor
+    confidence: Tensor
+    greatest: Tensor
+
+
+@dataclass(frozen=True)
+class SegmentWorth:
+    """What of a teacher's segments a student shall learn from, and how much.
+
+    Attributes:
+        reliable: (N, H, W) bool; a segment's mask counts as the share of these among its pixels.
+        usable: (N, H, W) bool, pixels at which masks are learned.
+        no_object: (N,) float32 in 0..1, how much it counts that there is nothing else.
+        least_area: smaller segments are none, pixels.
+    """
+
+    reliable: Tensor
+    usable: Tensor
+    no_object: Tensor
+    least_area: int
+
+
+@dataclass(frozen=True)
 class PixelPseudoLabels:
     """What a strategy makes of a teacher's semantic prediction.
 
@@ -188,6 +222,18 @@ class TargetGenerator(Protocol):
             segments_info: COCO dicts with ``id``, ``category_id`` (class id, 255 = not a class) and
                 ``iscrowd``; may list segments that the crop does not show.
         """
+        ...
+
+
+class SegmentTeacher(Protocol):
+    """What a network may be able to do beside :class:`SegmentationModel`: teach by segments."""
+
+    def taught_segments(self, outputs: Outputs, shift: Tensor | None) -> TaughtSegments:
+        """Returns a frozen copy's segments; ``shift``: the student's ``pseudo_label_shift``."""
+        ...
+
+    def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
+        """Makes targets of segments; ``mix_targets`` pastes others onto them."""
         ...
 
 

@@ -1,6 +1,14 @@
 """Adaptation strategies, one file each; importing one enters it into ``STRATEGIES``."""
 
-from gbw_d2.uda import adversarial, cbst, max_squares, min_entropy, self_training, source_only
+from gbw_d2.uda import (
+    adversarial,
+    cbst,
+    mask_teacher,
+    max_squares,
+    min_entropy,
+    self_training,
+    source_only,
+)
 from gbw_d2.uda.build import build_strategy, loss_terms
 from gbw_d2.uda.strategy import (
     STRATEGIES,
@@ -22,6 +30,7 @@ __all__ = [
     "build_strategy",
     "cbst",
     "loss_terms",
+    "mask_teacher",
     "max_squares",
     "min_entropy",
     "self_training",

@@ -29,7 +29,14 @@ def build_strategy(
     """
     masked = masked_consistency(name, uda_keys)
     run = RunSettings(seed, max_iter, uda_keys.WARM_UP, masked)
-    return STRATEGIES.get(name)(model, uda_keys.get(name.upper()), run)
+    strategy = STRATEGIES.get(name)
+    lacking = [method for method in strategy.asks_for if not hasattr(model, method)]
+    if lacking:
+        raise UserError(
+            f"UDA.NAME '{name}' asks of the network what {type(model).__name__} cannot do "
+            f"({', '.join(lacking)}); take another network or strategy (docs/training.md)"
+        )
+    return strategy(model, uda_keys.get(name.upper()), run)
 
 
 def masked_consistency(name: str, uda_keys: Any) -> MaskedConsistency | None:

@@ -24,3 +24,12 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     total = values.clone()
     torch.distributed.all_reduce(total)
     return total
+
+
+def all_reduce_max(values: Tensor) -> Tensor:
+    """Returns the greatest of ``values`` over all processes; as :func:`all_reduce_sum`."""
+    if world_size() == 1:
+        return values
+    greatest = values.clone()
+    torch.distributed.all_reduce(greatest, torch.distributed.ReduceOp.MAX)
+    return greatest

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks import recipe
+from strategies import FOR_ALL
 
 from gbw_d2.engine.finite import FiniteCheck
 from gbw_d2.losses import ClassWeightedCrossEntropy, WeightedLosses
 from gbw_d2.modeling.postprocessing import PanopticSettings, panoptic_from_centers
-from gbw_d2.uda import STRATEGIES
 from gbw_d2.weighting import FLAGS, SCHEMES, WeightLog, build_scheme
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -51,7 +51,7 @@ def losses(step: recipe.TrainingStep) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", STRATEGIES.names())
+@pytest.mark.parametrize("name", FOR_ALL)
 def test_no_step_waits(
     name: str, precision: str, repository: Path, waiting_allowed_afterwards: None
 ) -> None:
@@ -65,7 +65,7 @@ def test_no_step_waits(
         step()
 
 
-@pytest.mark.parametrize("name", STRATEGIES.names())
+@pytest.mark.parametrize("name", FOR_ALL)
 def test_a_step_is_that_of_the_cpu(name: str, repository: Path) -> None:
     here, there = (
         losses(training_step(repository, name, torch.device(device))) for device in ("cpu", "cuda")

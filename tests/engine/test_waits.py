@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from strategies import FOR_ALL
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -23,7 +24,7 @@ RECIPES = {
     "semantic": "toy/semantic_gbw",
     "hrda": "toy/semantic_gbw models/semantic_hrda_tiny",
 }
-PAIRS = [(name, recipe) for recipe in ("panoptic", "semantic") for name in STRATEGIES.names()]
+PAIRS = [(name, recipe) for recipe in ("panoptic", "semantic") for name in FOR_ALL]
 
 
 def move_to_fake_device(module: nn.Module, mode: FakeTensorMode) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-
-from gbw_d2.uda import STRATEGIES
+from strategies import FOR_ALL
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +31,14 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 # What a name such as "self_training + masked + hrda" switches on: further draws.
 MORE = {
     "masked": ("UDA.MASKED_CONSISTENCY.LOSS_WEIGHT", "1.0"),
+    # Of random weights no query is sure, and segments there shall be.
+    "queries": (
+        *("MODEL.META_ARCHITECTURE", "GBWMask2Former", "MODEL.MASK2FORMER.HIDDEN_DIM", "32"),
+        *("MODEL.MASK2FORMER.IN_FEATURES", "('stem', 'res2', 'res3', 'res4')"),
+        *("MODEL.MASK2FORMER.POINTS", "64", "MODEL.MASK2FORMER.CLASS_THRESHOLD", "0.0"),
+        *("MODEL.MASK2FORMER.DECODER_LAYERS", "2", "MODEL.MASK2FORMER.OVERLAP_THRESHOLD", "0.0"),
+        *("MODEL.MASK2FORMER.ENCODER_LAYERS", "1", "MODEL.MASK2FORMER.DROPOUT", "0.1"),
+    ),
     "hrda": ("MODEL.META_ARCHITECTURE", "GBWHRDA", "MODEL.HRDA.ATTENTION_CHANNELS", "32"),
 }
 
@@ -69,7 +76,8 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [*STRATEGIES.names(), "self_training + masked + hrda", "cbst + masked"]
+    "name",
+    [*FOR_ALL, "self_training + masked + hrda", "cbst + masked", "mask_teacher + queries"],
 )
 def test_resume_equals_an_uninterrupted_run(
     repository: Path, toy_datasets: Path, tmp_path: Path, name: str

@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from strategies import FOR_ALL
 
 from gbw_d2.config import load_config
 from gbw_d2.engine.build import build_model, build_training_losses
 from gbw_d2.engine.setup import resolve
 from gbw_d2.engine.trainer import Trainer
-from gbw_d2.uda import STRATEGIES, Context, build_strategy
+from gbw_d2.uda import Context, build_strategy
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,7 @@ OVERRIDES = [
 
 
 # cbst draws what it has labelled; tests/uda/test_cbst.py has its two processes.
-NAMES = sorted(set(STRATEGIES.names()) - {"cbst"})
+NAMES = sorted(set(FOR_ALL) - {"cbst"})
 # What a name such as "self_training + masked + hrda" switches on: further draws.
 MORE = {
     "masked": ["UDA.MASKED_CONSISTENCY.LOSS_WEIGHT", "1.0", "UDA.MASKED_CONSISTENCY.BLOCK", "8"],

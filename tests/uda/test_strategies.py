@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from strategies import FOR_ALL
 
 from gbw_d2 import keys
 from gbw_d2.engine.build import build_model
@@ -20,7 +21,7 @@ from gbw_d2.modeling.targets.centers import (
     OFFSET,
     OFFSET_WEIGHTS,
 )
-from gbw_d2.uda import STRATEGIES, Context, build_strategy
+from gbw_d2.uda import Context, build_strategy
 from gbw_d2.uda.strategy import PSEUDO_LABELS
 
 ARCHITECTURES = ("panoptic", "semantic", "auxiliary")
@@ -100,7 +101,7 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
     assert not different, different
 
 
-@pytest.mark.parametrize("name", STRATEGIES.names())
+@pytest.mark.parametrize("name", FOR_ALL)
 def test_contract(name: str, model_and_config: Any, samples: Any, tmp_path: Any) -> None:
     model, cfg = model_and_config
     twin = copy.deepcopy(model)
@@ -129,7 +130,7 @@ def test_contract(name: str, model_and_config: Any, samples: Any, tmp_path: Any)
     assert_equal(weights_of(restored), weights_of(again))
 
 
-@pytest.mark.parametrize("name", STRATEGIES.names())
+@pytest.mark.parametrize("name", FOR_ALL)
 def test_frozen_modules_get_no_gradient(
     name: str, model_and_config: Any, samples: Any, tmp_path: Any
 ) -> None:
@@ -142,7 +143,7 @@ def test_frozen_modules_get_no_gradient(
         assert bool(moved) == (id(module) in trained), key
 
 
-@pytest.mark.parametrize("name", sorted(set(STRATEGIES.names()) - {"cbst", "source_only"}))
+@pytest.mark.parametrize("name", sorted(set(FOR_ALL) - {"cbst", "source_only"}))
 def test_warm_up_is_source_training_alone(name: str, model_and_config: Any, samples: Any) -> None:
     model, cfg = model_and_config
     cfg.UDA.WARM_UP = 0.5

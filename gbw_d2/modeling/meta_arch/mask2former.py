@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
@@ -29,12 +30,15 @@ from gbw_d2.modeling.plain_losses import plain_losses
 from gbw_d2.modeling.protocol import (
     Features,
     HeadSpec,
+    Losses,
     Outputs,
     PixelPseudoLabels,
+    SegmentWorth,
     SemanticPrediction,
     Size,
     TargetGenerator,
     Targets,
+    TaughtSegments,
     View,
 )
 from gbw_d2.modeling.segmentor import SEMANTIC_LOGITS, DenseSegmentor, result_size
@@ -48,6 +52,7 @@ from gbw_d2.modeling.targets.slots import (
     slots_of_classes,
 )
 from gbw_d2.modeling.views import merged_maps
+from gbw_d2.weighting import WeightLog
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
@@ -76,6 +81,7 @@ class GBWMask2Former(DenseSegmentor):
         loss_settings: factors of the losses and of the assignment's costs.
         point_settings: points that masks are learned at.
         weights_per_layer: whether each prediction of the decoder has class weights of its own.
+        source_mask_factor: further factor of the mask losses of the source.
         predict_instances: whether there are things to tell apart.
         kwargs: of :class:`DenseSegmentor`; ``sem_seg_head`` is a ``MaskHead``.
     """
@@ -91,6 +97,7 @@ class GBWMask2Former(DenseSegmentor):
         loss_settings: LossFactors,
         point_settings: PointSettings,
         weights_per_layer: bool,
+        source_mask_factor: float,
         predict_instances: bool,
         **kwargs: Any,
     ) -> None:
@@ -99,6 +106,7 @@ class GBWMask2Former(DenseSegmentor):
         self.loss_settings = loss_settings
         self.point_settings = point_settings
         self.weights_per_layer = weights_per_layer
+        self.source_mask_factor = source_mask_factor
         self.predict_instances = predict_instances
         is_thing = torch.zeros(self.label_space.num_classes, dtype=torch.bool)
         is_thing[list(self.label_space.thing_ids)] = predict_instances
@@ -162,6 +170,7 @@ class GBWMask2Former(DenseSegmentor):
                 settings.POINTS, settings.OVERSAMPLE_RATIO, settings.IMPORTANCE_SAMPLE_RATIO
             ),
             "weights_per_layer": settings.WEIGHTS_PER_LAYER,
+            "source_mask_factor": settings.SOURCE_MASK_FACTOR,
             "predict_instances": cls.predicts_instances(cfg),
         }
 
@@ -185,6 +194,21 @@ class GBWMask2Former(DenseSegmentor):
         logits = semantic_logits(queries.classes[-1], queries.masks[-1])
         said = _Said(queries, image_size, instances and self.predict_instances)
         return Outputs(SemanticPrediction(logits, image_size), None, said)
+
+    def losses(
+        self,
+        outputs: Outputs,
+        targets: Targets,
+        pixel_weights: Tensor | None,
+        term: str,
+        log: WeightLog | None = None,
+    ) -> Losses:
+        """Multiplies the mask losses of the source, where MC-PanDA++ asks for it."""
+        found = super().losses(outputs, targets, pixel_weights, term, log)
+        if term != keys.TERM_SOURCE or self.source_mask_factor == 1:
+            return found
+        factors = {name: self.source_mask_factor for name in found if MASKS in name}
+        return {name: factors.get(name, 1.0) * value for name, value in found.items()}
 
     def loss_calls(
         self, outputs: Outputs, targets: Targets, pixel_weights: Tensor | None
@@ -241,24 +265,34 @@ class GBWMask2Former(DenseSegmentor):
         targets = super().pseudo_targets(outputs, pseudo_labels)
         if not outputs.private.instances:
             return targets
+        found = self.taught_segments(outputs, None)
+        sure = (found.confidence >= pseudo_labels.threshold) & pseudo_labels.kept
+        slots = SlotTargets(found.owners, found.classes, sure, pseudo_labels.kept)
+        return replace(targets, private=slots)
+
+    def taught_segments(self, outputs: Outputs, shift: Tensor | None) -> TaughtSegments:
+        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`; stuff keeps its class's number."""
+        size = outputs.private.size
         found = [
             query_segments(
-                classes,
+                # "No object" has no weight that could have moved its logits.
+                classes if shift is None else classes + F.pad(shift, (0, 1)),
                 masks,
-                self._frame(masks, outputs.private.size, outputs.private.size),
+                self._frame(masks, size, size),
                 self.is_thing,
                 self.segment_settings,
+                with_greatest=True,
             )
             for classes, masks in _last(outputs)
         ]
-        confidence = torch.stack([each.confidence for each in found])
-        slots = SlotTargets(
-            torch.stack([each.slots for each in found]),
-            torch.stack([each.classes for each in found]),
-            (confidence >= pseudo_labels.threshold) & pseudo_labels.kept,
-            pseudo_labels.kept,
-        )
-        return replace(targets, private=slots)
+        parts = zip(*((s.slots, s.classes, s.confidence, s.greatest) for s in found), strict=True)
+        return TaughtSegments(*map(torch.stack, parts))
+
+    def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
+        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`."""
+        slots = SlotTargets(segments.owners, segments.classes, **vars(worth))
+        semantic = segments.classes.gather(1, segments.owners.flatten(1)).view_as(segments.owners)
+        return Targets(semantic=semantic, private=slots if self.predict_instances else None)
 
     def mix_targets(self, mask: Tensor, source: Targets, target: Targets) -> Targets:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
@@ -296,11 +330,12 @@ class GBWMask2Former(DenseSegmentor):
         frame = self._frame(masks, padded, shown, result_size(sample, shown))
         result: dict[str, Any] = {keys.SEM_SEG: frame.whole(logits)}
         if self.predict_instances:
-            things = self.label_space.thing_ids
-            result[keys.PANOPTIC_SEG] = panoptic_result(
-                classes, masks, frame, things, self.segment_settings
-            )
+            result[keys.PANOPTIC_SEG] = self._panoptic(classes, masks, frame)
         return result
+
+    def _panoptic(self, classes: Tensor, masks: Tensor, frame: Frame) -> tuple[Tensor, list[Any]]:
+        things = self.label_space.thing_ids
+        return panoptic_result(classes, masks, frame, things, self.segment_settings)
 
     @staticmethod
     def _frame(masks: Tensor, padded: Size, shown: Size, size: Size | None = None) -> Frame:
@@ -346,9 +381,7 @@ class GBWMask2Former(DenseSegmentor):
             frame = self._frame(
                 masks, outputs.semantic.size, view.shown, result_size(sample, image_size)
             )
-            result[keys.PANOPTIC_SEG] = panoptic_result(
-                classes, masks, frame, self.label_space.thing_ids, self.segment_settings
-            )
+            result[keys.PANOPTIC_SEG] = self._panoptic(classes, masks, frame)
         return result
 
 

@@ -1,0 +1,209 @@
+"""mask_teacher: a mean teacher's segments for mask classifiers (MC-PanDA and MC-PanDA++)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gbw_d2 import keys
+from gbw_d2.errors import UserError
+from gbw_d2.modeling.protocol import Losses, SegmentationModel, SegmentWorth, TaughtSegments
+from gbw_d2.ops.masks import mix
+from gbw_d2.uda.parts import ema
+from gbw_d2.uda.parts.class_thresholds import ClassThresholds, segment_quantiles
+from gbw_d2.uda.parts.segment_mix import segment_mask
+from gbw_d2.uda.parts.strong_augmentation import StrongAugmentation
+from gbw_d2.uda.strategy import (
+    STRATEGIES,
+    Batch,
+    Context,
+    RunSettings,
+    Stage,
+    Strategy,
+    image_size,
+    module_of,
+)
+
+logger = logging.getLogger(__name__)
+
+# Steps without a single segment after which the log says so.
+_PATIENCE = 100
+SOURCE, ADAPTATION = "source", "adaptation"
+
+
+@STRATEGIES.register("mask_teacher")
+class MaskTeacher(Strategy):
+    """Learns from source segments, and from a teacher's segments with source segments on them.
+
+    Martinovic et al., MC-PanDA, ECCV 2024, and MC-PanDA++, IJCV 2026; docs/equations.md 12. Three
+    stages (source training, a student that starts anew under the frozen result, a mean teacher) or
+    one, by keys. Where this differs from code and papers, projects/MC-PanDA/README.md says so.
+    """
+
+    needs_target = True
+    asks_for = ("taught_segments", "segment_targets")
+    terms = (keys.TERM_SOURCE, keys.TERM_MIXED)
+
+    def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
+        super().__init__(model, settings, run)
+        if settings.NO_OBJECT not in ("all", "confident"):
+            raise UserError(
+                f"UDA.MASK_TEACHER.NO_OBJECT is '{settings.NO_OBJECT}'; expected all or confident"
+            )
+        self.source_iterations = round(settings.SOURCE_SHARE * self.max_iter)
+        self.burn_in_end = self.source_iterations + round(settings.BURN_IN_SHARE * self.max_iter)
+        self.teacher = model.frozen_copy()
+        # What the student starts from again; nothing that a run without source stage needs.
+        self.start = model.frozen_copy() if self.source_iterations and settings.RESTART else None
+        self.thresholds = ClassThresholds(
+            settings.THRESHOLDS,
+            model.label_space.num_classes,
+            0.0 if settings.THRESHOLDS == "adaptive" else settings.CONFIDENCE_THRESHOLD,
+            settings.THRESHOLD_MOMENTUM,
+            "UDA.MASK_TEACHER.THRESHOLDS",
+        ).to(next(module_of(model).parameters()).device)
+        self.augmentation = StrongAugmentation(
+            settings.JITTER_STRENGTH,
+            settings.JITTER_PROBABILITY,
+            settings.BLUR_PROBABILITY,
+            *settings.BLUR_SIGMA,
+        )
+        self._pixels: Tensor | int = 0
+
+    def stages(self) -> Sequence[Stage]:
+        """Source training first where SOURCE_SHARE asks for it; burn-in is part of the second."""
+        if not self.source_iterations:
+            return [Stage(ADAPTATION, 0, self.max_iter)]
+        return [
+            Stage(SOURCE, 0, self.source_iterations),
+            Stage(ADAPTATION, self.source_iterations, self.max_iter),
+        ]
+
+    def prepare(self, stage: Stage, context: Context) -> None:
+        """Makes the teacher a copy of the student, and starts that one anew after the source."""
+        if not context.fresh:
+            return
+        student = module_of(self.model)
+        ema.update(module_of(self.teacher), student, 0.0)
+        if self.start is None:
+            return
+        if stage.name == SOURCE:
+            ema.update(module_of(self.start), student, 0.0)
+        else:
+            student.load_state_dict(module_of(self.start).state_dict())
+
+    def training_losses(
+        self, source: Batch, target: Batch | None, iteration: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yields the losses of the source, and of the target under the pasted source segments."""
+        assert target is not None
+        yield self.supervised_losses(source)
+        if iteration >= self.source_iterations and self.adapts(iteration):
+            yield self._target_losses(source, target, iteration)
+
+    def after_step(self, iteration: int) -> None:
+        """Moves the teacher towards the student; during burn-in it stays, then it is a copy."""
+        if iteration < self.source_iterations:
+            return
+        done = iteration + 1 - self.burn_in_end
+        if done < 0:
+            return
+        decay = ema.ema_decay(done, self.settings.EMA_DECAY)
+        buffers = self.settings.EMA_BUFFERS
+        ema.update(module_of(self.teacher), module_of(self.model), decay, buffers)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Adds the teacher."""
+        return {**super().networks(), "teacher": module_of(self.teacher)}
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Names the teacher, the thresholds, and what the student starts from again."""
+        modules = {"teacher": module_of(self.teacher), "thresholds": self.thresholds}
+        return modules if self.start is None else {**modules, "start": module_of(self.start)}
+
+    def _target_losses(self, source: Batch, target: Batch, iteration: int) -> Losses:
+        """Returns the losses of the target images, named ``target_...``."""
+        with torch.no_grad():
+            images, pasted = self.model.images(target), self.model.images(source)
+            if images.shape != pasted.shape:
+                raise UserError(
+                    f"source and target batches are {tuple(pasted.shape)} and "
+                    f"{tuple(images.shape)}; mixing needs equal sizes: set INPUT.CROP_SIZE"
+                )
+            features = self.teacher.features(images)
+            outputs = self.teacher.outputs(features, image_size(images))
+            found = self.teacher.taught_segments(outputs, self.model.pseudo_label_shift())
+            self._look(found, iteration)
+            taught = self.model.segment_targets(found, self._worth(found))
+            mask = self._mask(source, images)
+            targets = self.model.mix_targets(mask, self.model.targets(source), taught)
+            # The source's pixels are pasted as they are: the target's alone are augmented.
+            shown = mix(mask, pasted, self._augmented(target, images))
+            del features, outputs
+        features = self.model.features(shown, self.network_draws(target, keys.TERM_MIXED))
+        predicted = self.model.outputs(features, image_size(shown))
+        losses = self.model.losses(predicted, targets, None, keys.TERM_MIXED, self.weight_log)
+        factor = self.settings.LOSS_WEIGHT
+        return {f"target_{name}": factor * value for name, value in losses.items()}
+
+    def _worth(self, found: TaughtSegments) -> SegmentWorth:
+        """Judges a teacher's segments: mask-wide scaling and points by confidence."""
+        s = self.settings
+        count = found.classes.shape[1]
+        quantiles = segment_quantiles(found.confidence, found.owners, count, s.THRESHOLD_QUANTILE)
+        self.thresholds.update(torch.where(quantiles > 0, found.classes, -1), quantiles)
+        values = self.thresholds.values
+        of_segments = values[found.classes.clamp(max=len(values) - 1)]
+        limits = of_segments.gather(1, found.owners.flatten(1)).view_as(found.confidence)
+        everywhere = torch.ones_like(found.owners, dtype=torch.bool)
+        usable = found.greatest >= s.POINT_THRESHOLD
+        share = usable.float().mean((1, 2))
+        return SegmentWorth(
+            found.confidence > limits if s.MASK_SCALING else everywhere,
+            usable if s.POINT_FILTERING else everywhere,
+            share if s.NO_OBJECT == "confident" else torch.ones_like(share),
+            s.LEAST_AREA,
+        )
+
+    def _mask(self, source: Batch, images: Tensor) -> Tensor:
+        """Returns (N, H, W) bool, the source segments that are pasted."""
+        rngs = self.generators("segment mix", source)
+        if any(keys.SEGMENTS not in sample for sample in source):
+            raise UserError(
+                "UDA.NAME mask_teacher pastes segments of the source, whose labels have none here; "
+                "DATASETS.TRAIN needs panoptic labels, and MODEL.SEMANTIC_ONLY to be False"
+            )
+        masks = [
+            segment_mask(sample[keys.SEGMENTS].numpy(), sample[keys.SEGMENTS_INFO], rng)
+            for sample, rng in zip(source, rngs, strict=True)
+        ]
+        # Batches are padded at the right and the bottom, where nothing is pasted.
+        whole = np.zeros((len(masks), *image_size(images)), dtype=bool)
+        for place, mask in zip(whole, masks, strict=True):
+            place[: mask.shape[0], : mask.shape[1]] = mask
+        return torch.from_numpy(whole).to(images.device, non_blocking=True)
+
+    def _augmented(self, target: Batch, images: Tensor) -> Tensor:
+        drawn = self.augmentation.draw(self.generators("strong augmentation", target))
+        pictures = self.model.pictures(images).clamp(0, 1)
+        drawn = drawn.to(images.device, non_blocking=True)
+        return self.model.normalised(self.augmentation.apply(pictures, drawn))
+
+    def _look(self, found: TaughtSegments, iteration: int) -> None:
+        """Says in the log, once in a hundred steps, where the teacher has found nothing at all."""
+        self._pixels = self._pixels + (found.owners > 0).sum()
+        if (iteration + 1) % _PATIENCE:
+            return
+        if int(self._pixels) == 0:
+            logger.warning(
+                "The teacher found no segment in the last %d steps: lower "
+                "the network's class threshold, or train longer on the source (UDA.WARM_UP, "
+                "UDA.MASK_TEACHER.SOURCE_SHARE)",
+                _PATIENCE,
+            )
+        self._pixels = 0
