@@ -14,6 +14,7 @@
     uv run tools/benchmark.py postprocessing                 # beside Detectron2's
     uv run tools/benchmark.py busy                           # a step beside busy processes
     uv run tools/benchmark.py startup                        # how soon a mistake is told
+    uv run tools/benchmark.py encoders                       # each encoder base at 512x512
     uv run tools/benchmark.py recipe --config-file configs/synthia_panoptic_gbw.yaml  # without data
     uv run tools/benchmark.py operators --config-file configs/toy/panoptic_gbw.yaml  # profile
     uv run tools/benchmark.py versions --beside CHECKOUT --config-file FILE  # two versions' steps
@@ -26,6 +27,7 @@ candidate / reference within the same repetition. Quiet the machine first.
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import platform
@@ -242,22 +244,14 @@ def run_startup(repetitions: int, device: torch.device) -> dict[str, Any]:
     return processes.run_startup(repetitions)
 
 
-def run_recipe(
-    repetitions: int, device: torch.device, config_file: str, overrides: Sequence[str]
-) -> dict[str, Any]:
-    """Measures the training step of a recipe of any scale, without its data."""
-    from benchmarks import recipe
+def imported(name: str, *first: Any) -> Callable[..., dict[str, Any]]:
+    """Returns ``run_<name>`` of benchmarks/<name>.py, which is imported when it runs."""
 
-    return recipe.run_recipe(report, repetitions, device, config_file, overrides)
+    def run(*arguments: Any) -> dict[str, Any]:
+        module = importlib.import_module(f"benchmarks.{name}")
+        return getattr(module, f"run_{name}")(*first, *arguments)
 
-
-def run_operators(
-    repetitions: int, device: torch.device, config_file: str, overrides: Sequence[str]
-) -> dict[str, Any]:
-    """Profiles the training step of a recipe of any scale, without its data."""
-    from benchmarks import operators
-
-    return operators.run_operators(repetitions, device, config_file, overrides)
+    return run
 
 
 def run_versions(
@@ -289,8 +283,9 @@ BENCHMARKS = {
     "postprocessing": run_postprocessing,
     "busy": run_busy,
     "startup": run_startup,
-    "recipe": run_recipe,
-    "operators": run_operators,
+    "encoders": imported("encoders", report),
+    "recipe": imported("recipe", report),
+    "operators": imported("operators"),
     "versions": run_versions,
 }
 

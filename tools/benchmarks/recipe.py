@@ -78,6 +78,7 @@ class TrainingStep:
         self.extra = list(self.strategy.optimizers().values())
         pair = (source, target if self.strategy.data(self.stage).with_target else None)
         self.images = (len(source), len(pair[1] or ()))
+        self.source = source
         self.trainer = Trainer(
             self.model,
             self.strategy,
@@ -101,6 +102,10 @@ class TrainingStep:
         # Freed here, so that the peak of the next call counts them.
         for optimizer in self._optimizers():
             optimizer.zero_grad(set_to_none=True)
+
+    def source_images(self) -> Tensor:
+        """Returns the labelled batch as the network sees it."""
+        return self.model.images(self.source)
 
     def held_mb(self) -> float:
         """Returns what the device holds between calls, in MB: networks and optimisers' states."""
