@@ -37,7 +37,7 @@ def space(*names: str, name: str = "mine", things: str = "", **more: object) -> 
 
 
 def test_the_built_in_spaces() -> None:
-    assert LABEL_SPACES.names() == ["cityscapes_13", "cityscapes_16", "cityscapes_19"]
+    assert LABEL_SPACES.names() == ["camvid_11", "cityscapes_13", "cityscapes_16", "cityscapes_19"]
     assert [c.name for c in CITYSCAPES_19.classes] == [c.name for c in CLASSES]
     assert [c.raw_id for c in CITYSCAPES_19.classes] == [c.cityscapes_id for c in CLASSES]
     sixteen = LABEL_SPACES.get("cityscapes_16")

@@ -37,7 +37,13 @@ REFUSED = [
         "WEIGHT_DECAY_NORM",
         "WEIGHT_DECAY_BIAS",
     ),
-    *("WEIGHT_DECAY_TABLES", "HEAD_LR_FACTOR", "LAYER_DECAY", "BIAS_LR_FACTOR"),
+    *(
+        "WEIGHT_DECAY_TABLES",
+        "WEIGHT_DECAY_EMBEDDINGS",
+        "HEAD_LR_FACTOR",
+        "LAYER_DECAY",
+        "BIAS_LR_FACTOR",
+    ),
     "REFERENCE_WORLD_SIZE",
 ]
 
