@@ -303,21 +303,18 @@ def _count_pairs(
     size = (gt_ids.size + 2) * width
     dtype = np.int32 if size <= _TABLE_PAIRS else np.int64
     gt_code, pred_code = _coder(gt_ids, width, dtype), _coder(pred_ids, 1, dtype)
-    runs = (
-        (gt_code(gt) + pred_code(pred), length)
-        for gt, pred, length in _runs(gt_map.reshape(-1), pred_map.reshape(-1))
-    )
+    codes, lengths = [np.zeros(0, dtype)], [np.zeros(0, np.int64)]
+    for gt, pred, length in _runs(gt_map.reshape(-1), pred_map.reshape(-1)):
+        codes.extend((gt_code(gt) + pred_code(pred)).T)
+        lengths.extend([length] * gt.shape[1])
+    pair, length = np.concatenate(codes), np.concatenate(lengths)
     if size <= _TABLE_PAIRS:
-        counts = np.zeros(size)
-        for pairs, length in runs:
-            for pair in pairs.T:
-                counts += np.bincount(pair, weights=length, minlength=size)
+        counts = np.bincount(pair, weights=length, minlength=size)
         pairs = np.flatnonzero(counts)
         counts = counts[pairs]
     else:
-        listed = [np.stack((pair, length)) for pairs, length in runs for pair in pairs.T]
-        runs_of_pairs = np.concatenate(listed, axis=1)
-        pair, length = runs_of_pairs[:, runs_of_pairs[0].argsort()]
+        order = pair.argsort()
+        pair, length = pair[order], length[order]
         begins = np.flatnonzero(np.diff(pair, prepend=-1))
         pairs, counts = pair[begins], np.add.reduceat(length, begins)
     return pairs // width - 2, pairs % width - 2, counts
