@@ -67,6 +67,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.COLOR_JITTER = 0.0
     # Standard deviation of the centre heat map's Gaussians, pixels.
     cfg.INPUT.GAUSSIAN_SIGMA = 8
+    # Instances of which a crop shows fewer pixels are ignore regions for RoI heads.
+    cfg.INPUT.MIN_INSTANCE_AREA = 0
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
@@ -96,6 +98,11 @@ def _add_model_keys(cfg: CfgNode) -> None:
     add_mask2former_keys(cfg)
     # Adds detectron2 Instances to the inference output (masks: one H x W plane each).
     cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES = False
+    cfg.MODEL.PANOPTIC_FPN.PREDICT_INSTANCES = False
+    # How detections and semantics become one map: score_order | edaps (gbw_d2/modeling/merging.py).
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.RULE = "score_order"
+    # Score from which on a teacher's detection is an instance to learn from, 0..1.
+    cfg.MODEL.PANOPTIC_FPN.PSEUDO_LABEL_SCORE = 0.75
 
 
 def _add_timm_keys(cfg: CfgNode) -> None:

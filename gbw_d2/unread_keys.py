@@ -11,7 +11,7 @@ from gbw_d2.config import ConfigError, add_gbw_config
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
-_NO_DETECTOR = "no network here has it"
+_NO_DETECTOR = "this network does not have it"
 _NO_SCALES = "INPUT.SCALE_RANGE, INPUT.SOURCE_SIZE and INPUT.TARGET_SIZE set the size"
 _TEST_SIZE = "INPUT.TEST_SIZE sets the size at test time"
 _ORDER = "images come in the order of SEED; DATASETS.RARE_CLASS_SAMPLING draws rare classes"
@@ -31,7 +31,12 @@ UNREAD: Mapping[str, str] = {
     "MODEL.ROI_MASK_HEAD": _NO_DETECTOR,
     "MODEL.ROI_KEYPOINT_HEAD": _NO_DETECTOR,
     "MODEL.RETINANET": _NO_DETECTOR,
-    "MODEL.PANOPTIC_FPN": _NO_DETECTOR,
+    "MODEL.FPN": _NO_DETECTOR,
+    "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT": _NO_DETECTOR,
+    "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH": _NO_DETECTOR,
+    "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT": _NO_DETECTOR,
+    "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH": _NO_DETECTOR,
+    "MODEL.PANOPTIC_FPN.COMBINE.ENABLED": "panoptic networks always merge",
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": "void is always 255; a data.yaml says which labels are void",
     "MODEL.SEM_SEG_HEAD.LOSS_TOP_K": "the semantic loss takes all pixels; WEIGHTING weights them",
     "MODEL.PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY": "images are padded to what the backbone needs",

@@ -17,7 +17,11 @@ from gbw_d2.losses.instance import (
 )
 from gbw_d2.losses.max_squares import max_squares_loss
 from gbw_d2.losses.query import ClassWeightedQueryClassification, ClassWeightedQueryMask
-from gbw_d2.losses.roi import ClassWeightedRoIClassification, ClassWeightedRoIMask
+from gbw_d2.losses.roi import (
+    ClassWeightedRoIBox,
+    ClassWeightedRoIClassification,
+    ClassWeightedRoIMask,
+)
 from gbw_d2.losses.upsampled import upsampled_cross_entropy
 from gbw_d2.losses.weighted_loss import WeightedLoss, in_order
 from gbw_d2.losses.weighted_losses import WeightedLosses
@@ -30,6 +34,7 @@ __all__ = [
     "ClassWeightedOffsetLoss",
     "ClassWeightedQueryClassification",
     "ClassWeightedQueryMask",
+    "ClassWeightedRoIBox",
     "ClassWeightedRoIClassification",
     "ClassWeightedRoIMask",
     "GBWCrossEntropyLoss",

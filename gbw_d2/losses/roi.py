@@ -1,6 +1,6 @@
 """Losses of the RoI heads of Mask R-CNN (He et al. 2017) with class weights.
 
-Both equal Detectron2's where every weight is 1. In several processes the divisor is the mean over
+All equal Detectron2's where every weight is 1. In several processes the divisor is the mean over
 processes of the number of RoIs, so that the mean of the processes' losses equals the loss of one
 process with all the RoIs; every process must make the calls, with no RoI too.
 """
@@ -139,6 +139,67 @@ class ClassWeightedRoIClassification(WeightedLoss):
         )
         finite = torch.isfinite(statistics.measure).all()
         statistics.nonfinite = statistics.nonfinite | ~finite
+
+
+class ClassWeightedRoIBox(WeightedLoss):
+    """Smooth absolute error of each object's box, weighted by its class.
+
+    1 / R sum_r w_{c_r} l_r over the objects among R RoIs, l_r = sum over the four deltas of |e|,
+    less beta / 2, below beta e^2 / (2 beta). g_c is the norm of the gradient of sum over class c of
+    l_r / (n_c + 1): where no error is below beta it tells the size of a class and not its error
+    (docs/equations.md 7), so networks let another head's weights stand here.
+
+    Arguments are those of :class:`gbw_d2.losses.WeightedLoss`, for the K foreground classes.
+    """
+
+    default_ignore_index = -1
+
+    def forward(
+        self,
+        deltas: Tensor,
+        true_deltas: Tensor,
+        labels: Tensor,
+        rois: int,
+        beta: float = 0.0,
+        term: str = TERM_SOURCE,
+        log: WeightLog | None = None,
+    ) -> Tensor:
+        """Computes the loss.
+
+        Args:
+            deltas: (F, 4) of the objects, from RoI to box; F may be 0.
+            true_deltas: (F, 4).
+            labels: (F,) integer, 0..K-1 or ``ignore_index``.
+            rois: R, all RoIs, background included.
+            beta: error from which on the loss grows linearly, 0 for everywhere.
+            term: which images the loss comes from; see ``gbw_d2.keys``.
+            log: takes the weights, counts and measure of this call.
+
+        Returns:
+            A tensor without axes; 0 for no object.
+
+        Raises:
+            ValueError: shapes that do not match; on the CPU also unknown labels, and NaN or inf.
+        """
+        scheme = self.scheme
+        _check_shape("deltas", deltas, (len(labels), 4))
+        _check_shape("true_deltas", true_deltas, (len(labels), 4))
+        targets, invalid = prepare_labels(labels, scheme.num_classes, self.ignore_index)
+        error = deltas.to(compute_dtype(deltas)) - true_deltas
+        zero = torch.zeros_like(error)
+        losses = F.smooth_l1_loss(error, zero, reduction="none", beta=beta).sum(1)
+        z = error.detach()
+        slope = z.sign() if beta == 0 else (z / beta).clamp(-1, 1)
+        statistics = element_statistics(
+            losses.detach(),
+            slope.square().sum(1),
+            targets,
+            invalid,
+            scheme.num_classes,
+            norms=scheme.needs_norms and scheme.measures(term),
+        )
+        weights = self.class_weights(statistics, term, log)
+        return (losses * per_pixel(weights, targets)).sum() / _roi_divisor(rois, deltas)
 
 
 class ClassWeightedRoIMask(WeightedLoss):

@@ -220,13 +220,22 @@ def panoptic_from_centers(
     classes = torch.cat([classes, stuff])
     scores = torch.cat([scores, scores.new_ones(len(stuff))])
     classes_of = torch.cat([classes.new_zeros(1), classes])
-    probability = _probabilities(sem_logits.flatten(1), highest, classes_of[segments])
-    table = _segment_table(segments, classes, scores, probability, is_thing)
+    probability = class_probabilities(sem_logits.flatten(1), highest, classes_of[segments])
+    table = segment_table(segments, classes, scores, probability, is_thing)
     return segments.view(center.shape).to(torch.int32), table
 
 
-def _probabilities(logits: Tensor, highest: Tensor, classes: Tensor) -> Tensor:
-    """Softmax of (K, M) logits at one class per pixel (M,); ``highest`` is their maximum."""
+def class_probabilities(logits: Tensor, highest: Tensor, classes: Tensor) -> Tensor:
+    """Computes the softmax of (K, M) logits at one class per pixel (M,).
+
+    Args:
+        logits: (K, M).
+        highest: (M,) their maximum.
+        classes: (M,) int64.
+
+    Returns:
+        (M,) probabilities.
+    """
     block = max(1, _BLOCK // len(logits))
     parts = zip(logits.split(block, dim=1), highest.split(block), classes.split(block), strict=True)
     return torch.cat(
@@ -237,10 +246,21 @@ def _probabilities(logits: Tensor, highest: Tensor, classes: Tensor) -> Tensor:
     )
 
 
-def _segment_table(
+def segment_table(
     segments: Tensor, classes: Tensor, scores: Tensor, probability: Tensor, is_thing: Tensor
 ) -> list[dict[str, Any]]:
-    """Lists the segments; the one place where results are copied to the host."""
+    """Lists the segments; the one place where results are copied to the host.
+
+    Args:
+        segments: (M,) number of each pixel's segment, 0 = void, 1..S.
+        classes: (S,) class ids.
+        scores: (S,) of each segment, 0..1.
+        probability: (M,) 0..1; its mean over a segment is a factor of the score.
+        is_thing: (K,) bool.
+
+    Returns:
+        S dictionaries with ``id``, ``category_id``, ``isthing``, ``area`` (pixels), ``score``.
+    """
     count = len(classes)
     areas = torch.bincount(segments, minlength=count + 1)[1:]
     # Void pixels fall into bin 0 and are dropped.
@@ -282,11 +302,11 @@ def instances_of(panoptic_map: Tensor, segments_info: Sequence[dict[str, Any]]) 
         [s["score"] for s in things], dtype=torch.float32, device=device
     )
     instances.pred_masks = masks
-    instances.pred_boxes = Boxes(_boxes_of(masks))
+    instances.pred_boxes = Boxes(boxes_of_masks(masks))
     return instances
 
 
-def _boxes_of(masks: Tensor) -> Tensor:
+def boxes_of_masks(masks: Tensor) -> Tensor:
     rows, columns = masks.any(dim=2), masks.any(dim=1)
     first = [axis.int().argmax(dim=1) for axis in (columns, rows)]
     last = [axis.shape[1] - axis.flip(1).int().argmax(dim=1) for axis in (columns, rows)]

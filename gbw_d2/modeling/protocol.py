@@ -317,7 +317,7 @@ class SegmentationModel(Protocol):
         term: str,
         log: WeightLog | None = None,
     ) -> Losses:
-        """Returns the weighted losses whose targets are present, named ``loss_<head>``.
+        """Returns the losses whose targets are present: ``loss_<head>``, and any without classes.
 
         Args:
             outputs: of :meth:`outputs`.

@@ -18,6 +18,7 @@ from gbw_d2.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
 from gbw_d2.losses import ClassWeightedCrossEntropy, WeightedLosses, in_order
 from gbw_d2.modeling import backbones  # noqa: F401  (registers them)
 from gbw_d2.modeling.heads.auxiliary import build_auxiliary_head
+from gbw_d2.modeling.heads.classifier import classifier_input_and_logits
 from gbw_d2.modeling.plain_losses import plain_losses
 from gbw_d2.modeling.protocol import (
     Features,
@@ -37,6 +38,7 @@ from gbw_d2.modeling.views import merged_maps
 from gbw_d2.ops.masks import mix
 from gbw_d2.weighting import WeightLog
 
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_sem_seg_head
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
@@ -47,23 +49,6 @@ AUXILIARY = "auxiliary"
 
 # Name of the exported logits (N, K, H, W).
 SEMANTIC_LOGITS = "semantic_logits"
-
-
-def classifier_input_and_logits(head: nn.Module, features: Features) -> tuple[Tensor, Tensor]:
-    """Runs a semantic head of Detectron2 and keeps the input of its last layer, ``predictor``.
-
-    Returns:
-        features (N, D, h, w) that the classifier reads, and its logits (N, K, h, w).
-    """
-    recorded: list[tuple[Tensor, Tensor]] = []
-    hook = head.predictor.register_forward_hook(
-        lambda _module, inputs, output: recorded.append((inputs[0], output))
-    )
-    try:
-        head.layers(features)
-    finally:
-        hook.remove()
-    return recorded[-1]
 
 
 class DenseSegmentor(nn.Module):
@@ -84,6 +69,7 @@ class DenseSegmentor(nn.Module):
         loss_factors: factor of each head's loss.
         image_format: order of the images' channels, RGB or BGR.
         weighted_losses: the loss of each head.
+        neck: maps the backbone's feature maps to further ones for the heads, or None.
 
     Attributes:
         target_entries: names of a sample's label entries that are this network's own.
@@ -109,9 +95,11 @@ class DenseSegmentor(nn.Module):
         loss_factors: Mapping[str, float],
         image_format: str = "RGB",
         weighted_losses: WeightedLosses | None = None,
+        neck: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.neck = neck
         self.sem_seg_head = sem_seg_head
         self.auxiliary_head = auxiliary_head
         self.label_space = label_space
@@ -151,6 +139,11 @@ class DenseSegmentor(nn.Module):
         return no_targets
 
     @classmethod
+    def build_neck(cls, cfg: Any, shape: Mapping[str, ShapeSpec]) -> nn.Module | None:
+        """Builds what stands between a backbone of this shape and the heads, None for nothing."""
+        return None
+
+    @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Reads the shared constructor arguments from a config (Detectron2's ``@configurable``)."""
         if cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE != "cross_entropy":
@@ -160,6 +153,9 @@ class DenseSegmentor(nn.Module):
             )
         backbone = build_backbone(cfg)
         shape = backbone.output_shape()
+        neck = cls.build_neck(cfg, shape)
+        if neck is not None:
+            shape = {**shape, **neck.output_shape()}
         head = build_sem_seg_head(cfg, shape)
         if not (hasattr(head, "layers") and hasattr(head, "predictor")):
             raise UserError(
@@ -170,6 +166,7 @@ class DenseSegmentor(nn.Module):
         space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
         return {
             "backbone": backbone,
+            "neck": neck,
             "sem_seg_head": head,
             "auxiliary_head": build_auxiliary_head(cfg, shape),
             "label_space": space,
@@ -184,14 +181,15 @@ class DenseSegmentor(nn.Module):
         }
 
     @property
+    def size_divisibility(self) -> int:
+        """Of which rows and columns of a batch are multiples, by padding; 0 = of nothing."""
+        own = self.backbone.size_divisibility
+        return own if self.neck is None else max(own, self.neck.size_divisibility)
+
+    @property
     def device(self) -> torch.device:
         """Where the network's parameters are."""
         return self.pixel_mean.device
-
-    @property
-    def size_divisibility(self) -> int:
-        """Of which rows and columns of a batch are multiples, by padding; 0 = of nothing."""
-        return self.backbone.size_divisibility
 
     def _stack(self, batch: Sequence[Mapping[str, Any]], key: str, pad: float) -> Tensor:
         tensors = [sample[key].to(self.device, non_blocking=True) for sample in batch]
@@ -319,8 +317,7 @@ class DenseSegmentor(nn.Module):
     def mix_targets(self, mask: Tensor, source: Targets, target: Targets) -> Targets:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`.
 
-        Private targets are mixed map by map. Segments are not: these networks do not learn from
-        them, and two images' ids would have to be renumbered.
+        Private targets are mixed map by map; segments are not, as nobody learns from them here.
         """
         semantic = private = None
         if source.semantic is not None and target.semantic is not None:

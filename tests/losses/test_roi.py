@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gbw_d2.losses import ClassWeightedRoIClassification, ClassWeightedRoIMask
+from gbw_d2.losses import (
+    ClassWeightedRoIBox,
+    ClassWeightedRoIClassification,
+    ClassWeightedRoIMask,
+)
 from gbw_d2.weighting import SCHEMES, WeightLog, build_scheme, class_hindrance
 
 CLASSES = 4
@@ -225,3 +229,38 @@ def test_mistakes_are_explained():
         make_loss(ClassWeightedRoIMask, "gbw")
     with pytest.raises(ValueError, match=r"expected \(N, D, h, w\)"):
         make_loss(ClassWeightedRoIClassification, "gbw")(boxes, labels, features[:3])
+
+
+def test_boxes_by_hand():
+    # Class 0 twice with errors 1 and 3 in one delta, class 1 once with error 2; 10 RoIs in all.
+    deltas = torch.zeros(3, 4, requires_grad=True)
+    wanted = torch.tensor([[1.0, 0, 0, 0], [0, 3.0, 0, 0], [0, 0, -2.0, 0]])
+    criterion = make_loss(ClassWeightedRoIBox, "fixed", 2)
+    loss, last = call(criterion, deltas, wanted, torch.tensor([0, 0, 1]), 10)
+    # Fixed weights 1 and 2 are scaled to sum 2.
+    torch.testing.assert_close(loss, torch.tensor((2 / 3 * 4 + 4 / 3 * 2) / 10))
+    assert last.counts.tolist() == [2, 1]
+    loss.backward()
+    assert deltas.grad[1, 1].item() == pytest.approx(-2 / 3 / 10)
+
+
+def test_box_norms_are_those_of_autograd():
+    generator = torch.Generator().manual_seed(0)
+    deltas = torch.randn(12, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    wanted = torch.randn(12, 4, generator=generator, dtype=torch.float64)
+    labels = torch.arange(12) % 3
+    criterion = make_loss(ClassWeightedRoIBox, "gbw_norm", 3)
+    _, last = call(criterion, deltas, wanted, labels, 20, 0.5)
+    each = F.smooth_l1_loss(deltas, wanted, reduction="none", beta=0.5).sum(1)
+    for c in range(3):
+        total = each[labels == c].sum() / 5
+        (gradient,) = torch.autograd.grad(total, deltas, retain_graph=True)
+        torch.testing.assert_close(last.measure[c], gradient.norm())
+
+
+def test_boxes_of_no_object():
+    criterion = make_loss(ClassWeightedRoIBox, "gbw_norm")
+    deltas = torch.zeros(0, 4, requires_grad=True)
+    loss, _ = call(criterion, deltas, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), 0)
+    assert loss == 0
+    loss.backward()

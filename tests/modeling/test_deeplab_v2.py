@@ -14,8 +14,8 @@ from gbw_d2.config import load_config
 from gbw_d2.engine.build import build_model, build_training_losses
 from gbw_d2.engine.optimizer import build_optimizer
 from gbw_d2.errors import UserError
+from gbw_d2.modeling.heads.classifier import classifier_input_and_logits
 from gbw_d2.modeling.heads.deeplab_v2 import DeepLabV2Head, DilatedClassifier
-from gbw_d2.modeling.segmentor import classifier_input_and_logits
 from gbw_d2.weighting import WeightLog
 
 TINY = (

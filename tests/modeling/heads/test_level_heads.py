@@ -39,7 +39,7 @@ def test_daformer_has_the_papers_parameters() -> None:
 
 @pytest.mark.parametrize("head_class", [DAFormerHead, SegFormerHead])
 def test_the_predictor_is_a_linear_layer_on_what_it_is_given(head_class: Any) -> None:
-    from gbw_d2.modeling.segmentor import classifier_input_and_logits
+    from gbw_d2.modeling.heads.classifier import classifier_input_and_logits
 
     torch.manual_seed(0)
     head = head_class(in_features=NAMES, in_channels=WIDTHS, channels=32, num_classes=5)

@@ -1,0 +1,1 @@
+"""Regions of interest: proposals, their labels, the heads' losses, and pasted masks."""

@@ -1,0 +1,138 @@
+"""Detections: found, moved between views and sizes, joined, and taken as pseudo-labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.modeling.merging import MASK_THRESHOLD, Detections, paint_by_score
+from gbw_d2.modeling.protocol import Features, PixelPseudoLabels, Size, View
+from gbw_d2.modeling.rois.heads import predict_classes, predict_masks
+from gbw_d2.modeling.rois.proposals import predict_anchors, proposals_of
+from gbw_d2.modeling.targets.instances import IGNORED, InstanceTargets, stacked_classes
+
+from detectron2.layers import batched_nms, paste_masks_in_image
+from detectron2.structures import Boxes, Instances
+
+
+@torch.no_grad()
+def detect(rpn: nn.Module, heads: nn.Module, pyramid: Features, size: Size) -> list[Detections]:
+    """Runs Detectron2's RPN, RoI heads and mask head in inference; returns each image's findings.
+
+    Args:
+        rpn: in evaluation mode, as its number of proposals depends on it.
+        heads: the RoI heads.
+        pyramid: float32 maps by name.
+        size: (rows, columns) of the images.
+    """
+    proposals = proposals_of(rpn, predict_anchors(rpn, pyramid), size)
+    boxes = [each.proposal_boxes.tensor for each in proposals]
+    _, logits, deltas = predict_classes(heads, pyramid, boxes)
+    instances, _ = heads.box_predictor.inference((logits.float(), deltas.float()), proposals)
+    own = [each.pred_boxes.tensor for each in instances]
+    masks = predict_masks(heads, pyramid, own).float()
+    classes = torch.cat([each.pred_classes for each in instances])
+    channel = classes if masks.shape[1] > 1 else torch.zeros_like(classes)
+    chosen = masks[torch.arange(len(masks), device=masks.device), channel].sigmoid()
+    parts = chosen.split([len(each) for each in own])
+    return [
+        Detections(each.pred_boxes.tensor, each.scores, each.pred_classes, part)
+        for each, part in zip(instances, parts, strict=True)
+    ]
+
+
+def scaled(found: Detections, size: Size, new_size: Size) -> Detections:
+    """Resizes boxes from an image of one size to another; what lies outside is cut off or gone."""
+    boxes = Boxes(found.boxes.clone())
+    boxes.scale(new_size[1] / size[1], new_size[0] / size[0])
+    boxes.clip(new_size)
+    moved = Detections(boxes.tensor, found.scores, found.classes, found.masks)
+    return moved[boxes.nonempty().nonzero()[:, 0]]
+
+
+def placed(
+    found: Detections, place: tuple[slice, slice], view: View, image_size: Size
+) -> Detections:
+    """Brings the detections of a window of a view back to the image.
+
+    Args:
+        found: in pixels of the window.
+        place: rows and columns of the window in the view.
+        view: resized, perhaps mirrored.
+        image_size: (rows, columns) of the image.
+    """
+    boxes, masks = found.boxes, found.masks
+    boxes = boxes + boxes.new_tensor([place[1].start, place[0].start] * 2)
+    if view.flip:
+        x0, y0, x1, y1 = boxes.unbind(1)
+        width = view.shown[1]
+        boxes, masks = torch.stack([width - x1, y0, width - x0, y1], dim=1), masks.flip(2)
+    moved = Detections(boxes, found.scores, found.classes, masks)
+    return scaled(moved, view.shown, image_size)
+
+
+def joined(parts: Sequence[Detections], overlap: float, most: int) -> Detections:
+    """Joins detections of several views; of those of one class that overlap the surest stays.
+
+    Args:
+        parts: in pixels of one image.
+        overlap: intersection over union from which on two are one object.
+        most: detections that are kept.
+    """
+    every = Detections(
+        torch.cat([part.boxes for part in parts]),
+        torch.cat([part.scores for part in parts]),
+        torch.cat([part.classes for part in parts]),
+        torch.cat([part.masks for part in parts]),
+    )
+    return every[batched_nms(every.boxes, every.scores, every.classes, overlap)[:most]]
+
+
+def instances_of_detections(found: Detections, thing_ids: Sequence[int], size: Size) -> Instances:
+    """Returns Detectron2 ``Instances`` with class ids and masks (D, H, W) bool."""
+    instances = Instances(tuple(size))
+    instances.pred_boxes = Boxes(found.boxes)
+    instances.scores = found.scores
+    ids = torch.tensor(list(thing_ids), device=found.classes.device)
+    instances.pred_classes = ids[found.classes]
+    instances.pred_masks = paste_masks_in_image(
+        found.masks, instances.pred_boxes, tuple(size), MASK_THRESHOLD
+    ).bool()
+    return instances
+
+
+@torch.no_grad()
+def pseudo_instances(
+    found: Sequence[Detections],
+    pseudo_labels: PixelPseudoLabels,
+    thing_ids: Sequence[int],
+    min_score: float,
+    most_hidden: float,
+) -> InstanceTargets:
+    """Makes instances of a teacher's sure detections.
+
+    Pixels that it calls a thing without a sure detection, and pixels where pseudo-labels do not
+    count, are ignored: there may be an object. All else is background.
+
+    Args:
+        found: of each image.
+        pseudo_labels: of the same images.
+        thing_ids: class ids of the things.
+        min_score: 0..1.
+        most_hidden: share of a detection that surer ones may cover, 0..1.
+    """
+    labels = pseudo_labels.labels
+    size = (labels.shape[1], labels.shape[2])
+    sure = [each[(each.scores >= min_score).nonzero()[:, 0]] for each in found]
+    numbers = torch.stack([paint_by_score(each, size, most_hidden)[0] for each in sure])
+    things = torch.zeros(int(max(thing_ids)) + 1, dtype=torch.bool)
+    things[list(thing_ids)] = True
+    things = things.to(labels.device, non_blocking=True)
+    is_thing = things[labels.clamp(max=len(things) - 1)] & (labels < len(things))
+    unknown = ((numbers == 0) & is_thing) | ~pseudo_labels.kept
+    return InstanceTargets(
+        torch.where(unknown, IGNORED, numbers), stacked_classes([each.classes for each in sure])
+    )

@@ -1,0 +1,122 @@
+"""Which boxes are objects, which are background, and which of them a step learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Boxes, pairwise_iou
+
+# Share of a box's pixels from which on an ignore region makes it neither object nor background.
+IGNORED_SHARE = 0.5
+
+
+def image_generators(
+    draws: Sequence[np.random.Generator] | None, images: int, device: torch.device
+) -> list[torch.Generator | None]:
+    """Returns one generator per image, which depends on the image's own draws alone.
+
+    Args:
+        draws: one per image; None takes torch's own generator, as Detectron2 does.
+        images: N.
+        device: where boxes are drawn.
+    """
+    if draws is None:
+        return [None] * images
+    return [
+        torch.Generator(device).manual_seed(int(draw.integers(2**63, dtype=np.uint64)))
+        for draw in draws
+    ]
+
+
+def match_boxes(
+    boxes: Tensor, there: Tensor, candidates: Tensor, matcher: Matcher
+) -> tuple[Tensor, Tensor]:
+    """Finds the instance that each candidate overlaps most, and says what that makes of it.
+
+    Detectron2's ``Matcher``, but without a look at values, and an instance that no candidate
+    overlaps claims none (Detectron2's makes objects of all candidates that overlap it by 0).
+
+    Args:
+        boxes: (S, 4) of the instances.
+        there: (S,) bool, False for rows without an instance.
+        candidates: (M, 4).
+        matcher: holds thresholds and labels.
+
+    Returns:
+        (M,) int64 row of the instance, and (M,) int64 label: 1 object, 0 background, -1 neither.
+    """
+    device, count = candidates.device, len(candidates)
+    labels = torch.tensor(matcher.labels).to(device, non_blocking=True)
+    if not len(boxes):
+        return torch.zeros(count, dtype=torch.int64, device=device), labels[0].expand(count)
+    overlap = pairwise_iou(Boxes(boxes), Boxes(candidates))
+    overlap = overlap.masked_fill(~there.unsqueeze(1), 0)
+    best, rows = overlap.max(dim=0)
+    limits = torch.tensor(matcher.thresholds[1:-1]).to(device, non_blocking=True)
+    found = labels[torch.bucketize(best, limits, right=True)]
+    if matcher.allow_low_quality_matches:
+        most = overlap.max(dim=1, keepdim=True).values
+        claimed = ((overlap == most) & (most > 0)).any(dim=0)
+        found = torch.where(claimed, torch.ones_like(found), found)
+    return rows, found
+
+
+def ignored_shares(ignored: Tensor, boxes: Tensor) -> Tensor:
+    """Computes the share of each box's pixels inside the image that lies in ignore regions.
+
+    Args:
+        ignored: (H, W) bool.
+        boxes: (M, 4) x0, y0, x1, y1, rounded to whole pixels, and cut off at the image.
+
+    Returns:
+        (M,) float32, 0..1; 0 for a box without pixels.
+    """
+    height, width = ignored.shape
+    sums = torch.zeros(height + 1, width + 1, dtype=torch.int32, device=ignored.device)
+    sums[1:, 1:] = ignored.cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32)
+    x0, x1 = boxes[:, 0::2].round().clamp(0, width).long().unbind(1)
+    y0, y1 = boxes[:, 1::2].round().clamp(0, height).long().unbind(1)
+    inside = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+    return inside / ((x1 - x0) * (y1 - y0)).clamp(min=1)
+
+
+def without_ignored(labels: Tensor, background: int, ignored: Tensor, candidates: Tensor) -> Tensor:
+    """Makes -1 of the background labels (M,) of boxes that mostly lie in ignore regions (H, W)."""
+    unknown = ignored_shares(ignored, candidates) >= IGNORED_SHARE
+    return labels.masked_fill((labels == background) & unknown, -1)
+
+
+def draw_rows(
+    labels: Tensor,
+    number: int,
+    positive_fraction: float,
+    background: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Draws boxes to learn from: Detectron2's ``subsample_labels`` with a generator of its own.
+
+    Args:
+        labels: (M,), -1 = neither, ``background``, or an object's class.
+        number: boxes wanted in all.
+        positive_fraction: most of them that are objects, 0..1.
+        background: label of the background.
+        generator: on the labels' device; None for torch's own.
+
+    Returns:
+        Rows of objects and of background, in the order drawn.
+    """
+    device = labels.device
+    positive = ((labels != -1) & (labels != background)).nonzero()[:, 0]
+    negative = (labels == background).nonzero()[:, 0]
+    objects = min(len(positive), int(number * positive_fraction))
+    rest = min(len(negative), number - objects)
+    first = torch.randperm(len(positive), generator=generator, device=device)[:objects]
+    second = torch.randperm(len(negative), generator=generator, device=device)[:rest]
+    return positive[first], negative[second]

@@ -1,0 +1,72 @@
+"""Matching against Detectron2's, ignore regions by hand, and draws that belong to their image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gbw_d2.modeling.rois.labelling import (
+    draw_rows,
+    ignored_shares,
+    image_generators,
+    match_boxes,
+    without_ignored,
+)
+
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.sampling import subsample_labels
+from detectron2.structures import Boxes, pairwise_iou
+
+
+def make_boxes(count: int, seed: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=draw) * 50
+    return torch.cat([corner, corner + torch.rand(count, 2, generator=draw) * 30 + 1], 1)
+
+
+@pytest.mark.parametrize("low_quality", [False, True])
+def test_matches_are_detectron2s(low_quality: bool) -> None:
+    boxes, candidates = make_boxes(7, 0), make_boxes(200, 1)
+    matcher = Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=low_quality)
+    rows, labels = match_boxes(boxes, torch.ones(7, dtype=torch.bool), candidates, matcher)
+    expected_rows, expected = matcher(pairwise_iou(Boxes(boxes), Boxes(candidates)))
+    assert torch.equal(rows, expected_rows) and torch.equal(labels, expected.long())
+    assert set(labels.tolist()) == {-1, 0, 1} or not low_quality
+
+
+def test_rows_without_an_instance_claim_nothing() -> None:
+    matcher = Matcher([0.5], [0, 1], allow_low_quality_matches=True)
+    empty = torch.zeros(1, 4)
+    for boxes, there in ((empty, torch.zeros(1, dtype=torch.bool)), (empty[:0], empty[:0, 0] > 0)):
+        _, labels = match_boxes(boxes, there, make_boxes(5, 0), matcher)
+        assert labels.tolist() == [0] * 5
+
+
+def test_ignore_regions_by_hand() -> None:
+    ignored = torch.zeros(4, 8, dtype=torch.bool)
+    ignored[:, :4] = True
+    boxes = torch.tensor([[0.0, 0, 4, 4], [2, 0, 6, 4], [3, 1, 7, 2], [5, 0, 5, 4], [-4, 0, 8, 4]])
+    assert ignored_shares(ignored, boxes).tolist() == [1, 0.5, 0.25, 0, 0.5]
+    labels = torch.tensor([9, 9, 9, 9, 1])
+    assert without_ignored(labels, 9, ignored, boxes).tolist() == [-1, -1, 9, 9, 1]
+
+
+def test_draws_are_detectron2s() -> None:
+    labels = torch.randint(-1, 4, (300,), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(5)
+    expected = subsample_labels(labels, 64, 0.25, 3)
+    torch.manual_seed(5)
+    for one, two in zip(draw_rows(labels, 64, 0.25, 3, None), expected, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_an_image_is_drawn_alike_in_any_batch() -> None:
+    labels, cpu = torch.zeros(100, dtype=torch.long), torch.device("cpu")
+
+    def drawn(keys: list[int]) -> list[list[int]]:
+        generators = image_generators([np.random.default_rng(k) for k in keys], len(keys), cpu)
+        return [draw_rows(labels, 10, 0.5, 0, g)[1].tolist() for g in generators]
+
+    assert drawn([1, 2]) == [*drawn([1]), *drawn([2])]
+    assert drawn([1]) != drawn([2])
