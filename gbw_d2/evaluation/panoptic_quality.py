@@ -15,6 +15,8 @@ _MAX_ID = 2**31 - 1
 _TABLE_IDS = 1 << 24
 # Up to so many pairs of segments are counted in a table.
 _TABLE_PAIRS = 1 << 22
+# Up to so many they are counted in a table for each piece of the image.
+_FEW_PAIRS = 1 << 14
 # Words compared together: they stay in the processor's cache.
 _BLOCK = 1 << 17
 # Runs coded together: above 128 kB the allocator asks the system for each array.
@@ -303,21 +305,36 @@ def _count_pairs(
     size = (gt_ids.size + 2) * width
     dtype = np.int32 if size <= _TABLE_PAIRS else np.int64
     gt_code, pred_code = _coder(gt_ids, width, dtype), _coder(pred_ids, 1, dtype)
-    codes, lengths = [np.zeros(0, dtype)], [np.zeros(0, np.int64)]
-    for gt, pred, length in _runs(gt_map.reshape(-1), pred_map.reshape(-1)):
-        codes.extend((gt_code(gt) + pred_code(pred)).T)
-        lengths.extend([length] * gt.shape[1])
-    pair, length = np.concatenate(codes), np.concatenate(lengths)
-    if size <= _TABLE_PAIRS:
-        counts = np.bincount(pair, weights=length, minlength=size)
-        pairs = np.flatnonzero(counts)
-        counts = counts[pairs]
-    else:
-        order = pair.argsort()
-        pair, length = pair[order], length[order]
-        begins = np.flatnonzero(np.diff(pair, prepend=-1))
-        pairs, counts = pair[begins], np.add.reduceat(length, begins)
+    runs = (
+        (gt_code(gt) + pred_code(pred), length)
+        for gt, pred, length in _runs(gt_map.reshape(-1), pred_map.reshape(-1))
+    )
+    pairs, counts = _sum_runs(runs, size)
     return pairs // width - 2, pairs % width - 2, counts
+
+
+def _sum_runs(
+    runs: Iterable[tuple[np.ndarray, np.ndarray]], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums the lengths of runs by their pair's code, 0 .. ``size`` - 1: codes found, and sums."""
+    listed = ((code, length) for codes, length in runs for code in codes.T)
+    if size <= _TABLE_PAIRS:
+        if size > _FEW_PAIRS:
+            listed = iter([_joined(listed)])
+        table = np.zeros(size)
+        for code, length in listed:
+            table += np.bincount(code, weights=length, minlength=size)
+        found = np.flatnonzero(table)
+        return found, table[found]
+    code, length = _joined(listed)
+    order = code.argsort()
+    begins = np.flatnonzero(np.diff(code[order], prepend=-1))
+    return code[order[begins]], np.add.reduceat(length[order], begins)
+
+
+def _joined(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    columns = list(zip(*parts, strict=True)) or [(np.zeros(0, np.int64),)] * 2
+    return np.concatenate(columns[0]), np.concatenate(columns[1])
 
 
 def _runs(gt: np.ndarray, pred: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

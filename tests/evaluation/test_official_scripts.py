@@ -180,10 +180,11 @@ def _write_files(folder: Path, images: list[Sample]) -> tuple[str, str, str, str
 @given(samples())
 def test_every_way_of_counting_is_the_same(image: Sample) -> None:
     # Small ids, few pairs and few pixels take the tables in one block; these do not.
-    limits = {"_TABLE_IDS": 1, "_TABLE_PAIRS": 0, "_BLOCK": 50, "_RUNS": 7}
-    with mock.patch.multiple(ours, **limits):
-        searched = score([image]).state
-    np.testing.assert_array_equal(score([image]).state, searched)
+    limits = {"_TABLE_IDS": 1, "_TABLE_PAIRS": 0, "_FEW_PAIRS": 0, "_BLOCK": 50, "_RUNS": 7}
+    for others in (limits, {"_FEW_PAIRS": 0}):
+        with mock.patch.multiple(ours, **others):
+            searched = score([image]).state
+        np.testing.assert_array_equal(score([image]).state, searched)
     pred, _, gt, _ = image
     gt_ids, pred_ids = np.unique(gt[gt > 0])[::2], np.unique(pred[pred > 0])
     maps = [ours._as_id_map(each, "drawn") for each in (gt, pred)]
