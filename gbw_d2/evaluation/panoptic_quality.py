@@ -294,8 +294,7 @@ def _count_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts the pixels of each pair of segments that meets.
 
-    Runs of pixels with one pair are counted as one: there are few of them, and few more where the
-    maps are speckled.
+    Runs of pixels with one pair are counted as one, since there are few of them.
 
     Returns:
         Position in ``gt_ids``, position in ``pred_ids`` and number of pixels of each pair; a
@@ -305,11 +304,9 @@ def _count_pairs(
     size = (gt_ids.size + 2) * width
     dtype = np.int32 if size <= _TABLE_PAIRS else np.int64
     gt_code, pred_code = _coder(gt_ids, width, dtype), _coder(pred_ids, 1, dtype)
-    runs = (
-        (gt_code(gt) + pred_code(pred), length)
-        for gt, pred, length in _runs(gt_map.reshape(-1), pred_map.reshape(-1))
-    )
-    pairs, counts = _sum_runs(runs, size)
+    runs = _runs(gt_map.reshape(-1), pred_map.reshape(-1))
+    coded = ((gt_code(gt) + pred_code(pred), length) for gt, pred, length in runs)
+    pairs, counts = _sum_runs(coded, size)
     return pairs // width - 2, pairs % width - 2, counts
 
 
@@ -317,10 +314,10 @@ def _sum_runs(
     runs: Iterable[tuple[np.ndarray, np.ndarray]], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sums the lengths of runs by their pair's code, 0 .. ``size`` - 1: codes found, and sums."""
-    listed = ((code, length) for codes, length in runs for code in codes.T)
+    listed: Iterable[Any] = ((code, length) for codes, length in runs for code in codes.T)
     if size <= _TABLE_PAIRS:
         if size > _FEW_PAIRS:
-            listed = iter([_joined(listed)])
+            listed = [_joined(listed)]
         table = np.zeros(size)
         for code, length in listed:
             table += np.bincount(code, weights=length, minlength=size)
