@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 VOID = 0
 _MAX_ID = 2**31 - 1
@@ -364,9 +363,7 @@ def _runs(gt: np.ndarray, pred: np.ndarray) -> Iterator[tuple[np.ndarray, np.nda
             yield gt_ids, pred_ids, length[piece : piece + _RUNS]
 
 
-def _coder(
-    ids: np.ndarray, factor: int, dtype: npt.DTypeLike
-) -> Callable[[np.ndarray], np.ndarray]:
+def _coder(ids: np.ndarray, factor: int, dtype: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from ids in a map to codes.
 
     The code is 2 + the position in ``ids``, 1 for void, 0 for what is not listed; times ``factor``.
