@@ -102,8 +102,8 @@ class GBWPanopticFPN(DenseSegmentor):
         kwargs: of :class:`DenseSegmentor`.
     """
 
-    # Of one image; every further one adds 22. Counted on the CPU (looks at values, lists of indices
-    # and suppression in one pass forward), where losses check values that they leave alone on a GPU.
+    # Of one image; every further one adds 22. Counted on the CPU in one pass forward: looks at
+    # values, lists of indices, suppression. Some checks of values a GPU's losses leave out.
     waits_per_step = 45
     detectron2_keys = (
         *("MODEL.MASK_ON", "MODEL.ANCHOR_GENERATOR", "MODEL.PROPOSAL_GENERATOR", "MODEL.FPN"),
