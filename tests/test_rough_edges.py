@@ -100,6 +100,8 @@ def test_ctrl_c(repository: Path, tmp_path: Path) -> None:
         "import os, runpy, signal, sys\n"
         "from gbw_d2.catalog import preflight\n"
         "sys.argv = ['train_net.py', '--config-file', 'configs/toy/panoptic_gbw.yaml']\n"
+        # A shell starts background jobs with this signal ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "preflight.check_data = lambda _: signal.raise_signal(signal.SIGINT)\n"
         "runpy.run_path('train_net.py', run_name='__main__')\n"
     )

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+
 from gbw_d2.errors import UserError
 from gbw_d2.evaluation.panoptic_files import score_files
 
