@@ -22,6 +22,7 @@ from gbw_studies.results.rows import Results
 COMPARED = ("mIoU", "rare IoU", "rare recall")
 CLASS_SCORES = ("IoU", "recall")
 BLUE, ORANGE, GREY = COLORS[0], COLORS[1], COLORS[-1]
+LEAST_SPAN = 0.1  # points, of an axis
 MIN_REACH = 5.0  # points below 0 that arms.png shows in any case
 MAX_ARMS = len(COLORS)
 MAX_LEGEND_LETTERS = 140  # on one line
@@ -84,6 +85,10 @@ def _difference_panel(axes: Axes, rows: Sequence[Row], measure: str, edge: float
         difference = row.differences.get(measure)
         if difference is not None:
             _draw_difference(axes, place, difference, _role_color(row), edge)
+    low, high = axes.get_xlim()
+    if high - low < LEAST_SPAN:
+        # Where no arm differs, rounding must not fill the panel.
+        axes.set_xlim(-LEAST_SPAN / 2, LEAST_SPAN / 2)
 
 
 def _edge(shown: Sequence[Section], measure: str) -> float:

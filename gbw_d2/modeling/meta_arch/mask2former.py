@@ -26,6 +26,7 @@ from gbw_d2.modeling.mask2former.segments import (
     query_segments,
     semantic_logits,
 )
+from gbw_d2.modeling.panoptic_segmentor import PanopticSegmentor
 from gbw_d2.modeling.plain_losses import plain_losses
 from gbw_d2.modeling.protocol import (
     Features,
@@ -41,8 +42,7 @@ from gbw_d2.modeling.protocol import (
     TaughtSegments,
     View,
 )
-from gbw_d2.modeling.segmentor import SEMANTIC_LOGITS, DenseSegmentor, result_size
-from gbw_d2.modeling.targets.none import no_targets
+from gbw_d2.modeling.segmentor import SEMANTIC_LOGITS, result_size
 from gbw_d2.modeling.targets.slots import (
     SLOT_CLASSES,
     SLOTS,
@@ -70,7 +70,7 @@ class _Said:
 
 
 @META_ARCH_REGISTRY.register()
-class GBWMask2Former(DenseSegmentor):
+class GBWMask2Former(PanopticSegmentor):
     """Queries that each predict a class and a mask; segments are learned by assignment.
 
     With ``MODEL.SEMANTIC_ONLY`` its segments are one per class. Of labels without instances, too,
@@ -83,7 +83,7 @@ class GBWMask2Former(DenseSegmentor):
         weights_per_layer: whether each prediction of the decoder has class weights of its own.
         source_mask_factor: further factor of the mask losses of the source.
         predict_instances: whether there are things to tell apart.
-        kwargs: of :class:`DenseSegmentor`; ``sem_seg_head`` is a ``MaskHead``.
+        kwargs: of :class:`PanopticSegmentor`; ``sem_seg_head`` is a ``MaskHead``.
     """
 
     # The assignment of each batch with targets is found on the host.
@@ -127,15 +127,8 @@ class GBWMask2Former(DenseSegmentor):
         return heads
 
     @classmethod
-    def predicts_instances(cls, cfg: Any) -> bool:
-        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        return not cfg.MODEL.SEMANTIC_ONLY
-
-    @classmethod
-    def target_generator(cls, cfg: Any, space: LabelSpace) -> TargetGenerator:
-        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        if not cls.predicts_instances(cfg):
-            return no_targets
+    def instance_targets(cls, cfg: Any, space: LabelSpace) -> TargetGenerator:
+        """See :class:`PanopticSegmentor`."""
         return SlotTargetGenerator(space.num_classes, space.thing_ids)
 
     @classmethod

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 from gbw_d2.losses import ClassWeightedCenterLoss, ClassWeightedOffsetLoss
+from gbw_d2.modeling.panoptic_segmentor import PanopticSegmentor
 from gbw_d2.modeling.postprocessing import PanopticSettings, instances_of, panoptic_from_centers
 from gbw_d2.modeling.protocol import (
     Features,
@@ -22,7 +23,7 @@ from gbw_d2.modeling.protocol import (
     TargetGenerator,
     Targets,
 )
-from gbw_d2.modeling.segmentor import DenseSegmentor, result_size, upsampled
+from gbw_d2.modeling.segmentor import result_size, upsampled
 from gbw_d2.modeling.targets.centers import (
     CENTER,
     CENTER_WEIGHTS,
@@ -32,7 +33,6 @@ from gbw_d2.modeling.targets.centers import (
     OFFSET_WEIGHTS,
     CenterTargetGenerator,
 )
-from gbw_d2.modeling.targets.none import no_targets
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -42,7 +42,7 @@ _WEIGHTS = {CENTER: CENTER_WEIGHTS, OFFSET: OFFSET_WEIGHTS}
 
 
 @META_ARCH_REGISTRY.register()
-class GBWPanopticDeepLab(DenseSegmentor):
+class GBWPanopticDeepLab(PanopticSegmentor):
     """Semantic logits, a centre heat map and offsets to the centres, merged into a panoptic map.
 
     With ``MODEL.SEMANTIC_ONLY`` there is no instance branch, and it is a semantic network.
@@ -51,7 +51,7 @@ class GBWPanopticDeepLab(DenseSegmentor):
         ins_embed_head: Detectron2's instance branch, or None for a semantic-only network.
         panoptic_settings: thresholds of the post-processing.
         predict_instances: also return Detectron2 ``Instances`` in inference.
-        kwargs: of :class:`DenseSegmentor`.
+        kwargs: of :class:`PanopticSegmentor`.
     """
 
     target_entries = ENTRIES
@@ -83,15 +83,8 @@ class GBWPanopticDeepLab(DenseSegmentor):
         return heads
 
     @classmethod
-    def predicts_instances(cls, cfg: Any) -> bool:
-        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        return not cfg.MODEL.SEMANTIC_ONLY
-
-    @classmethod
-    def target_generator(cls, cfg: Any, space: LabelSpace) -> TargetGenerator:
-        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        if not cls.predicts_instances(cfg):
-            return no_targets
+    def instance_targets(cls, cfg: Any, space: LabelSpace) -> TargetGenerator:
+        """See :class:`PanopticSegmentor`."""
         return CenterTargetGenerator(space.thing_ids, cfg.INPUT.GAUSSIAN_SIGMA)
 
     @classmethod

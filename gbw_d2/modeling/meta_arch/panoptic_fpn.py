@@ -20,6 +20,7 @@ from gbw_d2.losses import (
 )
 from gbw_d2.modeling.heads.pyramid import build_pyramid
 from gbw_d2.modeling.merging import Detections, MergingSettings, merge_detections
+from gbw_d2.modeling.panoptic_segmentor import PanopticSegmentor
 from gbw_d2.modeling.protocol import (
     Features,
     HeadSpec,
@@ -42,7 +43,7 @@ from gbw_d2.modeling.rois.detections import (
 from gbw_d2.modeling.rois.heads import RoIPredictions, draw_rois, predict_rois
 from gbw_d2.modeling.rois.labelling import image_generators
 from gbw_d2.modeling.rois.proposals import predict_anchors, proposal_losses, proposals_of
-from gbw_d2.modeling.segmentor import DenseSegmentor, result_size
+from gbw_d2.modeling.segmentor import result_size
 from gbw_d2.modeling.targets.instances import (
     IGNORED,
     INSTANCE_CLASSES,
@@ -51,7 +52,6 @@ from gbw_d2.modeling.targets.instances import (
     InstanceTargets,
     stacked_classes,
 )
-from gbw_d2.modeling.targets.none import no_targets
 
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
@@ -82,7 +82,7 @@ class _RoIInputs:
 
 
 @META_ARCH_REGISTRY.register()
-class GBWPanopticFPN(DenseSegmentor):
+class GBWPanopticFPN(PanopticSegmentor):
     """Semantic logits, and Detectron2's RPN and RoI heads on a feature pyramid, merged.
 
     The semantic head reads maps of the encoder, of the pyramid, or of both. The RPN has no classes
@@ -99,7 +99,7 @@ class GBWPanopticFPN(DenseSegmentor):
         instance_loss_factor: of all losses of the RPN and the RoI heads.
         predict_instances: also return Detectron2 ``Instances`` in inference.
         semantic_features: names of the maps that the semantic head reads.
-        kwargs: of :class:`DenseSegmentor`.
+        kwargs: of :class:`PanopticSegmentor`.
     """
 
     # Of one image; every further one adds 22. Counted on the CPU in one pass forward: looks at
@@ -148,15 +148,8 @@ class GBWPanopticFPN(DenseSegmentor):
         return heads
 
     @classmethod
-    def predicts_instances(cls, cfg: Any) -> bool:
-        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        return not cfg.MODEL.SEMANTIC_ONLY
-
-    @classmethod
-    def target_generator(cls, cfg: Any, space: LabelSpace) -> TargetGenerator:
-        """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
-        if not cls.predicts_instances(cfg):
-            return no_targets
+    def instance_targets(cls, cfg: Any, space: LabelSpace) -> TargetGenerator:
+        """See :class:`PanopticSegmentor`."""
         return InstanceTargetGenerator(space.thing_ids, cfg.INPUT.MIN_INSTANCE_AREA)
 
     @classmethod
