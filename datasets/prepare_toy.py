@@ -17,7 +17,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from prepare_common import add_sample_option, check_dataset, run_script
 
@@ -34,6 +33,7 @@ from gbw_d2.toyworld import (
     write_toy_world,
 )
 from gbw_d2.toyworld.layouts import LAYOUTS, check_layout, write_layout
+from gbw_d2.visualization import write_png
 
 
 def contact_sheet(
@@ -52,10 +52,7 @@ def write_preview(
 ) -> None:
     """Writes a contact sheet of some (domain, split) pairs, one above the other."""
     sheets = [contact_sheet(settings, *pair, list(range(6))) for pair in splits]
-    if not cv2.imwrite(str(path), cv2.cvtColor(np.vstack(sheets), cv2.COLOR_RGB2BGR)):
-        raise DatasetError(
-            f"could not write {path}; give a path that ends in .png in a folder that exists"
-        )
+    write_png(path, np.vstack(sheets))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

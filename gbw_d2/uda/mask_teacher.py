@@ -40,7 +40,7 @@ SOURCE, ADAPTATION = "source", "adaptation"
 class MaskTeacher(Strategy):
     """Learns from source segments, and from a teacher's segments with source segments on them.
 
-    Martinovic et al., MC-PanDA, ECCV 2024, and MC-PanDA++, IJCV 2026; docs/equations.md 12. Three
+    Martinovic et al., MC-PanDA, ECCV 2024, and MC-PanDA++, IJCV 2026; docs/equations.md 13. Three
     stages (source training, a student that starts anew under the frozen result, a mean teacher) or
     one, by keys. Where this differs from code and papers, projects/MC-PanDA/README.md says so.
     """
@@ -201,8 +201,8 @@ class MaskTeacher(Strategy):
             return
         if int(self._pixels) == 0:
             logger.warning(
-                "The teacher found no segment in the last %d steps: lower "
-                "the network's class threshold, or train longer on the source (UDA.WARM_UP, "
+                "The teacher found no segment in the last %d steps: lower the network's class "
+                "threshold, or train longer on the source (UDA.WARM_UP, "
                 "UDA.MASK_TEACHER.SOURCE_SHARE)",
                 _PATIENCE,
             )
