@@ -69,6 +69,7 @@ def _process(rank: int, folder: str) -> None:
     # The first process may wait for the other in vain: it is ended with it.
 
 
+@pytest.mark.slow
 def test_a_bad_label_of_the_second_process_is_told(tmp_path: Path) -> None:
     context = mp.spawn(_process, (str(tmp_path),), nprocs=2, join=False)
     context.processes[1].join(120)
