@@ -245,8 +245,15 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     teaching.LOSS_WEIGHT = 1.0
     # Pseudo-labels weigh as much as the share of pixels whose confidence reaches this ...
     teaching.CONFIDENCE_THRESHOLD = 0.968
-    # ... in the whole batch (batch, as in the references) or in their own image (image).
+    # ... in the whole batch (batch, as in the references), in their own image (image), or in their
+    # own connected region of one label (segment).
     teaching.CONFIDENCE_PER = "batch"
+    # fixed: CONFIDENCE_THRESHOLD for all classes; adaptive: one per class, from 0 on, that follows
+    # the surest of its regions (MC-PanDA++). Highest momentum (on short runs the memory is a
+    # twentieth of the run), and the quantile of a region's confidence.
+    teaching.THRESHOLDS = "fixed"
+    teaching.THRESHOLD_MOMENTUM = 0.999
+    teaching.THRESHOLD_QUANTILE = 0.75
     # Share of a target image's rows, of the whole wherever the crop is, at its top and bottom whose
     # pseudo-labels have weight 0: the own car's hood has no class, and what it is called spreads.
     # None = what DATASETS.TARGET says of its own images (ignore_rows).

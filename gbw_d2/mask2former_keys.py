@@ -63,7 +63,8 @@ def add_mask_teacher_keys(cfg: CfgNode) -> None:
     keys.MASK_SCALING = True
     keys.THRESHOLDS = "adaptive"
     keys.CONFIDENCE_THRESHOLD = 0.99
-    # Adaptive thresholds: momentum, and the quantile of a segment's confidence that they follow.
+    # Adaptive thresholds: highest momentum (on short runs the memory is a twentieth of the run),
+    # and the quantile of a segment's confidence that they follow.
     keys.THRESHOLD_MOMENTUM = 0.999
     keys.THRESHOLD_QUANTILE = 0.75
     # Masks are learned at points where some segment has at least this confidence.

@@ -89,8 +89,7 @@ def test_toy_twins_differ_from_their_originals_in_scale_only() -> None:
         toy.UDA.CBST.LR_FACTOR = real.UDA.CBST.LR_FACTOR
         for key in ("EMA_DECAY", "FEATURE_DISTANCE_WEIGHT"):
             toy.UDA.SELF_TRAINING[key] = real.UDA.SELF_TRAINING[key]
-        for key in ("EMA_DECAY", "THRESHOLD_MOMENTUM"):
-            toy.UDA.MASK_TEACHER[key] = real.UDA.MASK_TEACHER[key]
+        toy.UDA.MASK_TEACHER.EMA_DECAY = real.UDA.MASK_TEACHER.EMA_DECAY
         # So is the side of a hidden block, in pixels.
         toy.UDA.MASKED_CONSISTENCY.BLOCK = real.UDA.MASKED_CONSISTENCY.BLOCK
         # So is the height of the own car's hood in a picture, but not that there is one.

@@ -167,18 +167,18 @@ class PixelPseudoLabels:
         labels: (N, H, W) int64 class ids; every pixel has one.
         confidence: (N, H, W) float32, probability of the label, 0..1.
         kept: (N, H, W) bool, False where no pseudo-label counts, as on the own car's hood.
-        threshold: confidence from which on the strategy calls a pixel confident, 0..1.
+        thresholds: (K,) confidence from which on the strategy calls a pixel of a class confident.
     """
 
     labels: Tensor
     confidence: Tensor
     kept: Tensor
-    threshold: float
+    thresholds: Tensor
 
     @property
     def confident(self) -> Tensor:
         """(N, H, W) bool, the confident pixels among those that are kept."""
-        return (self.confidence >= self.threshold) & self.kept
+        return (self.confidence >= self.thresholds[self.labels]) & self.kept
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gbw_d2.errors import UserError
 from gbw_d2.modeling.protocol import Losses, SegmentationModel, SegmentWorth, TaughtSegments
 from gbw_d2.ops.masks import mix
 from gbw_d2.uda.parts import ema
-from gbw_d2.uda.parts.class_thresholds import ClassThresholds, segment_quantiles
+from gbw_d2.uda.parts.class_thresholds import build_thresholds
 from gbw_d2.uda.parts.segment_mix import segment_mask
 from gbw_d2.uda.parts.strong_augmentation import StrongAugmentation
 from gbw_d2.uda.strategy import (
@@ -60,12 +60,8 @@ class MaskTeacher(Strategy):
         self.teacher = model.frozen_copy()
         # What the student starts from again; nothing that a run without source stage needs.
         self.start = model.frozen_copy() if self.source_iterations and settings.RESTART else None
-        self.thresholds = ClassThresholds(
-            settings.THRESHOLDS,
-            model.label_space.num_classes,
-            0.0 if settings.THRESHOLDS == "adaptive" else settings.CONFIDENCE_THRESHOLD,
-            settings.THRESHOLD_MOMENTUM,
-            "UDA.MASK_TEACHER.THRESHOLDS",
+        self.thresholds = build_thresholds(
+            settings, model.label_space.num_classes, self.max_iter, "UDA.MASK_TEACHER"
         ).to(next(module_of(model).parameters()).device)
         self.augmentation = StrongAugmentation(
             settings.JITTER_STRENGTH,
@@ -154,11 +150,8 @@ class MaskTeacher(Strategy):
     def _worth(self, found: TaughtSegments) -> SegmentWorth:
         """Judges a teacher's segments: mask-wide scaling and points by confidence."""
         s = self.settings
-        count = found.classes.shape[1]
-        quantiles = segment_quantiles(found.confidence, found.owners, count, s.THRESHOLD_QUANTILE)
-        self.thresholds.update(torch.where(quantiles > 0, found.classes, -1), quantiles)
-        values = self.thresholds.values
-        of_segments = values[found.classes.clamp(max=len(values) - 1)]
+        self.thresholds.take(found.classes, found.owners, found.confidence)
+        of_segments = self.thresholds.of(found.classes)
         limits = of_segments.gather(1, found.owners.flatten(1)).view_as(found.confidence)
         everywhere = torch.ones_like(found.owners, dtype=torch.bool)
         usable = found.greatest >= s.POINT_THRESHOLD

@@ -20,8 +20,10 @@ from gbw_d2.modeling.protocol import (
 )
 from gbw_d2.ops.masks import mix
 from gbw_d2.uda.parts import class_mix, ema
+from gbw_d2.uda.parts.class_thresholds import build_thresholds
 from gbw_d2.uda.parts.feature_distance import feature_distance, thing_cells
-from gbw_d2.uda.parts.pseudo_labels import confidence_weights, pseudo_labels, rows_outside_margins
+from gbw_d2.uda.parts.label_confidence import PER, label_weights
+from gbw_d2.uda.parts.pseudo_labels import pseudo_labels, rows_outside_margins
 from gbw_d2.uda.parts.strong_augmentation import StrongAugmentation
 from gbw_d2.uda.strategy import (
     STRATEGIES,
@@ -66,10 +68,10 @@ class SelfTraining(Strategy):
 
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)
-        if settings.CONFIDENCE_PER not in ("batch", "image"):
+        if settings.CONFIDENCE_PER not in PER:
             raise UserError(
                 f"UDA.SELF_TRAINING.CONFIDENCE_PER is '{settings.CONFIDENCE_PER}'; expected "
-                "batch or image"
+                f"{', '.join(PER[:-1])} or {PER[-1]}"
             )
         margins = settings.IGNORE_TOP, settings.IGNORE_BOTTOM
         if min(margins) < 0 or sum(margins) >= 1:
@@ -81,6 +83,9 @@ class SelfTraining(Strategy):
         self.teacher = model.frozen_copy()
         has_distance = settings.FEATURE_DISTANCE_WEIGHT > 0
         self.initial_encoder = model.frozen_encoder() if has_distance else None
+        self.thresholds = build_thresholds(
+            settings, model.label_space.num_classes, self.max_iter, "UDA.SELF_TRAINING"
+        ).to(next(module_of(model).parameters()).device)
         self.augmentation = StrongAugmentation(
             settings.JITTER_STRENGTH,
             settings.JITTER_PROBABILITY,
@@ -132,8 +137,10 @@ class SelfTraining(Strategy):
         return {**super().networks(), "teacher": module_of(self.teacher)}
 
     def modules(self) -> dict[str, nn.Module]:
-        """Names the teacher, and the initial encoder where there is a feature distance."""
+        """Names the teacher, what else has a state, and the encoder of the feature distance."""
         modules = {"teacher": module_of(self.teacher)}
+        if self.thresholds.is_adaptive:
+            modules["thresholds"] = self.thresholds
         if self.initial_encoder is not None:
             modules["initial_encoder"] = module_of(self.initial_encoder)
         return modules
@@ -168,12 +175,14 @@ class SelfTraining(Strategy):
         outputs = self.teacher.outputs(features, image_size(images), instances)
         shift = self.model.pseudo_label_shift()
         labels, confidence = pseudo_labels(outputs.semantic.dense(), shift)
-        kept, weights = self._pixel_weights(confidence, target)
-        targets = self.model.pseudo_targets(
-            outputs,
-            PixelPseudoLabels(labels, confidence, kept, self.settings.CONFIDENCE_THRESHOLD),
+        rows = self._kept_rows(confidence, target)
+        weights = label_weights(
+            labels, confidence, self.thresholds, self.settings.CONFIDENCE_PER, rows
         )
-        return Taught(images, targets, weights)
+        everywhere = torch.ones_like(confidence, dtype=torch.bool)
+        kept = everywhere if rows is None else everywhere & rows.unsqueeze(2)
+        pixels = PixelPseudoLabels(labels, confidence, kept, self.thresholds.values)
+        return Taught(images, self.model.pseudo_targets(outputs, pixels), weights)
 
     def _mixed_losses(
         self, source: Batch, images: Tensor, targets: Targets, taught: Taught
@@ -200,23 +209,20 @@ class SelfTraining(Strategy):
         factor = self.settings.LOSS_WEIGHT
         return {f"mixed_{name}": factor * value for name, value in losses.items()}
 
-    def _pixel_weights(self, confidence: Tensor, target: Batch) -> tuple[Tensor, Tensor]:
-        """Returns which pixels count (N, H, W) bool, and the weights of pseudo-labels (N, H, W)."""
-        s, kept = self.settings, None
-        if s.IGNORE_TOP > 0 or s.IGNORE_BOTTOM > 0:
-            if any(keys.IMAGE_ROWS not in sample for sample in target):
-                raise ValueError(
-                    f"a target sample has no '{keys.IMAGE_ROWS}', where its rows lie in the whole "
-                    "image, which UDA.SELF_TRAINING.IGNORE_TOP and IGNORE_BOTTOM go by; "
-                    "gbw_d2.data.mappers.TargetMapper gives it"
-                )
-            places = [sample[keys.IMAGE_ROWS] for sample in target]
-            kept = rows_outside_margins(places, confidence.shape[1], s.IGNORE_TOP, s.IGNORE_BOTTOM)
-            kept = kept.to(confidence.device, non_blocking=True)
-        per_image = s.CONFIDENCE_PER == "image"
-        weights = confidence_weights(confidence, s.CONFIDENCE_THRESHOLD, per_image, kept)
-        everywhere = torch.ones_like(confidence, dtype=torch.bool)
-        return everywhere if kept is None else everywhere & kept.unsqueeze(2), weights
+    def _kept_rows(self, confidence: Tensor, target: Batch) -> Tensor | None:
+        """Returns (N, H) bool, the rows whose pseudo-labels count, None for all."""
+        s = self.settings
+        if s.IGNORE_TOP == 0 and s.IGNORE_BOTTOM == 0:
+            return None
+        if any(keys.IMAGE_ROWS not in sample for sample in target):
+            raise ValueError(
+                f"a target sample has no '{keys.IMAGE_ROWS}', where its rows lie in the whole "
+                "image, which UDA.SELF_TRAINING.IGNORE_TOP and IGNORE_BOTTOM go by; "
+                "gbw_d2.data.mappers.TargetMapper gives it"
+            )
+        places = [sample[keys.IMAGE_ROWS] for sample in target]
+        kept = rows_outside_margins(places, confidence.shape[1], s.IGNORE_TOP, s.IGNORE_BOTTOM)
+        return kept.to(confidence.device, non_blocking=True)
 
     def _mask(self, source: Batch, labels: Tensor) -> Tensor:
         rngs = self.generators("class mix", source)

@@ -142,7 +142,8 @@ def test_a_teacher_teaches_and_its_targets_are_mixed(model: Any, batch: list[dic
     with torch.no_grad():
         taught = outputs_of(teacher, batch)
         confidence, labels = taught.semantic.dense().softmax(1).max(1)
-        pixels = PixelPseudoLabels(labels, confidence, torch.ones_like(labels).bool(), 0.0)
+        limits = torch.zeros(model.label_space.num_classes)
+        pixels = PixelPseudoLabels(labels, confidence, torch.ones_like(labels).bool(), limits)
         pseudo = model.pseudo_targets(taught, pixels)
     assert torch.equal(pseudo.semantic, labels)
     targets = model.targets(batch)

@@ -149,7 +149,7 @@ def test_a_teacher_that_finds_nothing(build: Any) -> None:
         taught = outputs_of(teacher)
         confidence, labels = taught.semantic.dense().softmax(1).max(1)
         everywhere = torch.ones_like(labels).bool()
-        pixels = PixelPseudoLabels(labels, confidence, everywhere, 0.9)
+        pixels = PixelPseudoLabels(labels, confidence, everywhere, torch.full((16,), 0.9))
         pseudo = model.pseudo_targets(taught, pixels)
     assert not pseudo.private.present().any()
     losses = model.losses(outputs_of(model), pseudo, None, keys.TERM_SOURCE)

@@ -166,7 +166,8 @@ def test_pseudo_targets_of_instances_by_hand(model: Any) -> None:
 
     def targets(threshold: float, kept: list[bool]) -> Targets:
         labels, confidence = torch.tensor([[[person, road]]]), torch.tensor([[[0.5, 0.5]]])
-        pixels = PixelPseudoLabels(labels, confidence, torch.tensor([[kept]]), threshold)
+        limits = torch.full((16,), threshold)
+        pixels = PixelPseudoLabels(labels, confidence, torch.tensor([[kept]]), limits)
         return model.pseudo_targets(taught, pixels)
 
     # The second pixel is in a margin.

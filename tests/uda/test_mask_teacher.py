@@ -18,7 +18,6 @@ from gbw_d2.errors import UserError
 from gbw_d2.modeling.protocol import TaughtSegments
 from gbw_d2.modeling.targets.slots import SlotTargetGenerator
 from gbw_d2.uda import Context, build_strategy
-from gbw_d2.uda.parts.class_thresholds import ClassThresholds, segment_quantiles
 from gbw_d2.uda.parts.segment_mix import segment_mask
 
 LEAF = "toy/panoptic_gbw models/mask2former_tiny uda/mask_teacher"
@@ -95,35 +94,6 @@ def test_half_of_the_visible_segments_are_pasted() -> None:
     assert not any(mask[1, 1:].any() for mask in masks)
     assert all(8 < sum(int(mask[0, place]) for mask in masks) < 40 for place in range(4))
     assert not segment_mask(np.zeros((2, 2), np.int32), [], np.random.default_rng(0)).any()
-
-
-def test_quantiles_of_segments() -> None:
-    torch.manual_seed(0)
-    confidence, owners = torch.rand(2, 20, 30), torch.randint(4, (2, 20, 30))
-    owners[1][owners[1] == 2] = 0
-    found = segment_quantiles(confidence, owners, 5, 0.75)
-    for image in range(2):
-        for number in range(4):
-            inside = confidence[image][owners[image] == number]
-            if len(inside):
-                expected = inside.quantile(0.75).item()
-                assert found[image, number].item() == pytest.approx(expected, abs=0.02)
-    assert found[1, 2] == 0 and not found[:, 4].any()
-
-
-def test_thresholds_follow_the_greatest_of_a_class() -> None:
-    thresholds = ClassThresholds("adaptive", 3, 0.0, 0.9, "KEY")
-    classes = torch.tensor([[0, 0, 255], [1, 0, -1]])
-    quantiles = torch.tensor([[0.5, 0.8, 1.0], [0.4, 0.6, 1.0]])
-    thresholds.update(classes, quantiles)
-    torch.testing.assert_close(thresholds.values, torch.tensor([0.08, 0.04, 0.0]))
-    thresholds.update(classes, quantiles)
-    torch.testing.assert_close(thresholds.values, torch.tensor([0.152, 0.076, 0.0]))
-    fixed = ClassThresholds("fixed", 3, 0.99, 0.9, "KEY")
-    fixed.update(classes, quantiles)
-    assert fixed.values.tolist() == pytest.approx([0.99] * 3)
-    with pytest.raises(UserError, match="KEY is 'often'; expected fixed or adaptive"):
-        ClassThresholds("often", 3, 0.0, 0.9, "KEY")
 
 
 def test_what_a_segment_is_worth(build: Any) -> None:

@@ -37,6 +37,10 @@ NAMES = sorted(set(FOR_ALL) - {"cbst"})
 # What a name such as "self_training + masked + hrda" switches on: further draws.
 MORE = {
     "masked": ["UDA.MASKED_CONSISTENCY.LOSS_WEIGHT", "1.0", "UDA.MASKED_CONSISTENCY.BLOCK", "8"],
+    "adaptive": [
+        *("UDA.SELF_TRAINING.THRESHOLDS", "adaptive", "UDA.SELF_TRAINING.CONFIDENCE_PER"),
+        "segment",
+    ],
     # One window of 16 x 32 pixels per image.
     "hrda": [
         *("MODEL.META_ARCHITECTURE", "GBWHRDA", "MODEL.HRDA.ATTENTION_CHANNELS", "32"),
@@ -114,7 +118,11 @@ def assert_close(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*NAMES, "self_training + masked", "self_training + masked + hrda"]
+    "name",
+    [
+        *(*NAMES, "self_training + masked", "self_training + masked + hrda"),
+        "self_training + adaptive",
+    ],
 )
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     whole = train(name, 0, 1, 1, "gbw")

@@ -63,6 +63,24 @@ def test_teacher_starts_as_the_student_and_follows_it(make: Any) -> None:
         torch.testing.assert_close(value, start[key] + 0.55)
 
 
+def test_adaptive_thresholds_follow_the_teacher_and_go_on(make: Any, samples: Any) -> None:
+    keyed = {"THRESHOLDS": "adaptive", "THRESHOLD_MOMENTUM": 0.9, "CONFIDENCE_PER": "segment"}
+    # A run of ten steps has no memory at all: a twentieth of it is less than a step.
+    strategy, again = make("semantic", **keyed), make("semantic", **keyed)
+    assert "thresholds" not in make("semantic").modules() and strategy.thresholds.momentum == 0
+    for each in (strategy, again):
+        each.thresholds.momentum = 0.5
+    mixed_losses(strategy, samples(), samples(seed=1))
+    first = strategy.thresholds.values.clone()
+    # Of random weights each class has about 1 / 16 everywhere, and half of that is taken in.
+    assert first.max() > 0.5 / 16 and first.max() < 0.5
+    again.modules()["thresholds"].load_state_dict(strategy.modules()["thresholds"].state_dict())
+    for each in (strategy, again):
+        mixed_losses(each, samples(), samples(seed=2))
+    assert torch.equal(strategy.thresholds.values, again.thresholds.values)
+    assert not torch.equal(strategy.thresholds.values, first)
+
+
 def test_a_resumed_teacher_is_left_alone(make: Any) -> None:
     strategy = make()
     with torch.no_grad():
@@ -163,12 +181,11 @@ def test_margins_of_the_mappers_samples(make: Any, toy_datasets: Path) -> None:
     cv2.imwrite(record[keys.FILE_NAME], image)
     strategy = make("semantic", CONFIDENCE_THRESHOLD=0.0, IGNORE_BOTTOM=0.25)
     target = [mapper(record, rng) for _ in range(20)]
-    _, weights = strategy._pixel_weights(torch.ones(20, 48, 64), target)
+    rows = strategy._kept_rows(torch.ones(20, 48, 64), target)
     shares = []
-    for sample, weight in zip(target, weights, strict=True):
+    for sample, kept in zip(target, rows, strict=True):
         white = (sample[keys.IMAGE] > 250).all(0).float().mean(1) > 0.5
         padding = (sample[keys.IMAGE] == sample[keys.IMAGE][:, -1:, -1:]).all(0).all(1)
-        kept = weight[:, 0] > 0
         # Resizing blurs the border: one row.
         assert (kept & (white | padding)).sum() <= 1
         assert (~kept & ~(white | padding)).sum() <= 1
@@ -225,7 +242,7 @@ def test_feature_distance_is_zero_at_first_and_pulls_the_encoder_back(
 
 
 def test_errors_name_the_key(make: Any, samples: Any) -> None:
-    with pytest.raises(UserError, match=r"CONFIDENCE_PER is 'pixel'; expected batch or image"):
+    with pytest.raises(UserError, match=r"CONFIDENCE_PER is 'pixel'; expected .* or segment"):
         make(CONFIDENCE_PER="pixel")
     with pytest.raises(UserError, match=r"INPUT\.CROP_SIZE"):
         mixed_losses(make(), samples(), samples(columns=96, seed=1))

@@ -259,7 +259,10 @@ class GBWMask2Former(PanopticSegmentor):
         if not outputs.private.instances:
             return targets
         found = self.taught_segments(outputs, None)
-        sure = (found.confidence >= pseudo_labels.threshold) & pseudo_labels.kept
+        # Void counts as some class, and is none of the slots that are segments.
+        known = found.classes.clamp(max=self.label_space.num_classes - 1)
+        limits = pseudo_labels.thresholds[known].gather(1, found.owners.flatten(1))
+        sure = (found.confidence >= limits.view_as(found.confidence)) & pseudo_labels.kept
         slots = SlotTargets(found.owners, found.classes, sure, pseudo_labels.kept)
         return replace(targets, private=slots)
 

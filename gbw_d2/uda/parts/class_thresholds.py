@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import IGNORE_LABEL
 from gbw_d2.weighting.distributed import all_reduce_max
 
 MODES = ("fixed", "adaptive")
+
+# Adaptive thresholds remember a part of the run at the most: on a long one as published, on a short
+# one they would else be half way after 700 steps.
+_PARTS_OF_A_RUN = 20
 
 
 class ClassThresholds(nn.Module):
@@ -16,12 +23,14 @@ class ClassThresholds(nn.Module):
 
     delta_k is the greatest over the segments of class k in the batch of all processes of a quantile
     of the segment's confidence over its pixels. A class without a segment keeps its threshold.
+    Adaptive thresholds start at 0.
 
     Args:
         mode: "fixed" or "adaptive".
         num_classes: K.
-        start: what all thresholds are at first, 0..1.
-        momentum: m, 0..1; its memory should be about a twentieth of the run.
+        fixed: what all thresholds are where they are fixed, 0..1.
+        momentum: m, 0..1.
+        quantile: of a segment's confidence, 0..1.
         key: of the mode, for the error.
 
     Raises:
@@ -31,25 +40,45 @@ class ClassThresholds(nn.Module):
     values: Tensor
 
     def __init__(
-        self, mode: str, num_classes: int, start: float, momentum: float, key: str
+        self,
+        mode: str,
+        num_classes: int,
+        fixed: float,
+        momentum: float,
+        quantile: float = 0.75,
+        key: str = "THRESHOLDS",
     ) -> None:
         super().__init__()
         if mode not in MODES:
             raise UserError(f"{key} is '{mode}'; expected {' or '.join(MODES)}")
         self.is_adaptive = mode == "adaptive"
         self.momentum = momentum
+        self.quantile = quantile
+        start = 0.0 if self.is_adaptive else fixed
         self.register_buffer("values", torch.full((num_classes,), start))
+
+    def take(self, classes: Tensor, owners: Tensor, confidence: Tensor) -> None:
+        """Takes a batch's segments in; every process must call it. Nothing happens where fixed.
+
+        Args:
+            classes: (N, S) int64 class ids by number, anything else for what is no segment.
+            owners: (N, H, W) int64, number of each pixel's segment, 0..S-1.
+            confidence: (N, H, W) float32 in 0..1.
+        """
+        if not self.is_adaptive:
+            return
+        quantiles = segment_quantiles(confidence, owners, classes.shape[1], self.quantile)
+        # A number without a pixel is no segment.
+        self.update(torch.where(quantiles > 0, classes, IGNORE_LABEL), quantiles)
 
     @torch.no_grad()
     def update(self, classes: Tensor, quantiles: Tensor) -> None:
-        """Takes a batch's segments in; every process must call it. Nothing happens where fixed.
+        """Takes in what each segment's confidence is; every process must call it.
 
         Args:
             classes: (...,) int64 class ids, anything else for what is no segment.
             quantiles: of the same shape, 0..1, of each segment's confidence.
         """
-        if not self.is_adaptive:
-            return
         count = len(self.values)
         known = (classes >= 0) & (classes < count)
         place = torch.where(known, classes, count).flatten()
@@ -59,29 +88,58 @@ class ClassThresholds(nn.Module):
         moved = self.momentum * self.values + (1 - self.momentum) * delta
         self.values.copy_(torch.where(delta >= 0, moved, self.values))
 
+    def of(self, classes: Tensor) -> Tensor:
+        """Returns the thresholds of class ids of any shape; of what is no class, the last one's."""
+        return self.values[classes.clamp(max=len(self.values) - 1)]
 
-@torch.no_grad()
-def segment_quantiles(
-    confidence: Tensor, owners: Tensor, count: int, quantile: float, bins: int = 1024
-) -> Tensor:
-    """Returns a quantile of each segment's confidence, to 1 / bins, without sorting a segment.
+
+def build_thresholds(
+    settings: Any, num_classes: int, iterations: int, node: str
+) -> ClassThresholds:
+    """Builds what THRESHOLDS, CONFIDENCE_THRESHOLD, THRESHOLD_MOMENTUM and _QUANTILE ask for.
 
     Args:
-        confidence: (N, H, W) in 0..1.
+        settings: a strategy's node with these keys.
+        num_classes: K.
+        iterations: of the whole run.
+        node: its name, for errors.
+    """
+    short = 1 - _PARTS_OF_A_RUN / max(iterations, _PARTS_OF_A_RUN)
+    return ClassThresholds(
+        settings.THRESHOLDS,
+        num_classes,
+        settings.CONFIDENCE_THRESHOLD,
+        min(settings.THRESHOLD_MOMENTUM, short),
+        settings.THRESHOLD_QUANTILE,
+        f"{node}.THRESHOLDS",
+    )
+
+
+# Steps of confidence that are told apart.
+_LEVELS = 1 << 20
+
+
+@torch.no_grad()
+def segment_quantiles(confidence: Tensor, owners: Tensor, count: int, quantile: float) -> Tensor:
+    """Returns a quantile of each segment's confidence: the least that so many pixels do not exceed.
+
+    One sort of all pixels by segment and confidence, however many segments there are.
+
+    Args:
+        confidence: (N, H, W) in 0..1, told apart to a millionth.
         owners: (N, H, W) int64, number of each pixel's segment, 0..count - 1.
         count: of numbers.
         quantile: 0..1.
-        bins: of the histogram.
 
     Returns:
-        (N, count) float32, the upper edge of the bin that holds the quantile; 0 without a pixel.
+        (N, count) float32; 0 without a pixel.
     """
-    images = len(confidence)
-    level = (confidence * bins).long().clamp(max=bins - 1)
-    place = (owners * bins + level).flatten(1)
-    table = torch.zeros(images, count * bins, device=confidence.device)
-    table.scatter_add_(1, place, torch.ones((), device=confidence.device).expand(place.shape))
-    sums = table.view(images, count, bins).cumsum(2)
-    total = sums[:, :, -1:]
-    below = (sums < quantile * total).sum(2)
-    return torch.where(total.squeeze(2) > 0, (below + 1) / bins, 0.0)
+    levels = (confidence * _LEVELS).round_().long().clamp_(0, _LEVELS)
+    ordered = (owners * (_LEVELS + 1) + levels).flatten(1).sort(1).values
+    pixels = torch.zeros(len(owners), count, dtype=torch.int64, device=owners.device)
+    one = torch.ones((), dtype=torch.int64, device=owners.device)
+    pixels.scatter_add_(1, owners.flatten(1), one.expand(owners.shape).flatten(1))
+    rank = (pixels * quantile).ceil().long().clamp(min=1) - 1
+    place = (pixels.cumsum(1) - pixels + rank).clamp(max=ordered.shape[1] - 1)
+    found = ordered.gather(1, place) % (_LEVELS + 1)
+    return torch.where(pixels > 0, found.float() / _LEVELS, 0.0)

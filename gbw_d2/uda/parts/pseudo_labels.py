@@ -40,7 +40,7 @@ def pseudo_labels(logits: Tensor, shift: Tensor | None = None) -> tuple[Tensor, 
 @torch.no_grad()
 def confidence_weights(
     confidence: Tensor,
-    threshold: float,
+    threshold: float | Tensor,
     per_image: bool = False,
     kept: Tensor | None = None,
 ) -> Tensor:
@@ -51,7 +51,8 @@ def confidence_weights(
 
     Args:
         confidence: (N, H, W) from ``pseudo_labels``.
-        threshold: a pixel is confident from here on, 0..1; 0.968 in DACS and DAFormer.
+        threshold: a pixel is confident from here on, 0..1; 0.968 in DACS and DAFormer. Or
+            (N, H, W), one for each pixel.
         per_image: True for the share of each image, False for that of the batch of all processes.
         kept: (N, H) bool of ``rows_outside_margins``, False for rows with weight 0; None keeps all.
 

@@ -8,8 +8,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from gbw_d2.ops.masks import mix
 from gbw_d2.uda.parts.class_mix import class_scores, drawn_classes, mix_mask
+from gbw_d2.uda.parts.class_thresholds import ClassThresholds
 from gbw_d2.uda.parts.ema import update
 from gbw_d2.uda.parts.feature_distance import feature_distance, thing_cells
+from gbw_d2.uda.parts.label_confidence import label_weights
 from gbw_d2.uda.parts.pseudo_labels import (
     class_balanced_pseudo_labels,
     class_balanced_thresholds,
@@ -44,6 +46,8 @@ def test_nothing_looks_at_values() -> None:
         kept = mode.from_tensor(outside).to("cuda", non_blocking=True)
         results += [mine, confidence_weights(confidence, 0.9, False, kept)]
         results.append(confidence_weights(confidence, 0.9, True, kept))
+        thresholds = ClassThresholds("adaptive", 19, 0.9, 0.9).to("cuda")
+        results.append(label_weights(mine, confidence, thresholds, "segment", kept))
         probs = torch.rand(2, 19, 32, 64, device="cuda")
         results.append(class_balanced_pseudo_labels(probs, class_balanced_thresholds(probs, 0.3)))
 
