@@ -13,6 +13,7 @@ from gbw_d2.composition import ConfigError, compose, split_words
 from gbw_d2.key_names import unknown_key
 from gbw_d2.mask2former_keys import add_mask2former_keys, add_mask_teacher_keys
 from gbw_d2.paths import expanded
+from gbw_d2.self_training_keys import add_self_training_keys
 from gbw_d2.settings import config_keys
 from gbw_d2.weighting import SCHEMES
 
@@ -236,49 +237,7 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     adversarial.BETAS = (0.9, 0.99)
     adversarial.DECAY_POWER = 0.9
 
-    teaching = cfg.UDA.SELF_TRAINING = CfgNode()
-    # Highest decay of the teacher's running mean: min(1 - 1 / (t + 1), EMA_DECAY) at step t.
-    teaching.EMA_DECAY = 0.999
-    # Average the buffers (statistics of batch norm) too; False = the teacher takes the student's.
-    teaching.EMA_BUFFERS = False
-    # Weight of the loss on mixed images.
-    teaching.LOSS_WEIGHT = 1.0
-    # Pseudo-labels weigh as much as the share of pixels whose confidence reaches this ...
-    teaching.CONFIDENCE_THRESHOLD = 0.968
-    # ... in the whole batch (batch, as in the references), in their own image (image), or in their
-    # own connected region of one label (segment).
-    teaching.CONFIDENCE_PER = "batch"
-    # fixed: CONFIDENCE_THRESHOLD for all classes; adaptive: one per class, from 0 on, that follows
-    # the surest of its regions (MC-PanDA++). Highest momentum (on short runs the memory is a
-    # twentieth of the run), and the quantile of a region's confidence.
-    teaching.THRESHOLDS = "fixed"
-    teaching.THRESHOLD_MOMENTUM = 0.999
-    teaching.THRESHOLD_QUANTILE = 0.75
-    # Share of a target image's rows, of the whole wherever the crop is, at its top and bottom whose
-    # pseudo-labels have weight 0: the own car's hood has no class, and what it is called spreads.
-    # None = what DATASETS.TARGET says of its own images (ignore_rows).
-    teaching.IGNORE_TOP = None
-    teaching.IGNORE_BOTTOM = None
-    # Probability, and strength, of colour jitter on a mixed image.
-    teaching.JITTER_PROBABILITY = 0.8
-    teaching.JITTER_STRENGTH = 0.2
-    # Probability of blur, and the range of its standard deviation, pixels.
-    teaching.BLUR_PROBABILITY = 0.5
-    teaching.BLUR_SIGMA = (0.15, 1.15)
-    # Weight of the distance to the initial encoder's features on the source; 0 = off.
-    teaching.FEATURE_DISTANCE_WEIGHT = 0.0
-    # Feature map that is compared; "" = the encoder's last one.
-    teaching.FEATURE_DISTANCE_MAP = ""
-    # Classes that are compared, those of DAFormer; names that the network lacks are passed over.
-    teaching.FEATURE_DISTANCE_CLASSES = (
-        *("traffic light", "traffic sign", "person", "rider", "car"),
-        *("truck", "bus", "train", "motorcycle", "bicycle"),
-    )
-    # Share of a feature cell that one of these must cover to be compared.
-    teaching.FEATURE_DISTANCE_SHARE = 0.75
-    # Centres and offsets of the teacher as targets where it is confident (panoptic networks only).
-    teaching.INSTANCE_PSEUDO_LABELS = False
-
+    add_self_training_keys(cfg)
     add_mask_teacher_keys(cfg)
 
     cbst = cfg.UDA.CBST = CfgNode()

@@ -40,9 +40,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "losses": ("errors", "former_names", "keys", "registry", "settings", "ops", "weighting"),
     "visualization": ("label_spaces", "files"),
     "mask2former_keys": ("compat",),
+    "self_training_keys": ("compat",),
     "config": (
         *("errors", "compat", "paths", "settings", "composition", "key_names", "weighting"),
         "mask2former_keys",
+        "self_training_keys",
     ),
     "ranges": ("composition", "settings"),
     "unread_keys": ("compat", "config"),
