@@ -20,6 +20,20 @@ _BOOLS = ("bool", bool)
 _NUMBERS = ("float", "int", float, int)
 
 
+class SettingError(ValueError):
+    """A setting that has a value which is not allowed.
+
+    Args:
+        name: of the setting's field.
+        found: what it is and what is expected, to be read after its name.
+    """
+
+    def __init__(self, name: str, found: str) -> None:
+        super().__init__(f"{name} {found}")
+        self.name = name
+        self.found = found
+
+
 @dataclass(frozen=True)
 class Declaration:
     """What is known of one setting beside its default.
@@ -30,7 +44,10 @@ class Declaration:
         high: greatest value of a number; None for any.
         low_excluded: the least value itself is not allowed.
         high_excluded: the greatest value itself is not allowed.
-        choices: returns the texts that are allowed, for a setting that names something.
+        whole: it is a whole number, of the type int.
+        also: further values that are allowed, such as None for "not set".
+        choices: returns what is allowed, for a setting that names something or is one of a few
+            numbers.
         key: name of its config key; "" for the field's name in upper case.
         per_class: it holds one value per class id, of which a head takes those of its classes.
     """
@@ -40,14 +57,16 @@ class Declaration:
     high: float | None = None
     low_excluded: bool = False
     high_excluded: bool = False
-    choices: Callable[[], Sequence[str]] | None = None
+    whole: bool = False
+    also: tuple[Any, ...] = ()
+    choices: Callable[[], Sequence[Any]] | None = None
     key: str = ""
     per_class: bool = False
 
     def expected(self) -> str:
         """Says in words which values are allowed; "" where all are."""
         if self.choices is not None:
-            return f"one of {', '.join(self.choices())}"
+            return f"one of {', '.join(map(str, self.choices()))}"
         limits = []
         if self.low is not None:
             limits.append(f"{'>' if self.low_excluded else '>='} {self.low:g}")
@@ -55,12 +74,20 @@ class Declaration:
             limits.append(f"{'<' if self.high_excluded else '<='} {self.high:g}")
         elif self.high_excluded:
             limits.append("finite")
-        return f"a number {' and '.join(limits)}" if limits else ""
+        if not limits and not self.whole:
+            return ""
+        besides = "".join(f"{value}, or " for value in self.also)
+        kind = "whole number" if self.whole else "number"
+        return f"{besides}a {kind} {' and '.join(limits)}".rstrip()
 
     def allows(self, value: Any) -> bool:
         """Returns whether a value is allowed."""
+        if value in self.also:
+            return True
         if self.choices is not None:
             return value in self.choices()
+        if self.whole and not isinstance(value, int):
+            return False
         above = self.low is None or (value > self.low if self.low_excluded else value >= self.low)
         below = self.high is None or (
             value < self.high if self.high_excluded else value <= self.high
@@ -97,16 +124,16 @@ def check_settings(settings: Any) -> None:
     """Checks every declared value of a settings instance.
 
     Raises:
-        ValueError: the first one that is not allowed; names it, its value and what is expected.
+        SettingError: the first one that is not allowed; names it, its value and what is expected.
     """
     for field, declared in declarations(settings):
         value = getattr(settings, field.name)
         if field.type in _BOOLS and not isinstance(value, bool):
-            raise ValueError(f"{field.name} is {value!r}; expected True or False")
+            raise SettingError(field.name, f"is {value!r}; expected True or False")
         if not declared.allows(value):
             shown = f"'{value}'" if declared.choices is not None else value
             told = former_name(value) if declared.choices is not None else ""
-            raise ValueError(f"{field.name} is {shown}{told}; expected {declared.expected()}")
+            raise SettingError(field.name, f"is {shown}{told}; expected {declared.expected()}")
 
 
 def merge_settings(cls: type[Any], kind: str, *layers: Mapping[str, Any]) -> Any:
@@ -140,4 +167,4 @@ def _number(name: str, value: Any) -> float:
     # YAML and command lines leave inf a text.
     if value == "inf":
         return math.inf
-    raise ValueError(f"{name} is {value!r}; expected a number")
+    raise SettingError(name, f"is {value!r}; expected a number")

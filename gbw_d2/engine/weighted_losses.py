@@ -15,7 +15,7 @@ from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LabelSpace
 from gbw_d2.losses import WeightedLoss, WeightedLosses
 from gbw_d2.modeling.protocol import HeadSpec, SegmentationModel
-from gbw_d2.settings import config_keys, declarations
+from gbw_d2.settings import SettingError, config_keys, declarations
 from gbw_d2.weighting import (
     SCHEMES,
     SharedWeights,
@@ -121,9 +121,18 @@ def build_weighted_losses(
             losses[name] = head.loss(scheme, head.class_ids, space.num_classes, name)
         except UserError:
             raise
+        except SettingError as error:
+            key = _key_of(cfg, error.name)
+            raise ConfigError(f"WEIGHTING.{key} {error.found}") from error
         except ValueError as error:
             raise ConfigError(f"WEIGHTING, head '{name}': {error}") from error
     return WeightedLosses(losses)
+
+
+def _key_of(cfg: CfgNode, field: str) -> str:
+    """Returns the key of WEIGHTING that sets a field of its scheme's settings."""
+    keys = config_keys(SCHEMES.get(cfg.WEIGHTING.NAME).scheme.Settings)
+    return next((key for key, name in keys.items() if name == field), field)
 
 
 def _lenders(cfg: CfgNode, chosen: Mapping[str, HeadSpec]) -> dict[str, str]:

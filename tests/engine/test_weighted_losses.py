@@ -58,7 +58,7 @@ def test_numbers_from_the_command_line(tiny_config: Any) -> None:
     cfg = tiny_config("WEIGHTING.NAME", "gbw_norm", "WEIGHTING.LAMBDA", "inf")
     assert cfg.WEIGHTING.LAMBDA == "inf"
     assert build_training_losses(cfg)["semantic"].scheme.settings.lam == float("inf")
-    with pytest.raises(ConfigError, match="'semantic': lam is 'strong'; expected a number"):
+    with pytest.raises(ConfigError, match=r"^WEIGHTING\.LAMBDA is 'strong'; expected a number"):
         tiny_config("WEIGHTING.NAME", "gbw_norm", "WEIGHTING.LAMBDA", "strong")
 
 
@@ -163,7 +163,9 @@ def test_instance_heads_have_no_logits_to_adjust(tiny_config: Any) -> None:
     assert norm["semantic"].scheme.settings.knows_prior_shift
     assert norm["center"].scheme.settings.shaped_by == "source"
     assert not norm["center"].scheme.settings.knows_prior_shift
-    with pytest.raises(ConfigError, match=r"logit_adjustment is 2\.0; expected a number >= 0"):
+    with pytest.raises(
+        ConfigError, match=r"^WEIGHTING\.LOGIT_ADJUSTMENT is 2\.0; expected a number >= 0"
+    ):
         tiny_config("WEIGHTING.LOGIT_ADJUSTMENT", 2.0)
 
 

@@ -380,10 +380,6 @@ def test_instance_losses(tiny_config: Any, samples: Any, tmp_path: Path, regular
     [
         ({"POLICY": "fair"}, "POLICY is 'fair'; expected one of class_balanced, global"),
         ({"REGULARISER": "l2"}, "REGULARISER is 'l2'; expected one of none, mrkld, lrent"),
-        ({"PORTION_START": 1.5}, "PORTION_START is 1.5"),
-        ({"SOURCE_PORTION_START": 0.0}, "SOURCE_PORTION_START is 0.0; expected more than 0"),
-        ({"ROUNDS": 0}, "ROUNDS is 0"),
-        ({"WARM_UP": 1.0}, "WARM_UP 1.0; .* leaves iterations"),
         ({"REGULARISER": "lrent", "SPATIAL_PRIOR": True}, "SPATIAL_PRIOR False"),
     ],
 )

@@ -223,7 +223,10 @@ def test_a_new_scheme_is_a_class_a_line_and_a_yaml(
     optimizer.step()
     assert criterion(layer(features), labels) < loss
     for weighting, told in (
-        ("NAME: smoothed, PIXELS_ADDED: -1", r"added is -1; expected a number >= 0"),
+        (
+            "NAME: smoothed, PIXELS_ADDED: -1",
+            r"^WEIGHTING\.PIXELS_ADDED is -1; expected a number >= 0",
+        ),
         ("NAME: gbw, PIXELS_ADDED: 2", r"PIXELS_ADDED is 2, but scheme 'gbw' has no such key"),
         ("NAME: smoothed, GAMMA: 2.0", r"GAMMA is 2.0, but scheme 'smoothed' has no such key"),
     ):

@@ -106,7 +106,9 @@ class GBWPanopticFPN(PanopticSegmentor):
     # values, lists of indices, suppression. Some checks of values a GPU's losses leave out.
     waits_per_step = 45
     detectron2_keys = (
-        *("MODEL.MASK_ON", "MODEL.ANCHOR_GENERATOR", "MODEL.PROPOSAL_GENERATOR", "MODEL.FPN"),
+        *("MODEL.MASK_ON", "MODEL.PROPOSAL_GENERATOR", "MODEL.FPN"),
+        *("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"),
+        *("MODEL.ANCHOR_GENERATOR.NAME", "MODEL.ANCHOR_GENERATOR.OFFSET"),
         *("MODEL.RPN", "MODEL.ROI_BOX_HEAD", "MODEL.ROI_MASK_HEAD", "MODEL.ROI_HEADS"),
         *("MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT", "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH"),
         *("MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", "TEST.DETECTIONS_PER_IMAGE"),
@@ -366,11 +368,12 @@ def _with_things(cfg: Any, space: LabelSpace) -> Any:
             f"MODEL.ROI_HEADS.NUM_CLASSES is {number}, but label space '{space.name}' has "
             f"{len(space.thing_ids)} things; leave it out"
         )
-    box, rpn = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.RPN
+    box, rpn, anchors = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.RPN, cfg.MODEL.ANCHOR_GENERATOR
     for key, value, expected in (
         ("MODEL.MASK_ON", cfg.MODEL.MASK_ON, True),
         ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, "StandardROIHeads"),
         ("MODEL.PROPOSAL_GENERATOR.NAME", cfg.MODEL.PROPOSAL_GENERATOR.NAME, "RPN"),
+        ("MODEL.ANCHOR_GENERATOR.NAME", anchors.NAME, "DefaultAnchorGenerator"),
         ("MODEL.RPN.BBOX_REG_LOSS_TYPE", rpn.BBOX_REG_LOSS_TYPE, "smooth_l1"),
         ("MODEL.RPN.BOUNDARY_THRESH", rpn.BOUNDARY_THRESH, -1),
         ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", box.BBOX_REG_LOSS_TYPE, "smooth_l1"),
