@@ -5,12 +5,13 @@
     uv run -m gbw_studies.results_table output/toy/* --metrics PQ_16 mIoU_16
     uv run -m gbw_studies.results_table output/toy/* --classes IoU --protocol 16
     uv run -m gbw_studies.results_table studies/scale.yaml                  # into studies/scale/
-    uv run -m gbw_studies.results_table studies/*.yaml --arms gbw focal --out docs/results.md
+    uv run -m gbw_studies.results_table studies/*.yaml --arms gbw focal
 
 Output folders: prints a Markdown table. Runs whose configs differ in SEED and OUTPUT_DIR alone are
 one recipe, named by its first folder.
 Studies (gbw_studies/study.py): writes table.md, per_class.md, both as CSV, arms.png and
-classes.png, and with --out one page of all; those without a finished run are named and left out.
+classes.png; those without a finished run are named and left out. Git keeps the YAML and table.md
+alone, and the pictures that a page shows.
 The standard deviation is that of the sample (n - 1); a single run has none.
 """
 
@@ -37,11 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--classes", metavar="SCORE", help="output folders, per class: IoU, recall, PQ, ...")
     add("--protocol", default="16", help="protocol of --classes")
     add("--arms", nargs="+", default=(), help="studies: arms shown class by class")
-    add("--out", type=Path, help="studies: a Markdown page of all")
     args = parser.parse_args(arguments)
     try:
         if all(path.suffix == ".yaml" for path in args.runs):
-            _write_studies(args.runs, args.arms, args.out)
+            _write_studies(args.runs, args.arms)
         else:
             _print_table(args)
     except ValueError as error:
@@ -50,16 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _write_studies(paths: Sequence[Path], arms: Sequence[str], page: Path | None) -> None:
+def _write_studies(paths: Sequence[Path], arms: Sequence[str]) -> None:
     from gbw_studies.results.pages import write_studies  # PyTorch and matplotlib: seconds
 
-    for path in write_studies(paths, arms, page):
+    for path in write_studies(paths, arms):
         print(path)
 
 
 def _print_table(args: argparse.Namespace) -> None:
-    if args.arms or args.out or any(path.suffix == ".yaml" for path in args.runs):
-        raise ValueError("give either output folders, or studies' YAML files with --arms and --out")
+    if args.arms or any(path.suffix == ".yaml" for path in args.runs):
+        raise ValueError("give either output folders, or studies' YAML files with --arms")
     groups = group_by_recipe([read_run(folder) for folder in args.runs])
     if args.classes:
         print(classes_table(groups, args.classes, args.protocol))

@@ -15,7 +15,7 @@ PAGES = sorted(
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),
         ROOT / "datasets/README.md",
-        ROOT / "studies/README.md",
+        *ROOT.glob("studies/*.md"),
         *ROOT.glob("projects/*/README.md"),
     ]
 )

@@ -21,7 +21,7 @@ from gbw_d2.data.formats.vistas import vistas_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, datasets_root
 from gbw_d2.files.processes import run_to_end
 
-# The own car's hood at the bottom of the toy Cityscapes (docs/gbw.md, "Road taken by car").
+# The own car's hood at the bottom of the toy Cityscapes (studies/FINDINGS.md, 4).
 HOOD = (0.0, 0.1)
 toy_cityscapes_specs = partial(cityscapes_specs, ignore_rows=HOOD)
 

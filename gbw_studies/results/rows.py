@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,17 @@ class Scores:
     classes: Mapping[str, Values]
 
     def leading(self, name: str) -> float | None:
-        """Returns a metric under the protocol with most classes, such as mIoU_16 for mIoU."""
-        counts = [
-            int(end)
-            for start, _, end in (key.rpartition("_") for key in self.metrics)
-            if start == name and end.isdigit()
-        ]
-        return self.metrics[f"{name}_{max(counts)}"] if counts else None
+        """Returns a metric under the protocol with most classes.
+
+        For mIoU that is mIoU_all where the classes are one's own, mIoU_16 where they are SYNTHIA's.
+        """
+        split = (key.rpartition("_") for key in self.metrics)
+        sizes = {
+            key: math.inf if key == "all" else int(key)
+            for start, _, key in split
+            if start == name and (key == "all" or key.isdigit())
+        }
+        return self.metrics[f"{name}_{max(sizes, key=sizes.__getitem__)}"] if sizes else None
 
 
 @dataclass(frozen=True)

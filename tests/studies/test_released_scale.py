@@ -1,4 +1,4 @@
-"""The simulated logits behind docs/gbw.md's table of the released scale."""
+"""The simulated logits behind the table in studies/FINDINGS.md of the released scale."""
 
 from __future__ import annotations
 

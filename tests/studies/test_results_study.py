@@ -15,7 +15,7 @@ from gbw_d2.errors import UserError
 from gbw_studies import results_table
 from gbw_studies.results.comparison import Section, bootstrap_interval, chosen_arms, sections
 from gbw_studies.results.proposed import ALL, proposed_table, proposed_tables
-from gbw_studies.results.rows import read_results
+from gbw_studies.results.rows import Scores, read_results
 from gbw_studies.results.tables import differences_table, study_tables
 
 STUDY = {
@@ -231,7 +231,7 @@ def test_chosen_arms_are_the_best_of_both_kinds(write: Any) -> None:
     assert chosen_arms(results, sections(results), 4) == ["none", "a", "b", "s"]
 
 
-def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     panoptic = json.loads(json.dumps(RUNS).replace("source_only", "self_training"))
     for line in panoptic:
         line["scores"]["toy_val"]["metrics"]["PQ_16"] = 30.0
@@ -239,12 +239,10 @@ def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
             row["PQ"] = 7.0
     recipes = {name: {"config": "configs/a.yaml"} for name in ("source_only", "self_training")}
     path = write([*RUNS, *panoptic], recipes=recipes, proposed=["gbw"])
-    page = tmp_path / "docs/results.md"
-    assert results_table.main([str(path), "--out", str(page), "--arms", "focal"]) == 0
+    assert results_table.main([str(path), "--arms", "focal"]) == 0
     folder = path.with_suffix("")
     names = ["table.md", "per_class.md", "table.csv", "per_class.csv", "arms.png", "classes.png"]
-    written = [*(folder / name for name in names), page]
-    assert capsys.readouterr().out.split() == [str(file) for file in written]
+    assert capsys.readouterr().out.split() == [str(folder / name) for name in names]
 
     with (folder / "table.csv").open(newline="") as file:
         rows = {(row["recipe"], row["arm"]): row for row in csv.DictReader(file)}
@@ -263,17 +261,25 @@ def test_files_and_page(write: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     for picture in ("arms.png", "classes.png"):
         content = (folder / picture).read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) < 150_000
-    text = page.read_text()
     table = (folder / "table.md").read_text()
-    order = ["--arms focal`", "Does it add up?", "It does, to the digit.", "| PQ | rare PQ |"]
-    places = [table.index(part) for part in [*order, "\n## `gbw` against its rivals\n"]]
-    assert places == sorted(places) and "--out" not in table
-    assert "The toy world is a toy" in text and "--arms focal --out" in text
-    assert "](../studies/scale/arms.png)" in text and "](../studies/scale.yaml)" in text
-    answer = "| [Study T: by hand](#study-t-by-hand) | It does, \\|x\\| and all. |"
-    assert text.index(answer) < text.index("Does it add up?")
-    # The words and tables stand in the study's own file alone.
-    assert "](../studies/scale/table.md)" in text and "It does, to the digit." not in text
+    order = ["--arms focal`", "The toy world is a toy", "Does it add up?", "It does, |x| and all."]
+    order += ["It does, to the digit.", "| PQ | rare PQ |", "\n## `gbw` against its rivals\n"]
+    places = [table.index(part) for part in order]
+    assert places == sorted(places)
+
+
+def test_the_protocol_of_all_classes_leads() -> None:
+    scores = Scores(
+        {"mIoU_16": 1.0, "mIoU_all": 2.0, "mIoU_rare": 3.0, "PQ_13": 4.0, "PQ_16": 5.0}, {}
+    )
+    assert [scores.leading(name) for name in ("mIoU", "PQ", "recall")] == [2.0, 5.0, None]
+
+
+def test_photos_are_not_called_a_toy(write: Any) -> None:
+    photos = json.loads(json.dumps(RUNS).replace("toy_val", "camvid_val"))
+    path = write(photos)
+    assert results_table.main([str(path)]) == 0
+    assert "toy" not in (path.with_suffix("") / "table.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -315,12 +321,10 @@ def test_studies_without_finished_runs_are_named_and_left_out(
 ) -> None:
     path, waiting = write(RUNS), tmp_path / "waiting.yaml"
     waiting.write_text(path.read_text())
-    page = tmp_path / "page.md"
-    assert results_table.main([str(waiting), str(path), "--out", str(page)]) == 0
+    assert results_table.main([str(waiting), str(path)]) == 0
     said = capsys.readouterr()
     assert said.err == f"{waiting}: no run of its recipes and arms is finished\n"
-    assert said.out.split()[-1] == str(page) and not waiting.with_suffix("").exists()
-    assert page.read_text().count("## Study T: by hand") == 1
+    assert "table.md" in said.out and not waiting.with_suffix("").exists()
 
 
 def test_no_finished_run_at_all(

@@ -266,7 +266,7 @@ def test_the_best_target_images(make: Any, tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("*.png"))) == 2
 
 
-def test_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any, tmp_path: Path) -> None:
+def test_labels_have_no_prior_shift(tiny_config: Any, samples: Any, tmp_path: Path) -> None:
     cfg = tiny_config(
         *("UDA.CBST.WARM_UP", 0.0, "UDA.CBST.ROUNDS", 2, "WEIGHTING.NAME", "fixed"),
         *("WEIGHTING.CLASS_WEIGHTS", [*range(1, 17)], "WEIGHTING.PSEUDO_LABEL_ADJUSTMENT", 1.0),
@@ -277,18 +277,18 @@ def test_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any, tmp_path: 
     prepare(strategy_of(cfg), tmp_path, Images())
     source = samples()
     for sample in source:
-        # Every class is there, so that the tilt of each is known.
+        # Every class is there, so that the shift of each is known.
         sample[keys.SEM_SEG][0, :16] = torch.arange(16)
     strategy.supervised_losses(source)
     prepare(strategy, tmp_path, images := Images())
     assert len(images.read) == 2 * COUNT
-    tilt = (torch.arange(1.0, 17) / 8.5).log().view(1, -1, 1, 1)
+    shift = (torch.arange(1.0, 17) / 8.5).log().view(1, -1, 1, 1)
     logits = logits_of(strategy)
-    expected = (logits - tilt).argmax(1).flatten().bincount(minlength=16)
+    expected = (logits - shift).argmax(1).flatten().bincount(minlength=16)
     assert strategy._chosen["predicted"] == expected.tolist()
     assert expected.tolist() != logits.argmax(1).flatten().bincount(minlength=16).tolist()
     # It stays that of the round's start, for LRENT's soft labels and after a resumption.
-    torch.testing.assert_close(strategy._shift, -tilt.flatten())
+    torch.testing.assert_close(strategy._shift, -shift.flatten())
     resumed = strategy_of(cfg)
     prepare(resumed, tmp_path, Images(limit=0), fresh=False)
     assert torch.equal(resumed._shift, strategy._shift)

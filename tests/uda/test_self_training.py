@@ -110,8 +110,8 @@ def test_mixed_loss_is_that_of_the_mixed_image(make: Any, samples: Any) -> None:
     torch.testing.assert_close(loss, 2 * expected["loss_semantic"], rtol=1e-4, atol=1e-5)
 
 
-def test_pseudo_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any) -> None:
-    # The network sees bicycles where the weights made it; without their tilt it sees other classes.
+def test_pseudo_labels_are_freed_of_the_prior_shift(tiny_config: Any, samples: Any) -> None:
+    # The network sees bicycles where the weights made it, and other classes without their shift.
     weights = [1.0] * 15 + [50.0]
     cfg = tiny_config(
         *("UDA.SELF_TRAINING.JITTER_PROBABILITY", 0.0, "UDA.SELF_TRAINING.BLUR_PROBABILITY", 0.0),
@@ -128,7 +128,7 @@ def test_pseudo_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any) -> 
     strategy.prepare(strategy.stages()[0], Context(True, Path()))
     source, target = samples(), samples(seed=1)
     for sample in source:
-        # Every class is there, so that the tilt of each is known.
+        # Every class is there, so that the shift of each is known.
         sample[keys.SEM_SEG][0, :16] = torch.arange(16)
     (loss,) = mixed_losses(strategy, source, target).values()
 
@@ -136,8 +136,8 @@ def test_pseudo_labels_are_freed_of_the_tilt(tiny_config: Any, samples: Any) -> 
     scores = class_mix.class_scores(strategy.generators("class mix", source), 16)
     mask = class_mix.mix_mask(labels, class_mix.drawn_classes(labels, scores))
     logits = model.outputs(model.features(model.images(target)), (32, 64)).semantic.dense()
-    tilt = (16 * torch.tensor(weights) / sum(weights)).log()
-    pseudo = (logits - tilt.view(1, -1, 1, 1)).argmax(1)
+    shift = (16 * torch.tensor(weights) / sum(weights)).log()
+    pseudo = (logits - shift.view(1, -1, 1, 1)).argmax(1)
     assert (logits.argmax(1) == 15).all() and not (pseudo == 15).any()
     images = torch.where(mask[:, None], model.images(source), model.images(target))
     outputs = model.outputs(model.features(images), (32, 64))

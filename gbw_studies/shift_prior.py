@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Tilts trained networks towards rare classes, without training, and shows what that gains.
+"""Shifts the prior of trained networks towards rare classes, and shows what that gains.
 
-    uv run -m gbw_studies.tilt_logits output/toy/semantic_source_only output/toy/semantic_gbw
-    uv run -m gbw_studies.tilt_logits output/none_* output/gbw_* --names none none GBW GBW
-    uv run -m gbw_studies.tilt_logits output/toy/semantic_source_only --save 0.2 tilted.pth
+    uv run -m gbw_studies.shift_prior output/toy/semantic_source_only output/toy/semantic_gbw
+    uv run -m gbw_studies.shift_prior output/none_* output/gbw_* --names none none GBW GBW
+    uv run -m gbw_studies.shift_prior output/toy/semantic_source_only --save 0.2 shifted.pth
 
 Adds -strength log(share of class c) to the logits of class c, the shares being those of the
 source's labelled pixels (Menon et al., Long-tail learning via logit adjustment, ICLR 2021, eq. 9):
 recall of rare classes against precision, for any network, whatever weights it was trained with. Two
 networks are compared fairly at the same recall, or each at its best strength. Scores are those of
 the semantic branch of the network that the run's EVAL.WEIGHTS names. --save writes the first one
-with the tilt in its classifier's bias, for MODEL.WEIGHTS.
+with the shift in its classifier's bias, for MODEL.WEIGHTS.
 
-Writes plots/tilt.png and, after each run, tilt.csv into the first folder. A strength that is chosen
-by these numbers is chosen on the test set's labels: say so, or choose on the source's validation
-set.
+Nothing is trained. Writes plots/prior_shift.png and, after each run, prior_shift.csv into the first
+folder. A strength that is chosen by these numbers is chosen on the test set's labels: say so, or
+choose on the source's validation set.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from gbw_d2.files.atomic import write_atomically
 from gbw_d2.results.writer import write_csv
 from gbw_d2.visualization import COLORS
 from gbw_studies.results.plots import write_png
-from gbw_studies.results.tilt import (
+from gbw_studies.results.prior_shift import (
     MEASURES,
     Point,
     as_cells,
@@ -109,7 +109,7 @@ def score(
             evaluator.process(batch, shifted)
 
 
-def tilt_(network: nn.Module, shift: Tensor) -> None:
+def shift_prior_(network: nn.Module, shift: Tensor) -> None:
     """Adds a shift (K,) to the bias of the network's semantic classifier, in place.
 
     Raises:
@@ -119,7 +119,7 @@ def tilt_(network: nn.Module, shift: Tensor) -> None:
     biases = [m.bias for m in predictor.modules() if isinstance(m, nn.Conv2d)]
     # Of branches that are summed, one takes it all.
     if not biases or biases[0] is None:
-        raise UserError(f"{type(predictor).__name__} has no bias to put the tilt into")
+        raise UserError(f"{type(predictor).__name__} has no bias to put the shift into")
     with torch.no_grad():
         biases[0] += shift.to(biases[0].device)
 
@@ -212,7 +212,7 @@ def score_run(
         run: whose network it is.
         network: in evaluation mode.
         weights: of the student or the teacher.
-        strengths: of the tilt.
+        strengths: of the shift.
     """
     from gbw_d2.engine.batches import build_test_batches
     from gbw_d2.engine.evaluation import meet_test_set
@@ -252,7 +252,7 @@ def score_runs(args: argparse.Namespace, out: Path) -> list[Point]:
 
     Args:
         args: of the command line.
-        out: where tilt.csv goes.
+        out: where prior_shift.csv goes.
 
     Raises:
         UserError: a run cannot be scored, or not be compared with the first.
@@ -271,16 +271,16 @@ def score_runs(args: argparse.Namespace, out: Path) -> list[Point]:
             if run.data.cfg.EVAL.WEIGHTS != "student":
                 print("score it with EVAL.WEIGHTS student")
         points += score_run(run, network, weights, args.strengths)
-        write_csv(out / "tilt.csv", [as_cells(point) for point in points])
+        write_csv(out / "prior_shift.csv", [as_cells(point) for point in points])
     return points
 
 
 def save(network: nn.Module, shift: Tensor, path: Path) -> None:
     """Writes a copy of a network with a shift (K,) in its classifier's bias."""
-    tilted = copy.deepcopy(network)
-    tilt_(tilted, shift)
+    shifted = copy.deepcopy(network)
+    shift_prior_(shifted, shift)
     content = io.BytesIO()
-    torch.save({"model": tilted.state_dict()}, content)
+    torch.save({"model": shifted.state_dict()}, content)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.getvalue())
     print(f"wrote {path}")
@@ -298,7 +298,9 @@ def parser() -> argparse.ArgumentParser:
     add("--test", nargs="+", default=[], help="test sets; default: the run's")
     add("--rare", type=int, default=6, help="that many rarest classes of the source; default: 6")
     add("--weights-of", choices=("student", "teacher"), help="default: EVAL.WEIGHTS of the run")
-    add("--save", nargs=2, metavar=("STRENGTH", "FILE.pth"), help="write the first network, tilted")
+    add(
+        "--save", nargs=2, metavar=("STRENGTH", "FILE.pth"), help="write the first network, shifted"
+    )
     add("--out", type=Path, help="folder; default: plots/ of the first run")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config, last")
     return made
@@ -341,11 +343,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check(args)
         points = score_runs(args, out)
         means = averaged(points)
-        write_png(draw(means), out / "tilt.png")
+        write_png(draw(means), out / "prior_shift.png")
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{as_text(means)}\n\nwrote {out / 'tilt.csv'} and {out / 'tilt.png'}")
+    print(f"{as_text(means)}\n\nwrote {out / 'prior_shift.csv'} and {out / 'prior_shift.png'}")
     return 0
 
 

@@ -12,7 +12,7 @@ import torch
 
 from gbw_d2.engine.build import build_model
 from gbw_d2.modeling.heads.deeplab_v2 import DilatedClassifier
-from gbw_studies import tilt_logits as tool
+from gbw_studies import shift_prior as tool
 
 DATASET = "toy_cityscapes_semantic_val"
 
@@ -39,7 +39,7 @@ def test_shifts_by_hand() -> None:
 
 
 @pytest.mark.parametrize("classifier", ["predictor", "branches"])
-def test_a_tilt_in_the_bias_is_one_of_the_logits(
+def test_a_shift_in_the_bias_is_one_of_the_logits(
     tiny_config: Any, samples: Any, classifier: str
 ) -> None:
     network = build_model(tiny_config(name="toy/semantic_source_only uda/self_training")).eval()
@@ -48,7 +48,7 @@ def test_a_tilt_in_the_bias_is_one_of_the_logits(
     shift = torch.linspace(-2, 2, 16)
     with torch.no_grad():
         before = [result["sem_seg"] for result in network(samples())]
-        tool.tilt_(network, shift)
+        tool.shift_prior_(network, shift)
         after = [result["sem_seg"] for result in network(samples())]
     for one, other in zip(before, after, strict=True):
         torch.testing.assert_close(one + shift.view(-1, 1, 1), other)
@@ -58,7 +58,7 @@ def test_a_classifier_without_bias_is_refused(tiny_config: Any) -> None:
     network = build_model(tiny_config(name="toy/semantic_source_only uda/self_training"))
     network.sem_seg_head.predictor = torch.nn.Conv2d(32, 16, 1, bias=False)
     with pytest.raises(Exception, match="Conv2d has no bias"):
-        tool.tilt_(network, torch.zeros(16))
+        tool.shift_prior_(network, torch.zeros(16))
 
 
 def test_each_evaluator_sees_its_own_shift() -> None:
@@ -67,10 +67,10 @@ def test_each_evaluator_sees_its_own_shift() -> None:
             self.extend(result["sem_seg"].argmax(0).item() for result in results)
 
     logits = torch.tensor([1.0, 0.0, 2.0]).view(3, 1, 1)
-    plain, tilted = Seen(), Seen()
+    plain, shifted = Seen(), Seen()
     shifts = torch.tensor([[0.0, 0, 0], [0, 5, 0]])
-    tool.score(lambda batch: [{"sem_seg": logits} for _ in batch], ["ab"], [plain, tilted], shifts)
-    assert (plain, tilted) == ([2, 2], [1, 1])
+    tool.score(lambda batch: [{"sem_seg": logits} for _ in batch], ["ab"], [plain, shifted], shifts)
+    assert (plain, shifted) == ([2, 2], [1, 1])
     assert logits.flatten().tolist() == [1, 0, 2]
 
 
@@ -79,12 +79,12 @@ def test_scores_csv_picture_and_what_is_saved(run: Path, capsys: Any) -> None:
     from gbw_d2.engine.setup import resolve
     from gbw_d2.engine.train import evaluate_only
 
-    file = run / "tilted.pth"
+    file = run / "shifted.pth"
     arguments = [str(run), "--strengths", "0", "3", "--save", "3", str(file)]
     assert tool.main(arguments) == 0
     assert "| 3 |" in capsys.readouterr().out
-    assert (run / "plots/tilt.png").stat().st_size > 1000
-    rows = list(csv.DictReader((run / "plots/tilt.csv").open()))
+    assert (run / "plots/prior_shift.png").stat().st_size > 1000
+    rows = list(csv.DictReader((run / "plots/prior_shift.csv").open()))
     assert [(row["dataset"], row["strength"]) for row in rows] == [
         (DATASET, "0.0"),
         (DATASET, "3.0"),
@@ -135,7 +135,7 @@ def test_a_run_with_its_teacher_and_one_without(run: Path, tmp_path: Path, capsy
     assert tool.main([str(run), str(other), *out, "--save", "0.2", str(tmp_path / "t.pth")]) == 0
     printed = capsys.readouterr().out
     assert "score it with EVAL.WEIGHTS student" in printed
-    rows = list(csv.DictReader((tmp_path / "out/tilt.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out/prior_shift.csv").open()))
     # Folders of one name are two networks, and one set of weights gives one score.
     assert [(row["name"], row["weights"]) for row in rows] == [
         (str(run), "teacher"),

@@ -1,4 +1,4 @@
-"""Scores of networks whose logits are tilted, as a table, as CSV cells and as a picture."""
+"""Scores of networks whose prior is shifted, as a table, as CSV cells and as a picture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Point:
         run: its OUTPUT_DIR, or how many runs.
         weights: student or teacher.
         dataset: the test set.
-        strength: of the tilt.
+        strength: of the shift.
         scores: by measure; None where there is nothing to average.
     """
 
@@ -41,7 +41,7 @@ def mean_of_known(values: Iterable[float | None]) -> float | None:
 
 
 def as_cells(point: Point) -> dict[str, Any]:
-    """Returns a row of tilt.csv."""
+    """Returns a row of prior_shift.csv."""
     return {
         **{name: getattr(point, name) for name in ("name", "run", "weights", "dataset")},
         **{"strength": point.strength},
