@@ -180,9 +180,13 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.TEST.SAVE_PREDICTIONS = False
     # Test images drawn as image | ground truth | prediction at each evaluation; 0 = none.
     cfg.EVAL.PICTURES = 3
-    # Name of a metric ("mIoU_16"): the checkpoint with the best one on the first test set is kept
-    # too, and results.json names it as chosen on the target's labels. "" = last iteration only.
-    cfg.EVAL.BEST_ON_TARGET_LABELS = ""
+    # Target images on which criteria without labels are measured at each evaluation (label_free/*;
+    # gbw_d2/evaluation/label_free.py), always the same ones; 0 = none.
+    cfg.EVAL.LABEL_FREE_IMAGES = 0
+    # The checkpoint that is best by this is kept beside the last one: a criterion without labels
+    # ("label_free/neighbourhood_density"), or a metric of the first test set ("mIoU_16"), which
+    # files, log and results.json call chosen on the target's labels. "" = last iteration only.
+    cfg.EVAL.BEST_ON = ""
 
 
 def _add_strategy_keys(cfg: CfgNode) -> None:

@@ -13,6 +13,8 @@ FORMER_NAMES = {
     "interference": "it was taken out; 'class_gradient' took its place",
     # WEIGHTING.SCALE
     "initial": "it was taken out with the scheme 'gbw_fading'; 'relative' took its place",
+    # Keys
+    "EVAL.BEST_ON_TARGET_LABELS": "it is called EVAL.BEST_ON now",
 }
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gbw_d2.composition import ConfigError
+from gbw_d2.former_names import former_name
 
 _PACKAGE = Path(__file__).resolve().parent
 _DETECTRON2 = (
@@ -70,7 +71,7 @@ def unknown_key(where: str, wrong: str, known: Iterable[str]) -> ConfigError:
         known: full names of keys.
     """
     near = difflib.get_close_matches(wrong, list(known), n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = former_name(wrong) or (f"; did you mean {' or '.join(near)}?" if near else "")
     return ConfigError(f"{where}: unknown config key {wrong}{hint}")
 
 

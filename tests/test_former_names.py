@@ -46,6 +46,11 @@ def test_bases_of_earlier_versions(repository: Any, word: str, told: str) -> Non
         load_config(str(repository / LEAF), [f"weighting/{word}"])
 
 
+def test_keys_that_have_another_name(tiny_config: Any) -> None:
+    with pytest.raises(UserError, match=r"unknown config key EVAL.BEST_ON_TARGET_LABELS; it is ca"):
+        tiny_config("EVAL.BEST_ON_TARGET_LABELS", "mIoU_16")
+
+
 def test_a_former_name_is_no_present_one() -> None:
     choices = known_choices()
     assert not FORMER_NAMES.keys() & {*SCHEMES.names(), *choices["weighting"]}

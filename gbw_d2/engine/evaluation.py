@@ -22,6 +22,7 @@ from gbw_d2.engine.pictures import PicturePanel
 from gbw_d2.engine.run_data import RunData, first_process_first
 from gbw_d2.errors import UserError
 from gbw_d2.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
+from gbw_d2.evaluation.label_free import CRITERIA
 from gbw_d2.evaluation.protocols import PARTIAL, Protocol, chosen_protocols
 from gbw_d2.evaluation.report import format_table, merge_per_class
 from gbw_d2.keys import FILE_NAME
@@ -131,9 +132,11 @@ def _test_set(data: RunData, name: str, folder: Path | None) -> _TestSet:
 
 
 def best_metric(data: RunData) -> str:
-    """Returns EVAL.BEST_ON_TARGET_LABELS as the first test set calls it; "" where none is asked."""
-    metric = data.cfg.EVAL.BEST_ON_TARGET_LABELS
-    partial = bool(metric) and data.test_set(data.cfg.DATASETS.TEST[0]).is_partial
+    """Returns EVAL.BEST_ON as the first test set calls it; "" where none is asked."""
+    metric = data.cfg.EVAL.BEST_ON
+    if not metric or metric in CRITERIA:
+        return metric
+    partial = data.test_set(data.cfg.DATASETS.TEST[0]).is_partial
     return f"{metric}{PARTIAL}" if partial else metric
 
 
@@ -239,7 +242,7 @@ def write_results(
     results: Mapping[str, Scores],
     iterations: int,
     wall_seconds: float,
-    best_on_target_labels: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes results.json, and each test set's per_class.csv; on the first process only.
 
@@ -248,16 +251,15 @@ def write_results(
         results: of :func:`evaluate`.
         iterations: training iterations behind the network.
         wall_seconds: since the start of the program.
-        best_on_target_labels: of :class:`gbw_d2.engine.selection.BestOnTargetLabels`, if asked for.
+        more: entries of ``run`` in results.json: the label-free criteria, the best checkpoint.
     """
-    if not comm.is_main_process() or not results:
+    if not comm.is_main_process() or not (results or more):
         return
-    first = next(iter(results.values()))
+    first = next(iter(results.values()), Scores({}, {}, 0, 0))
     run = run_info(yaml.safe_load(cfg.dump()), cfg.SEED, iterations, wall_seconds, cfg.MODEL.DEVICE)
     run["test_images"] = {n: {"scored": s.images, "of": s.whole} for n, s in results.items()}
     run |= {"weights": cfg.EVAL.WEIGHTS, "selection": "last iteration"}
-    if best_on_target_labels:
-        run["best_on_target_labels"] = dict(best_on_target_labels)
+    run |= more or {}
     folder = Path(cfg.OUTPUT_DIR)
     write_results_json(
         folder / RESULTS,

@@ -1,8 +1,9 @@
-"""The best checkpoint by the target's labels, for those who ask for it by name."""
+"""The best checkpoint by a criterion, for those who ask for it by name."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,56 +11,79 @@ from typing import Any
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
 from gbw_d2.engine.checkpoint import Checkpointer
+from gbw_d2.evaluation.label_free import CRITERIA
 from gbw_d2.files.atomic import write_atomically
 
 from detectron2.utils import comm
 
-NAME = "model_best_on_target_labels"
+logger = logging.getLogger(__name__)
+
+# Entries of results.json, and with "model_" before them names of the files.
+ON_LABELS = "best_on_target_labels"
+LABEL_FREE = "best_label_free"
 
 
-class BestOnTargetLabels:
-    """Keeps the checkpoint with the greatest value of a metric on the first test set.
+class BestCheckpoint:
+    """Keeps the checkpoint with the best value of a criterion beside the last one.
 
-    An unsupervised method has no labels to choose by, so such a score is an upper bound of what it
-    gives; it is written beside the last iteration's score and never in its place.
+    A criterion without labels (:data:`gbw_d2.evaluation.label_free.CRITERIA`) may choose. A metric
+    of the first test set may not: an unsupervised method has no labels to choose by, so such a
+    score is an upper bound of what it gives, and files, log and results.json call it so. Either is
+    written beside the last iteration's score and never in its place.
 
     Args:
-        metric: name of a metric, greater = better; "" keeps nothing.
+        criterion: name of a criterion or of a metric, where greater is better; "" keeps nothing.
         checkpointer: writes the checkpoint.
         folder: OUTPUT_DIR.
         done: iterations behind a resumed run; what a longer one found is forgotten.
     """
 
-    def __init__(self, metric: str, checkpointer: Checkpointer, folder: Path, done: int) -> None:
-        self.metric = metric
+    def __init__(self, criterion: str, checkpointer: Checkpointer, folder: Path, done: int) -> None:
+        self.criterion = criterion
         self.checkpointer = checkpointer
-        self.path = folder / f"{NAME}.json"
+        self.name = LABEL_FREE if criterion in CRITERIA else ON_LABELS
+        self.path = folder / f"model_{self.name}.json"
         self.record: dict[str, Any] = {}
-        if metric and done > 0 and self.path.is_file():
+        if criterion and self.name == ON_LABELS:
+            logger.warning(
+                "EVAL.BEST_ON %s chooses a checkpoint on the labels of DATASETS.TEST: its score is "
+                "no result of an unsupervised method",
+                criterion,
+            )
+        if criterion and done > 0 and self.path.is_file():
             found = json.loads(self.path.read_text())
-            if found["metric"] == metric and found["iterations"] <= done:
+            if found.get("criterion") == criterion and found["iterations"] <= done:
                 self.record = found
 
     def add(self, metrics: Mapping[str, float], iterations: int) -> None:
         """Compares an evaluation with the best so far.
 
+        Args:
+            metrics: of the first test set, and the criteria without labels.
+            iterations: behind the network.
+
         Raises:
-            ConfigError: the metric is not among them.
+            ConfigError: the criterion is not among them.
         """
-        if not self.metric or not comm.is_main_process():
+        if not self.criterion or not comm.is_main_process():
             return
-        if self.metric not in metrics:
+        if self.criterion not in metrics:
             raise ConfigError(
-                f"EVAL.BEST_ON_TARGET_LABELS is '{self.metric}'; expected one of "
-                f"{', '.join(sorted(metrics))}"
+                f"EVAL.BEST_ON is '{self.criterion}'; expected one of {', '.join(sorted(metrics))}"
             )
-        if self.record and metrics[self.metric] <= self.record["value"]:
+        value = metrics[self.criterion]
+        if self.record and not self._is_better(value):
             return
-        self.checkpointer.save(NAME, last=False, iteration=iterations - 1)
+        self.checkpointer.save(f"model_{self.name}", last=False, iteration=iterations - 1)
         self.record = {
-            "metric": self.metric,
-            "value": metrics[self.metric],
+            "criterion": self.criterion,
+            "value": value,
             "iterations": iterations,
             "metrics": dict(metrics),
         }
         write_atomically(self.path, (json.dumps(self.record, indent=2) + "\n").encode())
+        logger.info("Best so far by %s: %.3f", self.criterion, value)
+
+    def _is_better(self, value: float) -> bool:
+        greater = self.criterion not in CRITERIA or CRITERIA[self.criterion].greater_is_better
+        return value > self.record["value"] if greater else value < self.record["value"]

@@ -21,6 +21,7 @@ from gbw_d2.engine.optimizer import OPTIMIZERS
 from gbw_d2.engine.precision import DTYPES
 from gbw_d2.engine.resume import check_unused
 from gbw_d2.engine.weighted_losses import check_weighting
+from gbw_d2.evaluation.label_free import CRITERIA
 from gbw_d2.evaluation.metric_names import metric_names
 from gbw_d2.evaluation.protocols import (
     Protocol,
@@ -152,6 +153,8 @@ def resolve(
     needs_target = "TARGET" in data and STRATEGIES.get(cfg.UDA.NAME).needs_target
     if needs_target and not cfg.DATASETS.TARGET:
         raise ConfigError(f"UDA.NAME '{cfg.UDA.NAME}' needs target images; set DATASETS.TARGET")
+    if "TARGET" in data and cfg.EVAL.LABEL_FREE_IMAGES and not cfg.DATASETS.TARGET:
+        raise ConfigError("EVAL.LABEL_FREE_IMAGES needs target images; set DATASETS.TARGET")
 
 
 def _choose_protocols(cfg: CfgNode) -> None:
@@ -190,17 +193,25 @@ def _check_metrics(cfg: CfgNode, sets: Sequence[Scoring]) -> None:
         UserError: it has not, or a test set has none of the protocols.
     """
     protocols = [chosen_protocols(met, cfg.EVAL.PROTOCOLS) for met in sets]
-    asked = cfg.EVAL.BEST_ON_TARGET_LABELS
+    asked = cfg.EVAL.BEST_ON
     if not asked:
+        return
+    if asked in CRITERIA:
+        if not cfg.EVAL.LABEL_FREE_IMAGES:
+            raise ConfigError(
+                f"EVAL.BEST_ON is '{asked}', which is measured on EVAL.LABEL_FREE_IMAGES target "
+                "images, and that is 0; set it to some, such as 32"
+            )
         return
     leading = protocols[0] if protocols else ()
     known = metric_names(leading, is_panoptic(cfg), cfg.EVAL.INSTANCE_AP)
     if asked not in known:
-        near = difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(asked, (*known, *CRITERIA), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ConfigError(
-            f"EVAL.BEST_ON_TARGET_LABELS is '{asked}', which is no metric of the first test set: "
-            f"{hint}It has {', '.join(known) or 'none, since DATASETS.TEST is empty'}"
+            f"EVAL.BEST_ON is '{asked}', which is no metric of the first test set: "
+            f"{hint}It has {', '.join(known) or 'none, since DATASETS.TEST is empty'}; without "
+            f"labels there are {', '.join(CRITERIA)}"
         )
 
 

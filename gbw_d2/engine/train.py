@@ -20,11 +20,12 @@ from gbw_d2.engine.checkpoint import Checkpointer, scored_weights
 from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import best_metric, evaluate, try_evaluation, write_results
 from gbw_d2.engine.hooks import ClassWeights, Evaluation, periodic_checkpointer
+from gbw_d2.engine.label_free import LabelFree
 from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
 from gbw_d2.engine.resume import check_resumed, config_entries
 from gbw_d2.engine.run_data import RunData
-from gbw_d2.engine.selection import BestOnTargetLabels
+from gbw_d2.engine.selection import BestCheckpoint
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.engine.weighted_losses import weighted_heads
 from gbw_d2.losses import WeightedLosses
@@ -72,6 +73,13 @@ def _evaluated_network(cfg: CfgNode, strategy: Strategy) -> nn.Module:
     return networks[cfg.EVAL.WEIGHTS]
 
 
+def _label_free(data: RunData, strategy: Strategy, network: nn.Module) -> LabelFree | None:
+    """Builds what measures the criteria without labels, None where none are asked for."""
+    if not data.cfg.EVAL.LABEL_FREE_IMAGES:
+        return None
+    return LabelFree(data, strategy.networks(), network)
+
+
 def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     """Scores MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR.
 
@@ -90,6 +98,8 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     checkpointer.strict, checkpointer.trust = True, cfg.MODEL.TRUST_WEIGHTS
     path = scored_weights(cfg, resume)
     rest = checkpointer.load(path)
+    if cfg.EVAL.LABEL_FREE_IMAGES:
+        logger.warning("--eval-only measures no label-free criteria: training does")
     # After the weights, which are told of in a second: the toy world takes half a minute to make.
     data = RunData(cfg)
     data.prepare(training=False)
@@ -110,8 +120,9 @@ def check(cfg: CfgNode, resume: bool) -> dict[str, float]:
     network = _evaluated_network(cfg, run.strategy)
     stages = run.strategy.stages()
     done = _load(run, resume)
+    label_free = _label_free(data, run.strategy, network)
     next(build_batches(data, done))
-    try_evaluation(data, network)
+    _try(data, network, label_free)
     names = ", ".join(stage.name for stage in stages)
     logger.info("Checked; training would begin at iteration %d (stages: %s)", done, names)
     return {}
@@ -133,18 +144,21 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
     run = _build_run(data)
     network = _evaluated_network(cfg, run.strategy)
     done = _load(run, resume)
-    best = BestOnTargetLabels(best_metric(data), run.checkpointer, Path(cfg.OUTPUT_DIR), done)
+    label_free = _label_free(data, run.strategy, network)
+    best = BestCheckpoint(best_metric(data), run.checkpointer, Path(cfg.OUTPUT_DIR), done)
     final: dict[str, float] = {}
 
     def evaluate_after(iterations: int) -> dict[str, float]:
         picture = Path(cfg.OUTPUT_DIR) / "pictures" / f"iteration_{iterations:07d}.png"
         results = evaluate(data, network, picture)
+        criteria = label_free.measure() if label_free else {}
         final.clear()
-        final.update(next(iter(results.values())).metrics if results else {})
+        final.update((next(iter(results.values())).metrics if results else {}) | criteria)
         best.add(final, iterations)
         if iterations >= cfg.SOLVER.MAX_ITER:
-            seconds = time.perf_counter() - start
-            write_results(cfg, results, iterations, seconds, best.record)
+            more = {"label_free": criteria, best.name: best.record}
+            more = {name: entry for name, entry in more.items() if entry}
+            write_results(cfg, results, iterations, time.perf_counter() - start, more)
         return final
 
     if done >= cfg.SOLVER.MAX_ITER:
@@ -153,11 +167,18 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
             # It was killed between its last two files, which hold the same.
             run.checkpointer.save(FINAL, iteration=done - 1)
         return evaluate_after(done)
-    try_evaluation(data, network)
+    _try(data, network, label_free)
     for stage in run.strategy.stages():
         if done < stage.last:
             _train_stage(run, stage, max(done, stage.first), evaluate_after)
     return final
+
+
+def _try(data: RunData, network: nn.Module, label_free: LabelFree | None) -> None:
+    """Looks at an image of each test set and of the target, as evaluations will."""
+    try_evaluation(data, network)
+    if label_free is not None:
+        label_free.try_once()
 
 
 def _build_run(data: RunData) -> _Run:

@@ -22,7 +22,7 @@ from detectron2.config import CfgNode, get_cfg
 _WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD"),
     "SOLVER.CHECKPOINTS_KEPT",
-    *("EVAL.PICTURES", "DATALOADER.NUM_WORKERS"),
+    *("EVAL.PICTURES", "EVAL.LABEL_FREE_IMAGES", "EVAL.BEST_ON", "DATALOADER.NUM_WORKERS"),
 )
 # Defaults that the hashes of the first results go by, whatever the project's are today.
 _FIRST_DEFAULTS = {
@@ -37,6 +37,7 @@ _FIRST_CLASSES = {"BalancedScheme": "EqualPullScheme"}
 # config's hash. Everything else counts, new files too.
 _NOT_TRAINING = (
     *("inference", "evaluation", "results", "engine/evaluation.py", "engine/pictures.py"),
+    "engine/label_free.py",
     *("visualization.py", "catalog/preflight.py", "composition.py"),
     *("former_names.py", "paths.py", "ranges.py", "unread_keys.py", "engine/resume.py"),
 )

@@ -39,9 +39,16 @@ def test_all_is_well(
         (("EVAL.WEIGHTS", "professor"), UserError, "EVAL.WEIGHTS"),
         (("INPUT.TEST_SIZE", "(1, 1)"), UserError, r"TEST_SIZE \(1, 1\).*more than 1 value"),
         (("INPUT.TEST_SIZE", "(2000000, 2000000)"), UserError, "TEST_SIZE.*Insufficient memory"),
-        (("EVAL.BEST_ON_TARGET_LABELS", "mIoU_6"), UserError, "did you mean mIoU_1"),
-        (("EVAL.BEST_ON_TARGET_LABELS", "AP_16"), UserError, "no metric of the first test set"),
-        (("EVAL.BEST_ON_TARGET_LABELS", "PQ_16", "DATASETS.TEST", "()"), UserError, "is empty"),
+        (("EVAL.BEST_ON", "mIoU_6"), UserError, "did you mean mIoU_1"),
+        (("EVAL.BEST_ON", "AP_16"), UserError, "no metric of the first test set"),
+        (("EVAL.BEST_ON", "PQ_16", "DATASETS.TEST", "()"), UserError, "is empty"),
+        (("EVAL.BEST_ON", "label_free/entropi"), UserError, "did you mean label_free/entropy"),
+        (("EVAL.BEST_ON", "label_free/entropy"), UserError, "LABEL_FREE_IMAGES.*that is 0"),
+        (
+            (*("EVAL.LABEL_FREE_IMAGES", 2, "UDA.NAME", "source_only", "DATASETS.TARGET", "()"),),
+            UserError,
+            "LABEL_FREE_IMAGES needs target images",
+        ),
     ],
 )
 def test_what_is_found(

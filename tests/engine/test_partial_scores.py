@@ -22,7 +22,7 @@ def data(tiny_config: Any, toy_datasets: Path, tmp_path: Path) -> RunData:
     return RunData(
         tiny_config(
             *("OUTPUT_DIR", tmp_path, "DATALOADER.NUM_WORKERS", 0, "EVAL.PICTURES", 0),
-            *("EVAL.BEST_ON_TARGET_LABELS", "PQ_16"),
+            *("EVAL.BEST_ON", "PQ_16"),
         )
     )
 

@@ -1,8 +1,9 @@
-"""The best checkpoint by the target's labels."""
+"""The best checkpoint by a criterion, with labels or without."""
 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -10,22 +11,62 @@ from torch import nn
 
 from gbw_d2.config import ConfigError
 from gbw_d2.engine.checkpoint import Checkpointer
-from gbw_d2.engine.selection import NAME, BestOnTargetLabels
+from gbw_d2.engine.selection import LABEL_FREE, ON_LABELS, BestCheckpoint
 
 
-def make(folder: Path, metric: str = "mIoU_16", done: int = 0) -> BestOnTargetLabels:
-    return BestOnTargetLabels(metric, Checkpointer(nn.Linear(1, 1), str(folder)), folder, done)
+def make(folder: Path, criterion: str = "mIoU_16", done: int = 0) -> BestCheckpoint:
+    return BestCheckpoint(criterion, Checkpointer(nn.Linear(1, 1), str(folder)), folder, done)
 
 
-def test_the_greatest_value_is_kept_and_named(tmp_path: Path) -> None:
-    best = make(tmp_path)
+def test_the_greatest_value_is_kept_and_named_as_chosen_on_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "gbw_d2"):
+        best = make(tmp_path)
+    assert "chooses a checkpoint on the labels" in caplog.text and best.name == ON_LABELS
     for iterations, value in ((10, 40.0), (20, 45.0), (30, 44.0)):
         best.add({"mIoU_16": value, "PQ_16": 1.0}, iterations)
     assert best.record["iterations"] == 20 and best.record["value"] == 45
-    assert json.loads((tmp_path / f"{NAME}.json").read_text()) == best.record
-    assert (tmp_path / f"{NAME}.pth").is_file()
+    assert json.loads((tmp_path / f"model_{ON_LABELS}.json").read_text()) == best.record
+    assert (tmp_path / f"model_{ON_LABELS}.pth").is_file()
     # --resume goes on from the last checkpoint, never from the best one.
     assert not (tmp_path / "last_checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "chosen"), [("label_free/entropy", 20), ("label_free/view_miou", 30)]
+)
+def test_a_criterion_without_labels_knows_which_side_is_better(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, criterion: str, chosen: int
+) -> None:
+    with caplog.at_level(logging.WARNING, "gbw_d2"):
+        best = make(tmp_path, criterion)
+    for iterations, value in ((10, 40.0), (20, 35.0), (30, 44.0)):
+        best.add({"mIoU_16": 50.0, criterion: value}, iterations)
+    assert best.record["iterations"] == chosen and best.record["metrics"]["mIoU_16"] == 50
+    assert (tmp_path / f"model_{LABEL_FREE}.pth").is_file() and not caplog.text
+
+
+VALUES = {10: 40.0, 20: 45.0, 30: 44.0, 40: 46.0}
+
+
+@pytest.mark.parametrize(
+    ("killed_after", "resumed_at"), [(k, r) for k in VALUES for r in (0, 10, 20, 30) if r <= k]
+)
+def test_a_resumed_run_ends_with_the_choice_of_one_that_was_not(
+    tmp_path: Path, killed_after: int, resumed_at: int
+) -> None:
+    whole = make(tmp_path / "whole")
+    first = make(tmp_path / "cut")
+    for iterations, value in VALUES.items():
+        whole.add({"mIoU_16": value}, iterations)
+        if iterations <= killed_after:
+            first.add({"mIoU_16": value}, iterations)
+    again = make(tmp_path / "cut", done=resumed_at)
+    for iterations, value in VALUES.items():
+        if iterations > resumed_at:
+            again.add({"mIoU_16": value}, iterations)
+    assert again.record == whole.record
 
 
 def test_a_resumed_run_remembers_what_lies_before_it(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_the_teacher_is_scored_on_request_and_the_best_is_named(
 ) -> None:
     recipe = ("--config-file", "configs/toy/semantic_gbw.yaml", "--with", "weighting/none")
     arguments = (*recipe, *SHORT, *SMALL)
-    asked = ("EVAL.BEST_ON_TARGET_LABELS", "mIoU_16", "TEST.EVAL_PERIOD", "2")
+    asked = ("EVAL.BEST_ON", "mIoU_16", "TEST.EVAL_PERIOD", "2")
     precision = ("SOLVER.AMP.ENABLED", "True", "SOLVER.GRADIENT_ACCUMULATION", "2")
     command(repository, *arguments, *asked, *precision, "OUTPUT_DIR", str(tmp_path))
     student = results(tmp_path)

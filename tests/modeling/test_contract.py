@@ -11,6 +11,7 @@ import torch
 
 from gbw_d2 import keys
 from gbw_d2.engine.build import architecture, build_model, build_training_losses
+from gbw_d2.engine.label_free import semantic_logits
 from gbw_d2.keyed_random import keyed_rng
 from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.losses import ClassWeightedCrossEntropy
@@ -132,6 +133,10 @@ def test_semantic_predictions(cfg: Any, model: Any, batch: list[dict]) -> None:
         without = cfg.MODEL.META_ARCHITECTURE in WITHOUT_PIXEL_CLASSIFIER
         assert (prediction.classifier is None) == without
     assert len(list(outputs_of(model.eval(), batch).predictions())) == 1
+    # As criteria without labels ask for them: of one image, without its padding.
+    odd = {keys.IMAGE: batch[0][keys.IMAGE][:, :29, :51]}
+    with torch.no_grad():
+        assert semantic_logits(model, odd).shape == (SPACE.num_classes, 29, 51)
 
 
 def test_a_teacher_teaches_and_its_targets_are_mixed(model: Any, batch: list[dict]) -> None:
