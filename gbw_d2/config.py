@@ -50,6 +50,9 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # A crop is drawn again until it shows MIN_PIXELS times this many pixels of the class.
     cfg.DATASETS.RARE_CLASS_SAMPLING.CROP_RATIO = 0.5
 
+    # Folder of decoded training images and labels, made as they are drawn (docs/speed.md); "": none
+    cfg.DATALOADER.DECODED_CACHE = ""
+
     cfg.INPUT.FORMAT = "RGB"
     # Training crop (rows, columns) in pixels, after scaling; smaller images are padded.
     cfg.INPUT.CROP_SIZE = (512, 1024)
@@ -364,6 +367,8 @@ def load_config(config_file: str, words: Sequence[str] = ()) -> CfgNode:
         raise _readable(error, cfg, "command line") from error
     cfg.OUTPUT_DIR = expanded(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     cfg.MODEL.WEIGHTS = expanded(cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
+    loader = cfg.DATALOADER
+    loader.DECODED_CACHE = expanded(loader.DECODED_CACHE, "DATALOADER.DECODED_CACHE")
     if isinstance(cfg.MODEL.TIMM.PRETRAINED, str):
         cfg.MODEL.TIMM.PRETRAINED = expanded(cfg.MODEL.TIMM.PRETRAINED, "MODEL.TIMM.PRETRAINED")
     return cfg

@@ -31,6 +31,8 @@ Sample = dict[str, Any]
 TargetGenerator = Callable[
     [np.ndarray, np.ndarray | None, SegmentsInfo], Mapping[str, torch.Tensor]
 ]
+# (path, "RGB" or "BGR") -> (H, W, 3) uint8
+ImageReader = Callable[[str, str], np.ndarray]
 
 # All that a training sample takes over from its record: whatever names or holds a label stays out.
 RECORD_KEYS = (keys.FILE_NAME, keys.IMAGE_ID, keys.HEIGHT, keys.WIDTH)
@@ -39,8 +41,10 @@ RECORD_KEYS = (keys.FILE_NAME, keys.IMAGE_ID, keys.HEIGHT, keys.WIDTH)
 INSTANCES_PER_CLASS = 1000
 
 
-def _read_checked_image(record: Record, image_format: str) -> np.ndarray:
-    image = read_image(record[keys.FILE_NAME], image_format)
+def _read_checked_image(
+    record: Record, image_format: str, read: ImageReader = read_image
+) -> np.ndarray:
+    image = read(record[keys.FILE_NAME], image_format)
     check_size(image, record[keys.HEIGHT], record[keys.WIDTH], record[keys.FILE_NAME])
     return image
 
@@ -62,6 +66,7 @@ class SourceMapper:
         augmentation: what happens to image and labels.
         generate_targets: makes the network's own label entries.
         image_format: ``"RGB"`` or ``"BGR"``.
+        read: reads the image.
 
     Raises:
         UserError: no reader at all: the dataset has no labels.
@@ -75,6 +80,7 @@ class SourceMapper:
         augmentation: AugmentationSettings,
         generate_targets: TargetGenerator,
         image_format: str = "RGB",
+        read: ImageReader = read_image,
     ) -> None:
         if read_semantic is None and read_panoptic is None:
             raise UserError("the source has no labels; DATASETS.TRAIN needs a labelled dataset")
@@ -83,6 +89,7 @@ class SourceMapper:
         self.label_space = label_space
         self.augmentation = augmentation
         self.image_format = image_format
+        self.read = read
         self.generate_targets = generate_targets
 
     def __call__(
@@ -100,7 +107,7 @@ class SourceMapper:
             uint8; ``sem_seg`` (H, W) int64 class ids; with a panoptic reader ``segments`` (H, W)
             int32 and ``segments_info``; and the network's own label entries.
         """
-        image = _read_checked_image(record, self.image_format)
+        image = _read_checked_image(record, self.image_format, self.read)
         semantic, segment_map, segments = self._labels(record)
         label_maps = [(semantic, IGNORE_LABEL)] if semantic is not None else []
         classes_of: ClassesOf = np.asarray
@@ -140,11 +147,18 @@ class TargetMapper:
     Args:
         augmentation: what happens to the image.
         image_format: ``"RGB"`` or ``"BGR"``.
+        read: reads the image.
     """
 
-    def __init__(self, augmentation: AugmentationSettings, image_format: str = "RGB") -> None:
+    def __init__(
+        self,
+        augmentation: AugmentationSettings,
+        image_format: str = "RGB",
+        read: ImageReader = read_image,
+    ) -> None:
         self.augmentation = augmentation
         self.image_format = image_format
+        self.read = read
 
     def __call__(
         self, record: Record, rng: np.random.Generator, wanted: WantedPixels | None = None
@@ -156,9 +170,8 @@ class TargetMapper:
         """
         if wanted is not None:
             raise ValueError("rare class sampling needs labels, which the target does not have")
-        image, _, rows = augment(
-            _read_checked_image(record, self.image_format), [], self.augmentation, rng
-        )
+        image = _read_checked_image(record, self.image_format, self.read)
+        image, _, rows = augment(image, [], self.augmentation, rng)
         sample: Sample = {key: record[key] for key in RECORD_KEYS}
         sample[keys.IMAGE], sample[keys.IMAGE_ROWS] = _to_tensor(image), torch.from_numpy(rows)
         return sample
@@ -217,6 +230,7 @@ class PseudoLabelMapper:
             R + 256 G + 65536 B is (class id + 1) x 1000 + number of the instance, from 1; 0 = none.
             None for semantic labels alone.
         generate_targets: as in :class:`SourceMapper`.
+        read: reads the image.
     """
 
     def __init__(
@@ -228,6 +242,7 @@ class PseudoLabelMapper:
         entry: str,
         generate_targets: TargetGenerator,
         instance_folder: Path | None = None,
+        read: ImageReader = read_image,
     ) -> None:
         self.entry = entry
         self.mapper = _WrittenLabels(
@@ -237,6 +252,7 @@ class PseudoLabelMapper:
             augmentation=augmentation,
             image_format=image_format,
             generate_targets=generate_targets,
+            read=read,
         )
 
     def __call__(

@@ -14,9 +14,12 @@ import numpy as np
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.config import ConfigError
 from gbw_d2.data.augmentation import AugmentationSettings
+from gbw_d2.data.decoded_cache import DecodedCache
+from gbw_d2.data.formats.files import read_image
 from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loader
 from gbw_d2.data.mappers import (
     RECORD_KEYS,
+    ImageReader,
     PseudoLabelMapper,
     SourceMapper,
     TargetMapper,
@@ -132,7 +135,7 @@ def build_batches(data: RunData, start: int, stage_data: StageData | None = None
         return PairedLoader(source, _labelled_target(data, stage_data, shared))
     target = build_train_loader(
         records,
-        TargetMapper(_augmentation(cfg, "TARGET_SIZE"), cfg.INPUT.FORMAT),
+        TargetMapper(_augmentation(cfg, "TARGET_SIZE"), cfg.INPUT.FORMAT, _target_reader(data)),
         EpochPermutation(len(records), cfg.SEED, "target"),
         name="target",
         **shared,
@@ -168,7 +171,12 @@ def _source_batches(
             f"DATASETS.TRAIN '{spec.name}' has no instances; use a panoptic dataset, or set "
             "MODEL.SEMANTIC_ONLY True"
         )
-    learned = spec.in_space(space)
+    cache = _decoded_cache(cfg)
+    if cache is None:
+        read, learned = read_image, spec.in_space(space)
+    else:
+        cache.announce(records, cfg.INPUT.FORMAT, (spec, space, panoptic))
+        read, learned = cache.read_image, cache.kept(spec, space)
     mapper = SourceMapper(
         learned.read_semantic,
         learned.read_panoptic if panoptic else None,
@@ -176,6 +184,7 @@ def _source_batches(
         _augmentation(cfg, "SOURCE_SIZE"),
         architecture(cfg).target_generator(cfg, space),
         cfg.INPUT.FORMAT,
+        read,
     )
     drawn = nested_subset(len(records), stage_data.source_portion, cfg.SEED, "source")
 
@@ -184,6 +193,20 @@ def _source_batches(
 
     stream = _source_stream(cfg, len(drawn), class_counts, stage_data.mining)
     return build_train_loader([records[i] for i in drawn], mapper, stream, name="source", **shared)
+
+
+def _decoded_cache(cfg: CfgNode) -> DecodedCache | None:
+    folder = cfg.DATALOADER.DECODED_CACHE
+    return DecodedCache(folder) if folder else None
+
+
+def _target_reader(data: RunData) -> ImageReader:
+    """Returns what reads the target's training images."""
+    cache = _decoded_cache(data.cfg)
+    if cache is None:
+        return read_image
+    cache.announce(data.target.records, data.cfg.INPUT.FORMAT)
+    return cache.read_image
 
 
 def _labelled_target(
@@ -203,6 +226,7 @@ def _labelled_target(
         PSEUDO_LABELS,
         architecture(cfg).target_generator(cfg, space),
         labels.instance_folder,
+        _target_reader(data),
     )
     stream = EpochPermutation(len(labels.image_ids), cfg.SEED, "target")
     mined = _mined(cfg, stream, lambda: labels.class_pixels, stage_data.mining, "target")

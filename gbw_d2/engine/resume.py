@@ -45,6 +45,7 @@ ON_RESUME: Mapping[str, Change] = {
     "INPUT.TEST_SIZE": Change.FREE,
     "DATASETS.TEST": Change.FREE,
     "DATALOADER.NUM_WORKERS": Change.FREE,
+    "DATALOADER.DECODED_CACHE": Change.FREE,
     "MODEL.DEVICE": Change.FREE,
     "MODEL.WEIGHTS": Change.FREE,
     "MODEL.TRUST_WEIGHTS": Change.FREE,

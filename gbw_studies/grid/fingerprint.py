@@ -22,7 +22,8 @@ from detectron2.config import CfgNode, get_cfg
 _WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD"),
     "SOLVER.CHECKPOINTS_KEPT",
-    *("EVAL.PICTURES", "EVAL.LABEL_FREE_IMAGES", "EVAL.BEST_ON", "DATALOADER.NUM_WORKERS"),
+    *("EVAL.PICTURES", "EVAL.LABEL_FREE_IMAGES", "EVAL.BEST_ON"),
+    *("DATALOADER.NUM_WORKERS", "DATALOADER.DECODED_CACHE"),
 )
 # Defaults that the hashes of the first results go by, whatever the project's are today.
 _FIRST_DEFAULTS = {

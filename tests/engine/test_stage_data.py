@@ -86,3 +86,23 @@ def test_pseudo_labels_and_mining(run_data: RunData, tmp_path: Path) -> None:
         return sum(len(classes) > 1 for classes in found) / len(found)
 
     assert shown(Mining(1.0, [13], [14])) > 2 * shown(None)
+
+
+def test_decoded_data_are_the_same_batches(
+    run_data: RunData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "decoded"
+    expected = list(itertools.islice(build_batches(run_data, 0), 3))
+    assert "DECODED_CACHE" not in caplog.text and not folder.exists()
+    run_data.cfg.defrost()
+    run_data.cfg.DATALOADER.DECODED_CACHE = str(folder)
+    with caplog.at_level("INFO"):
+        batches = build_batches(run_data, 0)
+    assert "6 images and their labels" in caplog.text and "of 5 images takes" in caplog.text
+    assert not list(folder.rglob("*.decoded"))
+    for pair, other in zip(expected, batches, strict=False):
+        for sample, found in zip(itertools.chain(*pair), itertools.chain(*other), strict=True):
+            assert sample.keys() == found.keys()
+            np.testing.assert_array_equal(sample[keys.IMAGE], found[keys.IMAGE])
+            np.testing.assert_array_equal(sample.get(keys.SEM_SEG), found.get(keys.SEM_SEG))
+    assert list(folder.rglob("*.decoded"))
