@@ -21,7 +21,7 @@ LONE_OPTIONS = ("--resume", "--eval-only", "--check")
 
 
 def check_data(arguments: Sequence[str]) -> None:
-    """Looks for the files of every dataset that a run will read and that are not made on the way.
+    """Looks for the files of every dataset that a run will read and does not make itself.
 
     What is wrong with options and with the values of keys is left to their own readers, which are
     heavier and say it better.

@@ -100,7 +100,7 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
     rest = checkpointer.load(path)
     if cfg.EVAL.LABEL_FREE_IMAGES:
         logger.warning("--eval-only measures no label-free criteria: training does")
-    # After the weights, which are told of in a second: the toy world takes half a minute to make.
+    # After the weights: wrong ones are reported in a second, and the toy world takes half a minute.
     data = RunData(cfg)
     data.prepare(training=False)
     results = evaluate(data, network, Path(cfg.OUTPUT_DIR) / "pictures" / "evaluation.png")

@@ -107,15 +107,15 @@ def build_weighted_losses(
         ConfigError: a setting out of range, or a scheme that is not defined for a head.
     """
     chosen = weighted_heads(cfg, network, space)
-    lenders = _lenders(cfg, chosen)
+    weight_sources = _weight_sources(cfg, chosen)
     losses: dict[str, WeightedLoss] = {}
     for name, head in network.heads(cfg, space).items():
         try:
             if name not in chosen:
                 scheme = build_scheme("none", len(head.class_ids), terms=terms)
-            elif name in lenders:
-                places = [chosen[lenders[name]].class_ids.index(i) for i in head.class_ids]
-                scheme = SharedWeights(lenders[name], places)
+            elif name in weight_sources:
+                places = [chosen[weight_sources[name]].class_ids.index(i) for i in head.class_ids]
+                scheme = SharedWeights(weight_sources[name], places)
             else:
                 scheme = _scheme(cfg, name, head, space, class_counts, terms)
             losses[name] = head.loss(scheme, head.class_ids, space.num_classes, name)
@@ -135,25 +135,25 @@ def _key_of(cfg: CfgNode, field: str) -> str:
     return next((key for key, name in keys.items() if name == field), field)
 
 
-def _lenders(cfg: CfgNode, chosen: Mapping[str, HeadSpec]) -> dict[str, str]:
+def _weight_sources(cfg: CfgNode, chosen: Mapping[str, HeadSpec]) -> dict[str, str]:
     """Returns head -> head whose weights it takes over, by WEIGHTS_FROM or by the network."""
     if cfg.WEIGHTING.WEIGHTS_FROM is None:
         wanted = {name: head.weights_from for name, head in chosen.items()}
         return {name: other for name, other in wanted.items() if other in chosen}
     pairs = dict(cfg.WEIGHTING.WEIGHTS_FROM)
-    lenders = {head: lender for head, lender in pairs.items() if head in chosen}
-    for head, lender in lenders.items():
-        if lender not in chosen or lender in pairs:
+    weight_sources = {head: other for head, other in pairs.items() if head in chosen}
+    for head, other in weight_sources.items():
+        if other not in chosen or other in pairs:
             raise ConfigError(
-                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{lender}', which has "
+                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{other}', which has "
                 f"no weights of its own; name it in WEIGHTING.HEADS (weighted: {', '.join(chosen)})"
             )
-        if set(chosen[head].class_ids) - set(chosen[lender].class_ids):
+        if set(chosen[head].class_ids) - set(chosen[other].class_ids):
             raise ConfigError(
-                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{lender}', which has "
+                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{other}', which has "
                 "no weights for some of its classes"
             )
-    return lenders
+    return weight_sources
 
 
 def _scheme(

@@ -47,7 +47,7 @@ def test_missing_folders(arguments: list[str], missing: str, tmp_path: Path) -> 
     [
         [],
         ["--help"],
-        # The toy world is made on the way.
+        # The run makes the toy world itself.
         ["--config-file", TOY],
         # Broken values are the config's to explain.
         ["--config-file", TOY, "DATASETS.TEST", "]"],

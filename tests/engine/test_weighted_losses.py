@@ -89,16 +89,16 @@ def test_heads_that_are_not_named_are_plain_and_not_logged(
     assert losses["semantic"].scheme.name == losses["offset"].scheme.name == "none"
 
 
-@pytest.mark.parametrize("lender", ["center", "semantic"])
+@pytest.mark.parametrize("other", ["center", "semantic"])
 def test_a_head_uses_the_weights_of_another(
-    tiny_config: Any, samples: Any, tmp_path: Path, lender: str
+    tiny_config: Any, samples: Any, tmp_path: Path, other: str
 ) -> None:
-    share = ("WEIGHTING.WEIGHTS_FROM", f"[['offset', '{lender}']]")
+    share = ("WEIGHTING.WEIGHTS_FROM", f"[['offset', '{other}']]")
     cfg = tiny_config("WEIGHTING.NAME", "gbw_norm", *ALL_HEADS, *share)
     _, log, _ = train(cfg, samples, 1, tmp_path)
-    lent = log.get(lender, TERM_SOURCE).weights[-6:]
+    shared = log.get(other, TERM_SOURCE).weights[-6:]
     offset = log.get("offset", TERM_SOURCE)
-    torch.testing.assert_close(offset.weights, lent * 6 / lent.sum())
+    torch.testing.assert_close(offset.weights, shared * 6 / shared.sum())
     assert (offset.weights - 1).abs().max() > 1e-3
     assert offset.measure is None
 

@@ -1,4 +1,4 @@
-"""Tilting: logits are shifted as they should be, and what is saved scores the same."""
+"""The prior shift: logits are shifted as they should be, and what is saved scores the same."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ class RoundLabeller:
         return labelling.kept_instances(*result[keys.PANOPTIC_SEG], thresholds)
 
     def _summary(self, number: int, chosen: dict[str, Any], pixels: np.ndarray) -> dict[str, Any]:
-        """Returns what is told of a round in its file, and tells it in the log."""
+        """Summarises a round for its file, and writes the summary to the log."""
         labelled, predicted = pixels.sum(axis=0).tolist(), chosen["predicted"]
         names = self.model.label_space.class_names
         rows = round_summary.class_rows(names, chosen["thresholds"], predicted, labelled)

@@ -1,4 +1,4 @@
-"""What is told of a round of labelling: for its file, and for the log."""
+"""The summary of a round of labelling, for its file and for the log."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ NORMS = {
     "budget": "present",
     "frequency_power": 0.0,
 }
-# To three digits plain cross-entropy, and meant to be: the released setting is a row in each table.
+# Level with plain cross-entropy, on purpose: every table compares with the released setting.
 RELEASED = {**NORMS, "scale": "released", "power": 2.0, "budget": "all"}
 
 SCHEMES.register("gbw")(SchemeEntry(GradientBasedScheme, CLASS_GRADIENTS))
