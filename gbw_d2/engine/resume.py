@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # Entry of a checkpoint that holds the config, as YAML.
 CONFIG = "config"
 CONFIG_HASH = "config_hash"
+# What a run does from which iteration on (gbw_d2.uda.strategy.Strategy.marks).
+MARKS = "marks"
 
 
 class Change(Enum):
@@ -115,15 +117,19 @@ def differences(before: str, now: str) -> dict[str, tuple[Any, Any]]:
     return {k: (old[k], new[k]) for k in sorted(old.keys() & new.keys()) if old[k] != new[k]}
 
 
-def check_resumed(checkpoint: Mapping[str, Any], cfg: CfgNode) -> None:
+def check_resumed(
+    checkpoint: Mapping[str, Any], cfg: CfgNode, marks: Mapping[str, int] | None = None
+) -> None:
     """Compares the config of a checkpoint with that of the run which goes on from it.
 
     Args:
         checkpoint: what the file holds; older ones hold no config, which the log says.
         cfg: the config of now.
+        marks: of the strategy as it is now; None where there is none.
 
     Raises:
-        ConfigError: a key differs that may not.
+        ConfigError: a key differs that may not, or keys that may have moved a stage's first
+            iteration past the one at which the run stands.
     """
     text = checkpoint.get(CONFIG)
     if not isinstance(text, str):
@@ -138,13 +144,33 @@ def check_resumed(checkpoint: Mapping[str, Any], cfg: CfgNode) -> None:
             "(docs/training.md lists what may change)"
         )
     from_here = [k for k in changed if change_of(k) is Change.FROM_HERE]
+    done = int(checkpoint.get("iteration", -1)) + 1
+    moving = [k for k in from_here if k.startswith("UDA.") or k == "SOLVER.MAX_ITER"]
+    if moving and MARKS in checkpoint:
+        _check_marks(checkpoint[MARKS], marks or {}, done, _words(moving, changed))
     if from_here:
-        done = int(checkpoint.get("iteration", -1)) + 1
         logger.warning(
             "Resumed with other values, which act from iteration %d on: %s",
             done,
             _words(from_here, changed),
         )
+
+
+def _check_marks(before: Mapping[str, int], now: Mapping[str, int], done: int, keys: str) -> None:
+    """Looks whether a run has begun what it had begun, after ``done`` iterations."""
+    for what in [*before, *(name for name in now if name not in before)]:
+        was, is_now = before.get(what), now.get(what)
+        begun = was is not None and was < done
+        if begun != (is_now is not None and is_now < done):
+            raise ConfigError(
+                f"--resume: the run stands at iteration {done}, and {keys} would move {what} from "
+                f"{_when(was)} to {_when(is_now)}; set that back, or begin a run of its own "
+                "(MODEL.WEIGHTS can take this checkpoint)"
+            )
+
+
+def _when(first: int | None) -> str:
+    return "never" if first is None else f"iteration {first}"
 
 
 def _words(names: list[str], changed: Mapping[str, tuple[Any, Any]]) -> str:

@@ -23,7 +23,7 @@ from gbw_d2.engine.hooks import ClassWeights, Evaluation, periodic_checkpointer
 from gbw_d2.engine.label_free import LabelFree
 from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
-from gbw_d2.engine.resume import check_resumed, config_entries
+from gbw_d2.engine.resume import MARKS, check_resumed, config_entries
 from gbw_d2.engine.run_data import RunData
 from gbw_d2.engine.selection import BestCheckpoint
 from gbw_d2.engine.trainer import Trainer
@@ -201,8 +201,9 @@ def _build_run(data: RunData) -> _Run:
     )
     checkpointer.trust = cfg.MODEL.TRUST_WEIGHTS
     checkpointer.reinitialise = cfg.MODEL.REINITIALISE_MISMATCHED
-    checkpointer.entries = config_entries(cfg)
-    checkpointer.check_entries = partial(check_resumed, cfg=cfg)
+    marks = strategy.marks()
+    checkpointer.entries = {**config_entries(cfg), MARKS: marks}
+    checkpointer.check_entries = partial(check_resumed, cfg=cfg, marks=marks)
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.1f M parameters", cfg.MODEL.META_ARCHITECTURE, parameters / 1e6)
     return _Run(data, model, strategy, losses, optimizer, rates, extra, precision, checkpointer)

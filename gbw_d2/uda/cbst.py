@@ -31,6 +31,7 @@ from gbw_d2.uda.strategy import (
     Strategy,
     image_size,
     module_of,
+    stage_marks,
 )
 
 FOLDER = "pseudo_labels"
@@ -98,6 +99,10 @@ class ClassBalancedSelfTraining(Strategy):
             factor = s.LR_FACTOR * s.LR_DECAY**number
             stages.append(Stage(f"round_{number}", start, end, factor))
         return stages
+
+    def marks(self) -> dict[str, int]:
+        """Names the stages alone: the target comes in with the first round."""
+        return stage_marks(self.stages())
 
     def prepare(self, stage: Stage, context: Context) -> None:
         """Labels the target for a round, as far as that has not been done.

@@ -80,6 +80,11 @@ class MaskTeacher(Strategy):
             Stage(ADAPTATION, self.source_iterations, self.max_iter),
         ]
 
+    def marks(self) -> dict[str, int]:
+        """Adds the end of burn-in."""
+        moving = {"the teacher's mean (UDA.MASK_TEACHER.BURN_IN_SHARE)": self.burn_in_end}
+        return super().marks() | moving
+
     def prepare(self, stage: Stage, context: Context) -> None:
         """Makes the teacher a copy of the student, and starts that one anew after the source."""
         if not context.fresh:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,6 +228,19 @@ class Strategy:
         """Returns the run's stages in order; together they cover iterations 0 .. max_iter - 1."""
         return [Stage("training", 0, self.max_iter)]
 
+    def marks(self) -> dict[str, int]:
+        """Says what begins when: in words -> first iteration.
+
+        Most follow from shares of SOLVER.MAX_ITER. A run that is resumed with other keys must have
+        begun what it had begun before, and nothing else (gbw_d2/engine/resume.py).
+        """
+        marks = stage_marks(self.stages())
+        if self.needs_target and self.warm_up > 0:
+            marks["learning from the target (UDA.WARM_UP)"] = math.ceil(
+                self.warm_up * self.max_iter
+            )
+        return marks
+
     def prepare(self, stage: Stage, context: Context) -> None:
         """Does what must be done before a stage's iterations, also where it is resumed.
 
@@ -332,6 +346,11 @@ class Strategy:
         Draws then do not depend on how many processes share a batch.
         """
         return [keyed_rng(self.seed, purpose, sample[keys.DRAW]) for sample in batch]
+
+
+def stage_marks(stages: Sequence[Stage]) -> dict[str, int]:
+    """Returns the stages as :meth:`Strategy.marks` has them."""
+    return {f"stage {stage.name}": stage.first for stage in stages}
 
 
 def image_size(images: Tensor) -> tuple[int, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from gbw_d2.engine.checkpoint import Checkpointer
 from gbw_d2.engine.resume import (
     CONFIG,
     CONFIG_HASH,
+    MARKS,
     ON_RESUME,
     Change,
     change_of,
@@ -23,6 +26,8 @@ from gbw_d2.engine.resume import (
     config_entries,
 )
 from gbw_d2.errors import UserError
+from gbw_d2.uda import STRATEGIES
+from gbw_d2.uda.strategy import RunSettings
 
 from detectron2.config import CfgNode
 
@@ -144,6 +149,46 @@ def test_a_checkpoint_knows_its_config(tiny_config: Any, tmp_path: Path) -> None
     checkpointer.strict = True
     checkpointer.resume_or_load("", resume=True)
     assert seen[0][CONFIG] == saved[CONFIG]
+
+
+# Strategy, iterations done, SOLVER.MAX_ITER before and now, and the mark that it would move.
+MOVED = [
+    # Of 8 iterations cbst's warm-up has 2, its rounds 3 each; of 16: 4, 6 and 6.
+    ("cbst", 8, (8, 16), "stage round_1 from iteration 5 to iteration 10"),
+    ("cbst", 4, (8, 16), "stage round_0 from iteration 2 to iteration 4"),
+    # Those labels have not been made.
+    ("cbst", 3, (16, 8), "stage round_0 from iteration 4 to iteration 2"),
+    ("cbst", 2, (8, 16), ""),
+    ("cbst", 8, (8, 9), ""),
+    # A quarter of the run is without target.
+    ("min_entropy", 3, (8, 16), "target (UDA.WARM_UP) from iteration 2 to iteration 4"),
+    ("min_entropy", 5, (8, 16), ""),
+    ("source_only", 3, (8, 16), ""),
+]
+
+
+def test_a_stage_that_has_begun_stays_begun(tiny_config: Any) -> None:
+    shares = ("UDA.CBST.WARM_UP", 0.25, "UDA.CBST.ROUNDS", 2, "UDA.WARM_UP", 0.25)
+    loaded = tiny_config(*shares)
+    network: Any = None  # it is not asked for anything
+
+    def run_of(name: str, length: int) -> tuple[CfgNode, dict[str, int]]:
+        cfg = loaded.clone()
+        cfg.UDA.NAME, cfg.SOLVER.MAX_ITER = name, length
+        run = RunSettings(max_iter=length, warm_up=cfg.UDA.WARM_UP)
+        return cfg, STRATEGIES.get(name)(network, cfg.UDA.get(name.upper()), run).marks()
+
+    for name, done, (length, new_length), refused in MOVED:
+        before, marks = run_of(name, length)
+        saved = {**config_entries(before), MARKS: marks, "iteration": done - 1}
+        now, new_marks = run_of(name, new_length)
+        told = f"iteration {done}, and SOLVER.MAX_ITER {length}.*{re.escape(refused)}"
+        with pytest.raises(ConfigError, match=told) if refused else nullcontext():
+            check_resumed(saved, now, new_marks)
+    # Older checkpoints know of no marks.
+    before, _ = run_of("cbst", 8)
+    now, marks = run_of("cbst", 16)
+    check_resumed({**config_entries(before), "iteration": 7}, now, marks)
 
 
 @pytest.mark.parametrize("name", ["last_checkpoint", "model_0000001.pth", "model_final.pth"])

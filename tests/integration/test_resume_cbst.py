@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def whole(repository: Path, toy_datasets: Path, tmp_path_factory: pytest.TempPat
     assert [r["portion"] for r in rounds] == [0.2, 0.25]
     assert rounds[0]["weights"] != rounds[1]["weights"]
     assert sum(name.endswith(".png") for name in files) == 10
-    return files, state
+    return files, state, out
 
 
 @pytest.mark.parametrize("moment", [IN_LABELLING, IN_TRAINING], ids=["labelling", "training"])
@@ -97,3 +98,23 @@ def test_killed_and_resumed(
         assert state[part].keys() == whole[1][part].keys()
         for key, value in state[part].items():
             assert torch.equal(value, whole[1][part][key]), f"{part} {key}"
+
+
+def test_a_longer_run_goes_on_in_the_round_in_which_it_stood_or_not_at_all(
+    repository: Path, toy_datasets: Path, tmp_path: Path, whole: tuple
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole[2], out)
+    # Of 16 iterations round 0 would have the 4th to the 10th.
+    refused = run(repository, [*command(out, "--resume"), "SOLVER.MAX_ITER", "16"])
+    assert refused.returncode == 2, refused.stderr[-2000:]
+    last = refused.stderr.splitlines()[-1]
+    assert last.startswith("error: --resume: the run stands at iteration 8"), refused.stderr
+    assert "stage round_1 from iteration 5 to iteration 10" in last
+    assert "Traceback" not in refused.stderr
+    longer = run(repository, [*command(out, "--resume"), "SOLVER.MAX_ITER", "9"])
+    assert longer.returncode == 0, longer.stdout[-2000:] + longer.stderr[-2000:]
+    assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 8
+    folder = out / "pseudo_labels"
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert files == whole[0]

@@ -151,6 +151,7 @@ def test_losses_of_source_and_target(build: Any) -> None:
 def test_three_stages(build: Any, tmp_path: Path) -> None:
     strategy = build(8, SOURCE_SHARE=0.25, BURN_IN_SHARE=0.25)
     source, adaptation = strategy.stages()
+    assert list(strategy.marks().values()) == [0, adaptation.first, strategy.burn_in_end]
     assert (source.last, adaptation.first, adaptation.last) == (2, 2, 8)
     start = copy.deepcopy(strategy.model.state_dict())
     assert len(step(strategy, 0)) == len(step(strategy, 1)) == 1
