@@ -151,12 +151,14 @@ class SegmentWorth:
         usable: (N, H, W) bool, pixels at which masks are learned.
         no_object: (N,) float32 in 0..1, how much it counts that there is nothing else.
         least_area: smaller segments are none, pixels.
+        pixels: (N, H, W) float32 in 0..1, the weights of pixels that follow: for other losses.
     """
 
     reliable: Tensor
     usable: Tensor
     no_object: Tensor
     least_area: int
+    pixels: Tensor
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,6 @@ class FrozenEncoder(Protocol):
 
     def __call__(self, images: Tensor) -> Features:
         """Maps (N, 3, H, W) to feature maps by name."""
-        ...
 
 
 class TargetGenerator(Protocol):

@@ -1,4 +1,4 @@
-"""mask_teacher: a mean teacher's segments for mask classifiers (MC-PanDA and MC-PanDA++)."""
+"""mask_teacher: a mean teacher's segments (MC-PanDA and MC-PanDA++)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gbw_d2 import keys
 from gbw_d2.errors import UserError
 from gbw_d2.modeling.protocol import Losses, SegmentationModel, SegmentWorth, TaughtSegments
 from gbw_d2.ops.masks import mix
+from gbw_d2.ops.owners import at_owners, owner_shares
 from gbw_d2.uda.parts import ema
 from gbw_d2.uda.parts.class_thresholds import build_thresholds
 from gbw_d2.uda.parts.segment_mix import segment_mask
@@ -39,6 +40,9 @@ SOURCE, ADAPTATION = "source", "adaptation"
 @STRATEGIES.register("mask_teacher")
 class MaskTeacher(Strategy):
     """Learns from source segments, and from a teacher's segments with source segments on them.
+
+    Of mask classifiers a segment's mask weighs as its share of confident pixels; networks that
+    predict pixels weigh by the same share at each pixel of it.
 
     Martinovic et al., MC-PanDA, ECCV 2024, and MC-PanDA++, IJCV 2026; docs/equations.md 13. Three
     stages (source training, a student that starts anew under the frozen result, a mean teacher) or
@@ -140,15 +144,18 @@ class MaskTeacher(Strategy):
             outputs = self.teacher.outputs(features, image_size(images))
             found = self.teacher.taught_segments(outputs, self.model.pseudo_label_shift())
             self._look(found, iteration)
-            taught = self.model.segment_targets(found, self._worth(found))
+            worth = self._worth(found)
+            taught = self.model.segment_targets(found, worth)
             mask = self._mask(source, images)
+            # Of the losses of pixels; masks bring weights of their own.
+            weights = mix(mask, torch.ones_like(worth.pixels), worth.pixels)
             targets = self.model.mix_targets(mask, self.model.targets(source), taught)
             # The source's pixels are pasted as they are: the target's alone are augmented.
             shown = mix(mask, pasted, self._augmented(target, images))
             del features, outputs
         features = self.model.features(shown, self.network_draws(target, keys.TERM_MIXED))
         predicted = self.model.outputs(features, image_size(shown))
-        losses = self.model.losses(predicted, targets, None, keys.TERM_MIXED, self.weight_log)
+        losses = self.model.losses(predicted, targets, weights, keys.TERM_MIXED, self.weight_log)
         factor = self.settings.LOSS_WEIGHT
         return {f"target_{name}": factor * value for name, value in losses.items()}
 
@@ -156,16 +163,19 @@ class MaskTeacher(Strategy):
         """Judges a teacher's segments: mask-wide scaling and points by confidence."""
         s = self.settings
         self.thresholds.take(found.classes, found.owners, found.confidence)
-        of_segments = self.thresholds.of(found.classes)
-        limits = of_segments.gather(1, found.owners.flatten(1)).view_as(found.confidence)
+        limits = at_owners(self.thresholds.of(found.classes), found.owners)
         everywhere = torch.ones_like(found.owners, dtype=torch.bool)
+        reliable = found.confidence > limits if s.MASK_SCALING else everywhere
         usable = found.greatest >= s.POINT_THRESHOLD
         share = usable.float().mean((1, 2))
+        counted = usable if s.POINT_FILTERING else everywhere
+        shares = owner_shares(found.owners, found.classes.shape[1], reliable)
         return SegmentWorth(
-            found.confidence > limits if s.MASK_SCALING else everywhere,
-            usable if s.POINT_FILTERING else everywhere,
+            reliable,
+            counted,
             share if s.NO_OBJECT == "confident" else torch.ones_like(share),
             s.LEAST_AREA,
+            at_owners(shares, found.owners) * counted,
         )
 
     def _mask(self, source: Batch, images: Tensor) -> Tensor:

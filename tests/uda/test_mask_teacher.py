@@ -107,6 +107,8 @@ def test_what_a_segment_is_worth(build: Any) -> None:
     worth = strategy._worth(found)
     assert worth.reliable.tolist() == [[[False, True, False, False]]]
     assert worth.usable.tolist() == [[[False, True, True, True]]]
+    # Half of the road is reliable, nothing of the car; void has no reliable pixel.
+    assert worth.pixels.tolist() == [[[0.0, 0.5, 0.5, 0.0]]]
     assert worth.no_object.tolist() == [1.0] and worth.least_area == 26
     assert build(NO_OBJECT="confident")._worth(found).no_object.tolist() == [0.25]
     off = build(MASK_SCALING=False, POINT_FILTERING=False)._worth(found)
@@ -146,6 +148,46 @@ def test_losses_of_source_and_target(build: Any) -> None:
     assert {term for _, term, _ in strategy.weight_log} == {keys.TERM_SOURCE, keys.TERM_MIXED}
     # The teacher found something, and the thresholds of that moved.
     assert strategy.thresholds.values.max() > 0
+
+
+@pytest.mark.parametrize("model", ["panoptic_deeplab_tiny", "panoptic_fpn_tiny"])
+def test_networks_of_pixels_are_taught_by_segments(
+    model: str, tiny_config: Any, tmp_path: Path
+) -> None:
+    words = ("MODEL.PANOPTIC_DEEPLAB.STUFF_AREA", 1, "MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD", 0.0)
+    words += ("MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", 1, "UDA.MASK_TEACHER.LEAST_AREA", 0)
+    words += ("UDA.MASK_TEACHER.POINT_THRESHOLD", 0.0)
+    cfg = tiny_config(*words, name=f"toy/panoptic_gbw models/{model} uda/mask_teacher")
+    torch.manual_seed(0)
+    network = build_model(cfg, build_training_losses(cfg)).train()
+    strategy = build_strategy("mask_teacher", network, cfg.UDA, seed=0, max_iter=40)
+    strategy.prepare(strategy.stages()[0], Context(True, tmp_path))
+    generate = type(network).target_generator(cfg, network.label_space)
+
+    def batch(seed: int) -> list[dict[str, Any]]:
+        source = batch_of(seed, True)
+        for sample in source:
+            maps = sample[keys.SEM_SEG].numpy(), sample[keys.SEGMENTS].numpy()
+            sample |= generate(*maps, sample[keys.SEGMENTS_INFO])
+        return source
+
+    seen: dict[str, Any] = {}
+    losses = network.losses
+
+    def watched(outputs: Any, targets: Any, weights: Any, *rest: Any) -> Any:
+        seen.update(targets=targets, weights=weights)
+        return losses(outputs, targets, weights, *rest)
+
+    network.losses = watched
+    _, found = strategy.training_losses(batch(0), batch_of(100, False), 0)
+    assert {name.removeprefix("target_") for name in found} > {"loss_semantic"}
+    assert len(found) > 1 and all(value.isfinite() for value in found.values())
+    # Pasted pixels count fully; adaptive thresholds are low yet, so that all of a segment counts.
+    pasted = strategy._mask(batch(0), network.images(batch_of(100, False)))
+    weights, semantic = seen["weights"], seen["targets"].semantic
+    assert (weights[pasted] == 1).all() and seen["targets"].has_instances
+    assert 0 < weights[~pasted].mean() <= 1
+    assert (semantic[~pasted] != 255).any() and strategy.thresholds.values.max() > 0
 
 
 def test_three_stages(build: Any, tmp_path: Path) -> None:
@@ -214,6 +256,6 @@ def test_a_hundred_steps_without_a_segment(build: Any, caplog: pytest.LogCapture
 def test_refusals(build: Any, tiny_config: Any) -> None:
     with pytest.raises(UserError, match="NO_OBJECT is 'never'; expected all or confident"):
         build(NO_OBJECT="never")
-    cfg = tiny_config(name="toy/panoptic_gbw")
-    with pytest.raises(UserError, match=r"what GBWPanopticDeepLab cannot do.*taught_segments"):
+    cfg = tiny_config(name="toy/semantic_gbw")
+    with pytest.raises(UserError, match=r"what GBWSemanticSegmentor cannot do.*taught_segments"):
         build_strategy("mask_teacher", build_model(cfg), cfg.UDA)

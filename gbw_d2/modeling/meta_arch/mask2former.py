@@ -52,6 +52,7 @@ from gbw_d2.modeling.targets.slots import (
     slots_of_classes,
 )
 from gbw_d2.modeling.views import merged_maps
+from gbw_d2.ops.owners import at_owners
 from gbw_d2.weighting import WeightLog
 
 from detectron2.config import configurable
@@ -261,8 +262,8 @@ class GBWMask2Former(PanopticSegmentor):
         found = self.taught_segments(outputs, None)
         # Void counts as some class, and is none of the slots that are segments.
         known = found.classes.clamp(max=self.label_space.num_classes - 1)
-        limits = pseudo_labels.thresholds[known].gather(1, found.owners.flatten(1))
-        sure = (found.confidence >= limits.view_as(found.confidence)) & pseudo_labels.kept
+        limits = at_owners(pseudo_labels.thresholds[known], found.owners)
+        sure = (found.confidence >= limits) & pseudo_labels.kept
         slots = SlotTargets(found.owners, found.classes, sure, pseudo_labels.kept)
         return replace(targets, private=slots)
 
@@ -286,8 +287,15 @@ class GBWMask2Former(PanopticSegmentor):
 
     def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
         """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`."""
-        slots = SlotTargets(segments.owners, segments.classes, **vars(worth))
-        semantic = segments.classes.gather(1, segments.owners.flatten(1)).view_as(segments.owners)
+        slots = SlotTargets(
+            segments.owners,
+            segments.classes,
+            worth.reliable,
+            worth.usable,
+            worth.no_object,
+            worth.least_area,
+        )
+        semantic = at_owners(segments.classes, segments.owners)
         return Targets(semantic=semantic, private=slots if self.predict_instances else None)
 
     def mix_targets(self, mask: Tensor, source: Targets, target: Targets) -> Targets:

@@ -19,9 +19,11 @@ from gbw_d2.modeling.protocol import (
     HeadSpec,
     Outputs,
     PixelPseudoLabels,
+    SegmentWorth,
     Size,
     TargetGenerator,
     Targets,
+    TaughtSegments,
 )
 from gbw_d2.modeling.segmentor import result_size, upsampled
 from gbw_d2.modeling.targets.centers import (
@@ -32,7 +34,10 @@ from gbw_d2.modeling.targets.centers import (
     OFFSET,
     OFFSET_WEIGHTS,
     CenterTargetGenerator,
+    taught_center_targets,
 )
+from gbw_d2.modeling.taught import large_classes, segments_of_maps
+from gbw_d2.ops.owners import at_owners
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -51,6 +56,7 @@ class GBWPanopticDeepLab(PanopticSegmentor):
         ins_embed_head: Detectron2's instance branch, or None for a semantic-only network.
         panoptic_settings: thresholds of the post-processing.
         predict_instances: also return Detectron2 ``Instances`` in inference.
+        sigma: standard deviation of the Gaussians around a teacher's centres, pixels.
         kwargs: of :class:`PanopticSegmentor`.
     """
 
@@ -65,12 +71,14 @@ class GBWPanopticDeepLab(PanopticSegmentor):
         ins_embed_head: nn.Module | None,
         panoptic_settings: PanopticSettings,
         predict_instances: bool,
+        sigma: float,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.ins_embed_head = ins_embed_head
         self.panoptic_settings = panoptic_settings
         self.predict_instances = predict_instances
+        self.sigma = sigma
 
     @classmethod
     def heads(cls, cfg: Any, space: LabelSpace) -> dict[str, HeadSpec]:
@@ -108,6 +116,7 @@ class GBWPanopticDeepLab(PanopticSegmentor):
                 stuff_area=postprocessing.STUFF_AREA,
             ),
             "predict_instances": postprocessing.PREDICT_INSTANCES,
+            "sigma": cfg.INPUT.GAUSSIAN_SIGMA,
         }
 
     def instance_outputs(self, features: Features, image_size: Size) -> dict[str, Tensor] | None:
@@ -147,9 +156,7 @@ class GBWPanopticDeepLab(PanopticSegmentor):
         if outputs.private is None:
             return targets
         labels, confident = pseudo_labels.labels, pseudo_labels.confident
-        is_thing = torch.zeros(self.label_space.num_classes, dtype=torch.bool)
-        is_thing[list(self.label_space.thing_ids)] = True
-        things = is_thing.to(labels.device, non_blocking=True)[labels]
+        things = self._is_thing(labels.device)[labels]
         instances = {
             CENTER: outputs.private[CENTER].squeeze(1).float().clamp(0, 1),
             CENTER_WEIGHTS: confident.float(),
@@ -158,6 +165,30 @@ class GBWPanopticDeepLab(PanopticSegmentor):
             INSTANCE_CLASS: torch.where(things, labels, IGNORE_LABEL),
         }
         return Targets(semantic=targets.semantic, private=instances)
+
+    def _is_thing(self, device: torch.device) -> Tensor:
+        is_thing = torch.zeros(self.label_space.num_classes, dtype=torch.bool)
+        is_thing[list(self.label_space.thing_ids)] = True
+        return is_thing.to(device, non_blocking=True)
+
+    def taught_segments(self, outputs: Outputs, shift: Tensor | None) -> TaughtSegments:
+        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`; the host waits for the centres."""
+        logits, centers = outputs.semantic.dense().float(), outputs.private
+        if shift is not None:
+            logits = logits + shift.view(1, -1, 1, 1)
+        things, settings = self.label_space.thing_ids, self.panoptic_settings
+        results = (
+            panoptic_from_centers(*each, thing_ids=things, settings=settings)
+            for each in zip(logits, centers[CENTER], centers[OFFSET], strict=True)
+        )
+        return segments_of_maps(logits, results, by_score=False)
+
+    def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
+        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`."""
+        owners, classes = segments.owners, large_classes(segments, worth.least_area)
+        is_thing = self._is_thing(owners.device)
+        private = taught_center_targets(owners, classes, worth.pixels, is_thing, self.sigma)
+        return Targets(semantic=at_owners(classes, owners), private=private)
 
     def dense_maps(self, outputs: Outputs) -> dict[str, Tensor]:
         """Adds the heat map and the offsets."""

@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
-from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LabelSpace
 from gbw_d2.losses import (
     ClassWeightedRoIBox,
@@ -27,9 +26,11 @@ from gbw_d2.modeling.protocol import (
     Losses,
     Outputs,
     PixelPseudoLabels,
+    SegmentWorth,
     Size,
     TargetGenerator,
     Targets,
+    TaughtSegments,
     View,
 )
 from gbw_d2.modeling.rois.detections import (
@@ -43,6 +44,7 @@ from gbw_d2.modeling.rois.detections import (
 from gbw_d2.modeling.rois.heads import RoIPredictions, draw_rois, predict_rois
 from gbw_d2.modeling.rois.labelling import image_generators
 from gbw_d2.modeling.rois.proposals import predict_anchors, proposal_losses, proposals_of
+from gbw_d2.modeling.rois.settings import with_things
 from gbw_d2.modeling.segmentor import result_size
 from gbw_d2.modeling.targets.instances import (
     IGNORED,
@@ -51,7 +53,10 @@ from gbw_d2.modeling.targets.instances import (
     InstanceTargetGenerator,
     InstanceTargets,
     stacked_classes,
+    taught_instances,
 )
+from gbw_d2.modeling.taught import large_classes, segments_of_maps
+from gbw_d2.ops.owners import at_owners, owner_shares
 
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
@@ -61,9 +66,6 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_proposal_generator, bu
 ROI_CLS = "roi_cls"
 ROI_BOX = "roi_box"
 ROI_MASK = "roi_mask"
-
-# Number of classes that Detectron2's defaults have, which nobody chose.
-_UNSET_CLASSES = 80
 
 
 class DrawnFeatures(dict[str, Tensor]):
@@ -168,7 +170,7 @@ class GBWPanopticFPN(PanopticSegmentor):
         arguments = super().from_config(cfg)
         rpn = rois = None
         if cls.predicts_instances(cfg):
-            cfg = _with_things(cfg, arguments["label_space"])
+            cfg = with_things(cfg, arguments["label_space"])
             shape = arguments["neck"].output_shape()
             rpn, rois = build_proposal_generator(cfg, shape), build_roi_heads(cfg, shape)
         fpn = cfg.MODEL.PANOPTIC_FPN
@@ -297,6 +299,25 @@ class GBWPanopticFPN(PanopticSegmentor):
         )
         return replace(targets, private=instances)
 
+    def taught_segments(self, outputs: Outputs, shift: Tensor | None) -> TaughtSegments:
+        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`; the host waits for boxes."""
+        logits, things = outputs.semantic.dense().float(), self.label_space.thing_ids
+        if shift is not None:
+            logits = logits + shift.view(1, -1, 1, 1)
+        pairs = zip(logits, outputs.private, strict=True)
+        results = (merge_detections(*each, things, self.merging) for each in pairs)
+        return segments_of_maps(logits, results, by_score=True)
+
+    def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
+        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`.
+
+        RoI losses know no weight of an instance: one that is less than half reliable is ignored.
+        """
+        owners, classes = segments.owners, large_classes(segments, worth.least_area)
+        wanted = owner_shares(owners, classes.shape[1], worth.reliable) >= 0.5
+        instances = taught_instances(owners, classes, wanted, self.label_space.thing_ids)
+        return Targets(semantic=at_owners(classes, owners), private=instances)
+
     def mix_targets(self, mask: Tensor, source: Targets, target: Targets) -> Targets:
         """Pastes instances; what of one is still visible is its mask, and its box follows."""
         maps = replace(source, private=None), replace(target, private=None)
@@ -354,34 +375,3 @@ class GBWPanopticFPN(PanopticSegmentor):
             sample,
         )
         return result
-
-
-def _with_things(cfg: Any, space: LabelSpace) -> Any:
-    """Returns a config whose RoI heads have the label space's things as classes.
-
-    Raises:
-        UserError: keys that contradict that, or that our losses do not have.
-    """
-    number = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    if number not in (_UNSET_CLASSES, len(space.thing_ids)):
-        raise UserError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {number}, but label space '{space.name}' has "
-            f"{len(space.thing_ids)} things; leave it out"
-        )
-    box, rpn, anchors = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.RPN, cfg.MODEL.ANCHOR_GENERATOR
-    for key, value, expected in (
-        ("MODEL.MASK_ON", cfg.MODEL.MASK_ON, True),
-        ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, "StandardROIHeads"),
-        ("MODEL.PROPOSAL_GENERATOR.NAME", cfg.MODEL.PROPOSAL_GENERATOR.NAME, "RPN"),
-        ("MODEL.ANCHOR_GENERATOR.NAME", anchors.NAME, "DefaultAnchorGenerator"),
-        ("MODEL.RPN.BBOX_REG_LOSS_TYPE", rpn.BBOX_REG_LOSS_TYPE, "smooth_l1"),
-        ("MODEL.RPN.BOUNDARY_THRESH", rpn.BOUNDARY_THRESH, -1),
-        ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", box.BBOX_REG_LOSS_TYPE, "smooth_l1"),
-        ("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", box.TRAIN_ON_PRED_BOXES, False),
-    ):
-        if value != expected:
-            raise UserError(f"{key} is {value!r}; GBWPanopticFPN knows {expected!r} alone")
-    changed = cfg.clone()
-    changed.defrost()
-    changed.MODEL.ROI_HEADS.NUM_CLASSES = len(space.thing_ids)
-    return changed

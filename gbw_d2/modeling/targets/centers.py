@@ -7,6 +7,7 @@ one, whose Gaussian then stands as a true centre on the pixels around the crowd.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gbw_d2.label_spaces import IGNORE_LABEL
+from gbw_d2.ops.owners import at_owners, owner_sums
 from gbw_d2.ops.segments import runs_of, segment_attributes
 
 # Label entries of a sample, and targets of the heads.
@@ -108,6 +110,59 @@ def center_and_offset_targets(
         OFFSET_WEIGHTS: on_instance,
         INSTANCE_CLASS: spread(np.where(is_instance, categories, IGNORE_LABEL)[numbers]),
     }
+
+
+def taught_center_targets(
+    owners: Tensor, classes: Tensor, weights: Tensor, is_thing: Tensor, sigma: float
+) -> dict[str, Tensor]:
+    """Builds the same targets of segments on the device, of a batch at once.
+
+    Args:
+        owners: (N, H, W) int64, number of each pixel's segment, 0..S-1.
+        classes: (N, S) int64 class ids, 255 = no segment.
+        weights: (N, H, W) float32, how much a pixel counts; void counts nothing.
+        is_thing: (K,) bool.
+        sigma: standard deviation of the Gaussians in pixels.
+
+    Returns:
+        tensors under the names above, the offset (N, 2, H, W) and all others (N, H, W).
+    """
+    height, width = owners.shape[1:]
+    count, device = classes.shape[1], owners.device
+    known = classes != IGNORE_LABEL
+    things = known & is_thing[classes.clamp(max=len(is_thing) - 1)]
+    own, on_instance = at_owners(classes, owners), at_owners(things, owners)
+    areas = owner_sums(owners, count)
+    steps = [
+        torch.arange(length, device=device, dtype=torch.float32).view(shape).expand_as(owners)
+        for length, shape in ((height, (1, -1, 1)), (width, (1, 1, -1)))
+    ]
+    means = [owner_sums(owners, count, step) / areas.clamp(min=1) for step in steps]
+    offset = torch.stack([at_owners(m, owners) - s for m, s in zip(means, steps, strict=True)], 1)
+    visible = things & (areas > 0)
+    return {
+        CENTER: _gaussians(means[0], means[1], visible, (height, width), sigma),
+        CENTER_WEIGHTS: torch.where(own == IGNORE_LABEL, 0.0, weights),
+        OFFSET: torch.where(on_instance.unsqueeze(1), offset, 0.0),
+        OFFSET_WEIGHTS: torch.where(on_instance, weights, 0.0),
+        INSTANCE_CLASS: torch.where(on_instance, own, IGNORE_LABEL),
+    }
+
+
+def _gaussians(
+    rows: Tensor, columns: Tensor, visible: Tensor, size: tuple[int, int], sigma: float
+) -> Tensor:
+    """Draws a Gaussian at every visible centre (N, S); the highest wins: (N, H, W)."""
+    radius = math.ceil(3 * sigma) + 1
+    steps = torch.arange(-radius, radius + 1, device=rows.device)
+    heights = torch.exp(-(steps.view(-1, 1) ** 2 + steps**2) / (2 * sigma**2))
+    y = rows.round().long()[:, :, None, None] + steps.view(-1, 1)
+    x = columns.round().long()[:, :, None, None] + steps
+    inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1]) & visible[:, :, None, None]
+    place = torch.where(inside, y * size[1] + x, 0).flatten(1)
+    values = torch.where(inside, heights, 0.0).flatten(1)
+    flat = torch.zeros(len(rows), size[0] * size[1], device=rows.device)
+    return flat.scatter_reduce_(1, place, values, "amax").view(-1, *size)
 
 
 @dataclass(frozen=True)

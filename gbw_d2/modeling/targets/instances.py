@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gbw_d2.label_spaces import IGNORE_LABEL
+from gbw_d2.ops.owners import at_owners
 from gbw_d2.ops.segments import segment_attributes
 
 # Label entries of a sample.
@@ -130,6 +131,28 @@ class InstanceTargets:
         return InstanceTargets(
             torch.where(mask, self.numbers, shifted), torch.cat([self.classes, below.classes], 1)
         )
+
+
+def taught_instances(
+    owners: Tensor, classes: Tensor, wanted: Tensor, thing_ids: Sequence[int]
+) -> InstanceTargets:
+    """Makes instances of segments: things that are not wanted, and void, are ignore regions.
+
+    Args:
+        owners: (N, H, W) int64, number of each pixel's segment, 0..S-1; 0 = void.
+        classes: (N, S) int64 class ids, 255 = no segment.
+        wanted: (N, S) bool.
+        thing_ids: class ids of the things.
+    """
+    place = torch.full((IGNORE_LABEL + 1,), NO_INSTANCE)
+    place[list(thing_ids)] = torch.arange(len(thing_ids))
+    places = place.to(owners.device, non_blocking=True)[classes]
+    is_thing = places != NO_INSTANCE
+    kept = is_thing & wanted
+    number = torch.arange(classes.shape[1], device=owners.device).expand_as(classes)
+    others = torch.where(is_thing | (classes == IGNORE_LABEL), IGNORED, 0)
+    numbers = at_owners(torch.where(kept, number, others), owners)
+    return InstanceTargets(numbers.int(), torch.where(kept, places, NO_INSTANCE)[:, 1:])
 
 
 def stacked_classes(classes: Sequence[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gbw_d2.label_spaces import IGNORE_LABEL
+from gbw_d2.ops.owners import owner_sums
 from gbw_d2.ops.segments import segment_attributes
 
 # Label entries of a sample.
@@ -87,10 +88,7 @@ class SlotTargets:
 
     def areas(self, where: Tensor | None = None) -> Tensor:
         """Returns (N, S) float32 pixels of each slot, or those where a map (N, H, W) is True."""
-        ones = torch.ones((), device=self.slots.device) if where is None else where.float()
-        flat = self.slots.flatten(1)
-        areas = torch.zeros(self.classes.shape, device=self.slots.device)
-        return areas.scatter_add_(1, flat, ones.expand(self.slots.shape).flatten(1))
+        return owner_sums(self.slots, self.classes.shape[1], where)
 
     def present(self) -> Tensor:
         """Returns (N, S) bool, the slots that are segments of ``least_area`` or more."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gbw_d2.label_spaces import IGNORE_LABEL
 from gbw_d2.ops.components import connected_regions
+from gbw_d2.ops.owners import at_owners, owner_shares
 from gbw_d2.uda.parts.class_thresholds import ClassThresholds
 from gbw_d2.uda.parts.pseudo_labels import confidence_weights
 
@@ -36,11 +37,7 @@ class LabelSegments:
 
     def shares(self, where: Tensor) -> Tensor:
         """Returns (N, h, w) float32, the share of a cell's segment where ``where`` is True."""
-        flat = self.owners.flatten(1)
-        both = torch.stack([where.flatten(1).float(), torch.ones_like(flat, dtype=torch.float32)])
-        sums = torch.zeros(2, *self.classes.shape, device=flat.device)
-        sums.scatter_add_(2, flat.expand(2, -1, -1), both)
-        return (sums[0] / sums[1].clamp(min=1)).gather(1, flat).view_as(self.owners)
+        return at_owners(owner_shares(self.owners, self.classes.shape[1], where), self.owners)
 
     def at_pixels(self, cells: Tensor, rows: int, columns: int) -> Tensor:
         """Spreads values of cells (N, h, w) over the pixels (N, rows, columns) around them."""

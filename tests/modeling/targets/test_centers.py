@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from gbw_d2 import compat
 from gbw_d2.modeling.targets.centers import (
@@ -13,7 +14,9 @@ from gbw_d2.modeling.targets.centers import (
     OFFSET,
     OFFSET_WEIGHTS,
     center_and_offset_targets,
+    taught_center_targets,
 )
+from gbw_d2.ops.segments import segment_attributes
 
 assert compat  # Detectron2 needs it first
 from detectron2.projects.panoptic_deeplab.target_generator import (  # noqa: E402
@@ -129,3 +132,38 @@ def test_maps_without_instances(info: list[dict[str, int]]) -> None:
     assert (found[CENTER] == 0).all()
     assert (found[CENTER_WEIGHTS] == 0).all()
     assert (found[INSTANCE_CLASS] == 255).all()
+
+
+@pytest.mark.parametrize("sigma", [2, 8])
+def test_segments_on_the_device_have_the_same_targets(sigma: int) -> None:
+    scenes = [_random_scene(seed, crowds=False) for seed in (0, 1)]
+    count = 1 + max(len(info) for _, info in scenes)
+    classes = torch.full((2, count), 255)
+    owners = []
+    for image, (segments, info) in enumerate(scenes):
+        numbers, categories, _ = segment_attributes(segments, info)
+        owners.append(torch.from_numpy(numbers.astype(np.int64)))
+        classes[image, : len(categories)] = torch.from_numpy(categories)
+    is_thing = torch.zeros(19, dtype=torch.bool)
+    is_thing[list(THINGS)] = True
+    ones = torch.ones(2, *owners[0].shape)
+    found = taught_center_targets(torch.stack(owners), classes, ones, is_thing, sigma)
+    for image, (segments, info) in enumerate(scenes):
+        expected = center_and_offset_targets(segments, info, THINGS, sigma)
+        assert expected[CENTER].max() > 0.9 and expected.keys() == found.keys()
+        for name, wanted in expected.items():
+            torch.testing.assert_close(
+                found[name][image].double(), torch.from_numpy(wanted).double(), rtol=0, atol=1e-4
+            )
+
+
+def test_weights_and_missing_things_of_taught_segments() -> None:
+    owners = torch.tensor([[[0, 1, 1, 2]]])
+    classes, is_thing = torch.tensor([[255, 0, 1, 1]]), torch.tensor([False, True])
+    weights = torch.tensor([[[0.9, 0.8, 0.7, 0.6]]])
+    found = taught_center_targets(owners, classes, weights, is_thing, 1.0)
+    torch.testing.assert_close(found[CENTER_WEIGHTS], torch.tensor([[[0, 0.8, 0.7, 0.6]]]))
+    torch.testing.assert_close(found[OFFSET_WEIGHTS], torch.tensor([[[0, 0, 0, 0.6]]]))
+    assert found[INSTANCE_CLASS].tolist() == [[[255, 255, 255, 1]]]
+    # The one thing is a pixel: its centre; number 3 is not in the picture and has none.
+    assert found[CENTER][0, 0, 3] == 1 and not found[OFFSET].any()

@@ -9,6 +9,7 @@ from gbw_d2.modeling.targets.instances import (
     InstanceTargetGenerator,
     InstanceTargets,
     numbered_instances,
+    taught_instances,
 )
 
 THINGS = (5, 7)
@@ -56,3 +57,16 @@ def test_no_instance() -> None:
     nothing = InstanceTargets(torch.zeros(2, 3, 4, dtype=torch.int32), torch.zeros(2, 0).long())
     boxes, there = nothing.boxes()
     assert boxes.shape == (2, 0, 4) and there.shape == (2, 0)
+
+
+def test_instances_of_a_teachers_segments() -> None:
+    # Void, a stuff, two things of which one is not wanted, and a segment that is too small.
+    owners = torch.tensor([[[0, 1, 2, 3, 4]]])
+    classes = torch.tensor([[255, 0, 7, 5, 255]])
+    wanted = torch.tensor([[True, True, True, False, True]])
+    found = taught_instances(owners, classes, wanted, THINGS)
+    assert found.numbers.tolist() == [[[-1, 0, 2, -1, -1]]]
+    assert found.classes.tolist() == [[-1, 1, -1, -1]]
+    boxes, there = found.boxes()
+    assert there.tolist() == [[False, True, False, False]]
+    assert boxes[0, 1].tolist() == [2, 0, 3, 1]

@@ -1,0 +1,66 @@
+"""A teacher's panoptic maps as segments, for networks that predict pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gbw_d2.label_spaces import IGNORE_LABEL
+from gbw_d2.modeling.postprocessing import class_probabilities
+from gbw_d2.modeling.protocol import TaughtSegments
+from gbw_d2.ops.owners import at_owners, owner_sums
+
+PanopticResult = tuple[Tensor, Sequence[Mapping[str, Any]]]
+
+
+@torch.no_grad()
+def segments_of_maps(
+    logits: Tensor, results: Iterable[PanopticResult], by_score: bool
+) -> TaughtSegments:
+    """Makes segments of panoptic maps, whose tables the host has already seen.
+
+    A pixel's confidence is the probability of its segment's class there.
+
+    Args:
+        logits: (N, K, H, W) of the semantic head.
+        results: of each image, (H, W) int32 segment ids and Detectron2's table, ids 1..S in order.
+        by_score: True: the confidence of a thing is its score, as where another head found it.
+    """
+    maps, tables = zip(*results, strict=True)
+    owners = torch.stack(maps).long()
+    count = 1 + max(len(table) for table in tables)
+    classes = torch.full((len(tables), count), IGNORE_LABEL)
+    # Below 0: none.
+    scores = torch.full((len(tables), count), -1.0)
+    for image, table in enumerate(tables):
+        places = slice(1, 1 + len(table))
+        classes[image, places] = torch.tensor([int(s["category_id"]) for s in table])
+        if by_score:
+            found = [float(s["score"]) if s["isthing"] else -1.0 for s in table]
+            scores[image, places] = torch.tensor(found)
+    classes = classes.to(owners.device, non_blocking=True)
+    highest, labels = logits.float().max(1)
+    own = at_owners(classes, owners)
+    known = torch.where(own == IGNORE_LABEL, 0, own)
+    confidence, greatest = (
+        torch.stack([_probabilities(*each) for each in zip(logits, highest, chosen, strict=True)])
+        for chosen in (known, labels)
+    )
+    given = at_owners(scores.to(owners.device, non_blocking=True), owners)
+    confidence = torch.where(given >= 0, given, confidence)
+    confidence = torch.where(own == IGNORE_LABEL, 0.0, confidence)
+    return TaughtSegments(owners, classes, confidence, torch.maximum(greatest, confidence))
+
+
+def large_classes(segments: TaughtSegments, least_area: int) -> Tensor:
+    """Returns the classes of segments, 255 for those of fewer than ``least_area`` pixels."""
+    areas = owner_sums(segments.owners, segments.classes.shape[1])
+    return torch.where(areas >= least_area, segments.classes, IGNORE_LABEL)
+
+
+def _probabilities(logits: Tensor, highest: Tensor, classes: Tensor) -> Tensor:
+    flat = class_probabilities(logits.float().flatten(1), highest.flatten(), classes.flatten())
+    return flat.view_as(highest)

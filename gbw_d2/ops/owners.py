@@ -1,0 +1,33 @@
+"""Sums over the segments of a map that says which segment owns each pixel; no mask is made."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def owner_sums(owners: Tensor, count: int, amounts: Tensor | None = None) -> Tensor:
+    """Returns (N, count) float32, the sum of each segment's pixels.
+
+    Args:
+        owners: (N, H, W) int64, number of each pixel's segment, 0..count - 1.
+        count: of numbers.
+        amounts: (N, H, W) of any type, None for 1: areas.
+    """
+    flat = owners.flatten(1)
+    each = torch.ones((), device=owners.device) if amounts is None else amounts.float().flatten(1)
+    sums = torch.zeros(len(owners), count, device=owners.device)
+    return sums.scatter_add_(1, flat, each.expand(flat.shape))
+
+
+def owner_shares(owners: Tensor, count: int, where: Tensor) -> Tensor:
+    """Returns (N, count) float32, the share of a segment's pixels where ``where`` is True.
+
+    A number without a pixel has share 0.
+    """
+    return owner_sums(owners, count, where) / owner_sums(owners, count).clamp(min=1)
+
+
+def at_owners(values: Tensor, owners: Tensor) -> Tensor:
+    """Gives each pixel (N, H, W) the value (N, count) of its segment."""
+    return values.gather(1, owners.flatten(1)).view_as(owners)
