@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
-from prepare_common import add_sample_option, check_dataset, collect, run_script
+from prepare_common import check_dataset, run_script_of_parts
 
 from gbw_d2.catalog import get_dataset
 from gbw_d2.data.formats.acdc import CONDITIONS, NUM_IMAGES, load_acdc
@@ -36,16 +35,6 @@ def check_condition(args: argparse.Namespace, condition: str) -> list[str]:
     return problems
 
 
-def check(args: argparse.Namespace) -> Sequence[str]:
-    """Looks over each condition."""
-    return [problem for c in args.conditions for problem in collect(check_condition, args, c)]
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds this script's options."""
-    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
-    add_sample_option(parser)
-
-
 if __name__ == "__main__":
-    sys.exit(run_script(__doc__, "acdc", "rgb_anon and gt", check, check, add_options))
+    what = ("acdc", "rgb_anon and gt", "conditions", CONDITIONS)
+    sys.exit(run_script_of_parts(__doc__, *what, check_condition))

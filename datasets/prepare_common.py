@@ -316,6 +316,39 @@ def count_classes(spec: DatasetSpec, records: list[Record], folder: Path) -> lis
     return tell_classes(of_counts(spec.classes, counts, records))
 
 
+def run_script_of_parts(
+    description: str | None,
+    folder: str,
+    holds: str,
+    option: str,
+    parts: Sequence[str],
+    check_part: Callable[[argparse.Namespace, str], list[str]],
+) -> int:
+    """Runs the prepare script of a dataset in parts, whose files are used as downloaded.
+
+    Args:
+        description: the script's docstring.
+        folder: name of the dataset's folder below the datasets' root.
+        holds: what lies in that folder.
+        option: name of the option that chooses parts, such as ``cities``.
+        parts: names of all.
+        check_part: arguments, a part -> what is wrong with it, in words.
+
+    Returns:
+        The exit code.
+    """
+
+    def check(args: argparse.Namespace) -> Sequence[str]:
+        chosen = getattr(args, option)
+        return [problem for part in chosen for problem in collect(check_part, args, part)]
+
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(f"--{option}", nargs="+", choices=parts, default=list(parts))
+        add_sample_option(parser)
+
+    return run_script(description, folder, holds, check, check, add_options)
+
+
 def run_source_script(
     description: str | None,
     folder: str,

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
-from prepare_common import add_sample_option, check_dataset, collect, run_script
+from prepare_common import check_dataset, run_script_of_parts
 
 from gbw_d2 import keys
 from gbw_d2.catalog import get_dataset
@@ -48,16 +47,6 @@ def check_city(args: argparse.Namespace, city: str) -> list[str]:
     return problems
 
 
-def check(args: argparse.Namespace) -> Sequence[str]:
-    """Looks over each city."""
-    return [problem for city in args.cities for problem in collect(check_city, args, city)]
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds this script's options."""
-    parser.add_argument("--cities", nargs="+", choices=CITIES, default=list(CITIES))
-    add_sample_option(parser)
-
-
 if __name__ == "__main__":
-    sys.exit(run_script(__doc__, "crosscity", "the four cities", check, check, add_options))
+    what = ("crosscity", "the four cities", "cities", CITIES)
+    sys.exit(run_script_of_parts(__doc__, *what, check_city))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gbw_d2.catalog import get_dataset
-from gbw_d2.data.formats.own import read_description
+from gbw_d2.data.formats.own import own_label_space, read_description
 from gbw_d2.data.spec import DatasetSpec
-from gbw_d2.label_spaces import CITYSCAPES_19
+from gbw_d2.label_spaces import CITYSCAPES_19, scoring
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "datasets/examples"
 WritePng = Callable[[Path, np.ndarray], None]
@@ -81,10 +82,45 @@ def test_bdd100k(place: Path, write_png: WritePng) -> None:
     check(get_dataset("bdd100k/data.yaml:val"))
 
 
+def test_virtual_kitti_2(place: Path, write_png: WritePng) -> None:
+    root = place / "virtual_kitti_2"
+    colours = {0: (100, 60, 100), 255: (80, 80, 80), 10: (90, 200, 255), 13: (0, 139, 139)}
+    label = np.array([[colours[i][::-1] for i in row] for row in IDS.tolist()], np.uint8)
+    for scene in ("Scene01/clone", "Scene20/rain"):
+        paths = {
+            kind: root / f"vkitti_2.0.3_{kind}" / scene / f"frames/{kind}/Camera_0"
+            for kind in ("rgb", "classSegmentation", "instanceSegmentation")
+        }
+        paths["rgb"].mkdir(parents=True)
+        image = Image.fromarray(np.zeros((2, 3, 3), np.uint8))
+        image.save(paths["rgb"] / "rgb_00001.jpg")
+        write_png(paths["classSegmentation"] / "classgt_00001.png", label)
+        numbers = Image.fromarray(CARS.astype(np.uint8))
+        numbers.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        paths["instanceSegmentation"].mkdir(parents=True)
+        numbers.save(paths["instanceSegmentation"] / "instancegt_00001.png")
+    spec = get_dataset("virtual_kitti_2/data.yaml:source")
+    first, second = spec.load()
+    assert first["image_id"] == "Scene01__clone__frames__rgb__Camera_0__rgb_00001"
+    assert spec.read_semantic is not None and spec.read_panoptic is not None
+    names = spec.classes.class_names
+    road, sky, car = (names.index(name) for name in ("road", "sky", "car"))
+    expected = [[road, 255, sky], [car, car, car]]
+    np.testing.assert_array_equal(spec.read_semantic(second), expected)
+    _, info = spec.read_panoptic(first)
+    assert sorted(s["area"] for s in info if s["category_id"] == car) == [1, 2]
+    # The classes of KITTI's photos that it lacks count as nothing where a network with its classes
+    # is scored on them.
+    met = scoring(own_label_space("virtual_kitti_2/data.yaml"), CITYSCAPES_19)
+    assert met.space.class_names == names
+
+
 def test_every_example_is_read(place: Path) -> None:
     found = {path.parent.name for path in place.glob("*/data.yaml")}
-    assert found == {"kitti", "carla", "bdd100k"}
+    assert found == {"kitti", "carla", "bdd100k", "virtual_kitti_2"}
     for path in place.glob("*/data.yaml"):
         data = read_description(path)
         assert data.classes is not None
-        assert data.classes.space.class_names == CITYSCAPES_19.class_names
+        names = set(data.classes.space.class_names)
+        assert names <= set(CITYSCAPES_19.class_names)
+        assert len(names) == (10 if path.parent.name == "virtual_kitti_2" else 19)

@@ -90,6 +90,24 @@ def test_labels_by_hand(own: Path, name: str) -> None:
     assert segments[5, 7] == 0
 
 
+def test_names_that_differ_in_the_middle(own: Path) -> None:
+    (own / "labels/more/b.png").rename(own / "labels/more/seen_c.png")
+    (own / "labels/a.png").rename(own / "labels/seen_a.png")
+    split = {"images": "images", "labels": "labels"}
+    # One after the other: b, then c; "a" becomes "seen_a" alone.
+    replace = {"b": "c", "more/": "more/seen_", "a": "seen_a"}
+    describe(own, {"splits": {"all": {**split, "label_replace": replace}}})
+    found = [r["label_file_name"] for r in get_dataset("own/data.yaml:all").load()]
+    assert found == [str(own / "labels" / name) for name in ("seen_a.png", "more/seen_c.png")]
+    describe(own, {"splits": {"all": split}})
+    with pytest.raises(DatasetError, match=r"has its label.*\(label_suffix, label_replace"):
+        get_dataset("own/data.yaml:all").load()
+    for wrong in ({"a": 3}, {"": "x"}, ["a"]):
+        describe(own, {"splits": {"all": {**split, "label_replace": wrong}}})
+        with pytest.raises(DatasetError, match=r"label_replace is .*expected `label_replace: {rgb"):
+            get_dataset("own/data.yaml:all")
+
+
 def test_what_a_split_lacks_is_not_read(own: Path) -> None:
     semantic, target = (get_dataset(f"own/data.yaml:{s}") for s in ("semantic", "target"))
     assert semantic.read_panoptic is None and semantic.read_semantic is not None

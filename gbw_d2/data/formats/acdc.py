@@ -23,7 +23,8 @@ from gbw_d2.data.formats.files import (
     is_clutter,
     read_indices,
 )
-from gbw_d2.data.formats.pairs import keep_labelled
+from gbw_d2.data.formats.pairs import with_labels
+from gbw_d2.data.formats.target_specs import semantic_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 
@@ -56,19 +57,20 @@ def load_acdc(
     Raises:
         DatasetError: no images, or none with its label.
     """
-    records, lacking = [], {}
-    for condition in conditions:
-        for path in _images(root, split, condition):
-            stem = path.name.removesuffix(_IMAGE)
-            record = image_record(path, f"{condition}__{stem}")
-            if labelled:
-                label = root / "gt" / condition / split / path.parent.name / f"{stem}{_LABEL}"
-                record[LABEL_FILE] = str(label)
-                if not label.is_file():
-                    lacking[record[keys.IMAGE_ID]] = str(label)
-            records.append(record)
+    records = [
+        image_record(path, f"{condition}__{path.name.removesuffix(_IMAGE)}")
+        for condition in conditions
+        for path in _images(root, split, condition)
+    ]
     check_unique(root, records)
-    return keep_labelled(records, lacking, (), f"'{root / 'rgb_anon'}'", _HINT)
+    if not labelled:
+        return records
+
+    def label_of(image: Path) -> Path:
+        below = image.relative_to(root / "rgb_anon").parent
+        return root / "gt" / below / f"{image.name.removesuffix(_IMAGE)}{_LABEL}"
+
+    return with_labels(records, label_of, f"'{root / 'rgb_anon'}'", _HINT)
 
 
 def _images(root: Path, split: str, condition: str) -> list[Path]:
@@ -111,24 +113,22 @@ def acdc_specs(
         prepare: makes the files where they can be made.
     """
 
-    def load(split: str, conditions: Sequence[str], labelled: bool) -> list[Record]:
+    def load(conditions: Sequence[str], split: str, labelled: bool) -> list[Record]:
         return load_acdc(root(), split, conditions, labelled)
 
-    def count(split: str, conditions: Sequence[str]) -> int:
+    def count(conditions: Sequence[str], split: str) -> int:
         return sum(len(_images(root(), split, condition)) for condition in conditions)
 
     for name, conditions in (
         (prefix, CONDITIONS),
         *((f"{prefix}_{condition}", (condition,)) for condition in CONDITIONS),
     ):
-        images = partial(load, "train", conditions, False)
-        yield DatasetSpec(f"{name}_unlabelled_train", images, prepare=prepare)
-        for split in ("train", "val"):
-            yield DatasetSpec(
-                f"{name}_semantic_{split}",
-                partial(load, split, conditions, True),
-                read_semantic,
-                prepare=prepare,
-                label_space=CITYSCAPES_19,
-                count_images=partial(count, split, conditions),
-            )
+        yield from semantic_specs(
+            name,
+            partial(load, conditions),
+            ("train", "val"),
+            read_semantic,
+            CITYSCAPES_19,
+            partial(count, conditions),
+            prepare,
+        )

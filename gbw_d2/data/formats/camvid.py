@@ -31,7 +31,8 @@ from gbw_d2.data.formats.files import (
     read_image,
     read_indices,
 )
-from gbw_d2.data.formats.pairs import keep_labelled
+from gbw_d2.data.formats.pairs import with_labels
+from gbw_d2.data.formats.target_specs import semantic_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
 from gbw_d2.label_spaces import CAMVID_11, IGNORE_LABEL
 
@@ -175,26 +176,24 @@ def load_camvid(
         DatasetError: neither form is there, no image is, or no label.
     """
     form = form_of(root)
-    records = []
-    for images, labels in form.pairs:
-        for path in _images(root / images):
-            place = place_of(path.stem)
-            if place[0] != split or place[1] not in light:
-                continue
-            record = image_record(path, path.stem)
-            if labelled:
-                record[LABEL_FILE] = str(root / labels / f"{path.stem}{form.label_suffix}")
-            records.append(record)
+    records = [
+        image_record(path, path.stem)
+        for images, _ in form.pairs
+        for path in _images(root / images)
+        if place_of(path.stem)[0] == split and place_of(path.stem)[1] in light
+    ]
     if not records:
         raise DatasetError(f"no image of split '{split}' ({', '.join(light)}) in '{root}'. {_HINT}")
     records.sort(key=lambda record: str(record[keys.IMAGE_ID]))
     check_unique(root, records)
-    lacking = {
-        r[keys.IMAGE_ID]: r[LABEL_FILE]
-        for r in records
-        if labelled and not Path(r[LABEL_FILE]).is_file()
-    }
-    return keep_labelled(records, lacking, (), f"split '{split}' of '{root}'", _HINT)
+    if not labelled:
+        return records
+    folders = dict(form.pairs)
+
+    def label_of(image: Path) -> Path:
+        return root / folders[image.parent.name] / f"{image.stem}{form.label_suffix}"
+
+    return with_labels(records, label_of, f"split '{split}' of '{root}'", _HINT)
 
 
 def form_of(root: Path) -> Form:
@@ -247,10 +246,10 @@ def camvid_specs(
         released: split -> images of the release; splits that are not named have what is found.
     """
 
-    def load(split: str, light: Sequence[str], labelled: bool) -> list[Record]:
+    def load(light: Sequence[str], split: str, labelled: bool) -> list[Record]:
         return load_camvid(root(), split, light, labelled)
 
-    def count(split: str, light: Sequence[str]) -> int:
+    def count(light: Sequence[str], split: str) -> int:
         found = len(load_camvid(root(), split, light, labelled=False))
         return max(found, released.get(split, 0)) if tuple(light) == both else found
 
@@ -260,18 +259,16 @@ def camvid_specs(
         (f"{prefix}_day", ("day",), ("train", "test")),
         (f"{prefix}_dusk", ("dusk",), ("train", "test")),
     ):
-        images = partial(load, "train", light, False)
-        if "dusk" in light:
-            yield DatasetSpec(f"{name}_unlabelled_train", images, prepare=prepare)
-        for split in splits:
-            yield DatasetSpec(
-                f"{name}_semantic_{split}",
-                partial(load, split, light, True),
-                read_semantic,
-                prepare=prepare,
-                label_space=CAMVID_11,
-                count_images=partial(count, split, light),
-            )
+        yield from semantic_specs(
+            name,
+            partial(load, light),
+            splits,
+            read_semantic,
+            CAMVID_11,
+            partial(count, light),
+            prepare,
+            is_target="dusk" in light,
+        )
 
 
 _OF_INDEX = np.full(256, IGNORE_LABEL, dtype=np.uint8)

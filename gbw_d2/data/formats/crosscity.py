@@ -16,7 +16,8 @@ from gbw_d2 import keys
 from gbw_d2.cityscapes_classes import TRAIN_IDS_13, TRAIN_IDS_19
 from gbw_d2.data.formats.files import LABEL_FILE, check_size, check_unique, image_record, is_clutter
 from gbw_d2.data.formats.label_ids import read_label_ids
-from gbw_d2.data.formats.pairs import keep_labelled
+from gbw_d2.data.formats.pairs import with_labels
+from gbw_d2.data.formats.target_specs import semantic_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 
@@ -66,15 +67,13 @@ def load_crosscity_labelled(root: Path, city: str) -> list[Record]:
     """
     records = load_crosscity_images(root, city, "Test")
     folder = root / city / "Labels" / "Test"
-    for record in records:
-        record[LABEL_FILE] = str(folder / f"{record[keys.IMAGE_ID]}_eval.png")
-    lacking = {
-        r[keys.IMAGE_ID]: r[LABEL_FILE] for r in records if not Path(r[LABEL_FILE]).is_file()
-    }
-    known = {Path(r[LABEL_FILE]).name for r in records}
-    lonely = sorted(path.name for path in folder.glob("*_eval.png") if path.name not in known)
-    place = f"'{root / city / 'Images' / 'Test'}'"
-    return keep_labelled(records, lacking, lonely, place, _HINT)
+    return with_labels(
+        records,
+        lambda image: folder / f"{image.stem}_eval.png",
+        f"'{root / city / 'Images' / 'Test'}'",
+        _HINT,
+        (path.name for path in folder.glob("*_eval.png")),
+    )
 
 
 def read_semantic(record: Record) -> np.ndarray:
@@ -104,22 +103,21 @@ def crosscity_specs(
         released: test images of each city in the release; None = as many as are found.
     """
 
-    def count(city: str) -> int:
+    def load(city: str, split: str, labelled: bool) -> list[Record]:
+        if labelled:
+            return load_crosscity_labelled(root(), city)
+        return load_crosscity_images(root(), city, "Train")
+
+    def count(city: str, split: str) -> int:
         return released or len(load_crosscity_images(root(), city, "Test"))
 
-    def load(lister: Callable[..., list[Record]], *arguments: str) -> list[Record]:
-        return lister(root(), *arguments)
-
     for city in CITIES:
-        train = partial(load, load_crosscity_images, city, "Train")
-        test = partial(load, load_crosscity_labelled, city)
-        name = f"{prefix}_{city.lower()}"
-        yield DatasetSpec(f"{name}_unlabelled_train", train, prepare=prepare)
-        yield DatasetSpec(
-            f"{name}_semantic_val",
-            test,
+        yield from semantic_specs(
+            f"{prefix}_{city.lower()}",
+            partial(load, city),
+            ("val",),
             read_semantic,
-            prepare=prepare,
-            label_space=CITYSCAPES_19,
-            count_images=partial(count, city),
+            CITYSCAPES_19,
+            partial(count, city),
+            prepare,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gbw_d2 import keys
@@ -39,6 +39,35 @@ def load_pairs(image_folder: Path, label_folder: Path, hint: str) -> list[Record
     lacking = {r[keys.IMAGE_ID]: r[LABEL_FILE] for r in records if r[LABEL_FILE] not in present}
     lonely = sorted(set(labels) - set(names))
     return keep_labelled(records, lacking, lonely, f"'{image_folder}'", hint)
+
+
+def with_labels(
+    records: list[Record],
+    label_of: Callable[[Path], Path],
+    place: str,
+    hint: str,
+    label_names: Iterable[str] = (),
+) -> list[Record]:
+    """Adds the label of each image under :data:`LABEL_FILE`; those that lack theirs are left out.
+
+    Args:
+        records: of all images.
+        label_of: image file -> label file.
+        place: as in :func:`keep_labelled`.
+        hint: likewise.
+        label_names: names of the labels that there are, to tell of those without an image.
+
+    Raises:
+        DatasetError: no image has its label.
+    """
+    for record in records:
+        record[LABEL_FILE] = str(label_of(Path(record[keys.FILE_NAME])))
+    lacking = {
+        r[keys.IMAGE_ID]: r[LABEL_FILE] for r in records if not Path(r[LABEL_FILE]).is_file()
+    }
+    known = {Path(record[LABEL_FILE]).name for record in records}
+    lonely = sorted(name for name in label_names if name not in known)
+    return keep_labelled(records, lacking, lonely, place, hint)
 
 
 def keep_labelled(

@@ -1,8 +1,8 @@
-"""The five datasets of a target: without labels, and with those of its two splits."""
+"""The datasets of a target: without labels, and with those of its splits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from gbw_d2.data.spec import DatasetSpec, LabelWork, PanopticReader, Record, SemanticReader
@@ -70,3 +70,41 @@ def target_specs(
                 ignore_rows=ignore_rows,
                 count_images=count_images and partial(count_images, split),
             )
+
+
+def semantic_specs(
+    prefix: str,
+    load: Callable[[str, bool], list[Record]],
+    splits: Iterable[str],
+    read_semantic: SemanticReader,
+    label_space: LabelSpace,
+    count_images: Callable[[str], int],
+    prepare: Callable[[], None] | None = None,
+    is_target: bool = True,
+) -> Iterator[DatasetSpec]:
+    """Makes the datasets of a target without instances.
+
+    Names: ``{prefix}_unlabelled_train``, which has no reader, and ``{prefix}_semantic_{split}``.
+
+    Args:
+        prefix: of the names.
+        load: split, whether its records name labels -> records.
+        splits: that have labels.
+        read_semantic: see :class:`DatasetSpec`.
+        label_space: see :class:`DatasetSpec`.
+        count_images: split -> see :class:`DatasetSpec`.
+        prepare: see :class:`DatasetSpec`.
+        is_target: False leaves the unlabelled one out.
+    """
+    if is_target:
+        images = partial(load, "train", False)
+        yield DatasetSpec(f"{prefix}_unlabelled_train", images, prepare=prepare)
+    for split in splits:
+        yield DatasetSpec(
+            f"{prefix}_semantic_{split}",
+            partial(load, split, True),
+            read_semantic,
+            prepare=prepare,
+            label_space=label_space,
+            count_images=partial(count_images, split),
+        )

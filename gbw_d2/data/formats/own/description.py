@@ -29,8 +29,9 @@ from gbw_d2.paths import expanded
 _FILE_SUFFIXES = (".yaml", ".yml", ".json")
 _FOLDERS = ("images", "labels", "instances", "annotations")
 _SUFFIXES = ("image_suffix", "label_suffix", "instance_suffix")
+_REPLACEMENTS = ("label_replace", "instance_replace")
 _SPLIT_KEYS = (
-    *(*_FOLDERS, *_SUFFIXES, "label_coding", "instance_coding", "crowd", "classes"),
+    *(*_FOLDERS, *_SUFFIXES, *_REPLACEMENTS, "label_coding", "instance_coding", "crowd", "classes"),
     "ignore_rows",
 )
 _LAYOUT_KEYS = ("layout", "root", "split")
@@ -60,6 +61,9 @@ class OwnSplit:
         image_suffix: what image files end with; "" = .png, .jpg or .jpeg.
         label_suffix: what takes its place in the name of the label.
         instance_suffix: the same in the name of the instance file.
+        label_replace: texts in an image's path below ``images``, and what stands in their place in
+            that of its label; one after the other.
+        instance_replace: the same for the instance file.
         label_coding: a name of ``LABEL_CODINGS``.
         instance_coding: what the values of an instance file mean.
         ignore_rows: share of the rows at top and bottom of an image that show no class.
@@ -72,6 +76,8 @@ class OwnSplit:
     image_suffix: str = ""
     label_suffix: str = ".png"
     instance_suffix: str = ".png"
+    label_replace: tuple[tuple[str, str], ...] = ()
+    instance_replace: tuple[tuple[str, str], ...] = ()
     label_coding: str = "index"
     instance_coding: InstanceCoding | None = None
     ignore_rows: tuple[float, float] = (0.0, 0.0)
@@ -201,10 +207,19 @@ def _read_split(path: Path, name: str, row: Any, content: Mapping[str, Any]) -> 
             if key in _FOLDERS
         },
         **{key: value for key, value in texts.items() if key in _SUFFIXES},
+        **{key: _read_replacements(path, f"{what}, {key}", row.get(key)) for key in _REPLACEMENTS},
         label_coding=coding,
         instance_coding=read_coding(path, what, row.get("instance_coding"), row.get("crowd")),
         ignore_rows=_read_rows(path, what, row.get("ignore_rows", content.get("ignore_rows"))),
     )
+
+
+def _read_replacements(path: Path, what: str, found: Any) -> tuple[tuple[str, str], ...]:
+    example = f"{what.rpartition(' ')[2]}: {{rgb_: classgt_}}"
+    rows = entries.mapping(path, what, found, example)
+    if not all(old and isinstance(new, str) for old, new in rows.items()):
+        raise DatasetError(f"'{path}': {what} is {found!r}; expected `{example}`")
+    return tuple(rows.items())
 
 
 def _read_rows(path: Path, what: str, found: Any) -> tuple[float, float]:

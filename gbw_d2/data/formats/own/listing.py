@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from gbw_d2 import keys
@@ -50,9 +51,11 @@ def load_split(data: OwnData, name: str) -> list[Record]:
         # Predictions are saved under the id, so it must be a file's name.
         record = image_record(path, stem.replace("/", "__"))
         if split.labels is not None and split.annotations is None:
-            record[LABEL_FILE] = str(split.labels / f"{stem}{split.label_suffix}")
+            other = _replaced(stem, split.label_replace)
+            record[LABEL_FILE] = str(split.labels / f"{other}{split.label_suffix}")
         if split.instances is not None:
-            record[INSTANCE_FILE] = str(split.instances / f"{stem}{split.instance_suffix}")
+            other = _replaced(stem, split.instance_replace)
+            record[INSTANCE_FILE] = str(split.instances / f"{other}{split.instance_suffix}")
         records.append(record)
     check_unique(split.images, records)
     lacking = {} if split.annotations is None else _add_annotations(split, records)
@@ -61,8 +64,17 @@ def load_split(data: OwnData, name: str) -> list[Record]:
         missing = [file for file in files if not Path(file).is_file()]
         if missing:
             lacking[record[keys.IMAGE_ID]] = missing[0]
-    hint = f"Names must be equal up to the suffixes, which '{data.path}' may give."
+    hint = (
+        f"Names must be equal up to the suffixes and what is replaced, which '{data.path}' may "
+        "give (label_suffix, label_replace)."
+    )
     return keep_labelled(records, lacking, (), f"split '{name}' of '{data.path}'", hint)
+
+
+def _replaced(stem: str, replacements: Sequence[tuple[str, str]]) -> str:
+    for old, new in replacements:
+        stem = stem.replace(old, new)
+    return stem
 
 
 def count_images(data: OwnData, name: str) -> int:
