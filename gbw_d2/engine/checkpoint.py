@@ -24,6 +24,7 @@ from gbw_d2.label_spaces import space_from_dict
 from gbw_d2.modeling.backbones.pretrained import envelope
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 
 # What pickle and torch raise on bytes that are damaged or of another kind.
 _UNREADABLE = (
@@ -98,6 +99,25 @@ class Checkpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the newest checkpoint in ``last_checkpoint``, atomically."""
         write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+
+    def leave_out_damaged(self) -> None:
+        """Tags the newest whole checkpoint as the last one, where the tagged one is cut off.
+
+        A copy that was broken off, or a disk that lost its last writes, leaves such a file. Where
+        no older one is whole, the tag stays, and loading says what is wrong with the file.
+        """
+        if comm.is_main_process() and self.has_checkpoint():
+            last = Path(self.get_checkpoint_file())
+            older = sorted(last.parent.glob("model_[0-9]*.pth"), reverse=True)
+            whole = next((path for path in older if path != last and _is_whole(path)), None)
+            if last.is_file() and not _is_whole(last) and whole is not None:
+                self.logger.warning(
+                    "Checkpoint '%s' is cut off; going on from the one before it, %s",
+                    last,
+                    whole.name,
+                )
+                self.tag_last_checkpoint(whole.name)
+        comm.synchronize()
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint.
@@ -201,6 +221,15 @@ class Checkpointer(DetectionCheckpointer):
         checkpoint["model"] = with_shared_rows(
             checkpoint["model"], self.model.state_dict(), theirs, ours
         )
+
+
+def _is_whole(path: Path) -> bool:
+    """Returns whether a checkpoint has its table of contents, which is written last."""
+    try:
+        with zipfile.ZipFile(path):
+            return True
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def look_for_weights(path: str) -> None:

@@ -213,7 +213,9 @@ def _load(run: _Run, resume: bool) -> int:
     """Loads the last checkpoint or the initial weights; returns the iterations behind them."""
     resume = resume and run.checkpointer.has_checkpoint()
     run.checkpointer.strict = resume
-    if not resume:
+    if resume:
+        run.checkpointer.leave_out_damaged()
+    else:
         for module in run.model.modules():
             if isinstance(module, TimmBackbone):
                 module.load_pretrained()

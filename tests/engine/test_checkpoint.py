@@ -294,3 +294,25 @@ def test_a_folder_that_lost_its_last_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model_0.pth").unlink()
     with pytest.raises(CheckpointError, match=r"model_0\.pth' do not exist.*last_checkpoint"):
         checkpointer.resume_or_load("", resume=True)
+
+
+def test_resuming_goes_back_to_a_whole_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpointer = Checkpointer(network(), str(tmp_path))
+    for iteration in (1, 3, 5):
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    last = tmp_path / "model_0000005.pth"
+    whole = last.read_bytes()
+    checkpointer.leave_out_damaged()
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 5
+    last.write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "model_0000003.pth").write_bytes(b"")
+    checkpointer.leave_out_damaged()
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1
+    assert "is cut off; going on from the one before it, model_0000001.pth" in caplog.text
+    # Nothing to go back to: the file's own error.
+    (tmp_path / "model_0000001.pth").write_bytes(whole[:-1])
+    checkpointer.leave_out_damaged()
+    with pytest.raises(CheckpointError, match=r"model_0000001\.pth': it is damaged"):
+        checkpointer.resume_or_load("", resume=True)
