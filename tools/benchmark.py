@@ -12,6 +12,7 @@
     uv run tools/benchmark.py files                          # PQ from files, and decoding
     uv run tools/benchmark.py growth                         # with pixels, classes, segments
     uv run tools/benchmark.py postprocessing                 # beside Detectron2's
+    uv run tools/benchmark.py merging                        # the same, of RoI heads
     uv run tools/benchmark.py busy                           # a step beside busy processes
     uv run tools/benchmark.py startup                        # how soon a mistake is told
     uv run tools/benchmark.py encoders                       # each encoder base at 512x512
@@ -285,6 +286,7 @@ BENCHMARKS = {
     "startup": run_startup,
     "encoders": imported("encoders", report),
     "recipe": imported("recipe", report),
+    "merging": imported("merging", report),
     "operators": imported("operators"),
     "versions": run_versions,
 }

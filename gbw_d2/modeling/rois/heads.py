@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.modeling.protocol import Features
-from gbw_d2.modeling.rois.labelling import draw_rows, match_boxes, without_ignored
+from gbw_d2.modeling.rois.labelling import box_deltas, draw_rows, match_boxes, without_ignored
 from gbw_d2.modeling.rois.masks import masks_in_boxes
 from gbw_d2.modeling.targets.instances import IGNORED, InstanceTargets
 
@@ -26,12 +28,14 @@ class DrawnRoIs:
         labels: per image (R_i,) int64, place of the class among the things; K = background.
         objects: per image, how many of them are objects, F_i.
         instances: per image (F_i,) int64, row of each object's instance.
+        host_instances: the same rows, known to the host.
     """
 
     boxes: list[Tensor]
     labels: list[Tensor]
     objects: list[int]
     instances: list[Tensor]
+    host_instances: list[np.ndarray]
 
     def object_boxes(self) -> list[Tensor]:
         """Returns the boxes (F_i, 4) of objects alone, per image."""
@@ -65,30 +69,57 @@ def draw_rois(
         there: (N, S) bool, which rows hold an instance.
         generators: one per image.
     """
-    drawn = DrawnRoIs([], [], [], [])
     background = heads.num_classes
-    for image, generator in enumerate(generators):
-        candidates = proposals[image].proposal_boxes.tensor
-        hidden = torch.zeros(len(candidates), dtype=torch.bool, device=candidates.device)
-        if heads.proposal_append_gt:
-            candidates = torch.cat([candidates, boxes[image]])
-            hidden = torch.cat([hidden, ~there[image]])
-        rows, found = match_boxes(boxes[image], there[image], candidates, heads.proposal_matcher)
-        labels = torch.full_like(found, background)
-        if targets.classes.shape[1]:
-            labels = torch.where(found == 1, targets.classes[image, rows], background)
-        labels = without_ignored(labels, background, targets.numbers[image] == IGNORED, candidates)
+    candidates = [each.proposal_boxes.tensor for each in proposals]
+    hidden = [box.new_zeros(len(box), dtype=torch.bool) for box in candidates]
+    if heads.proposal_append_gt:
+        candidates = [torch.cat(pair) for pair in zip(candidates, boxes, strict=True)]
         # Rows without an instance have no box that could be background.
-        labels = labels.masked_fill((found == -1) | hidden, -1)
-        objects, rest = draw_rows(
-            labels, heads.batch_size_per_image, heads.positive_fraction, background, generator
-        )
-        chosen = torch.cat([objects, rest])
-        drawn.boxes.append(candidates[chosen])
-        drawn.labels.append(labels[chosen])
-        drawn.objects.append(len(objects))
-        drawn.instances.append(rows[objects])
-    return drawn
+        hidden = [torch.cat([each, ~here]) for each, here in zip(hidden, there, strict=True)]
+    matched = [
+        _roi_labels(heads, targets, image, candidates[image], boxes[image], there[image])
+        for image in range(len(candidates))
+    ]
+    rows = pad_sequence([row for row, _ in matched], batch_first=True)
+    labels = pad_sequence(
+        [label.masked_fill(away, -1) for (_, label), away in zip(matched, hidden, strict=True)],
+        batch_first=True,
+        padding_value=-1,
+    )
+    drawn = draw_rows(
+        labels, heads.batch_size_per_image, heads.positive_fraction, background, generators
+    )
+    instances = rows.gather(1, drawn.objects)
+    counts = torch.stack([drawn.is_object.sum(1), drawn.is_rest.sum(1)], dim=1)
+    # All that the host must know of the drawn RoIs, in the one wait for it.
+    known = torch.cat([counts, instances], dim=1).cpu()
+    rois = DrawnRoIs([], [], [], [], [])
+    for image, (objects, rest) in enumerate(known[:, :2].tolist()):
+        chosen = torch.cat([drawn.objects[image, :objects], drawn.rest[image, :rest]])
+        rois.boxes.append(candidates[image][chosen])
+        rois.labels.append(labels[image, chosen])
+        rois.objects.append(objects)
+        rois.instances.append(instances[image, :objects])
+        rois.host_instances.append(known[image, 2 : 2 + objects].numpy())
+    return rois
+
+
+def _roi_labels(
+    heads: nn.Module,
+    targets: InstanceTargets,
+    image: int,
+    candidates: Tensor,
+    boxes: Tensor,
+    there: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Returns the row of an instance of each candidate, and its class, K = background, -1 none."""
+    rows, found = match_boxes(boxes, there, candidates, heads.proposal_matcher)
+    labels = torch.full_like(found, heads.num_classes)
+    if targets.classes.shape[1]:
+        labels = torch.where(found == 1, targets.classes[image, rows], heads.num_classes)
+    ignored = targets.numbers[image] == IGNORED
+    labels = without_ignored(labels, heads.num_classes, ignored, candidates)
+    return rows, labels.masked_fill(found == -1, -1)
 
 
 @dataclass(frozen=True)
@@ -139,7 +170,7 @@ def predict_rois(
     truth = torch.cat([boxes[image, row] for image, row in enumerate(rois.instances)])
     true_deltas = deltas.new_zeros(0, 4)
     if len(rows):
-        true_deltas = heads.box_predictor.box2box_transform.get_deltas(torch.cat(own), truth)
+        true_deltas = box_deltas(heads.box_predictor.box2box_transform, torch.cat(own), truth)
     return RoIPredictions(
         features,
         logits,
@@ -148,7 +179,7 @@ def predict_rois(
         true_deltas,
         object_labels,
         masks,
-        masks_in_boxes(targets.numbers, own, rois.instances, masks.shape[-1]),
+        masks_in_boxes(targets.numbers, own, rois.host_instances, masks.shape[-1]),
     )
 
 

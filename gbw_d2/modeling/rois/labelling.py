@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, pairwise_iou
 
@@ -93,30 +95,63 @@ def without_ignored(labels: Tensor, background: int, ignored: Tensor, candidates
     return labels.masked_fill((labels == background) & unknown, -1)
 
 
+@dataclass(frozen=True)
+class DrawnRows:
+    """Which boxes of each image are learned from: as many places as may be drawn, some unused.
+
+    Attributes:
+        objects: (N, O) int64, rows of the objects.
+        is_object: (N, O) bool, which of these places are used, those first.
+        rest: (N, B) int64, rows of the background.
+        is_rest: (N, B) bool, likewise.
+    """
+
+    objects: Tensor
+    is_object: Tensor
+    rest: Tensor
+    is_rest: Tensor
+
+
 def draw_rows(
     labels: Tensor,
     number: int,
     positive_fraction: float,
     background: int,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
-    """Draws boxes to learn from: Detectron2's ``subsample_labels`` with a generator of its own.
+    generators: Sequence[torch.Generator | None],
+) -> DrawnRows:
+    """Draws boxes to learn from as Detectron2's ``subsample_labels`` does, of all images at once.
+
+    Each box draws a number, and those with the greatest are taken. Shapes do not depend on how many
+    objects there are, so that the host does not wait; the price is that the draws are not those of
+    Detectron2's own permutations.
 
     Args:
-        labels: (M,), -1 = neither, ``background``, or an object's class.
-        number: boxes wanted in all.
+        labels: (N, M), -1 = neither, ``background``, or an object's class.
+        number: boxes wanted of each image in all.
         positive_fraction: most of them that are objects, 0..1.
         background: label of the background.
-        generator: on the labels' device; None for torch's own.
-
-    Returns:
-        Rows of objects and of background, in the order drawn.
+        generators: one per image, on the labels' device; None for torch's own.
     """
-    device = labels.device
-    positive = ((labels != -1) & (labels != background)).nonzero()[:, 0]
-    negative = (labels == background).nonzero()[:, 0]
-    objects = min(len(positive), int(number * positive_fraction))
-    rest = min(len(negative), number - objects)
-    first = torch.randperm(len(positive), generator=generator, device=device)[:objects]
-    second = torch.randperm(len(negative), generator=generator, device=device)[:rest]
-    return positive[first], negative[second]
+    device, count = labels.device, labels.shape[1]
+    draws = torch.stack([torch.rand(count, generator=g, device=device) for g in generators])
+    background_here = labels == background
+    objects = (labels != -1) & ~background_here
+    most = min(count, int(number * positive_fraction))
+    first, rows = draws.masked_fill(~objects, -1).topk(most, dim=1)
+    is_object = first >= 0
+    second, other = draws.masked_fill(~background_here, -1).topk(min(count, number), dim=1)
+    places = torch.arange(second.shape[1], device=device)
+    is_rest = (second >= 0) & (places < number - is_object.sum(1, keepdim=True))
+    return DrawnRows(rows, is_object, other, is_rest)
+
+
+def box_deltas(transform: Box2BoxTransform, boxes: Tensor, truth: Tensor) -> Tensor:
+    """Computes what moves ``boxes`` to ``truth``, both (..., 4), as Detectron2's ``get_deltas``.
+
+    Without its look at the widths, for which the host would wait.
+    """
+    size, true_size = boxes[..., 2:] - boxes[..., :2], truth[..., 2:] - truth[..., :2]
+    center, true_center = boxes[..., :2] + 0.5 * size, truth[..., :2] + 0.5 * true_size
+    deltas = torch.cat([(true_center - center) / size, (true_size / size).log()], dim=-1)
+    weights = torch.tensor(transform.weights, dtype=deltas.dtype)
+    return deltas * weights.to(deltas.device, non_blocking=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +16,7 @@ _BLOCK = 1 << 25
 
 @torch.no_grad()
 def masks_in_boxes(
-    numbers: Tensor, boxes: Sequence[Tensor], instances: Sequence[Tensor], side: int
+    numbers: Tensor, boxes: Sequence[Tensor], instances: Sequence[np.ndarray], side: int
 ) -> Tensor:
     """Cuts each box out of the mask of its instance, as Detectron2's ``BitMasks`` does.
 
@@ -24,7 +25,7 @@ def masks_in_boxes(
     Args:
         numbers: (N, H, W) int, number of the instance at each pixel, from 1.
         boxes: per image (F_i, 4).
-        instances: per image (F_i,) row of the instance, from 0.
+        instances: per image (F_i,) row of the instance, from 0; on the host, which need not wait.
         side: m.
 
     Returns:
@@ -39,16 +40,26 @@ def masks_in_boxes(
     return torch.cat(parts)
 
 
-def _masks_of_image(numbers: Tensor, boxes: Tensor, rows: Tensor, side: int, block: int) -> Tensor:
-    if not len(boxes):
-        return torch.zeros(0, side, side, dtype=torch.bool, device=boxes.device)
-    wanted, place = rows.unique(return_inverse=True)
-    found = torch.empty(len(boxes), side, side, dtype=torch.bool, device=boxes.device)
+def _masks_of_image(
+    numbers: Tensor, boxes: Tensor, rows: np.ndarray, side: int, block: int
+) -> Tensor:
+    device = boxes.device
+    if not len(rows):
+        return torch.zeros(0, side, side, dtype=torch.bool, device=device)
+    # In the order of their instances, so that a block of instances is a slice of the boxes.
+    order = np.argsort(rows, kind="stable")
+    wanted, place = np.unique(rows[order], return_inverse=True)
+    there = torch.from_numpy(order).to(device, non_blocking=True)
+    wanted_there = torch.from_numpy(wanted).to(device, non_blocking=True)
+    place_there = torch.from_numpy(place).to(device, non_blocking=True)
+    found = torch.empty(len(rows), side, side, dtype=torch.bool, device=device)
     for start in range(0, len(wanted), block):
-        part = wanted[start : start + block]
+        part = wanted_there[start : start + block]
         masks = (numbers == (part + 1).view(-1, 1, 1)).float().unsqueeze(1)
-        chosen = ((place >= start) & (place < start + block)).nonzero()[:, 0]
-        rois = torch.cat([(place[chosen] - start).unsqueeze(1).to(boxes), boxes[chosen]], dim=1)
+        first, last = np.searchsorted(place, (start, start + block)).tolist()
+        chosen = there[first:last]
+        image = (place_there[first:last] - start).unsqueeze(1)
+        rois = torch.cat([image.to(boxes), boxes[chosen]], dim=1)
         cut = roi_align(masks, rois.float(), side, 1.0, 0, True).squeeze(1)
         found[chosen] = cut >= 0.5
     return found

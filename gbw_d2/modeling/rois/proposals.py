@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.modeling.protocol import Features, Losses, Size
-from gbw_d2.modeling.rois.labelling import draw_rows, match_boxes, without_ignored
+from gbw_d2.modeling.rois.labelling import box_deltas, draw_rows, match_boxes, without_ignored
 from gbw_d2.modeling.targets.instances import IGNORED, InstanceTargets
 
 from detectron2.layers import cat
@@ -77,30 +77,37 @@ def proposal_losses(
     """
     anchors = Boxes.cat(predicted.anchors).tensor
     logits, deltas = cat(predicted.logits, dim=1), cat(predicted.deltas, dim=1)
-    scores, wanted, moves, goals = [], [], [], []
-    for image, generator in enumerate(generators):
-        rows, labels = match_boxes(boxes[image], there[image], anchors, rpn.anchor_matcher)
-        labels = without_ignored(labels, 0, targets.numbers[image] == IGNORED, anchors)
-        objects, rest = draw_rows(
-            labels, rpn.batch_size_per_image, rpn.positive_fraction, 0, generator
-        )
-        drawn = torch.cat([objects, rest])
-        scores.append(logits[image, drawn])
-        wanted.append((torch.arange(len(drawn), device=drawn.device) < len(objects)).float())
-        moves.append(deltas[image, objects])
-        if len(objects):
-            goals.append(
-                rpn.box2box_transform.get_deltas(anchors[objects], boxes[image, rows[objects]])
-            )
-    normaliser = rpn.batch_size_per_image * len(generators)
+    matched = [
+        _anchor_labels(rpn, anchors, numbers == IGNORED, box, here)
+        for numbers, box, here in zip(targets.numbers, boxes, there, strict=True)
+    ]
+    rows, labels = (torch.stack(part) for part in zip(*matched, strict=True))
+    drawn = draw_rows(labels, rpn.batch_size_per_image, rpn.positive_fraction, 0, generators)
+    # -log of the probability of what is true, as the binary cross-entropy has it.
+    classes = (F.softplus(-logits.gather(1, drawn.objects)) * drawn.is_object).sum()
+    classes = classes + (F.softplus(logits.gather(1, drawn.rest)) * drawn.is_rest).sum()
+    image = torch.arange(len(boxes), device=boxes.device).unsqueeze(1)
+    used = drawn.is_object.unsqueeze(2)
+    moved = deltas[image, drawn.objects]
+    places = moved.sum() * 0
+    if boxes.shape[1]:
+        own = anchors[drawn.objects]
+        # Where a place is not used there may be no box, and its logarithm would be infinite.
+        truth = torch.where(used, boxes[image, rows.gather(1, drawn.objects)], own)
+        goal = box_deltas(rpn.box2box_transform, own, truth)
+        errors = F.smooth_l1_loss(moved, goal, reduction="none", beta=rpn.smooth_l1_beta)
+        places = (errors * used).sum()
+    normaliser = rpn.batch_size_per_image * len(boxes)
     factors = rpn.loss_weight
-    classes = F.binary_cross_entropy_with_logits(
-        torch.cat(scores), torch.cat(wanted), reduction="sum"
-    )
-    moved = torch.cat(moves)
-    goal = torch.cat(goals) if goals else moved.detach()
-    places = F.smooth_l1_loss(moved, goal, reduction="sum", beta=rpn.smooth_l1_beta)
     return {
         RPN_CLASS_LOSS: factors[RPN_CLASS_LOSS] * classes / normaliser,
         RPN_BOX_LOSS: factors[RPN_BOX_LOSS] * places / normaliser,
     }
+
+
+def _anchor_labels(
+    rpn: nn.Module, anchors: Tensor, ignored: Tensor, boxes: Tensor, there: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns the row of an instance of each anchor, and 1 = object, 0 = background, -1 neither."""
+    rows, labels = match_boxes(boxes, there, anchors, rpn.anchor_matcher)
+    return rows, without_ignored(labels, 0, ignored, anchors)

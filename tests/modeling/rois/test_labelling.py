@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gbw_d2.modeling.rois.labelling import (
+    box_deltas,
     draw_rows,
     ignored_shares,
     image_generators,
@@ -14,6 +15,7 @@ from gbw_d2.modeling.rois.labelling import (
     without_ignored,
 )
 
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Boxes, pairwise_iou
@@ -52,21 +54,48 @@ def test_ignore_regions_by_hand() -> None:
     assert without_ignored(labels, 9, ignored, boxes).tolist() == [-1, -1, 9, 9, 1]
 
 
-def test_draws_are_detectron2s() -> None:
-    labels = torch.randint(-1, 4, (300,), generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(5)
-    expected = subsample_labels(labels, 64, 0.25, 3)
-    torch.manual_seed(5)
-    for one, two in zip(draw_rows(labels, 64, 0.25, 3, None), expected, strict=True):
-        assert torch.equal(one, two)
+@pytest.mark.parametrize("shares", [(0.3, 0.5), (0.02, 0.5), (0.9, 0.1), (0.0, 1.0), (0.1, 0.0)])
+def test_as_many_are_drawn_as_by_detectron2(shares: tuple[float, float]) -> None:
+    draw = torch.rand(300, generator=torch.Generator().manual_seed(0))
+    objects, background = shares
+    labels = torch.where(draw < objects, 1, torch.where(draw < objects + background, 3, -1))
+    expected = [set(rows.tolist()) for rows in subsample_labels(labels, 64, 0.25, 3)]
+    drawn = draw_rows(labels[None], 64, 0.25, 3, [None])
+    found = [drawn.objects[drawn.is_object], drawn.rest[drawn.is_rest]]
+    for rows, theirs, label in zip(found, expected, (1, 3), strict=True):
+        assert len(set(rows.tolist())) == len(rows) == len(theirs)
+        assert (labels[rows] == label).all()
+        # Where all there are is drawn, nothing is left to chance.
+        if len(theirs) == int((labels == label).sum()):
+            assert set(rows.tolist()) == theirs
+    for used in (drawn.is_object[0], drawn.is_rest[0]):
+        assert used.tolist() == sorted(used.tolist(), reverse=True)
+
+
+def test_every_box_is_drawn_as_often() -> None:
+    labels = torch.zeros(2000, 10, dtype=torch.long)
+    labels[:, ::2] = 1
+    drawn = draw_rows(labels, 4, 0.5, 0, [torch.Generator().manual_seed(i) for i in range(2000)])
+    counts = torch.cat([drawn.objects[drawn.is_object], drawn.rest[drawn.is_rest]]).bincount()
+    # 2000 draws of 2 among 5 on either side; the standard deviation is 22.
+    assert ((counts - 800).abs() < 110).all()
+
+
+def test_deltas_are_detectron2s() -> None:
+    boxes, truth = make_boxes(50, 0), make_boxes(50, 1)
+    transform = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
+    torch.testing.assert_close(
+        box_deltas(transform, boxes, truth), transform.get_deltas(boxes, truth)
+    )
 
 
 def test_an_image_is_drawn_alike_in_any_batch() -> None:
-    labels, cpu = torch.zeros(100, dtype=torch.long), torch.device("cpu")
+    cpu = torch.device("cpu")
 
     def drawn(keys: list[int]) -> list[list[int]]:
         generators = image_generators([np.random.default_rng(k) for k in keys], len(keys), cpu)
-        return [draw_rows(labels, 10, 0.5, 0, g)[1].tolist() for g in generators]
+        labels = torch.zeros(len(keys), 100, dtype=torch.long)
+        return draw_rows(labels, 10, 0.5, 0, generators).rest.tolist()
 
     assert drawn([1, 2]) == [*drawn([1]), *drawn([2])]
     assert drawn([1]) != drawn([2])
