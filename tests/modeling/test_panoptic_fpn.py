@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gbw_d2 import keys
 from gbw_d2.engine.build import architecture, build_model
@@ -123,6 +124,43 @@ def test_rois_are_drawn_by_their_images_generators(make: Any) -> None:
 
     assert drawn(1, 5) == drawn(1, 6)
     assert len({drawn(seed, 5) for seed in range(4)}) > 1
+
+
+# Operators whose result has a shape, or is a number, that depends on values.
+_LOOKS_AT_VALUES = {"_local_scalar_dense", "nonzero", "_unique2", "nms", "repeat_interleave"}
+
+
+class CountedWaits(TorchDispatchMode):
+    """Counts operators for which the host would wait for a device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().split("::")[1].split(".")[0]
+        by_mask = name.startswith(("index", "_index")) and any(
+            index is not None and index.dtype == torch.bool
+            for index in (args[1] if isinstance(args[1], (list, tuple)) else ())
+        )
+        self.count += by_mask or name in _LOOKS_AT_VALUES
+        return func(*args, **(kwargs or {}))
+
+
+def test_waits_of_a_step_are_those_declared(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # So few proposals that suppression is one call, as for any number of them on a GPU.
+    cfg, model = make("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 50)
+    copies: list[Any] = []
+    original = torch.Tensor.cpu
+    monkeypatch.setattr(
+        torch.Tensor, "cpu", lambda t, *a: copies.append(t.shape) or original(t, *a)
+    )
+    for images, expected in ((1, model.waits_per_step), (2, model.waits_per_step + 4)):
+        batch = [cars_and_a_person(cfg, seed) for seed in range(images)]
+        targets = model.targets(batch)
+        outputs = model.outputs(model.features(model.images(batch)), SIZE)
+        copies.clear()
+        with CountedWaits() as waits:
+            model._rois(outputs.private, targets.private)
+        assert len(copies) == 1 and waits.count + 1 == expected
 
 
 def test_without_instances_there_is_no_branch(make: Any) -> None:
