@@ -15,6 +15,9 @@ from gbw_d2.engine.build import build_model
 
 SMALL = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32")
 
+# Below configs, as the fixture has it.
+HRDA = "../projects/HRDA/configs/toy_semantic_hrda"
+
 
 @pytest.fixture(scope="module")
 def tool(repository: Path) -> ModuleType:
@@ -62,6 +65,30 @@ def test_torch_export(
     assert list(expected) == ["semantic_logits", "center", "offset"]
     for ours, theirs in zip(expected.values(), found, strict=True):
         torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_torch_export_of_hrda(
+    tool: ModuleType, repository: Path, tiny_config: Any, tmp_path: Path, capsys: Any
+) -> None:
+    config = repository / f"configs/{HRDA}.yaml"
+    # Nine windows of 16 x 32 over 32 x 64 pixels, and a context of 16 x 32.
+    keys = ["MODEL.HRDA.DETAIL_SIZE", "(16, 32)"]
+    torch.manual_seed(0)
+    network = build_model(tiny_config(*keys, name=HRDA))
+    torch.save({"model": network.state_dict()}, tmp_path / "net.pth")
+    fixed = ["--config-file", str(config), "--weights", str(tmp_path / "net.pth")]
+    fixed += ["--output", str(tmp_path / "net.pt2"), "--size", "32", "64"]
+    assert tool.main([*fixed, "--opts", *keys]) == 0
+    assert capsys.readouterr().out.startswith("semantic_logits: largest difference")
+    images = torch.randint(0, 256, (1, 3, 32, 64)).float()
+    with torch.no_grad():
+        (expected,) = network.eval().export_outputs(images).values()
+        (found,) = torch.export.load(tmp_path / "net.pt2").module()(images)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    # How many windows there are must be known.
+    assert tool.main([*fixed, "--dynamic", "--opts", *keys]) == 2
+    assert "error: " in capsys.readouterr().err
 
 
 @pytest.mark.slow
