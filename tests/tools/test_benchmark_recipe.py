@@ -10,11 +10,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from benchmarks import recipe
+from benchmarks import operators, recipe
 
 from gbw_d2.engine.build import build_model
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LABEL_SPACES
+from gbw_d2.losses.weighted_loss import WeightedLoss
 
 TINY = [
     *("INPUT.CROP_SIZE", "(32, 64)", "SOLVER.IMS_PER_BATCH", "1"),
@@ -159,3 +160,18 @@ def test_the_command(
     for wrong in (["recipe"], ["step", "SEED", "1"], ["step", "--config-file", "a.yaml"]):
         with pytest.raises(SystemExit):
             tool.main(wrong)
+
+
+def test_a_profile_shows_operators_and_what_weighting_does(repository: Path) -> None:
+    before = WeightedLoss.class_weights
+    tables = operators.run_operators(1, CPU, config(repository, "panoptic_gbw"), TINY)
+    (title, found), (_, weighting) = tables.items()
+    assert title.startswith("operators of self_training") and len(found) == operators.MOST
+    # The mixed images take over the source's weights; centres and offsets learn from the source.
+    calls = {name: row["calls"] for name, row in weighting.items()}
+    assert calls == {
+        **{"class_statistics": 2, "classifier_measure": 1, "element_statistics": 2},
+        **{"class_weights": 4, "together": 9},
+    }
+    assert 0 < weighting["class_weights"]["share"] < weighting["together"]["share"] < 100
+    assert WeightedLoss.class_weights is before

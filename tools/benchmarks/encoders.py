@@ -7,12 +7,13 @@ random, so nothing is fetched.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from benchmarks.operators import named
 from benchmarks.recipe import Report, TrainingStep, recipe_candidates
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile
 
 from gbw_d2.composition import known_choices
 
@@ -72,8 +73,8 @@ def adapter_share(backbone: Any, images: torch.Tensor, device: torch.device) -> 
     encoder = getattr(backbone, "encoder", None)
     if encoder is None:
         return 0.0
-    whole = _named(backbone.forward, "backbone")
-    encoder.forward_intermediates = _named(encoder.forward_intermediates, "encoder")
+    whole = named(backbone.forward, "backbone")
+    encoder.forward_intermediates = named(encoder.forward_intermediates, "encoder")
     try:
         whole(images)
         with profile(activities=_activities(device)) as profiler:
@@ -84,14 +85,6 @@ def adapter_share(backbone: Any, images: torch.Tensor, device: torch.device) -> 
     kind = "device" if device.type == "cuda" else "cpu"
     times = {e.key: getattr(e, f"{kind}_time_total") for e in profiler.key_averages()}
     return 1 - times["encoder"] / times["backbone"]
-
-
-def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        with record_function(name):
-            return function(*arguments, **keywords)
-
-    return call
 
 
 def _activities(device: torch.device) -> list[ProfilerActivity]:

@@ -1,15 +1,50 @@
-"""Which operators of torch a recipe's training step spends its time in."""
+"""What a recipe's training step spends its time in: operators of torch, and weighting."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from benchmarks.recipe import recipe_candidates
+from torch.profiler import record_function
+
+from gbw_d2.losses.weighted_loss import WeightedLoss
 
 # Lines of the table.
 MOST = 12
+# Where losses take what is measured of classes from.
+_LOSSES = tuple(f"gbw_d2.losses.{name}" for name in ("cross_entropy", "instance", "query", "roi"))
+_STATISTICS = ("class_statistics", "element_statistics")
+_MEASURE = "classifier_measure"
+_WEIGHTS = "class_weights"
+
+
+def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Returns a function whose calls the profiler shows under a name."""
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        with record_function(name):
+            return function(*arguments, **keywords)
+
+    return call
+
+
+@contextmanager
+def weighting_named() -> Iterator[None]:
+    """Lets the profiler see what weighting does: statistics, measures, weights."""
+    with ExitStack() as stack:
+        for module in map(importlib.import_module, _LOSSES):
+            for name in (*_STATISTICS, _MEASURE):
+                if hasattr(module, name):
+                    wrapped = named(getattr(module, name), name)
+                    stack.enter_context(patch.object(module, name, wrapped))
+        wrapped = named(WeightedLoss.class_weights, _WEIGHTS)
+        stack.enter_context(patch.object(WeightedLoss, _WEIGHTS, wrapped))
+        yield
 
 
 def run_operators(
@@ -24,8 +59,9 @@ def run_operators(
         overrides: ``KEY VALUE ...``.
 
     Returns:
-        one table: operator -> percent of the step, ms and calls per step, the largest first. The
-        time is the operator's own, on the device where it computes.
+        two tables of percent of the step, ms and calls per step. Operators, the largest first, by
+        their own time on the device where they compute; and what weighting does, by the whole time
+        of its calls, statistics that an unweighted loss counts too among them.
     """
     steps, what = recipe_candidates(config_file, overrides, device)
     step = list(steps.values())[-1]
@@ -34,18 +70,25 @@ def run_operators(
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
+    with weighting_named(), torch.profiler.profile(activities=activities) as profiler:
         for _ in range(repetitions):
             step()
-    own = f"self_{'device' if device.type == 'cuda' else 'cpu'}_time_total"
-    events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, own))
-    whole = sum(getattr(event, own) for event in events)
-    rows = {
-        event.key.removeprefix("aten::"): {
-            "share": 100 * getattr(event, own) / whole,
-            "ms": getattr(event, own) / 1000 / repetitions,
+    clock = f"{'device' if device.type == 'cuda' else 'cpu'}_time_total"
+    events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, f"self_{clock}"))
+    whole = sum(getattr(event, f"self_{clock}") for event in events)
+
+    def row(event: Any, spent: float) -> dict[str, float]:
+        return {
+            "share": 100 * spent / whole,
+            "ms": spent / 1000 / repetitions,
             "calls": event.count / repetitions,
         }
+
+    operators = {
+        event.key.removeprefix("aten::"): row(event, getattr(event, f"self_{clock}"))
         for event in events[:MOST]
     }
-    return {f"operators of {what}": rows}
+    parts = (*_STATISTICS, _MEASURE, _WEIGHTS)
+    weighting = {e.key: row(e, getattr(e, clock)) for e in events if e.key in parts}
+    total = {key: sum(each[key] for each in weighting.values()) for key in ("share", "ms", "calls")}
+    return {f"operators of {what}": operators, "weighting": weighting | {"together": total}}
