@@ -51,3 +51,9 @@ def add_self_training_keys(cfg: CfgNode) -> None:
     keys.FEATURE_DISTANCE_SHARE = 0.75
     # Centres and offsets of the teacher as targets where it is confident (panoptic networks only).
     keys.INSTANCE_PSEUDO_LABELS = False
+    # Weight of the instance losses on source pictures with the teacher's things of the target
+    # pasted on them (LIDAPS' instance mixing); 0 = off, 1 in the paper.
+    keys.INSTANCE_MIX_WEIGHT = 0.0
+    # Least score of such a thing, and share of the run, 0..1, at its end in which that is done.
+    keys.INSTANCE_MIX_SCORE = 0.75
+    keys.INSTANCE_MIX_SHARE = 0.2

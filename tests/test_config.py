@@ -37,7 +37,7 @@ def real_twin(path: Path) -> Path:
 # What a leaf's name says of its method, `_gbw` aside -> its strategy. Those that are not here are
 # called as their strategy is.
 STRATEGY_OF = dict.fromkeys(
-    ("", "daformer", "dinov2", "fpn", "hrda", "mask2former", "mic", "vit"), "self_training"
+    ("", "daformer", "dinov2", "edaps", "fpn", "hrda", "mask2former", "mic", "vit"), "self_training"
 )
 STRATEGY_OF |= {"oracle": "source_only", "advent": "adversarial"}
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -160,6 +161,13 @@ class SegmentWorth:
     least_area: int
     pixels: Tensor
 
+    @staticmethod
+    def full(segments: TaughtSegments) -> SegmentWorth:
+        """Returns that of labels, for all segments."""
+        weights = torch.ones_like(segments.confidence)
+        everywhere = weights.bool()
+        return SegmentWorth(everywhere, everywhere, weights[:, 0, 0], 1, weights)
+
 
 @dataclass(frozen=True)
 class PixelPseudoLabels:
@@ -229,8 +237,16 @@ class TargetGenerator(Protocol):
 class SegmentTeacher(Protocol):
     """What a network may be able to do beside :class:`SegmentationModel`: teach by segments."""
 
-    def taught_segments(self, outputs: Outputs, shift: Tensor | None) -> TaughtSegments:
-        """Returns a frozen copy's segments; ``shift``: the student's ``pseudo_label_shift``."""
+    def taught_segments(
+        self, outputs: Outputs, shift: Tensor | None, least_score: float | None = None
+    ) -> TaughtSegments:
+        """Returns a frozen copy's segments.
+
+        Args:
+            outputs: of this copy, with instances.
+            shift: the student's ``pseudo_label_shift``.
+            least_score: things of a lower score have no class; None: as in the copy's results.
+        """
         ...
 
     def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:

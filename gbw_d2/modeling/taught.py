@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,10 @@ PanopticResult = tuple[Tensor, Sequence[Mapping[str, Any]]]
 
 @torch.no_grad()
 def segments_of_maps(
-    logits: Tensor, results: Iterable[PanopticResult], by_score: bool
+    logits: Tensor,
+    results: Iterable[PanopticResult],
+    by_score: bool,
+    least_score: float | None = None,
 ) -> TaughtSegments:
     """Makes segments of panoptic maps, whose tables the host has already seen.
 
@@ -28,6 +32,7 @@ def segments_of_maps(
         logits: (N, K, H, W) of the semantic head.
         results: of each image, (H, W) int32 segment ids and Detectron2's table, ids 1..S in order.
         by_score: True: the confidence of a thing is its score, as where another head found it.
+        least_score: things of a lower score have no class; None keeps all.
     """
     maps, tables = zip(*results, strict=True)
     owners = torch.stack(maps).long()
@@ -37,7 +42,9 @@ def segments_of_maps(
     scores = torch.full((len(tables), count), -1.0)
     for image, table in enumerate(tables):
         places = slice(1, 1 + len(table))
-        classes[image, places] = torch.tensor([int(s["category_id"]) for s in table])
+        classes[image, places] = torch.tensor(
+            [IGNORE_LABEL if _is_unsure(s, least_score) else int(s["category_id"]) for s in table]
+        )
         if by_score:
             found = [float(s["score"]) if s["isthing"] else -1.0 for s in table]
             scores[image, places] = torch.tensor(found)
@@ -53,6 +60,24 @@ def segments_of_maps(
     confidence = torch.where(given >= 0, given, confidence)
     confidence = torch.where(own == IGNORE_LABEL, 0.0, confidence)
     return TaughtSegments(owners, classes, confidence, torch.maximum(greatest, confidence))
+
+
+def _is_unsure(segment: Mapping[str, Any], least_score: float | None) -> bool:
+    return least_score is not None and segment["isthing"] and segment["score"] < least_score
+
+
+def without_unsure(
+    segments: TaughtSegments, is_thing: Tensor, least_score: float
+) -> TaughtSegments:
+    """Takes the class of things whose mean confidence is lower than a score."""
+    owners, classes = segments.owners, segments.classes
+    count = classes.shape[1]
+    areas = owner_sums(owners, count).clamp(min=1)
+    score = owner_sums(owners, count, segments.confidence) / areas
+    things = is_thing[classes.clamp(max=len(is_thing) - 1)]
+    return replace(
+        segments, classes=torch.where(things & (score < least_score), IGNORE_LABEL, classes)
+    )
 
 
 def large_classes(segments: TaughtSegments, least_area: int) -> Tensor:

@@ -71,5 +71,5 @@ def loss_terms(name: str, uda_keys: Any) -> tuple[str, ...]:
     Raises:
         UserError: masked consistency is on under a strategy without pseudo-labels.
     """
-    terms = STRATEGIES.get(name).terms
+    terms = STRATEGIES.get(name).loss_terms(uda_keys.get(name.upper()))
     return terms if masked_consistency(name, uda_keys) is None else (*terms, keys.TERM_MASKED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from gbw_d2 import keys
 from gbw_d2.errors import UserError
+from gbw_d2.label_spaces import IGNORE_LABEL
 from gbw_d2.modeling.protocol import (
     Features,
     Losses,
     PixelPseudoLabels,
     SegmentationModel,
+    SegmentWorth,
     Targets,
 )
 from gbw_d2.ops.masks import mix
+from gbw_d2.ops.owners import at_owners
 from gbw_d2.uda.parts import class_mix, ema
 from gbw_d2.uda.parts.class_thresholds import build_thresholds
 from gbw_d2.uda.parts.feature_distance import feature_distance, thing_cells
@@ -45,11 +48,15 @@ class Taught:
         images: (N, 3, H, W) of the batch, normalised.
         targets: its pseudo-labels.
         weights: (N, H, W) float32 of these, 0..1.
+        where: (N, H, W) bool, the things that are pasted on source pictures, None without.
+        things: their targets.
     """
 
     images: Tensor
     targets: Targets
     weights: Tensor
+    where: Tensor | None = None
+    things: Targets | None = None
 
 
 @STRATEGIES.register("self_training")
@@ -59,7 +66,8 @@ class SelfTraining(Strategy):
     Tranheden et al., DACS, WACV 2021, with the confidence weight, the feature distance and the
     schedule of Hoyer et al., DAFormer, CVPR 2022; docs/equations.md 10. Where this differs from
     their code, projects/SelfTraining/README.md says so and why. Class weighting acts on the source,
-    on the mixed and, with UDA.MASKED_CONSISTENCY, on the masked term.
+    on the mixed and, with UDA.MASKED_CONSISTENCY, on the masked term. An option is the instance
+    mixing of LIDAPS (WACV 2025) in the last part of the run, a term of its own.
     """
 
     needs_target = True
@@ -80,6 +88,11 @@ class SelfTraining(Strategy):
                 f"{margins[0]} and {margins[1]}, shares of the image's rows; expected numbers >= 0 "
                 "that leave some, 0 for none"
             )
+        if settings.INSTANCE_MIX_WEIGHT > 0 and not hasattr(model, "taught_segments"):
+            raise UserError(
+                f"UDA.SELF_TRAINING.INSTANCE_MIX_WEIGHT is {settings.INSTANCE_MIX_WEIGHT}, but "
+                f"{type(model).__name__} cannot teach by segments (taught_segments); set it to 0"
+            )
         self.teacher = model.frozen_copy()
         has_distance = settings.FEATURE_DISTANCE_WEIGHT > 0
         self.initial_encoder = model.frozen_encoder() if has_distance else None
@@ -93,6 +106,17 @@ class SelfTraining(Strategy):
             *settings.BLUR_SIGMA,
         )
 
+    @classmethod
+    def loss_terms(cls, settings: Any) -> tuple[str, ...]:
+        """Adds that of pasted instances where they are asked for."""
+        return (*cls.terms, keys.TERM_PASTED) if settings.INSTANCE_MIX_WEIGHT > 0 else cls.terms
+
+    def pastes_instances(self, iteration: int) -> bool:
+        """True in the last part of the run, where instance mixing is on."""
+        s = self.settings
+        first = self.max_iter - round(s.INSTANCE_MIX_SHARE * self.max_iter)
+        return s.INSTANCE_MIX_WEIGHT > 0 and iteration >= first
+
     def prepare(self, stage: Stage, context: Context) -> None:
         """Makes the teacher, and the encoder of the feature distance, copies of the student."""
         if not context.fresh:
@@ -105,9 +129,14 @@ class SelfTraining(Strategy):
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields the losses of the source with the feature distance, of mixed and masked images."""
+        """Yields the losses of the source with the feature distance, and of images made of it."""
         assert target is not None
         images, targets = self.model.images(source), self.model.targets(source)
+        if self.settings.INSTANCE_MIX_WEIGHT > 0 and not targets.has_instances:
+            raise UserError(
+                f"UDA.SELF_TRAINING.INSTANCE_MIX_WEIGHT is {self.settings.INSTANCE_MIX_WEIGHT}, "
+                "but the source has no instances here; set it to 0, or MODEL.SEMANTIC_ONLY False"
+            )
         features = self.model.features(images, self.network_draws(source))
         outputs = self.model.outputs(features, image_size(images))
         losses = self.model.losses(outputs, targets, None, keys.TERM_SOURCE, self.weight_log)
@@ -120,8 +149,10 @@ class SelfTraining(Strategy):
         del features, outputs, losses
         # Without instance targets the instance branch has nothing to learn from here: leave it out.
         instances = self.settings.INSTANCE_PSEUDO_LABELS and targets.has_instances
-        taught = self._taught(target, instances)
+        taught = self._taught(target, instances, self.pastes_instances(iteration))
         yield self._mixed_losses(source, images, targets, taught)
+        if taught.things is not None:
+            yield self._pasted_losses(source, images, targets, taught)
         if self.masked is not None:
             seen = self._augmented("masked augmentation", target, taught.images)
             yield self.masked_losses(target, seen, taught.targets, taught.weights)
@@ -168,11 +199,17 @@ class SelfTraining(Strategy):
         return weight * feature_distance(features[name], reference, cells)
 
     @torch.no_grad()
-    def _taught(self, target: Batch, instances: bool) -> Taught:
-        """Labels the target's images as they are."""
+    def _taught(self, target: Batch, instances: bool, pasted: bool) -> Taught:
+        """Labels the target's images as they are.
+
+        Args:
+            target: the samples.
+            instances: whether the instance heads learn from pseudo-labels.
+            pasted: whether things are pasted on source pictures.
+        """
         images = self.model.images(target)
         features = self.teacher.features(images)
-        outputs = self.teacher.outputs(features, image_size(images), instances)
+        outputs = self.teacher.outputs(features, image_size(images), instances or pasted)
         shift = self.model.pseudo_label_shift()
         labels, confidence = pseudo_labels(outputs.semantic.dense(), shift)
         rows = self._kept_rows(confidence, target)
@@ -182,7 +219,19 @@ class SelfTraining(Strategy):
         everywhere = torch.ones_like(confidence, dtype=torch.bool)
         kept = everywhere if rows is None else everywhere & rows.unsqueeze(2)
         pixels = PixelPseudoLabels(labels, confidence, kept, self.thresholds.values)
-        return Taught(images, self.model.pseudo_targets(outputs, pixels), weights)
+        targets = self.model.pseudo_targets(outputs, pixels)
+        if not instances:
+            targets = replace(targets, private=None)
+        if not pasted:
+            return Taught(images, targets, weights)
+        found = self.teacher.taught_segments(outputs, shift, self.settings.INSTANCE_MIX_SCORE)
+        is_thing = torch.zeros(IGNORE_LABEL + 1, dtype=torch.bool)
+        is_thing[list(self.model.label_space.thing_ids)] = True
+        where = is_thing.to(images.device, non_blocking=True)[
+            at_owners(found.classes, found.owners)
+        ]
+        things = self.model.segment_targets(found, SegmentWorth.full(found))
+        return Taught(images, targets, weights, where, things)
 
     def _mixed_losses(
         self, source: Batch, images: Tensor, targets: Targets, taught: Taught
@@ -223,6 +272,21 @@ class SelfTraining(Strategy):
         places = [sample[keys.IMAGE_ROWS] for sample in target]
         kept = rows_outside_margins(places, confidence.shape[1], s.IGNORE_TOP, s.IGNORE_BOTTOM)
         return kept.to(confidence.device, non_blocking=True)
+
+    def _pasted_losses(
+        self, source: Batch, images: Tensor, targets: Targets, taught: Taught
+    ) -> Losses:
+        """Returns the instance losses of source pictures with things pasted, ``pasted_...``."""
+        assert taught.where is not None and taught.things is not None
+        with torch.no_grad():
+            shown = mix(taught.where, taught.images, images)
+            pasted = self.model.mix_targets(taught.where, taught.things, targets)
+            pasted = replace(pasted, semantic=None)
+        features = self.model.features(shown, self.network_draws(source, keys.TERM_PASTED))
+        outputs = self.model.outputs(features, image_size(shown))
+        losses = self.model.losses(outputs, pasted, None, keys.TERM_PASTED, self.weight_log)
+        factor = self.settings.INSTANCE_MIX_WEIGHT
+        return {f"pasted_{name}": factor * value for name, value in losses.items()}
 
     def _mask(self, source: Batch, labels: Tensor) -> Tensor:
         rngs = self.generators("class mix", source)

@@ -224,6 +224,11 @@ class Strategy:
         self.masked = run.masked
         self.weight_log = WeightLog()
 
+    @classmethod
+    def loss_terms(cls, settings: Any) -> tuple[str, ...]:
+        """Names the loss terms with class labels under settings, the node ``UDA.<NAME>``."""
+        return cls.terms
+
     def stages(self) -> Sequence[Stage]:
         """Returns the run's stages in order; together they cover iterations 0 .. max_iter - 1."""
         return [Stage("training", 0, self.max_iter)]

@@ -6,7 +6,7 @@ from __future__ import annotations
 _DILATED = ("resnet50", "resnet50_scratch", "resnet101_caffe")
 # The tiny pyramid begins at stride 2, where Detectron2's ResNets have no map.
 _REFUSED = {
-    "panoptic_fpn": _DILATED,
+    **dict.fromkeys(("panoptic_fpn", "panoptic_edaps", "panoptic_edaps_tiny"), _DILATED),
     "panoptic_fpn_tiny": (*_DILATED, "resnet50_stride32"),
 }
 

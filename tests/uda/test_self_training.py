@@ -164,7 +164,7 @@ def test_pseudo_labels_nobody_is_sure_of_weigh_nothing(make: Any, samples: Any) 
 
 @pytest.mark.parametrize(("top", "bottom"), [(1.0, 0.0), (0.5, 0.5), (-0.1, 0.0), (0.0, -0.1)])
 def test_margins_must_leave_rows(make: Any, top: float, bottom: float) -> None:
-    with pytest.raises(UserError, match="shares of the image's rows"):
+    with pytest.raises(UserError, match=r"shares of the image's rows|or a number >= 0 and <= 1"):
         make("semantic", IGNORE_TOP=top, IGNORE_BOTTOM=bottom)
 
 

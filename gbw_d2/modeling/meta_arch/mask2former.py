@@ -51,6 +51,7 @@ from gbw_d2.modeling.targets.slots import (
     mixed_slots,
     slots_of_classes,
 )
+from gbw_d2.modeling.taught import without_unsure
 from gbw_d2.modeling.views import merged_maps
 from gbw_d2.ops.owners import at_owners
 from gbw_d2.weighting import WeightLog
@@ -267,7 +268,9 @@ class GBWMask2Former(PanopticSegmentor):
         slots = SlotTargets(found.owners, found.classes, sure, pseudo_labels.kept)
         return replace(targets, private=slots)
 
-    def taught_segments(self, outputs: Outputs, shift: Tensor | None) -> TaughtSegments:
+    def taught_segments(
+        self, outputs: Outputs, shift: Tensor | None, least_score: float | None = None
+    ) -> TaughtSegments:
         """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`; stuff keeps its class's number."""
         size = outputs.private.size
         found = [
@@ -283,7 +286,8 @@ class GBWMask2Former(PanopticSegmentor):
             for classes, masks in _last(outputs)
         ]
         parts = zip(*((s.slots, s.classes, s.confidence, s.greatest) for s in found), strict=True)
-        return TaughtSegments(*map(torch.stack, parts))
+        taught = TaughtSegments(*map(torch.stack, parts))
+        return taught if least_score is None else without_unsure(taught, self.is_thing, least_score)
 
     def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
         """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`."""

@@ -171,7 +171,9 @@ class GBWPanopticDeepLab(PanopticSegmentor):
         is_thing[list(self.label_space.thing_ids)] = True
         return is_thing.to(device, non_blocking=True)
 
-    def taught_segments(self, outputs: Outputs, shift: Tensor | None) -> TaughtSegments:
+    def taught_segments(
+        self, outputs: Outputs, shift: Tensor | None, least_score: float | None = None
+    ) -> TaughtSegments:
         """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`; the host waits for the centres."""
         logits, centers = outputs.semantic.dense().float(), outputs.private
         if shift is not None:
@@ -181,7 +183,7 @@ class GBWPanopticDeepLab(PanopticSegmentor):
             panoptic_from_centers(*each, thing_ids=things, settings=settings)
             for each in zip(logits, centers[CENTER], centers[OFFSET], strict=True)
         )
-        return segments_of_maps(logits, results, by_score=False)
+        return segments_of_maps(logits, results, False, least_score)
 
     def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
         """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`."""

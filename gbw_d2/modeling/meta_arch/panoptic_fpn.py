@@ -299,13 +299,21 @@ class GBWPanopticFPN(PanopticSegmentor):
         )
         return replace(targets, private=instances)
 
-    def taught_segments(self, outputs: Outputs, shift: Tensor | None) -> TaughtSegments:
-        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`; the host waits for boxes."""
+    def taught_segments(
+        self, outputs: Outputs, shift: Tensor | None, least_score: float | None = None
+    ) -> TaughtSegments:
+        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`; the host waits for boxes.
+
+        Things of a ``least_score`` keep their detection's class, whatever the rule of results.
+        """
+        merging = self.merging
+        if least_score is not None:
+            merging = replace(merging, rule="score_order", min_score=least_score)
         logits, things = outputs.semantic.dense().float(), self.label_space.thing_ids
         if shift is not None:
             logits = logits + shift.view(1, -1, 1, 1)
         pairs = zip(logits, outputs.private, strict=True)
-        results = (merge_detections(*each, things, self.merging) for each in pairs)
+        results = (merge_detections(*each, things, merging) for each in pairs)
         return segments_of_maps(logits, results, by_score=True)
 
     def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
