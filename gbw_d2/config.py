@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.composition import ConfigError, compose, split_words
+from gbw_d2.cvrn_keys import add_cvrn_keys
 from gbw_d2.key_names import unknown_key
 from gbw_d2.mask2former_keys import add_mask2former_keys, add_mask_teacher_keys
 from gbw_d2.paths import expanded
@@ -246,6 +247,7 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
 
     add_self_training_keys(cfg)
     add_mask_teacher_keys(cfg)
+    add_cvrn_keys(cfg)
 
     cbst = cfg.UDA.CBST = CfgNode()
     # class_balanced (CBST): a portion of each predicted class | global (ST): of all pixels.

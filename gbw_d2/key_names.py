@@ -23,7 +23,7 @@ _DETECTRON2 = (
     "projects/deeplab/config.py",
     "projects/panoptic_deeplab/config.py",
 )
-_OURS = ("config.py", "mask2former_keys.py", "self_training_keys.py")
+_OURS = ("config.py", "cvrn_keys.py", "mask2former_keys.py", "self_training_keys.py")
 # What the root of all keys, and a node of keys, are called in these files.
 _ROOTS = ("cfg", "_C")
 _NODES = ("CN", "CfgNode")

@@ -235,7 +235,8 @@ def fits(choice: dict[str, str]) -> bool:
         return False
     instances = choice["models"].startswith(("panoptic", "mask2former"))
     # A strategy that asks for what these networks alone can do.
-    if choice["uda"] == "mask_teacher" and not choice["models"].startswith("mask2former"):
+    able = {"mask_teacher": ("mask2former", "panoptic"), "cvrn": ("panoptic_fpn", "panoptic_edaps")}
+    if not choice["models"].startswith(able.get(choice["uda"], "")):
         return False
     data = datasets_of(choice["datasets"])
     without_target = data["TARGET"] == "()"

@@ -3,6 +3,7 @@
 from gbw_d2.uda import (
     adversarial,
     cbst,
+    cvrn,
     mask_teacher,
     max_squares,
     min_entropy,
@@ -29,6 +30,7 @@ __all__ = [
     "adversarial",
     "build_strategy",
     "cbst",
+    "cvrn",
     "loss_terms",
     "mask_teacher",
     "max_squares",

@@ -39,14 +39,20 @@ MORE = {
         *("MODEL.MASK2FORMER.DECODER_LAYERS", "2", "MODEL.MASK2FORMER.OVERLAP_THRESHOLD", "0.0"),
         *("MODEL.MASK2FORMER.ENCODER_LAYERS", "1", "MODEL.MASK2FORMER.DROPOUT", "0.1"),
     ),
+    "rois": ("MODEL.PANOPTIC_FPN.PSEUDO_LABEL_SCORE", "0.5", "UDA.CVRN.CONSISTENCY_SHARE", "0.25"),
+    "pasted": (
+        *("UDA.SELF_TRAINING.INSTANCE_MIX_WEIGHT", "1.0", "UDA.SELF_TRAINING.INSTANCE_MIX_SHARE"),
+        *("1.0", "UDA.SELF_TRAINING.INSTANCE_MIX_SCORE", "0.0"),
+    ),
     "hrda": ("MODEL.META_ARCHITECTURE", "GBWHRDA", "MODEL.HRDA.ATTENTION_CHANNELS", "32"),
 }
 
 
 def command(name: str, out: Path, *more: str) -> list[str]:
     name, *switched = name.split(" + ")
+    bases = ("--with", "models/panoptic_fpn_tiny") if "rois" in switched else ()
     return [
-        *("train_net.py", "--config-file", "configs/toy/panoptic_source_only.yaml", *more),
+        *("train_net.py", "--config-file", "configs/toy/panoptic_source_only.yaml", *more, *bases),
         *("UDA.NAME", name, "OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", "4"),
         *("SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.LOG_PERIOD", "1", "TEST.EVAL_PERIOD", "0"),
         *("INPUT.CROP_SIZE", "(64, 128)", "SOLVER.IMS_PER_BATCH", "2", "WEIGHTING.NAME", "gbw"),
@@ -77,7 +83,14 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    [*FOR_ALL, "self_training + masked + hrda", "cbst + masked", "mask_teacher + queries"],
+    [
+        *FOR_ALL,
+        "self_training + masked + hrda",
+        "cbst + masked",
+        "mask_teacher + queries",
+        "cvrn + rois",
+        "self_training + pasted",
+    ],
 )
 def test_resume_equals_an_uninterrupted_run(
     repository: Path, toy_datasets: Path, tmp_path: Path, name: str

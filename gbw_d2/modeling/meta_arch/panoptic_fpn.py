@@ -45,6 +45,7 @@ from gbw_d2.modeling.rois.heads import RoIPredictions, draw_rois, predict_rois
 from gbw_d2.modeling.rois.labelling import image_generators
 from gbw_d2.modeling.rois.proposals import predict_anchors, proposal_losses, proposals_of
 from gbw_d2.modeling.rois.settings import with_things
+from gbw_d2.modeling.rois.views import RoIViews
 from gbw_d2.modeling.segmentor import result_size
 from gbw_d2.modeling.targets.instances import (
     IGNORED,
@@ -84,7 +85,7 @@ class _RoIInputs:
 
 
 @META_ARCH_REGISTRY.register()
-class GBWPanopticFPN(PanopticSegmentor):
+class GBWPanopticFPN(RoIViews, PanopticSegmentor):
     """Semantic logits, and Detectron2's RPN and RoI heads on a feature pyramid, merged.
 
     The semantic head reads maps of the encoder, of the pyramid, or of both. The RPN has no classes

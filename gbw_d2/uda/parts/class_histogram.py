@@ -115,6 +115,17 @@ class ConfidenceHistograms:
         """
         return self._at(self.counts, _ranks(self.predicted(), portion, min_pixels))
 
+    def medians(self) -> Tensor:
+        """Finds the confidence that the surer half of each class reaches.
+
+        Element (n + 1) // 2, counted from 1, of the n descending confidences; 1 where there are
+        none.
+
+        Returns:
+            (K,) float32.
+        """
+        return self._at(self.counts, (self.predicted() + 1).div(2, rounding_mode="floor"))
+
     def global_thresholds(self, portion: float) -> Tensor:
         """Finds the one confidence above which lies a portion of all pixels (ST), for each class.
 

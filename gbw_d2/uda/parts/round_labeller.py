@@ -55,7 +55,7 @@ class RoundLabeller:
     """Labels the target with the network as it is, once, and goes on where it was interrupted.
 
     Zou et al., CBST, ECCV 2018; docs/equations.md 11. All target images are looked at twice: for
-    the thresholds, and for the labels.
+    the thresholds, and for the labels. What is taken from an image's result, derived classes say.
 
     Args:
         model: the network that labels.
@@ -64,7 +64,12 @@ class RoundLabeller:
         shift: (K,) added to the logits that labels are made of, or None.
         files: where thresholds and labels of the round lie.
         context: the target's images, and which process writes.
+
+    Attributes:
+        rule: name of how labels are made of results; labels of another rule are not taken over.
     """
+
+    rule = "panoptic"
 
     def __init__(
         self,
@@ -87,6 +92,7 @@ class RoundLabeller:
             "weights": weights_digest(module_of(model)),
             "classes": list(model.label_space.class_names),
             **asdict(policy),
+            "rule": self.rule,
             "prior": version_of(prior),
             "logit_shift": [] if shift is None else shift.tolist(),
             "images": hashlib.sha256("\n".join(context.target.ids()).encode()).hexdigest()[:24],
@@ -125,13 +131,26 @@ class RoundLabeller:
         """Calls ``look`` with each image's id and the network's result, at the file's size."""
         for number, batch in enumerate(batches, start=1):
             with torch.no_grad():
-                results = self.model(batch)
+                results = self.results(batch)
             for sample, result in zip(batch, results, strict=True):
                 look(sample[keys.IMAGE_ID], result)
             # The logits of an image must be gone when the next one comes.
             del results, result
             if number % 200 == 0:
                 logger.info("%d target images", number)
+
+    def results(self, batch: Batch) -> list[dict[str, Any]]:
+        """Returns each image's result, with ``sem_seg``, at the file's size."""
+        return self.model(batch)
+
+    def thing_scores(self, result: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Returns scores (S,) in 0..1 and class ids (S,) of the things of a result."""
+        segments = result[keys.PANOPTIC_SEG][1] if keys.PANOPTIC_SEG in result else ()
+        return labelling.scores_of_things(segments)
+
+    def thing_thresholds(self, totals: ConfidenceHistograms) -> Tensor:
+        """Returns the least score (K,) of things that are labelled."""
+        return POLICIES[self.policy.policy](totals, self.policy.portion, 1)
 
     def find_thresholds(self) -> dict[str, Any]:
         """Looks at all target images once; returns thresholds and which images are labelled."""
@@ -148,9 +167,7 @@ class RoundLabeller:
             )
             histograms.add(confidence, classes)
             scores[place[image_id]] = labelling.image_score(confidence, classes, space.num_classes)
-            if keys.PANOPTIC_SEG in result:
-                found = labelling.scores_of_things(result[keys.PANOPTIC_SEG][1])
-                things.add(*(values.to(device) for values in found))
+            things.add(*(values.to(device) for values in self.thing_scores(result)))
 
         self._look_at(self.context.target.batches(), look)
         totals, thing_totals = histograms.all_reduced(), things.all_reduced()
@@ -161,7 +178,7 @@ class RoundLabeller:
         return {
             "thresholds": find(totals, policy.portion, policy.min_pixels_per_class).tolist(),
             "predicted": totals.predicted().tolist(),
-            "instance_thresholds": find(thing_totals, policy.portion, 1).tolist(),
+            "instance_thresholds": self.thing_thresholds(thing_totals).tolist(),
             "instances": thing_totals.predicted().tolist(),
             "images": [ids[i] for i in best.tolist()],
         }
@@ -187,22 +204,36 @@ class RoundLabeller:
         skipped = set(context.target.ids()) - (place.keys() - there)
 
         def look(image_id: str, result: dict[str, Any]) -> None:
-            logits = result[keys.SEM_SEG]
-            prior = self._priors.of(logits)
-            labels = labelling.class_balanced_labels(logits, thresholds, prior, self.shift)
-            mine = labels.cpu().numpy()
-            count(image_id, mine)
-            instances = self._instances(result, chosen["instance_thresholds"])
-            files.write_labels(image_id, mine, instances)
+            labels, instances = self.labels_and_instances(result, chosen, thresholds)
+            count(image_id, labels)
+            files.write_labels(image_id, labels, instances)
 
         self._look_at(context.target.batches(skipped), look)
         return all_reduce_sum(pixels.to(device)).cpu().numpy()
 
-    def _instances(self, result: dict[str, Any], thresholds: list[float]) -> np.ndarray | None:
-        """Returns the instances that are kept, None for networks and settings without."""
-        if not self.policy.instance_pseudo_labels or keys.PANOPTIC_SEG not in result:
-            return None
-        return labelling.kept_instances(*result[keys.PANOPTIC_SEG], thresholds)
+    def labels_and_instances(
+        self, result: dict[str, Any], chosen: dict[str, Any], thresholds: Tensor
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Makes the labels of an image.
+
+        Args:
+            result: of :meth:`results`.
+            chosen: of :meth:`find_thresholds`.
+            thresholds: (K,), those of pixels, on the device.
+
+        Returns:
+            (H, W) uint8 class ids, 255 = ignore; (H, W) int32 instances as
+            :func:`gbw_d2.uda.parts.labelling.kept_instances` numbers them, None for networks and
+            settings without.
+        """
+        logits = result[keys.SEM_SEG]
+        prior = self._priors.of(logits)
+        labels = labelling.class_balanced_labels(logits, thresholds, prior, self.shift)
+        instances = None
+        if self.policy.instance_pseudo_labels and keys.PANOPTIC_SEG in result:
+            least = chosen["instance_thresholds"]
+            instances = labelling.kept_instances(*result[keys.PANOPTIC_SEG], least)
+        return labels.cpu().numpy(), instances
 
     def _summary(self, number: int, chosen: dict[str, Any], pixels: np.ndarray) -> dict[str, Any]:
         """Summarises a round for its file, and writes the summary to the log."""

@@ -1,0 +1,33 @@
+"""The keys of UDA.CVRN; see gbw_d2/config.py."""
+
+from __future__ import annotations
+
+from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+
+from detectron2.config import CfgNode
+
+
+def add_cvrn_keys(cfg: CfgNode) -> None:
+    """Adds the keys of the strategy ``cvrn`` to ``cfg``, in place."""
+    keys = cfg.UDA.CVRN = CfgNode()
+    # Share of the run, 0..1, that is the stage of consistency; the target is labelled after it.
+    keys.CONSISTENCY_SHARE = 0.8
+    # Source and target pictures take on the colours of the target picture before them.
+    keys.RESTYLE = True
+    # Range of the factor by which target pictures are resized for the second view.
+    keys.SCALE_RANGE = (0.8, 1.2)
+    # Weights of the distances of pixels' probabilities, and of proposals' classes and masks.
+    keys.SEMANTIC_WEIGHT = 1.0
+    keys.CLASS_WEIGHT = 0.005
+    keys.MASK_WEIGHT = 0.001
+    # Surest proposals of each picture that are compared (1000 in the released code).
+    keys.PROPOSALS = 256
+    # Portion of the pixels predicted as each class that is labelled.
+    keys.PORTION = 0.2
+    # Weight of the losses on pseudo-labels, and of MRKLD on labelled pixels; 0 = without.
+    keys.PSEUDO_LOSS_WEIGHT = 1.0
+    keys.MRKLD_WEIGHT = 0.01
+    # Accepted detections are learned, too.
+    keys.INSTANCE_PSEUDO_LABELS = True
+    # Learning rates of the second stage as a multiple of what the schedule says.
+    keys.LR_FACTOR = 1.0

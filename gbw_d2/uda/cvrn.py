@@ -1,0 +1,192 @@
+"""cvrn: consistency between styles and between tasks (Huang et al., CVRN, CVPR 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gbw_d2 import keys
+from gbw_d2.keyed_random import keyed_rng
+from gbw_d2.losses.regularisers import mrkld_loss
+from gbw_d2.modeling.protocol import ConsistencySettings, Losses, Outputs, SegmentationModel
+from gbw_d2.uda.parts.cross_check_labeller import CrossCheckLabeller
+from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError, RoundFiles
+from gbw_d2.uda.parts.round_labeller import LabellingPolicy
+from gbw_d2.uda.parts.style import StyleStream, restyled
+from gbw_d2.uda.strategy import (
+    PSEUDO_LABELS,
+    STRATEGIES,
+    Batch,
+    Context,
+    PseudoLabels,
+    RunSettings,
+    Stage,
+    StageData,
+    Strategy,
+    image_size,
+    module_of,
+)
+
+CONSISTENCY, LABELLED = "consistency", "labelled"
+FOLDER = "pseudo_labels"
+
+# Sides of rescaled views are multiples of this, pixels: the largest stride of an encoder.
+_SIDE = 32
+
+
+@STRATEGIES.register("cvrn")
+class CrossViewRegularisation(Strategy):
+    """Predicts the same of a target picture in another style and size; then learns checked labels.
+
+    Huang et al., Cross-View Regularization for Domain Adaptive Panoptic Segmentation, CVPR 2021, on
+    one network for both tasks; docs/equations.md 14. First stage: the prediction of a restyled and
+    rescaled target picture follows that of the picture as it is, for pixels and for proposals
+    (inter-style). Second stage: the target is labelled once, and semantic labels and detections are
+    checked by each other (inter-task); the network learns them. projects/CVRN/README.md says why
+    this is an adaptation. Class weighting acts on the source and on the pseudo term.
+
+    Args:
+        model: the student.
+        settings: ``UDA.CVRN``.
+        run: what it may know of the run.
+    """
+
+    needs_target = True
+    asks_for = ("consistency_losses", "detected")
+    terms = (keys.TERM_SOURCE, keys.TERM_PSEUDO)
+
+    def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
+        super().__init__(model, settings, run)
+        self.style = StyleStream().to(next(module_of(model).parameters()).device)
+        # Of the second stage, while it is trained.
+        self._files: RoundFiles | None = None
+        self._images: Sequence[str] = ()
+
+    def stages(self) -> Sequence[Stage]:
+        """Returns the stage of consistency and that of labels, as far as there are iterations."""
+        s = self.settings
+        first = round(s.CONSISTENCY_SHARE * self.max_iter)
+        stages = [
+            Stage(CONSISTENCY, 0, first),
+            Stage(LABELLED, first, self.max_iter, s.LR_FACTOR),
+        ]
+        return [stage for stage in stages if stage.first < stage.last]
+
+    def prepare(self, stage: Stage, context: Context) -> None:
+        """Labels the target for the second stage, as far as that has not been done.
+
+        Raises:
+            PseudoLabelError: the stage is resumed, but its labels are gone.
+        """
+        self._files = None
+        if stage.name != LABELLED:
+            return
+        files = RoundFiles(context.folder / FOLDER / stage.name)
+        if context.fresh:
+            self._label(files, context)
+        if not files.summary():
+            raise PseudoLabelError(
+                f"the run goes on inside {stage.name}, but '{files.folder}' does not hold its "
+                "pseudo-labels; copy them back, or resume from a checkpoint of an earlier stage"
+            )
+        self._files, self._images = files, files.thresholds()["images"]
+
+    def data(self, stage: Stage) -> StageData:
+        """Says which images a stage draws, and with which pseudo-labels."""
+        files = self._files
+        if files is None:
+            return StageData(with_target=True)
+        instances = files.instances if files.instances.is_dir() else None
+        labels = PseudoLabels(files.labels, self._images, files.pixels(), instances)
+        return StageData(with_target=True, pseudo_labels=labels)
+
+    def training_losses(
+        self, source: Batch, target: Batch | None, iteration: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yields the losses of the restyled source, and the target's consistency or its labels."""
+        assert target is not None
+        with torch.no_grad():
+            styles = self.style.before(target)
+        yield self.supervised_losses(self._shown(source, styles))
+        shown = self._shown(target, styles)
+        if self._files is not None:
+            yield self._labelled_losses(target, shown)
+        elif self.adapts(iteration):
+            yield self._consistency_losses(target, shown, iteration)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Names what remembers the style of the last target picture."""
+        return {"style": self.style}
+
+    @torch.no_grad()
+    def _shown(self, batch: Batch, styles: Tensor) -> Batch:
+        return restyled(batch, styles) if self.settings.RESTYLE else batch
+
+    def _consistency_losses(self, target: Batch, shown: Batch, iteration: int) -> Losses:
+        """Returns how far the view's predictions are from the picture's, ``consistency_...``."""
+        s = self.settings
+        images, other = self.model.images(target), self.model.images(shown)
+        with torch.no_grad():
+            clean = self._outputs_of(images, target)
+            size = self._view_size(image_size(images), iteration)
+            other = F.interpolate(other, size=size, mode="bilinear", align_corners=False)
+        view = self._outputs_of(other, target)
+        names = self.model.semantic_heads()
+        pairs = zip(names, clean.predictions(), view.predictions(), strict=True)
+        losses = {
+            f"loss_{name}": s.SEMANTIC_WEIGHT * probability_distance(said.logits, known.logits)
+            for name, known, said in pairs
+        }
+        settings = ConsistencySettings(s.PROPOSALS, s.CLASS_WEIGHT, s.MASK_WEIGHT)
+        losses |= self.model.consistency_losses(clean, view, settings)
+        return {f"consistency_{name}": value for name, value in losses.items()}
+
+    def _outputs_of(self, images: Tensor, batch: Batch) -> Outputs:
+        features = self.model.features(images, self.network_draws(batch))
+        return self.model.outputs(features, image_size(images))
+
+    def _view_size(self, size: tuple[int, int], iteration: int) -> tuple[int, int]:
+        """Draws the size of the views, one for all processes and parts of a batch."""
+        scale = keyed_rng(self.seed, "cvrn scale", iteration).uniform(*self.settings.SCALE_RANGE)
+        rows, columns = (max(1, round(side * scale / _SIDE)) * _SIDE for side in size)
+        return rows, columns
+
+    def _labelled_losses(self, target: Batch, shown: Batch) -> Losses:
+        """Returns the losses of pseudo-labels on restyled target pictures, ``pseudo_...``."""
+        targets = self.model.targets([sample[PSEUDO_LABELS] for sample in target])
+        outputs = self.outputs(shown, targets.has_instances)
+        losses = self.model.losses(outputs, targets, None, keys.TERM_PSEUDO, self.weight_log)
+        if self.settings.MRKLD_WEIGHT > 0:
+            assert targets.semantic is not None
+            value = mrkld_loss(outputs.semantic.dense(), targets.semantic)
+            losses["loss_mrkld"] = self.settings.MRKLD_WEIGHT * value
+        return {f"pseudo_{k}": self.settings.PSEUDO_LOSS_WEIGHT * v for k, v in losses.items()}
+
+    def _label(self, files: RoundFiles, context: Context) -> None:
+        s = self.settings
+        policy = LabellingPolicy(
+            policy="class_balanced",
+            portion=s.PORTION,
+            min_pixels_per_class=1,
+            target_portion=1.0,
+            instance_pseudo_labels=s.INSTANCE_PSEUDO_LABELS,
+        )
+        shift = self.model.pseudo_label_shift()
+        CrossCheckLabeller(self.model, policy, None, shift, files, context).label(0)
+
+
+def probability_distance(logits: Tensor, known: Tensor) -> Tensor:
+    """Computes the mean over pixels and classes of |softmax(logits) - softmax(known)|.
+
+    Args:
+        logits: (N, K, h, w); they are brought to the size of the others bilinearly.
+        known: (N, K, h', w'), without gradient.
+    """
+    size = (known.shape[-2], known.shape[-1])
+    wide, fixed = (x if x.dtype == torch.float64 else x.float() for x in (logits, known))
+    moved = F.interpolate(wide, size=size, mode="bilinear", align_corners=False)
+    return (moved.softmax(1) - fixed.softmax(1)).abs().mean()
