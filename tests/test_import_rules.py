@@ -39,11 +39,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "weighting": ("errors", "former_names", "keys", "registry", "settings", "ops"),
     "losses": ("errors", "former_names", "keys", "registry", "settings", "ops", "weighting"),
     "visualization": ("label_spaces", "files"),
+    "cvrn_keys": ("compat",),
     "mask2former_keys": ("compat",),
     "self_training_keys": ("compat",),
     "config": (
         *("errors", "compat", "paths", "settings", "composition", "key_names", "weighting"),
         "mask2former_keys",
+        "cvrn_keys",
         "self_training_keys",
     ),
     "ranges": ("composition", "settings"),
@@ -55,7 +57,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "evaluation": (*LEAVES, "files", "results", "data"),
     "modeling": (*LEAVES, "files", "ops", "weighting", "losses"),
     "uda": (
-        *(*LEAVES, "files", "ops", "losses", "modeling.protocol"),
+        *(*LEAVES, "files", "ops", "losses", "modeling.protocol", "modeling.capabilities"),
         *("weighting.distributed", "weighting.pixels", "weighting.log"),
     ),
     "engine": (

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from gbw_d2 import keys
 from gbw_d2.keyed_random import keyed_rng
 from gbw_d2.losses.regularisers import mrkld_loss
-from gbw_d2.modeling.protocol import ConsistencySettings, Losses, Outputs, SegmentationModel
+from gbw_d2.modeling.capabilities import ConsistencySettings
+from gbw_d2.modeling.protocol import Losses, Outputs, SegmentationModel
 from gbw_d2.uda.parts.cross_check_labeller import CrossCheckLabeller
 from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError, RoundFiles
 from gbw_d2.uda.parts.round_labeller import LabellingPolicy

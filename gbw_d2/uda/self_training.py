@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from gbw_d2 import keys
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL
+from gbw_d2.modeling.capabilities import full_worth
 from gbw_d2.modeling.protocol import (
     Features,
     Losses,
     PixelPseudoLabels,
     SegmentationModel,
-    SegmentWorth,
     Targets,
 )
 from gbw_d2.ops.masks import mix
@@ -230,7 +230,7 @@ class SelfTraining(Strategy):
         where = is_thing.to(images.device, non_blocking=True)[
             at_owners(found.classes, found.owners)
         ]
-        things = self.model.segment_targets(found, SegmentWorth.full(found))
+        things = self.model.segment_targets(found, full_worth(found))
         return Taught(images, targets, weights, where, things)
 
     def _mixed_losses(

@@ -202,7 +202,7 @@ class Strategy:
         terms: names of its loss terms with class labels; weighting keeps state for each.
         has_pseudo_labels: True: where ``masked`` is not None it yields ``masked_losses`` too.
         asks_for: what the network must be able to do beside :class:`SegmentationModel`, by the
-            names of methods of gbw_d2/modeling/protocol.py.
+            names of methods of gbw_d2/modeling/capabilities.py.
         masked: what hides blocks of target pictures, None where masked consistency is off.
         weight_log: what the weighted losses of the last step used.
     """

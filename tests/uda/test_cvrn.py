@@ -19,7 +19,7 @@ from gbw_d2.class_tables import ids_of_colors
 from gbw_d2.engine.build import architecture, build_model, build_training_losses
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LABEL_SPACES
-from gbw_d2.modeling.protocol import ConsistencySettings
+from gbw_d2.modeling.capabilities import ConsistencySettings
 from gbw_d2.modeling.rois.heads import predict_classes, predict_masks
 from gbw_d2.modeling.rois.proposals import predict_anchors, proposals_of
 from gbw_d2.uda import Context, build_strategy

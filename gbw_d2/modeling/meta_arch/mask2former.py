@@ -271,7 +271,7 @@ class GBWMask2Former(PanopticSegmentor):
     def taught_segments(
         self, outputs: Outputs, shift: Tensor | None, least_score: float | None = None
     ) -> TaughtSegments:
-        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`; stuff keeps its class's number."""
+        """See :class:`gbw_d2.modeling.capabilities.SegmentTeacher`; stuff: its class's number."""
         size = outputs.private.size
         found = [
             query_segments(
@@ -290,15 +290,9 @@ class GBWMask2Former(PanopticSegmentor):
         return taught if least_score is None else without_unsure(taught, self.is_thing, least_score)
 
     def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
-        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`."""
-        slots = SlotTargets(
-            segments.owners,
-            segments.classes,
-            worth.reliable,
-            worth.usable,
-            worth.no_object,
-            worth.least_area,
-        )
+        """See :class:`gbw_d2.modeling.capabilities.SegmentTeacher`."""
+        seen = worth.reliable, worth.usable, worth.no_object, worth.least_area
+        slots = SlotTargets(segments.owners, segments.classes, *seen)
         semantic = at_owners(segments.classes, segments.owners)
         return Targets(semantic=semantic, private=slots if self.predict_instances else None)
 

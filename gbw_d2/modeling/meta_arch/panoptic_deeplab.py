@@ -174,7 +174,7 @@ class GBWPanopticDeepLab(PanopticSegmentor):
     def taught_segments(
         self, outputs: Outputs, shift: Tensor | None, least_score: float | None = None
     ) -> TaughtSegments:
-        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`; the host waits for the centres."""
+        """See :class:`gbw_d2.modeling.capabilities.SegmentTeacher`; waits for the centres."""
         logits, centers = outputs.semantic.dense().float(), outputs.private
         if shift is not None:
             logits = logits + shift.view(1, -1, 1, 1)
@@ -186,7 +186,7 @@ class GBWPanopticDeepLab(PanopticSegmentor):
         return segments_of_maps(logits, results, False, least_score)
 
     def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
-        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`."""
+        """See :class:`gbw_d2.modeling.capabilities.SegmentTeacher`."""
         owners, classes = segments.owners, large_classes(segments, worth.least_area)
         is_thing = self._is_thing(owners.device)
         private = taught_center_targets(owners, classes, worth.pixels, is_thing, self.sigma)

@@ -303,7 +303,7 @@ class GBWPanopticFPN(RoIViews, PanopticSegmentor):
     def taught_segments(
         self, outputs: Outputs, shift: Tensor | None, least_score: float | None = None
     ) -> TaughtSegments:
-        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`; the host waits for boxes.
+        """See :class:`gbw_d2.modeling.capabilities.SegmentTeacher`; the host waits for boxes.
 
         Things of a ``least_score`` keep their detection's class, whatever the rule of results.
         """
@@ -318,7 +318,7 @@ class GBWPanopticFPN(RoIViews, PanopticSegmentor):
         return segments_of_maps(logits, results, by_score=True)
 
     def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
-        """See :class:`gbw_d2.modeling.protocol.SegmentTeacher`.
+        """See :class:`gbw_d2.modeling.capabilities.SegmentTeacher`.
 
         RoI losses know no weight of an instance: one that is less than half reliable is ignored.
         """

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from gbw_d2 import keys
 from gbw_d2.label_spaces import LabelSpace
+from gbw_d2.modeling.capabilities import ConsistencySettings, FoundObject
 from gbw_d2.modeling.merging import MASK_THRESHOLD, Detections
 from gbw_d2.modeling.protocol import (
-    ConsistencySettings,
-    FoundObject,
     Losses,
     Outputs,
     Size,
@@ -29,7 +28,7 @@ _CLASSES, _MASKS = "loss_roi_cls", "loss_roi_mask"
 
 
 class RoIViews(DenseSegmentor):
-    """The optional capabilities of ``GBWPanopticFPN``; see gbw_d2/modeling/protocol.py."""
+    """The optional capabilities of ``GBWPanopticFPN``; see gbw_d2/modeling/capabilities.py."""
 
     label_space: LabelSpace
     proposal_generator: nn.Module | None
@@ -38,7 +37,7 @@ class RoIViews(DenseSegmentor):
     def consistency_losses(
         self, clean: Outputs, view: Outputs, settings: ConsistencySettings
     ) -> Losses:
-        """See :class:`gbw_d2.modeling.protocol.CrossViewNetwork`.
+        """See :class:`gbw_d2.modeling.capabilities.CrossViewNetwork`.
 
         The proposals are those of the pictures as they are; their boxes are resized for the view.
         """
@@ -61,7 +60,7 @@ class RoIViews(DenseSegmentor):
     def detected(
         self, batch: Sequence[Mapping[str, Any]]
     ) -> list[tuple[Tensor, list[FoundObject] | None]]:
-        """See :class:`gbw_d2.modeling.protocol.CrossViewNetwork`."""
+        """See :class:`gbw_d2.modeling.capabilities.CrossViewNetwork`."""
         found = []
         for sample in batch:
             images = self.images([sample])

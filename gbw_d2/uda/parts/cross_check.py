@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gbw_d2.label_spaces import IGNORE_LABEL
-from gbw_d2.modeling.protocol import FoundObject
+from gbw_d2.modeling.capabilities import FoundObject
 from gbw_d2.uda.parts.labelling import INSTANCES_PER_CLASS
 
 # Detections below are not looked at, and thresholds of classes lie between these two.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbw_d2.modeling.protocol import FoundObject
+from gbw_d2.modeling.capabilities import FoundObject
 from gbw_d2.uda.parts.cross_check import cross_checked, self_information
 
 ROAD, CAR, BUS = 0, 1, 2
