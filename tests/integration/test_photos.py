@@ -1,8 +1,8 @@
 """A few steps on real photos (CamVid), an evaluation, and the checks, where the photos are.
 
-They never enter the repository. The folder is that of the environment variable GBW_CAMVID, in a form
-that datasets/README.md shows, or `../shared/data/camvid` beside the repository, whose images and
-labels lie in folders by split and light.
+They never enter the repository. The folder is that of the environment variable GBW_CAMVID, in a
+form that datasets/README.md shows, or `../shared/data/camvid` beside the repository, whose images
+and labels lie in folders by split and light.
 """
 
 from __future__ import annotations
