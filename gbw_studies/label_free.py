@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
+from gbw_d2.commands import finish
 from gbw_d2.errors import UserError
 from gbw_d2.evaluation.label_free import CRITERIA, PREFIX
 from gbw_d2.results.reader import LOSSES, read_metrics, read_results
@@ -149,14 +150,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="OUTPUT_DIR", help="of a run")
     parser.add_argument("--metric", help="of the first test set; by default its leading mIoU")
     args = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         runs = [read_evaluations(folder, args.metric) for folder in args.runs]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for problem in dict.fromkeys(run.problem for run in runs):
-        print(f"{problem}\n\n{table_of([run for run in runs if run.problem == problem])}\n")
-    return 0
+        for problem in dict.fromkeys(run.problem for run in runs):
+            print(f"{problem}\n\n{table_of([run for run in runs if run.problem == problem])}\n")
+
+    return finish(work)
 
 
 if __name__ == "__main__":

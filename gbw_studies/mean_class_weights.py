@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gbw_d2.commands import finish
 from gbw_d2.errors import UserError
 from gbw_studies.results.class_log import read_class_log
 
@@ -55,15 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="of a run")
     parser.add_argument("--terms", nargs="+", default=["source"], help="default: source")
     args = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         weights = mean_weights(args.runs, args.terms)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    acts_on = "source" if args.terms == ["source"] else "all"
-    fixed = f"WEIGHTING.NAME: fixed, WEIGHTING.ACTS_ON: {acts_on}"
-    print(f"{{{fixed}, WEIGHTING.CLASS_WEIGHTS: {weights}}}")
-    return 0
+        acts_on = "source" if args.terms == ["source"] else "all"
+        fixed = f"WEIGHTING.NAME: fixed, WEIGHTING.ACTS_ON: {acts_on}"
+        print(f"{{{fixed}, WEIGHTING.CLASS_WEIGHTS: {weights}}}")
+
+    return finish(work)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from gbw_d2.commands import finish
 from gbw_d2.errors import UserError
 from gbw_d2.visualization import COLORS
 from gbw_studies.results.class_log import ClassLog, read_class_log
@@ -105,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(names) > len(COLORS):
         parser.error(f"at most {len(COLORS)} runs can be told apart, found {len(names)}")
     out = args.out or args.runs[0] / "plots" / "label_shares.png"
-    try:
+
+    def work() -> None:
         logs = [read_class_log(run, args.term) for run in args.runs]
         source = read_class_log(args.runs[0], "source")
         order = np.argsort(source.pixels.sum(0), kind="stable")
@@ -119,11 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         figure = draw(list(zip(names, logs, strict=True)), source, classes, args.term)
         write_png(figure, out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {out}")
-    return 0
+        print(f"wrote {out}")
+
+    return finish(work)
 
 
 if __name__ == "__main__":

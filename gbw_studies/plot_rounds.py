@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gbw_d2.commands import finish
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import replacing
 
@@ -95,17 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="OUTPUT_DIR", help="output folders")
     args = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         figure = draw([(folder.name, read_rounds(folder)) for folder in args.runs])
         out = args.runs[0] / "plots"
         for suffix in ("png", "svg"):
             with replacing(out / f"rounds.{suffix}") as temporary:
                 figure.savefig(temporary, format=suffix, dpi=110)
             print(out / f"rounds.{suffix}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return finish(work)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from gbw_d2.commands import finish
 from gbw_d2.errors import UserError
 from gbw_studies.results.cells import table
 from gbw_studies.results.comparison import Difference, Section, pair_count, sections
@@ -241,17 +242,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the PNG")
     parser.add_argument("--without", nargs="+", default=(), help="test sets that are left out")
     args = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         studies = [read_results(path) for path in args.studies]
         check_test_sets(studies, args.without)
         groups = [group(results, args.without) for results in studies]
         write_png(draw(groups), args.out)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(markdown(groups))
-    print(args.out, file=sys.stderr)
-    return 0
+        print(markdown(groups))
+        print(args.out, file=sys.stderr)
+
+    return finish(work)
 
 
 if __name__ == "__main__":

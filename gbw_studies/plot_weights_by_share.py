@@ -28,6 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from gbw_d2.commands import finish
 from gbw_d2.errors import UserError
 from gbw_d2.visualization import COLORS
 from gbw_studies.results.class_log import read_class_log
@@ -272,7 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(names) != len(args.runs):
         parser.error(f"--names has {len(names)} names for {len(args.runs)} runs")
     out = args.out or args.runs[0] / "plots" / f"{args.of}s_by_share.png"
-    try:
+
+    def work() -> None:
         groups = []
         for name in dict.fromkeys(names):
             runs = [run for run, its in zip(args.runs, names, strict=True) if its == name]
@@ -281,11 +283,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}\n\n{report(groups[-1])}\n" if name else report(groups[-1]))
         out.parent.mkdir(parents=True, exist_ok=True)
         write_png(draw(groups, args.of), out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"\nwrote {out}")
-    return 0
+        print(f"\nwrote {out}")
+
+    return finish(work)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ random class. The last columns are the relative scale on the same logits.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from gbw_d2.commands import finish
 from gbw_d2.weighting import gbw_weights, logit_gradient_norms
 
 # Per cent of Cityscapes' labelled training pixels, rounded; in the order of the train ids.
@@ -77,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish(main))

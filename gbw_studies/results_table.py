@@ -22,6 +22,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gbw_d2.commands import finish
+from gbw_d2.errors import UserError
 from gbw_studies.results.folders import classes_table, group_by_recipe, metrics_table, read_run
 
 METRICS = ("PQ_16", "PQ_th_16", "PQ_st_16", "mIoU_16", "recall_16", "mIoU_16_void", "mIoU_13")
@@ -39,15 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--protocol", default="16", help="protocol of --classes")
     add("--arms", nargs="+", default=(), help="studies: arms shown class by class")
     args = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         if all(path.suffix == ".yaml" for path in args.runs):
             _write_studies(args.runs, args.arms)
         else:
             _print_table(args)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return finish(work)
 
 
 def _write_studies(paths: Sequence[Path], arms: Sequence[str]) -> None:
@@ -59,7 +60,7 @@ def _write_studies(paths: Sequence[Path], arms: Sequence[str]) -> None:
 
 def _print_table(args: argparse.Namespace) -> None:
     if args.arms or any(path.suffix == ".yaml" for path in args.runs):
-        raise ValueError("give either output folders, or studies' YAML files with --arms")
+        raise UserError("give either output folders, or studies' YAML files with --arms")
     groups = group_by_recipe([read_run(folder) for folder in args.runs])
     if args.classes:
         print(classes_table(groups, args.classes, args.protocol))

@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gbw_d2.commands import finish
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import write_atomically
 from gbw_d2.results.writer import write_csv
@@ -339,16 +340,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the command line, scores, draws."""
     args = parser().parse_args(arguments)
     out = args.out or args.runs[0] / "plots"
-    try:
+
+    def work() -> None:
         check(args)
         points = score_runs(args, out)
         means = averaged(points)
         write_png(draw(means), out / "prior_shift.png")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{as_text(means)}\n\nwrote {out / 'prior_shift.csv'} and {out / 'prior_shift.png'}")
-    return 0
+        print(f"{as_text(means)}\n\nwrote {out / 'prior_shift.csv'} and {out / 'prior_shift.png'}")
+
+    return finish(work)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from gbw_d2.commands import finish
 from gbw_d2.errors import UserError
 from gbw_d2.files.locking import exclusive
 from gbw_studies.grid.halving import arms_of, ranking
@@ -224,18 +225,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--workers is {args.workers}; expected 1 or more")
     # Ends the runs too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
+
+    def work() -> int:
         study = load_study(args.study)
         args.workers = args.workers or default_workers(study.threads)
         output = args.output or Path("output/studies") / study.name
         queue = Queue(study, output, args.retry, args.keep_checkpoints)
         run_study(study, queue, args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 1 if queue.failures else 0
+        return 1 if queue.failures else 0
+
+    return finish(work, "the same command goes on with what is missing")
 
 
 if __name__ == "__main__":

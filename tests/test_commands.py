@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,26 @@ def test_one_of_torchruns_processes_speaks(
     monkeypatch.setenv("RANK", "1")
     assert finish(lambda: signal.raise_signal(signal.SIGINT)) == 130
     assert capsys.readouterr().err == ""
+
+
+# One looks whether this package's own imports work, one answers another process.
+NO_COMMANDS = ("tools/check_env.py", "tools/benchmarks/versions.py")
+
+
+def test_every_command_ends_this_way(repository: Path) -> None:
+    scripts = [
+        path
+        for folder in ("gbw_d2", "gbw_studies", "tools", "datasets", ".")
+        for path in repository.glob(f"{folder}/*.py" if folder == "." else f"{folder}/**/*.py")
+        if '__name__ == "__main__"' in path.read_text()
+        and str(path.relative_to(repository)) not in NO_COMMANDS
+    ]
+    assert len(scripts) > 20
+    lacking = [
+        path.name
+        for path in scripts
+        if not any(
+            call in path.read_text() for call in ("finish(", "run_script(", "run_source_script(")
+        )
+    ]
+    assert lacking == []

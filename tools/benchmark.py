@@ -47,6 +47,7 @@ from benchmarks.released import random_batch, released_loss
 from benchmarks.toy_step import both_ways, step_candidates, step_loss_candidates, toy_batch
 from torch import Tensor
 
+from gbw_d2.commands import finish
 from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import write_atomically
@@ -329,24 +330,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_config = (args.config_file, args.opts) if is_recipe else ()
     of_config += (args.beside,) if args.beside else ()
     device = torch.device(args.device)
-    try:
+
+    def work() -> None:
         results = BENCHMARKS[args.benchmark](args.repetitions, device, *of_config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for title, rows in results.items():
-        print_rows(title, rows)
-    on_gpu = device.type == "cuda"
-    machine = {
-        "device": torch.cuda.get_device_name(device) if on_gpu else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "repetitions": args.repetitions,
-    }
-    out = args.out or Path("output") / f"benchmark_{args.benchmark}.json"
-    write_atomically(out, json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
-    print(f"\n{machine}\nwrote {out}")
-    return 0
+        for title, rows in results.items():
+            print_rows(title, rows)
+        on_gpu = device.type == "cuda"
+        machine = {
+            "device": torch.cuda.get_device_name(device) if on_gpu else platform.machine(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "repetitions": args.repetitions,
+        }
+        out = args.out or Path("output") / f"benchmark_{args.benchmark}.json"
+        write_atomically(out, json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
+        print(f"\n{machine}\nwrote {out}")
+
+    return finish(work)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from gbw_d2.commands import finish
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import replacing
 from gbw_d2.results.reader import LOSSES, SCORES, WEIGHTS, Curve, Run, read_run, run_names
@@ -354,13 +355,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--protocol", help="protocol of the scores; default: the first they share")
     args = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         for path in plot(args.runs, args.out, args.protocol):
             print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return finish(work)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from reporting import page, tables
 from reporting.pictures import RIGHT, UNKNOWN, WRONG, Row, draw_rows, rank_images
 from tqdm import tqdm
 
+from gbw_d2.commands import finish
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import write_atomically
 from gbw_d2.results.reader import (
@@ -224,14 +225,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     args = parser.parse_args(arguments)
     out = args.out or args.runs[0] / "report.html"
-    try:
+
+    def work() -> None:
         text = report(args.runs, args.protocol, max(0, args.images), args.device)
         write_atomically(out, text.encode())
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(out)
-    return 0
+        print(out)
+
+    return finish(work)
 
 
 if __name__ == "__main__":

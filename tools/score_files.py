@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
 
-from gbw_d2.errors import UserError
+from gbw_d2.commands import finish
 from gbw_d2.evaluation.panoptic_files import score_files
 
 
@@ -29,17 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("prediction", type=Path)
     parser.add_argument("--workers", type=int, help="threads; default: one per core")
     args = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         scores = score_files(args.truth, args.prediction, args.workers).compute()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{'':8s}" + "".join(f"{key:>8s}" for key in ("PQ", "SQ", "RQ", "classes")))
-    for name, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st")):
-        values = [scores[key + suffix] for key in ("PQ", "SQ", "RQ")]
-        cells = [f"{'-' if value is None else f'{value:.2f}':>8s}" for value in values]
-        print(f"{name:8s}" + "".join(cells) + f"{scores['classes' + suffix]:8d}")
-    return 0
+        print(f"{'':8s}" + "".join(f"{key:>8s}" for key in ("PQ", "SQ", "RQ", "classes")))
+        for name, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st")):
+            values = [scores[key + suffix] for key in ("PQ", "SQ", "RQ")]
+            cells = [f"{'-' if value is None else f'{value:.2f}':>8s}" for value in values]
+            print(f"{name:8s}" + "".join(cells) + f"{scores['classes' + suffix]:8d}")
+
+    return finish(work)
 
 
 if __name__ == "__main__":

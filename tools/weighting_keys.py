@@ -9,11 +9,13 @@ test compares the two.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
 
+from gbw_d2.commands import finish
 from gbw_d2.files.atomic import write_atomically
 from gbw_d2.settings import Declaration, declarations, merge_settings
 from gbw_d2.weighting import SCHEMES, SchemeSettings
@@ -79,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(finish(main))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
+from gbw_d2.composition import ConfigError
 from gbw_d2.engine.class_transfer import LABEL_SPACE, difference, with_shared_rows
 from gbw_d2.engine.initial_weights import InitialWeightsError, fit_names
 from gbw_d2.engine.zoo_pickle import read_zoo_pickle
@@ -141,6 +142,9 @@ class Checkpointer(DetectionCheckpointer):
             return super().load(local, *args, **kwargs)
         except (CheckpointError, InitialWeightsError) as error:
             raise CheckpointError(f"weights '{path}': {error}") from error
+        except ConfigError:
+            # Of the comparison of configs, which says all.
+            raise
         except ValueError as error:
             # Optimiser and weighting schemes compare what they get with what they are.
             raise CheckpointError(

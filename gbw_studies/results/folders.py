@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gbw_d2.errors import UserError
 from gbw_d2.results.reader import read_results
 from gbw_studies.results.cells import cell, table
 
@@ -48,7 +49,7 @@ def classes_table(groups: Mapping[str, Sequence[Run]], score: str, protocol: str
     """Writes one row per class, one column per recipe."""
     first = next(iter(groups.values()))[0]["per_class"]
     if protocol not in first:
-        raise ValueError(f"no scores under protocol '{protocol}' (there are: {', '.join(first)})")
+        raise UserError(f"no scores under protocol '{protocol}' (there are: {', '.join(first)})")
     rows = []
     for name in first[protocol]:
         cells = [

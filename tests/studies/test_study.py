@@ -59,6 +59,22 @@ def row(recipe: str, arm: str, seed: int, miou: float, rider: float | None, bus:
     }
 
 
+def test_ctrl_c_says_how_to_go_on(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    kept = [(each, signal.getsignal(each)) for each in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(study_tool, "run_study", interrupted)
+    try:
+        assert study_tool.main([str(tiny)]) == 130
+    finally:
+        for each, handler in kept:
+            signal.signal(each, handler)
+    assert capsys.readouterr().err == "stopped; the same command goes on with what is missing\n"
+
+
 def test_an_arm_of_an_earlier_version_is_not_run(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
