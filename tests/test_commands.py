@@ -69,6 +69,9 @@ def test_one_of_torchruns_processes_speaks(
 NO_COMMANDS = ("tools/check_env.py", "tools/benchmarks/versions.py")
 
 
+ENDS = ("finish(", "run_script(", "run_source_script(")  # the latter two call the first
+
+
 def test_every_command_ends_this_way(repository: Path) -> None:
     scripts = [
         path

@@ -20,6 +20,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,10 @@ def export_pt2(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
     import torch
 
     program = torch.export.export(network, (example,), dynamic_shapes=shapes)
-    torch.export.save(program, path, extra_files={"label_space.json": classes_as_json(network)})
+    # Written in one go, since torch's own writer tells of a full disk by a RuntimeError.
+    content = BytesIO()
+    torch.export.save(program, content, extra_files={"label_space.json": classes_as_json(network)})
+    path.write_bytes(content.getbuffer())
     return torch.export.load(path).module()
 
 

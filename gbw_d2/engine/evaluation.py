@@ -218,11 +218,16 @@ def try_evaluation(data: RunData, model: nn.Module) -> None:
 def warnings_of(name: str, per_class: PerClass) -> list[str]:
     """Says which averaged classes the truth of a test set never shows, per protocol.
 
-    One stray pixel that is predicted as such a class makes it count, with 0.
+    One stray pixel that is predicted as such a class makes it count, with 0. Where there is none of
+    them at all, the labels are void throughout, or coded in another way than their reader's.
     """
     found: dict[str, list[str]] = {}
+    void: list[str] = []
     for protocol, rows in per_class.items():
         absent = [c for c, row in rows.items() if not row.get("share")]
+        if rows and len(absent) == len(rows):
+            void.append(protocol)
+            continue
         stray = [c for c in absent if rows[c].get("IoU") is not None]
         if stray:
             words = (
@@ -230,7 +235,12 @@ def warnings_of(name: str, per_class: PerClass) -> list[str]:
                 f"{', '.join(stray)} are predicted and count as 0 in the means"
             )
             found.setdefault(words, []).append(protocol)
-    return [
+    told = [
+        f"the labels of {name} show no class that is scored (protocol {', '.join(void)}): they are "
+        "void throughout, or coded in another way; look at them with the dataset's script "
+        "(datasets/prepare_*.py --check)"
+    ]
+    return (told if void else []) + [
         f"{words} (protocol {', '.join(names)}). If the test set has no such class, say so: "
         "`label_space: own` with its own classes, and `merge:` (docs/your_own_data.md)"
         for words, names in found.items()

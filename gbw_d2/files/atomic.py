@@ -28,6 +28,10 @@ def replacing(path: str | Path, ending: str = ".tmp", alone: bool = False) -> It
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        # A full disk does not say of which file.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -121,7 +121,8 @@ class ResultWriter:
 class VideoWriter:
     """Writes ``NAME.mp4``, under another name until it is complete.
 
-    Use as a context manager: with an error nothing is left of it.
+    Use as a context manager: with an error nothing is left of it. OpenCV says nothing where a frame
+    cannot be written, on a full disk for one, so frames are counted in the end.
 
     Args:
         path: the file.
@@ -134,6 +135,7 @@ class VideoWriter:
         self._file = ExitStack()
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
+        self._frames = 0
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -149,18 +151,33 @@ class VideoWriter:
         if self._writer is None:
             self._size = (picture.shape[1], picture.shape[0])
             code = cv2.VideoWriter_fourcc(*"mp4v")
-            temporary = self._file.enter_context(replacing(self.path, ".part.mp4"))
-            self._writer = cv2.VideoWriter(str(temporary), code, self.fps, self._size)
+            self._temporary = self._file.enter_context(replacing(self.path, ".part.mp4"))
+            self._writer = cv2.VideoWriter(str(self._temporary), code, self.fps, self._size)
             if not self._writer.isOpened():
                 raise UserError(f"OpenCV cannot write the video '{self.path}' (no mp4v encoder)")
         if self._size != (picture.shape[1], picture.shape[0]):
             picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
         self._writer.write(np.ascontiguousarray(picture[..., ::-1]))
+        self._frames += 1
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         if self._writer is not None:
             self._writer.release()
-        self._file.__exit__(kind, *rest)
+        if self._writer is None or kind is not None:
+            self._file.__exit__(kind, *rest)
+            return
+        with self._file:
+            self._count_frames()
+
+    def _count_frames(self) -> None:
+        capture = cv2.VideoCapture(str(self._temporary))
+        found = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        capture.release()
+        if found < self._frames:
+            raise UserError(
+                f"video '{self.path}': {found} of {self._frames} frames could be written, so it is "
+                "left out; make room on the disk"
+            )
 
 
 def enlargement(width: int, least: int = 640) -> int:

@@ -5,6 +5,7 @@ this in a process of its own, since worker processes import the main program ane
 takes ten seconds to import. ``datasets/prepare_toy.py`` is for people.
 """
 
+import argparse
 import signal
 import sys
 from pathlib import Path
@@ -17,10 +18,14 @@ from gbw_d2.toyworld.writer import ensure_toy_world
 
 def main() -> None:
     """Reads the command line and writes."""
-    if len(sys.argv) > 2:
-        write_layout(Path(sys.argv[1]), LAYOUTS.get(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("layout", nargs="?")
+    args = parser.parse_args()
+    if args.layout is None:
+        ensure_toy_world(args.folder)
     else:
-        ensure_toy_world(Path(sys.argv[1]))
+        write_layout(args.folder, LAYOUTS.get(args.layout))
 
 
 def _end(*_: object) -> NoReturn:

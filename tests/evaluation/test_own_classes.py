@@ -132,3 +132,16 @@ def test_a_stray_pixel_in_an_absent_class_is_told() -> None:
     assert "camvid never show c11, c12, c13, c14, c15" in warning and "protocol all" in warning
     _, clean = scores(mine, mine, truth, truth)
     assert warnings_of("camvid", clean) == []
+
+
+@pytest.mark.parametrize("label", [255, 16])
+def test_a_test_set_that_is_void_throughout_is_told(label: int) -> None:
+    truth = np.full((8, 8), label, np.uint8)
+    metrics, per_class = scores(
+        LABEL_SPACES.get("cityscapes_16"), CITYSCAPES_19, truth, np.zeros((8, 8), np.uint8), ("16",)
+    )
+    # Of a class that the protocol lacks (terrain, truck, train), what is predicted there counts.
+    expected = np.nan if label == 255 else 0.0
+    assert metrics["mIoU_16"] == pytest.approx(expected, nan_ok=True)
+    (warning,) = warnings_of("mine", per_class)
+    assert "labels of mine show no class that is scored (protocol 16)" in warning

@@ -106,6 +106,18 @@ def test_overlay_video(tmp_path: Path) -> None:
     assert np.abs(frames[-1].mean((0, 1)) - [200, 30, 30]).max() < 8
 
 
+def test_a_video_that_is_cut_short_is_not_left_behind(tmp_path: Path, small_disk: Any) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+    with (
+        small_disk(5000),
+        pytest.raises(UserError, match=r"of 8 frames could be written"),
+        ResultWriter(tmp_path, SPACE).overlay_video("clip", 5.0) as video,
+    ):
+        for frame in frames:
+            video.add(frame)
+    assert not list((tmp_path / "overlays").iterdir())
+
+
 def test_a_video_that_fails_is_not_left_behind(tmp_path: Path) -> None:
     with (
         pytest.raises(ZeroDivisionError),
