@@ -67,9 +67,8 @@ def test_one_of_torchruns_processes_speaks(
 
 # One looks whether this package's own imports work, one answers another process.
 NO_COMMANDS = ("tools/check_env.py", "tools/benchmarks/versions.py")
-
-
-ENDS = ("finish(", "run_script(", "run_source_script(")  # the latter two call the first
+# The functions of prepare_common.py call the first.
+ENDS = ("finish(", "run_script", "run_source_script(")
 
 
 def test_every_command_ends_this_way(repository: Path) -> None:
@@ -81,11 +80,5 @@ def test_every_command_ends_this_way(repository: Path) -> None:
         and str(path.relative_to(repository)) not in NO_COMMANDS
     ]
     assert len(scripts) > 20
-    lacking = [
-        path.name
-        for path in scripts
-        if not any(
-            call in path.read_text() for call in ("finish(", "run_script(", "run_source_script(")
-        )
-    ]
+    lacking = [path.name for path in scripts if not any(call in path.read_text() for call in ENDS)]
     assert lacking == []

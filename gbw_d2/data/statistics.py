@@ -96,8 +96,8 @@ def save_counts(path: Path, counts: np.ndarray) -> None:
             np.savez_compressed(file, counts=counts)
     except OSError as error:
         raise DatasetError(
-            f"cannot write the class statistics to '{path}' ({error.strerror}); give another "
-            "folder for them"
+            f"cannot write the class statistics to '{path}' ({error.strerror}); make room "
+            "there, or let the folder be written to"
         ) from error
 
 

@@ -67,6 +67,15 @@ def test_torch_export(
         torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
 
 
+def test_a_full_disk_is_one_line(
+    export: Callable[..., int], tmp_path: Path, small_disk: Any, capsys: Any
+) -> None:
+    with small_disk(5000):
+        assert export("net.pt2") == 2
+    assert "net.pt2': nothing half-written is left" in capsys.readouterr().err.splitlines()[-1]
+    assert [p.name for p in tmp_path.iterdir()] == ["net.pth"]
+
+
 @pytest.mark.slow
 def test_torch_export_of_hrda(
     tool: ModuleType, repository: Path, tiny_config: Any, tmp_path: Path, capsys: Any
