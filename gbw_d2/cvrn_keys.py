@@ -29,5 +29,5 @@ def add_cvrn_keys(cfg: CfgNode) -> None:
     keys.MRKLD_WEIGHT = 0.01
     # Accepted detections are learned, too.
     keys.INSTANCE_PSEUDO_LABELS = True
-    # Learning rates of the second stage as a multiple of what the schedule says.
-    keys.LR_FACTOR = 1.0
+    # Learning rate of the second stage as a multiple of BASE_LR; the schedule starts anew in it.
+    keys.LR_FACTOR = 0.2
