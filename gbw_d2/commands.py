@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 from gbw_d2.errors import UserError
@@ -26,6 +29,9 @@ def finish(work: Callable[[], int | None], again: str = "the same command begins
         The exit code: that of ``work``, 2 where the user can mend what is wrong, 130 after Ctrl-C;
         each of these with one message and no traceback.
     """
+    # What a full log or a writer's thread cannot write, the main thread will be told of.
+    logging.raiseExceptions = False
+    threading.excepthook = _tell_of_a_thread
     try:
         return work() or DONE
     except UserError as error:
@@ -41,6 +47,7 @@ def finish(work: Callable[[], int | None], again: str = "the same command begins
         return INTERRUPTED
     except OSError as error:
         if error.errno in NO_ROOM:
+            _close_logs()
             print(
                 f"error: {error}: nothing half-written is left behind; make room, then {again}",
                 file=sys.stderr,
@@ -50,3 +57,18 @@ def finish(work: Callable[[], int | None], again: str = "the same command begins
         else:
             raise
         return USER_ERROR
+
+
+def _tell_of_a_thread(given: threading.ExceptHookArgs) -> None:
+    if not (isinstance(given.exc_value, OSError) and given.exc_value.errno in NO_ROOM):
+        threading.__excepthook__(given)
+
+
+def _close_logs() -> None:
+    """Closes log files, whose rest a full disk does not take: at exit it would be a traceback."""
+    for name in ("", *logging.root.manager.loggerDict):
+        for handler in logging.getLogger(name).handlers:
+            stream = getattr(handler, "stream", None)
+            if os.path.isfile(str(getattr(stream, "name", ""))):
+                with contextlib.suppress(OSError):
+                    stream.close()

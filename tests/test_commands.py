@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +19,10 @@ from gbw_d2.errors import UserError
 @pytest.fixture(autouse=True)
 def kept_handler() -> Iterator[None]:
     kept = signal.getsignal(signal.SIGINT)
+    hooks = threading.excepthook, logging.raiseExceptions
     yield
     signal.signal(signal.SIGINT, kept)
+    threading.excepthook, logging.raiseExceptions = hooks
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,30 @@ def test_one_line(
     assert finish(work, "go on") == code
     shown = capsys.readouterr().err
     assert shown.endswith(words) and shown.count("\n") == 1
+
+
+def test_a_full_log_and_a_full_writers_thread_say_nothing_more(
+    small_disk: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    logger = logging.getLogger("a full log")
+    handler = logging.FileHandler(tmp_path / "log.txt")
+    logger.addHandler(handler)
+
+    def work() -> None:
+        thread = threading.Thread(target=full)
+        thread.start()
+        thread.join()
+        logger.error("x" * 1000)
+        full()
+
+    with small_disk(100):
+        assert finish(work) == 2
+    assert handler.stream.closed
+    logger.removeHandler(handler)
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_is_ours_to_mend_keeps_its_traceback() -> None:

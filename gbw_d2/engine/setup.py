@@ -29,6 +29,7 @@ from gbw_d2.evaluation.protocols import (
     default_protocols,
     protocols_of,
 )
+from gbw_d2.files.atomic import naming
 from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace, Scoring
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
 from gbw_d2.ranges import check_ranges
@@ -77,7 +78,8 @@ def setup(args: Any) -> CfgNode:
             look_for_weights(weights)
     cfg.freeze()
     check_output_dir(cfg.OUTPUT_DIR)
-    default_setup(cfg, args)
+    with naming(cfg.OUTPUT_DIR):
+        default_setup(cfg, args)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="gbw_d2")
     if asked != cfg.DATASETS.LABEL_SPACE:
         logger.info(

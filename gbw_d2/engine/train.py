@@ -28,6 +28,7 @@ from gbw_d2.engine.run_data import RunData
 from gbw_d2.engine.selection import BestCheckpoint
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.engine.weighted_losses import weighted_heads
+from gbw_d2.files.atomic import cut_to_whole_lines, naming
 from gbw_d2.losses import WeightedLosses
 from gbw_d2.modeling.backbones.timm_backbone import TimmBackbone
 from gbw_d2.results.reader import LOSSES, WEIGHTS
@@ -271,7 +272,8 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
             _when_main(lambda: hooks.PeriodicWriter(_writers(cfg), cfg.SOLVER.LOG_PERIOD)),
         ]
     )
-    trainer.train(first, stage.last)
+    with naming(folder):
+        trainer.train(first, stage.last)
 
 
 def _schemes_by_head(run: _Run) -> dict[str, WeightingScheme]:
@@ -286,6 +288,8 @@ def _when_main(make: Any) -> Any:
 
 def _writers(cfg: CfgNode) -> list[Any]:
     folder = Path(cfg.OUTPUT_DIR)
+    # Else what a killed run left half-written would begin the next line.
+    cut_to_whole_lines(folder / LOSSES)
     return [
         CommonMetricPrinter(cfg.SOLVER.MAX_ITER, cfg.SOLVER.LOG_PERIOD),
         JSONWriter(str(folder / LOSSES)),

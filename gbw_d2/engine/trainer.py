@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,15 @@ from gbw_d2.uda.strategy import Batch, ExtraOptimizer, Strategy
 
 from detectron2.engine import TrainerBase
 from detectron2.utils import comm
+
+
+def _is_ours_to_mend(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, UserError | OSError)
+
+
+# Its loop logs a traceback of every error; those that people can mend are told in one line.
+logging.getLogger("detectron2.engine.train_loop").addFilter(_is_ours_to_mend)
 
 
 class Trainer(TrainerBase):

@@ -26,14 +26,22 @@ def replacing(path: str | Path, ending: str = ".tmp", alone: bool = False) -> It
     number = "" if alone else f".{os.getpid()}"
     temporary = path.with_name(f".{path.name}{number}{ending}")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        # A full disk does not say of which file.
-        error.filename = error.filename or str(path)
-        raise
+        with naming(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Lets an error of the system say which file it is about, as that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_atomically(path: str | Path, content: bytes | str, alone: bool = False) -> None:
@@ -46,6 +54,22 @@ def write_atomically(path: str | Path, content: bytes | str, alone: bool = False
     """
     with replacing(path, alone=alone) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def cut_to_whole_lines(path: str | Path) -> None:
+    """Takes off a last line without an end, which a killed process or a full disk leaves.
+
+    Args:
+        path: a file that is appended to line by line; it need not be there.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
 
 
 def put_in_place(made: Path, path: Path) -> None:

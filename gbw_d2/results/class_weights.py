@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gbw_d2.files.atomic import replacing
+from gbw_d2.files.atomic import cut_to_whole_lines, naming, replacing
 
 COLUMNS = ("iteration", "head", "term", "class", "weight", "measure", "pixels")
 
@@ -29,6 +29,7 @@ class ClassWeightsFile:
             done: iterations behind the run; 0 for a new one.
         """
         kept = []
+        cut_to_whole_lines(self.path)
         if done > 0 and self.path.is_file():
             with self.path.open(newline="") as file:
                 kept = [row for row in csv.DictReader(file) if int(row["iteration"]) <= done]
@@ -39,5 +40,5 @@ class ClassWeightsFile:
 
     def append(self, rows: Iterable[Sequence[Any]]) -> None:
         """Appends rows of :data:`COLUMNS`."""
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             csv.writer(file).writerows(rows)

@@ -61,7 +61,7 @@ def read_weight_rows(path: Path) -> list[dict[str, str]]:
         UserError: a column is missing.
     """
     rows = _read_csv(path, COLUMNS)
-    if rows and not rows[-1]["pixels"]:
+    if rows and not path.read_bytes().endswith(b"\n"):
         rows.pop()  # the run writes on, or was killed while it did
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -246,3 +247,19 @@ def test_class_weights_file(tmp_path: Path) -> None:
     run(2, 5)
     with path.open(newline="") as file:
         assert [int(r["iteration"]) for r in csv.DictReader(file)] == [2] * 3 + [4] * 3 + [5] * 3
+
+
+@pytest.mark.parametrize(
+    ("error", "has_traceback"),
+    [(UserError("x"), False), (OSError(28, "full"), False), (ValueError("a bug"), True)],
+)
+def test_what_people_can_mend_is_no_traceback_in_the_log(
+    error: Exception, has_traceback: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = logging.getLogger("detectron2.engine.train_loop")
+    try:
+        raise error
+    except (ValueError, OSError):
+        with caplog.at_level(logging.ERROR, loop.name):
+            loop.exception("Exception during training:")
+    assert bool(caplog.records) == has_traceback

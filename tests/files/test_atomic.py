@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gbw_d2.files.atomic import put_in_place, replacing, write_atomically
+from gbw_d2.files.atomic import cut_to_whole_lines, put_in_place, replacing, write_atomically
 
 
 def test_folders_are_made_and_the_content_is_replaced(tmp_path: Path) -> None:
@@ -66,3 +66,16 @@ def test_a_folder_is_put_in_place(tmp_path: Path) -> None:
     put_in_place(tmp_path / "draft", tmp_path / "done")
     assert (tmp_path / "done/file").read_text() == "x"
     assert not (tmp_path / "draft").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [(b"a\nb\n", b"a\nb\n"), (b"a\nb", b"a\n"), (b"a", b""), (b"", b"")],
+)
+def test_a_line_without_an_end_is_taken_off(tmp_path: Path, content: bytes, kept: bytes) -> None:
+    path = tmp_path / "metrics.json"
+    cut_to_whole_lines(path)
+    assert not path.exists()
+    path.write_bytes(content)
+    cut_to_whole_lines(path)
+    assert path.read_bytes() == kept

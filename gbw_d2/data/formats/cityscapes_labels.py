@@ -37,7 +37,7 @@ from gbw_d2.data.formats.cityscapes import (
 )
 from gbw_d2.data.formats.files import read_array
 from gbw_d2.data.spec import DatasetError
-from gbw_d2.files.atomic import put_in_place, write_atomically
+from gbw_d2.files.atomic import naming, put_in_place, write_atomically
 from gbw_d2.files.locking import exclusive
 from gbw_d2.files.processes import in_processes
 
@@ -237,7 +237,7 @@ def convert_city(gt_folder: Path, split: str, city: str) -> Path:
     done = staging / f"{city}.json"
     if done.is_file():
         return done
-    with tempfile.TemporaryDirectory(dir=staging) as temporary:
+    with naming(staging), tempfile.TemporaryDirectory(dir=staging) as temporary:
         source, output = Path(temporary, "gtFine"), Path(temporary, "output")
         (source / split).mkdir(parents=True)
         output.mkdir()
