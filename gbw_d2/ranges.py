@@ -272,6 +272,17 @@ RANGES: Mapping[str, Declaration] = {
     "UDA.CBST.LRENT_ALPHA": _POSITIVE,
 }
 
+# Names that Detectron2 looks up only where it builds what they name, after data have been made;
+# those of this project are told by what reads them.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "INPUT.FORMAT": ("RGB", "BGR"),
+    "MODEL.RESNETS.STEM_TYPE": ("basic", "deeplab"),
+    "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR"),
+    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
+}
+
 # Key -> how many numbers it may hold; sizes may be () too.
 _BLURS = ("UDA.SELF_TRAINING.BLUR_SIGMA", "UDA.MASK_TEACHER.BLUR_SIGMA")
 _SCALES = ("INPUT.SCALE_RANGE", "UDA.CVRN.SCALE_RANGE")
@@ -291,11 +302,14 @@ _ORDERED = (*_SCALES, *_BLURS)
 
 
 def check_ranges(cfg: Any) -> None:
-    """Checks every number of :data:`RANGES`.
+    """Checks every number of :data:`RANGES` and every name of :data:`NAMES`.
 
     Raises:
         ConfigError: the first that is out of its range, with key, value and range in one line.
     """
+    for key, names in NAMES.items():
+        if _value(cfg, key) not in names:
+            raise ConfigError(f"{key} is {_value(cfg, key)!r}; expected one of {', '.join(names)}")
     for key, declared in RANGES.items():
         value = _value(cfg, key)
         many = isinstance(value, (list, tuple))

@@ -17,7 +17,7 @@ import pytest
 from gbw_d2.commands import finish
 from gbw_d2.config import ConfigError, add_gbw_config, load_config
 from gbw_d2.engine.setup import setup
-from gbw_d2.ranges import LENGTHS, RANGES, check_ranges
+from gbw_d2.ranges import LENGTHS, NAMES, RANGES, check_ranges
 from gbw_d2.settings import Declaration, declarations
 from gbw_d2.unread_keys import advice, leaves
 from gbw_d2.weighting import SCHEMES
@@ -115,6 +115,12 @@ def test_every_number_of_a_scheme_has_a_range() -> None:
         if declared.low is None and declared.high is None
     }
     assert lacking == {"fixed: class_weights"}
+
+
+@pytest.mark.parametrize("key", NAMES)
+def test_an_unknown_name(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key} is 'none'; expected one of {NAMES[key][0]}, "):
+        check_ranges(config(key, "none"))
 
 
 def outside(declared: Declaration, default: Any) -> list[Any]:
