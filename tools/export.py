@@ -165,6 +165,9 @@ def export(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     resolve_for(cfg, "cpu", args.weights)
     network = ExportedNetwork(load_network(cfg, args.weights, args.weights_of))
+    left_out = getattr(network.model, "not_exported", "")
+    if left_out:
+        print(f"note: {left_out}", file=sys.stderr)
     rows, columns = args.size or tuple(cfg.INPUT.TEST_SIZE) or tuple(cfg.INPUT.CROP_SIZE)
     draw = torch.Generator().manual_seed(0)
     # An example of one image would fix the number of images at one.

@@ -76,12 +76,14 @@ class DenseSegmentor(nn.Module):
         target_padding: value with which such an entry is padded, where that is not 0.
         displacements: names of dense maps that hold (dy, dx) in pixels.
         waits_per_step: how often a training step waits for the device.
+        not_exported: what ``export_outputs`` leaves out and why, for people; "" = nothing.
     """
 
     target_entries: tuple[str, ...] = ()
     target_padding: Mapping[str, float] = {}
     displacements: frozenset[str] = frozenset()
     waits_per_step = 0
+    not_exported: str = ""
 
     def __init__(
         self,

@@ -45,6 +45,11 @@ MORE = {
         *("1.0", "UDA.SELF_TRAINING.INSTANCE_MIX_SCORE", "0.0"),
     ),
     "hrda": ("MODEL.META_ARCHITECTURE", "GBWHRDA", "MODEL.HRDA.ATTENTION_CHANNELS", "32"),
+    # All that a teacher of random weights detects is an instance.
+    "taught": (
+        *("UDA.SELF_TRAINING.INSTANCE_PSEUDO_LABELS", "True"),
+        *("MODEL.PANOPTIC_FPN.PSEUDO_LABEL_SCORE", "0.0", "TEST.DETECTIONS_PER_IMAGE", "5"),
+    ),
 }
 
 
@@ -90,6 +95,7 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
         "mask_teacher + queries",
         "cvrn + rois",
         "self_training + pasted",
+        "self_training + rois + taught",
     ],
 )
 def test_resume_equals_an_uninterrupted_run(

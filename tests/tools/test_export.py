@@ -100,6 +100,36 @@ def test_torch_export_of_hrda(
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("most", "score"), [(1, 1.0), (1, 0.0), (100, 0.0)])
+def test_of_a_network_with_roi_heads_the_semantic_part_is_exported(
+    tool: ModuleType,
+    repository: Path,
+    tiny_config: Any,
+    tmp_path: Path,
+    capsys: Any,
+    most: int,
+    score: float,
+) -> None:
+    # However many boxes its suppression would keep of the image: 0, 1 or more.
+    keys = ("TEST.DETECTIONS_PER_IMAGE", str(most), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(score))
+    config = repository / "configs/toy/panoptic_fpn_gbw.yaml"
+    model = build_model(tiny_config(*keys, name="toy/panoptic_fpn_gbw")).eval()
+    torch.save({"model": model.state_dict()}, tmp_path / "net.pth")
+    arguments = ["--config-file", str(config), "--weights", str(tmp_path / "net.pth")]
+    arguments += ["--output", str(tmp_path / "net.pt2"), "--size", "32", "48"]
+    assert tool.main([*arguments, "--opts", *SMALL, *keys]) == 0
+    shown = capsys.readouterr()
+    assert "note: the RoI branch" in shown.err and shown.out.startswith("semantic_logits: ")
+    image = torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8)
+    (found,) = torch.export.load(tmp_path / "net.pt2").module()(image[None].float())
+    with torch.no_grad():
+        (result,) = model([{"image": image}])
+        outputs = model.outputs(model.features(model.images([{"image": image}])), (32, 48))
+    kept = len(outputs.private[0])
+    assert kept == (0 if score else 1) if most == 1 else kept > 1
+    torch.testing.assert_close(found[0], result["sem_seg"], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_torch_export_of_any_size(
     export: Callable[..., int], network: torch.nn.Module, tmp_path: Path

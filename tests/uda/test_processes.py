@@ -46,7 +46,15 @@ MORE = {
         *("MODEL.META_ARCHITECTURE", "GBWHRDA", "MODEL.HRDA.ATTENTION_CHANNELS", "32"),
         *("MODEL.HRDA.DETAIL_SIZE", "(16, 32)"),
     ],
+    # All detections of random weights teach; RoIs are drawn by their images' generators.
+    "rois": [
+        *("UDA.SELF_TRAINING.INSTANCE_PSEUDO_LABELS", "True"),
+        *("MODEL.PANOPTIC_FPN.PSEUDO_LABEL_SCORE", "0.0", "TEST.DETECTIONS_PER_IMAGE", "5"),
+        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "16"),
+    ],
 }
+# Model bases that it chooses.
+BASES = {"rois": ["models/panoptic_fpn_tiny"]}
 
 
 def draw(number: int) -> dict[str, Any]:
@@ -54,7 +62,8 @@ def draw(number: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(number)
     labels = torch.randint(0, 16, (4, 8), generator=generator)
     labels = labels.repeat_interleave(8, 0).repeat_interleave(8, 1)
-    weights = (labels >= 10).float()
+    things = labels >= 10
+    weights = things.float()
     return {
         "file_name": f"{number}.png",
         "draw": number,
@@ -66,6 +75,8 @@ def draw(number: int) -> dict[str, Any]:
         "offset": torch.randn(2, 32, 64, generator=generator),
         "offset_weights": weights,
         "instance_class": torch.where(weights > 0, labels, 255),
+        "instance_numbers": things.int() * (labels - 9).int(),
+        "instance_classes": torch.arange(6),
     }
 
 
@@ -73,7 +84,9 @@ def train(name: str, rank: int, world: int, accumulation: int, scheme: str) -> d
     torch.set_num_threads(1)
     weighting = ["WEIGHTING.NAME", scheme]
     name, *switched = name.split(" + ")
-    words = [*OVERRIDES, *weighting, *(key for switch in switched for key in MORE[switch])]
+    bases = [base for switch in switched for base in BASES.get(switch, [])]
+    more = [key for switch in switched for key in MORE[switch]]
+    words = [*bases, *OVERRIDES, *weighting, *more]
     cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"), words)
     cfg.UDA.NAME = name
     resolve(cfg)
@@ -121,7 +134,7 @@ def assert_close(a: dict[str, Any], b: dict[str, Any]) -> None:
     "name",
     [
         *(*NAMES, "self_training + masked", "self_training + masked + hrda"),
-        "self_training + adaptive",
+        *("self_training + adaptive", "self_training + rois"),
     ],
 )
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ from gbw_d2.modeling.targets.instances import (
 )
 from gbw_d2.modeling.taught import large_classes, segments_of_maps
 from gbw_d2.ops.owners import at_owners, owner_shares
+from gbw_d2.weighting.pixels import compute_dtype
 
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
@@ -232,8 +233,9 @@ class GBWPanopticFPN(RoIViews, PanopticSegmentor):
     def instance_outputs(self, features: Features, image_size: Size) -> Any:
         """Returns the detections of each image; in training what the RoI heads will need."""
         assert self.neck is not None
-        # float32: Detectron2 rounds boxes to the maps' type, in bfloat16 to several pixels.
-        pyramid = {name: features[name].float() for name in self.neck.output_shape()}
+        # Not half precision: Detectron2 rounds boxes to the maps' type, in bfloat16 by pixels.
+        maps = {name: features[name] for name in self.neck.output_shape()}
+        pyramid = {name: each.to(compute_dtype(each)) for name, each in maps.items()}
         if self.training:
             draws = features.draws if isinstance(features, DrawnFeatures) else None
             return _RoIInputs(pyramid, image_size, draws)
@@ -358,6 +360,23 @@ class GBWPanopticFPN(RoIViews, PanopticSegmentor):
             result[keys.INSTANCES] = instances_of_detections(
                 found, things, result_size(sample, size)
             )
+
+    @property
+    def not_exported(self) -> str:
+        """See :class:`DenseSegmentor`."""
+        if self.roi_heads is None:
+            return ""
+        return (
+            "the RoI branch (boxes, scores, masks) is not exported: how many boxes non-maximum "
+            "suppression keeps depends on the image; semantic_logits alone are in the file"
+        )
+
+    def export_outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns the semantic logits alone; ``not_exported`` says why."""
+        normalised = (images - self.pixel_mean) / self.pixel_std
+        size = (images.shape[-2], images.shape[-1])
+        outputs = self.outputs(self.features(normalised), size, instances=False)
+        return self.dense_maps(outputs)
 
     def merge_views(
         self, views: Iterable[View], image_size: Size, sample: Mapping[str, Any]

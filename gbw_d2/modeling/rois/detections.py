@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.modeling.merging import MASK_THRESHOLD, Detections, paint_by_score
@@ -115,18 +115,22 @@ def pseudo_instances(
     """Makes instances of a teacher's sure detections.
 
     Pixels that it calls a thing without a sure detection, and pixels where pseudo-labels do not
-    count, are ignored: there may be an object. All else is background.
+    count, are ignored: there may be an object. All else is background. Where each class has a
+    threshold of its own for pixels, a detection's is ``min_score`` times its class's share of the
+    highest of them, so that classes of which the teacher is never sure are taught as well (as
+    FlexMatch scales its threshold, Zhang et al., NeurIPS 2021).
 
     Args:
         found: of each image.
         pseudo_labels: of the same images.
         thing_ids: class ids of the things.
-        min_score: 0..1.
+        min_score: of a detection, 0..1; of classes with lower thresholds less.
         most_hidden: share of a detection that surer ones may cover, 0..1.
     """
     labels = pseudo_labels.labels
     size = (labels.shape[1], labels.shape[2])
-    sure = [each[(each.scores >= min_score).nonzero()[:, 0]] for each in found]
+    least = min_score * _relative(pseudo_labels.thresholds, thing_ids)
+    sure = [each[(each.scores >= least[each.classes]).nonzero()[:, 0]] for each in found]
     numbers = torch.stack([paint_by_score(each, size, most_hidden)[0] for each in sure])
     things = torch.zeros(int(max(thing_ids)) + 1, dtype=torch.bool)
     things[list(thing_ids)] = True
@@ -136,3 +140,10 @@ def pseudo_instances(
     return InstanceTargets(
         torch.where(unknown, IGNORED, numbers), stacked_classes([each.classes for each in sure])
     )
+
+
+def _relative(thresholds: Tensor, thing_ids: Sequence[int]) -> Tensor:
+    """Returns what share of the highest threshold (K,) each thing's is; 1 where all are 0."""
+    shares = thresholds / thresholds.max()
+    things = torch.tensor(list(thing_ids)).to(thresholds.device, non_blocking=True)
+    return torch.where(thresholds.max() > 0, shares, 1.0)[things]

@@ -13,6 +13,7 @@ from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.modeling.protocol import Features, Losses, Size
 from gbw_d2.modeling.rois.labelling import box_deltas, draw_rows, match_boxes, without_ignored
 from gbw_d2.modeling.targets.instances import IGNORED, InstanceTargets
+from gbw_d2.weighting.pixels import compute_dtype
 
 from detectron2.layers import cat
 from detectron2.structures import Boxes, Instances
@@ -41,17 +42,24 @@ def predict_anchors(rpn: nn.Module, pyramid: Features) -> AnchorPredictions:
     maps = [pyramid[name] for name in rpn.in_features]
     logits, deltas = rpn.rpn_head(maps)
     # (N, A, h, w) -> (N, h w A), and (N, 4 A, h, w) -> (N, h w A, 4).
-    flat = [level.permute(0, 2, 3, 1).flatten(1).float() for level in logits]
+    flat = [_precise(level.permute(0, 2, 3, 1).flatten(1)) for level in logits]
     boxes = [
-        level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3).float() for level in deltas
+        _precise(level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3))
+        for level in deltas
     ]
     return AnchorPredictions(rpn.anchor_generator(maps), flat, boxes)
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values.to(compute_dtype(values))
 
 
 def proposals_of(rpn: nn.Module, predicted: AnchorPredictions, size: Size) -> list[Instances]:
     """Returns the proposals of each image, the surest first, without gradients."""
     sizes = [size] * len(predicted.logits[0])
-    return rpn.predict_proposals(predicted.anchors, predicted.logits, predicted.deltas, sizes)
+    # Detectron2 decodes boxes in float32, and suppression needs scores of the same type.
+    logits, deltas = ([v.float() for v in part] for part in (predicted.logits, predicted.deltas))
+    return rpn.predict_proposals(predicted.anchors, logits, deltas, sizes)
 
 
 def proposal_losses(
