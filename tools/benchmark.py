@@ -18,6 +18,7 @@
     uv run tools/benchmark.py encoders                       # each encoder base at 512x512
     uv run tools/benchmark.py recipe --config-file configs/synthia_panoptic_gbw.yaml  # without data
     uv run tools/benchmark.py operators --config-file configs/toy/panoptic_gbw.yaml  # profile
+    uv run tools/benchmark.py rois --config-file configs/toy/panoptic_fpn_gbw.yaml  # a step
     uv run tools/benchmark.py versions --beside CHECKOUT --config-file FILE  # two versions' steps
     uv run tools/benchmark.py weighting --repetitions 21 --out weighting.json
 
@@ -270,7 +271,7 @@ def run_versions(
 
 
 # Those that take a recipe.
-OF_RECIPES = ("recipe", "operators", "versions")
+OF_RECIPES = ("recipe", "operators", "rois", "versions")
 BENCHMARKS = {
     "weighting": run_weighting,
     "upsampled": run_upsampled,
@@ -289,6 +290,7 @@ BENCHMARKS = {
     "recipe": imported("recipe", report),
     "merging": imported("merging", report),
     "operators": imported("operators"),
+    "rois": imported("rois", report),
     "versions": run_versions,
 }
 
