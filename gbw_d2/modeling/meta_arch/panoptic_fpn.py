@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,7 @@ from gbw_d2.modeling.rois.detections import (
     scaled,
 )
 from gbw_d2.modeling.rois.heads import RoIPredictions, draw_rois, predict_rois
+from gbw_d2.modeling.rois.inputs import DrawnFeatures, RoIInputs
 from gbw_d2.modeling.rois.labelling import image_generators
 from gbw_d2.modeling.rois.proposals import predict_anchors, proposal_losses, proposals_of
 from gbw_d2.modeling.rois.settings import with_things
@@ -68,21 +69,6 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_proposal_generator, bu
 ROI_CLS = "roi_cls"
 ROI_BOX = "roi_box"
 ROI_MASK = "roi_mask"
-
-
-class DrawnFeatures(dict[str, Tensor]):
-    """Feature maps by name, with the generators of the images that they are of."""
-
-    draws: Sequence[np.random.Generator] | None = None
-
-
-@dataclass(frozen=True)
-class _RoIInputs:
-    """What RoI heads need in training, where they cannot run before there are targets."""
-
-    pyramid: Features
-    size: Size
-    draws: Sequence[np.random.Generator] | None
 
 
 @META_ARCH_REGISTRY.register()
@@ -238,7 +224,7 @@ class GBWPanopticFPN(RoIViews, PanopticSegmentor):
         pyramid = {name: each.to(compute_dtype(each)) for name, each in maps.items()}
         if self.training:
             draws = features.draws if isinstance(features, DrawnFeatures) else None
-            return _RoIInputs(pyramid, image_size, draws)
+            return RoIInputs(pyramid, image_size, draws)
         return detect(self.proposal_generator, self.roi_heads, pyramid, image_size)
 
     def losses(
@@ -251,12 +237,12 @@ class GBWPanopticFPN(RoIViews, PanopticSegmentor):
     ) -> Losses:
         """Adds the RPN's losses, which no class weights."""
         unweighted: Losses = {}
-        if isinstance(outputs.private, _RoIInputs) and targets.private is not None:
+        if isinstance(outputs.private, RoIInputs) and targets.private is not None:
             predicted, unweighted = self._rois(outputs.private, targets.private)
             outputs = replace(outputs, private=predicted)
         return {**super().losses(outputs, targets, pixel_weights, term, log), **unweighted}
 
-    def _rois(self, given: _RoIInputs, targets: InstanceTargets) -> tuple[RoIPredictions, Losses]:
+    def _rois(self, given: RoIInputs, targets: InstanceTargets) -> tuple[RoIPredictions, Losses]:
         assert self.proposal_generator is not None and self.roi_heads is not None
         boxes, there = targets.boxes()
         generators = image_generators(given.draws, len(boxes), boxes.device)

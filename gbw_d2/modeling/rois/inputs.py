@@ -1,0 +1,26 @@
+"""What RoI heads are handed: feature maps, and the generators by which RoIs are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from gbw_d2.modeling.protocol import Features, Size
+
+
+class DrawnFeatures(dict[str, Tensor]):
+    """Feature maps by name, with the generators of the images that they are of."""
+
+    draws: Sequence[np.random.Generator] | None = None
+
+
+@dataclass(frozen=True)
+class RoIInputs:
+    """What RoI heads need in training, where they cannot run before there are targets."""
+
+    pyramid: Features
+    size: Size
+    draws: Sequence[np.random.Generator] | None
