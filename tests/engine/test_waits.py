@@ -66,7 +66,11 @@ def test_no_step_waits(
         # Its rounds begin with files of pseudo-labels; a step needs none of them.
         strategy.prepare(strategy.stages()[0], Context(True, Path()))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    for module in (model, losses, *map(module_of, strategy.modules().values())):
+    # Modules that have no state worth keeping, too.
+    held = {id(m): m for m in vars(strategy).values() if isinstance(m, nn.Module)}
+    held |= {id(m): m for m in map(module_of, strategy.modules().values())}
+    held.pop(id(model))
+    for module in (model, losses, *held.values()):
         move_to_fake_device(module, mode)
     source = samples()
     target = [{k: s[k] for k in ("draw", "image", "image_rows")} for s in samples(seed=1)]
