@@ -29,8 +29,11 @@ def datasets_of(name: str) -> str | None:
 
 
 def real_twin(path: Path) -> Path:
-    has_prefix = datasets_of(path.name) is not None
-    name = path.name if has_prefix else f"synthia_{path.name}"
+    # Toy twins of recipes of other datasets than SYNTHIA say so: toy_gta5_semantic_hrda.
+    name = next(
+        (n for n in (path.name, path.name.removeprefix("toy_")) if datasets_of(n) is not None),
+        f"synthia_{path.name}",
+    )
     return ROOT / "configs" / name
 
 
@@ -148,7 +151,7 @@ def _load(tmp_path: Path, text: str, *overrides: str) -> None:
         ("MODEL:\n  DEVICE: gpu", "MODEL.DEVICE 'gpu' cannot be used"),
         ("MODEL:\n  BACKBONE:\n    NAME: vgg", "unknown backbone .*build_resnet_backbone"),
         ("MODEL:\n  SEM_SEG_HEAD:\n    NAME: X", "unknown head .*DeepLabV3PlusHead"),
-        ("SOLVER:\n  IMS_PER_BATCH: 0", "IMS_PER_BATCH is 0; expected a number >= 1"),
+        ("SOLVER:\n  IMS_PER_BATCH: 0", "IMS_PER_BATCH is 0; expected a whole number >= 1"),
         ("DATALOADER:\n  NUM_WORKERS: -1", "NUM_WORKERS is -1"),
         ("UDA:\n  NAME: min_entropy\nDATASETS:\n  TARGET: ()", "needs target images"),
     ],
