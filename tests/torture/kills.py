@@ -4,10 +4,12 @@
     uv run tests/torture/kills.py --kills 5 --families panoptic_deeplab --strategies cbst
 
 For every network family and strategy: one undisturbed run, then one that is killed (`kill -9`, its
-whole process group) `--kills` times at moments drawn evenly over the undisturbed run's length, from
-start-up to the last evaluation, and resumed each time. All that the last checkpoint holds must be
-equal. Before that the same for the making of the toy data, file by file. Prints a Markdown table;
-exit code 1 where anything differs. What it came to: docs/reliability.md.
+whole process group) and resumed each time. A kill comes when the run has printed a number of lines
+that is drawn evenly from 1 to the undisturbed run's: from start-up to the last evaluation, however
+busy the machine is. A run that came to its end is compared, all that its last checkpoint holds, and
+started anew until there were `--kills`. Before that the same for the making of the toy data, by the
+number of files there are. Prints a Markdown table; exit code 1 where anything differs. What it came
+to: docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 out = Path(folder) / family / strategy
                 rows.append((family, strategy, *_pair(out, family, strategy, args)))
                 print(_row(rows[-1]), file=sys.stderr, flush=True)
-    print("| family | strategy | kills | while | differences |\n|---|---|---|---|---|")
+    print(
+        "| family | strategy | kills | ends | kills while | differences |\n|---|---|---|---|---|---|"
+    )
     for row in rows:
         print(_row(row))
         wrong += row[-1]
@@ -103,41 +107,67 @@ def command(family: str, strategy: str, out: Path, *more: str) -> list[str]:
     ]
 
 
-def _pair(out: Path, family: str, strategy: str, args: argparse.Namespace) -> tuple[int, str, int]:
-    """Runs a pair undisturbed and killed; returns kills, when they were, and differences."""
-    start = time.monotonic()
-    _finish(command(family, strategy, out / "whole"))
-    length = time.monotonic() - start
-    moments, phases = random.Random(args.seed), Counter[str]()
-    killed = out / "killed"
-    for _ in range(args.kills):
-        alive = _kill_after(
-            command(family, strategy, killed, "--resume"), moments.uniform(0, length)
-        )
-        phases[_phase(killed) if alive else "after its end"] += 1
-    _finish(command(family, strategy, killed, "--resume"))
-    found = _differences(*(_load(out / name / "model_final.pth") for name in ("whole", "killed")))
-    for name in found[:5]:
+def _pair(
+    out: Path, family: str, strategy: str, args: argparse.Namespace
+) -> tuple[int, int, str, int]:
+    """Runs a pair; returns kills, runs that came to their end, when kills were, and differences."""
+    whole, killed = out / "whole", out / "killed"
+    lines, ended = _watch(command(family, strategy, whole), None)
+    if not ended:
+        raise SystemExit(f"{family}, {strategy}: the undisturbed run failed, see {whole}/log.txt")
+    moments, phases, found, ends = random.Random(args.seed), Counter[str](), set[str](), 0
+    words = command(family, strategy, killed, "--resume")
+    while True:
+        kill_at = moments.randint(1, len(lines)) if phases.total() < args.kills else None
+        said, ended = _watch(words, kill_at, moments.uniform(0, 0.3))
+        if not ended:
+            phases[_phase(said[-1])] += 1
+            continue
+        ends += 1
+        found |= set(_differences(*(_load(run / "model_final.pth") for run in (whole, killed))))
+        if kill_at is None:
+            break
+        shutil.rmtree(killed)
+    for name in sorted(found)[:5]:
         print(f"{family}, {strategy}: {name} differs", file=sys.stderr)
     shutil.rmtree(out)
-    return args.kills, ", ".join(f"{name} {n}" for name, n in phases.most_common()), len(found)
+    when = ", ".join(f"{name} {number}" for name, number in phases.most_common())
+    return args.kills, ends, when, len(found)
 
 
-def _data(folder: Path, kills: int, seed: int) -> tuple[int, str, int]:
-    """Makes toy data undisturbed and killed; returns kills, when, and how many files differ."""
+def _data(folder: Path, kills: int, seed: int) -> tuple[int, int, str, int]:
+    """Makes toy data undisturbed and killed; returns what ``_pair`` does, of files."""
     words = [sys.executable, "datasets/prepare_toy.py", "--workers", "1"]
-    start = time.monotonic()
-    _finish(words, DETECTRON2_DATASETS=str(folder / "whole"))
-    length = time.monotonic() - start
-    moments = random.Random(seed)
-    for _ in range(kills):
-        _kill_after(words, moments.uniform(0, length), DETECTRON2_DATASETS=str(folder / "killed"))
-    _finish(words, DETECTRON2_DATASETS=str(folder / "killed"))
-    whole, killed = (_hashes(folder / name) for name in ("whole", "killed"))
-    wrong = {name for name in whole.keys() | killed.keys() if whole.get(name) != killed.get(name)}
+    whole, killed = folder / "whole", folder / "killed"
+    subprocess.run(words, cwd=ROOT, env=_in(whole), check=True, stdout=subprocess.DEVNULL)
+    made, moments = _hashes(whole), random.Random(seed)
+    done = 0
+    while done < kills:
+        process = subprocess.Popen(
+            words, cwd=ROOT, env=_in(killed), stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        wanted = moments.randint(0, len(made))
+        while process.poll() is None and _count(killed) < wanted:
+            time.sleep(0.02)
+        if process.poll() is None:
+            done += 1
+            _kill(process)
+        elif killed.exists():
+            shutil.rmtree(killed)  # it came to its end: anew
+    subprocess.run(words, cwd=ROOT, env=_in(killed), check=True, stdout=subprocess.DEVNULL)
+    found = _hashes(killed)
+    wrong = {name for name in made.keys() | found.keys() if made.get(name) != found.get(name)}
     for name in sorted(wrong)[:5]:
         print(f"toy data: {name} differs", file=sys.stderr)
-    return kills, f"making {kills}", len(wrong)
+    return kills, 1, f"making {kills}", len(wrong)
+
+
+def _in(root: Path) -> dict[str, str]:
+    return {**os.environ, "DETECTRON2_DATASETS": str(root)}
+
+
+def _count(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -148,39 +178,49 @@ def _hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def _finish(words: Sequence[str], **environment: str) -> None:
-    done = subprocess.run(
-        words, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+def _watch(words: Sequence[str], kill_at: int | None, delay: float = 0.0) -> tuple[list[str], bool]:
+    """Runs a command and kills it after a number of lines; returns its lines, and whether it ended.
 
+    Args:
+        words: the command.
+        kill_at: the number of lines; None for never.
+        delay: seconds between that line and the kill.
 
-def _kill_after(words: Sequence[str], seconds: float, **environment: str) -> bool:
-    """Starts a command and kills its process group; returns whether it still ran."""
+    Raises:
+        SystemExit: it ended with an error.
+    """
     process = subprocess.Popen(
         words,
         cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
         start_new_session=True,
     )
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
-    return False
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if len(lines) == kill_at:
+            time.sleep(delay)
+            if process.poll() is None:
+                _kill(process)
+                return lines, False
+    if process.wait():
+        raise SystemExit(f"{' '.join(words)}\n{''.join(lines[-20:])}")
+    return lines, True
 
 
-def _phase(out: Path) -> str:
-    """Names what the run did when it died, by the last line of its log."""
-    log = out / "log.txt"
-    lines = log.read_text().splitlines() if log.is_file() else []
-    last = lines[-1] if lines else ""
-    return next((name for name, words in PHASES.items() if re.search(words, last)), "start-up")
+def _kill(process: subprocess.Popen[Any]) -> None:
+    """Kills a process that leads its group, with all that it started."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _phase(line: str) -> str:
+    """Names what the run did when it died, by the last line that it printed."""
+    return next((name for name, words in PHASES.items() if re.search(words, line)), "start-up")
 
 
 def _load(path: Path) -> Any:
