@@ -78,9 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 out = Path(folder) / family / strategy
                 rows.append((family, strategy, *_pair(out, family, strategy, args)))
                 print(_row(rows[-1]), file=sys.stderr, flush=True)
-    print(
-        "| family | strategy | kills | ends | kills while | differences |\n|---|---|---|---|---|---|"
-    )
+    print("| family | strategy | kills | ends | kills while | differences |")
+    print("|---|---|---|---|---|---|")
     for row in rows:
         print(_row(row))
         wrong += row[-1]
