@@ -112,12 +112,19 @@ def fit_names(model: nn.Module, checkpoint: dict[str, Any]) -> None:
         caffe2 = checkpoint.get("__author__") == "Caffe2"
         state = align_and_update_state_dicts(model.state_dict(), state, c2_conversion=caffe2)
     state = _without_common_prefix(state, model)
+    # A network may know the names that its authors gave to the whole of it.
+    state = getattr(model, "renamed_weights", dict)(state)
     covered = coverage(_inside(state, prefix), encoder)
     name = "the network's own names"
     if covered.share < MIN_COVERAGE:
-        name, renamed, other = choose(unwrap(state), encoder, maps)
+        # What stands beside the encoder under the network's own names stays.
+        own = model.state_dict().keys()
+        beside = {k: v for k, v in state.items() if k in own and not k.startswith(prefix)}
+        inside = {k: v for k, v in state.items() if k not in beside}
+        name, renamed, other = choose(unwrap(inside), encoder, maps)
         if other.share > covered.share:
-            covered, state = other, {prefix + key: value for key, value in renamed.items()}
+            covered = other
+            state = {**beside, **{prefix + key: value for key, value in renamed.items()}}
     _check(covered, name)
     checkpoint["model"] = state
     logger.info("Initial weights (%s): %.1f %% of the encoder", name, 100 * covered.share)

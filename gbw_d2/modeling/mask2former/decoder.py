@@ -47,6 +47,10 @@ class QueryPredictions:
     classes: Tensor
     masks: tuple[Tensor, ...]
 
+    def last(self) -> list[tuple[Tensor, Tensor]]:
+        """Returns class logits (Q, K + 1) and mask logits (Q, h, w) of each image."""
+        return list(zip(self.classes[-1], self.masks[-1], strict=True))
+
 
 class Attention(nn.Module):
     """Attention with several heads, whose inputs may differ for keys and values.

@@ -19,6 +19,7 @@ from gbw_d2.modeling.mask2former.criterion import PointSettings, QueryTargets, q
 from gbw_d2.modeling.mask2former.decoder import QueryPredictions
 from gbw_d2.modeling.mask2former.head import build_mask_head
 from gbw_d2.modeling.mask2former.matching import LossFactors
+from gbw_d2.modeling.mask2former.official_names import renamed_weights
 from gbw_d2.modeling.mask2former.resampling import Frame
 from gbw_d2.modeling.mask2former.segments import (
     SegmentSettings,
@@ -88,8 +89,8 @@ class GBWMask2Former(PanopticSegmentor):
         kwargs: of :class:`PanopticSegmentor`; ``sem_seg_head`` is a ``MaskHead``.
     """
 
-    # The assignment of each batch with targets is found on the host.
-    waits_per_step = 1
+    waits_per_step = 1  # the assignment of each batch with targets is found on the host
+    renamed_weights = staticmethod(renamed_weights)
 
     @configurable
     def __init__(
@@ -283,7 +284,7 @@ class GBWMask2Former(PanopticSegmentor):
                 self.segment_settings,
                 with_greatest=True,
             )
-            for classes, masks in _last(outputs)
+            for classes, masks in outputs.private.queries.last()
         ]
         parts = zip(*((s.slots, s.classes, s.confidence, s.greatest) for s in found), strict=True)
         taught = TaughtSegments(*map(torch.stack, parts))
@@ -314,7 +315,9 @@ class GBWMask2Former(PanopticSegmentor):
         self, outputs: Outputs, image_sizes: Sequence[Size], batch: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
         """Returns each image's result at the file's size; masks are upsampled in pieces."""
-        rows = zip(outputs.semantic.logits, _last(outputs), image_sizes, batch, strict=True)
+        rows = zip(
+            outputs.semantic.logits, outputs.private.queries.last(), image_sizes, batch, strict=True
+        )
         return [
             self._result(logits, queries, outputs.semantic.size, shown, sample)
             for logits, queries, shown, sample in rows
@@ -336,8 +339,9 @@ class GBWMask2Former(PanopticSegmentor):
         return result
 
     def _panoptic(self, classes: Tensor, masks: Tensor, frame: Frame) -> tuple[Tensor, list[Any]]:
-        things = self.label_space.thing_ids
-        return panoptic_result(classes, masks, frame, things, self.segment_settings)
+        return panoptic_result(
+            classes, masks, frame, self.label_space.thing_ids, self.segment_settings
+        )
 
     @staticmethod
     def _frame(masks: Tensor, padded: Size, shown: Size, size: Size | None = None) -> Frame:
@@ -378,7 +382,7 @@ class GBWMask2Former(PanopticSegmentor):
         result = super().result(merged, image_size, sample)
         if self.predict_instances:
             _, view, outputs = seen[0]
-            ((classes, masks),) = _last(outputs)
+            ((classes, masks),) = outputs.private.queries.last()
             masks = masks.flip(2) if view.flip else masks
             frame = self._frame(
                 masks, outputs.semantic.size, view.shown, result_size(sample, image_size)
@@ -390,9 +394,3 @@ class GBWMask2Former(PanopticSegmentor):
 def _endings(layers: int) -> list[str]:
     """Returns the endings of the heads' names: of each prediction, the last one without any."""
     return [*(f"_{number}" for number in range(layers)), ""]
-
-
-def _last(outputs: Outputs) -> list[tuple[Tensor, Tensor]]:
-    """Returns class logits (Q, K + 1) and mask logits (Q, h, w) of each image."""
-    queries = outputs.private.queries
-    return list(zip(queries.classes[-1], queries.masks[-1], strict=True))
