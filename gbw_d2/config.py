@@ -64,6 +64,9 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.TEST_SIZE = ()
     # Range of the random factor by which an image is resized before the crop.
     cfg.INPUT.SCALE_RANGE = (1.0, 1.0)
+    # In its place: lengths of which one is drawn for the shorter side, pixels; () = none.
+    cfg.INPUT.SOURCE_SHORT_SIDES = ()
+    cfg.INPUT.TARGET_SHORT_SIDES = ()
     # Probability of a horizontal flip, 0..1.
     cfg.INPUT.FLIP_PROBABILITY = 0.5
     # A crop is drawn again (10 times at most) while one class covers more than this share of it.

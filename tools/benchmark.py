@@ -16,6 +16,7 @@
     uv run tools/benchmark.py busy                           # a step beside busy processes
     uv run tools/benchmark.py startup                        # how soon a mistake is told
     uv run tools/benchmark.py encoders                       # each encoder base at 512x512
+    uv run tools/benchmark.py mask2former                    # beside transformers'
     uv run tools/benchmark.py recipe --config-file configs/synthia_panoptic_gbw.yaml  # without data
     uv run tools/benchmark.py operators --config-file configs/toy/panoptic_gbw.yaml  # profile
     uv run tools/benchmark.py rois --config-file configs/toy/panoptic_fpn_gbw.yaml  # a step
@@ -292,6 +293,7 @@ BENCHMARKS = {
     "operators": imported("operators"),
     "rois": imported("rois", report),
     "versions": run_versions,
+    "mask2former": imported("mask2former", report),
 }
 
 

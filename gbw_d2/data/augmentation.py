@@ -27,6 +27,8 @@ class AugmentationSettings:
     Args:
         resize: (rows, columns) that the whole image is brought to first; None keeps its size.
         scale_range: lowest and highest factor of the random scale (uniform) that follows.
+        short_sides: in place of a random scale, lengths of which one is drawn for the shorter side,
+            pixels; () for none.
         crop_size: (rows, columns) of the random crop; smaller images are padded at the right and
             the bottom. None keeps the whole image.
         flip_probability: probability of a horizontal flip, 0..1.
@@ -40,6 +42,7 @@ class AugmentationSettings:
 
     resize: tuple[int, int] | None = None
     scale_range: tuple[float, float] = (1.0, 1.0)
+    short_sides: tuple[int, ...] = ()
     crop_size: tuple[int, int] | None = None
     flip_probability: float = 0.5
     cat_max_ratio: float = 1.0
@@ -51,6 +54,11 @@ class AugmentationSettings:
         low, high = self.scale_range
         if not 0 < low <= high:
             raise UserError(f"scale range is {self.scale_range}, expected 0 < low <= high")
+        if self.short_sides and self.scale_range != (1.0, 1.0):
+            raise UserError(
+                f"short sides are {self.short_sides} and the scale range is {self.scale_range}; "
+                "expected one alone: INPUT.SCALE_RANGE (1.0, 1.0), or () for the short sides"
+            )
         for name in ("resize", "crop_size"):
             size = getattr(self, name)
             if size is not None and (len(size) != 2 or min(size) < 1):
@@ -154,6 +162,14 @@ def jitter_colors(image: np.ndarray, strength: float, rng: np.random.Generator) 
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
+def _drawn_scale(
+    size: tuple[int, int], settings: AugmentationSettings, rng: np.random.Generator
+) -> float:
+    if not settings.short_sides:
+        return rng.uniform(*settings.scale_range)
+    return settings.short_sides[rng.integers(len(settings.short_sides))] / min(size)
+
+
 class Augmented(NamedTuple):
     """An image, its label maps, and where its rows lie.
 
@@ -192,8 +208,8 @@ def augment(
     Returns:
         What it has become, contiguous.
     """
-    factor = rng.uniform(*settings.scale_range)
     rows, cols = settings.resize or image.shape[:2]
+    factor = _drawn_scale((rows, cols), settings, rng)
     scaled = (max(round(rows * factor), 1), max(round(cols * factor), 1))
     image = resize_image(image, scaled)
     maps = [resize_labels(labels, scaled) for labels, _ in label_maps]

@@ -60,10 +60,11 @@ def _optional_size(cfg: CfgNode, key: str) -> tuple[int, int] | None:
     return (int(size[0]), int(size[1])) if size else None
 
 
-def _augmentation(cfg: CfgNode, size_key: str) -> AugmentationSettings:
+def _augmentation(cfg: CfgNode, domain: str) -> AugmentationSettings:
     return AugmentationSettings(
-        resize=_optional_size(cfg, size_key),
+        resize=_optional_size(cfg, f"{domain}_SIZE"),
         scale_range=tuple(cfg.INPUT.SCALE_RANGE),
+        short_sides=tuple(cfg.INPUT[f"{domain}_SHORT_SIDES"]),
         crop_size=_optional_size(cfg, "CROP_SIZE"),
         flip_probability=cfg.INPUT.FLIP_PROBABILITY,
         cat_max_ratio=cfg.INPUT.MAX_CLASS_SHARE,
@@ -135,7 +136,7 @@ def build_batches(data: RunData, start: int, stage_data: StageData | None = None
         return PairedLoader(source, _labelled_target(data, stage_data, shared))
     target = build_train_loader(
         records,
-        TargetMapper(_augmentation(cfg, "TARGET_SIZE"), cfg.INPUT.FORMAT, _target_reader(data)),
+        TargetMapper(_augmentation(cfg, "TARGET"), cfg.INPUT.FORMAT, _target_reader(data)),
         EpochPermutation(len(records), cfg.SEED, "target"),
         name="target",
         **shared,
@@ -181,7 +182,7 @@ def _source_batches(
         learned.read_semantic,
         learned.read_panoptic if panoptic else None,
         space,
-        _augmentation(cfg, "SOURCE_SIZE"),
+        _augmentation(cfg, "SOURCE"),
         architecture(cfg).target_generator(cfg, space),
         cfg.INPUT.FORMAT,
         read,
@@ -221,7 +222,7 @@ def _labelled_target(
         labels.folder,
         space,
         # Crops of the target are judged by no class, as those without labels are not.
-        replace(_augmentation(cfg, "TARGET_SIZE"), cat_max_ratio=1.0),
+        replace(_augmentation(cfg, "TARGET"), cat_max_ratio=1.0),
         cfg.INPUT.FORMAT,
         PSEUDO_LABELS,
         architecture(cfg).target_generator(cfg, space),

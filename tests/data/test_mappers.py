@@ -251,6 +251,16 @@ def test_scaled_sizes() -> None:
     assert maps[0].shape == (24, 40)
 
 
+def test_short_sides_are_drawn_from_their_list() -> None:
+    image, labels = _striped()
+    settings = AugmentationSettings(resize=(48, 80), short_sides=(24, 96))
+    found = [augment(image, [(labels, 255)], settings, _rng(seed))[1][0] for seed in range(12)]
+    # Upright pictures, too: the columns are then the shorter side.
+    assert {each.shape for each in found} == {(24, 40), (96, 160)}
+    upright = augment(image, [], AugmentationSettings(resize=(80, 48), short_sides=(24,)), _rng())
+    assert upright[0].shape == (40, 24, 3)
+
+
 def test_crops_are_drawn_again_until_no_class_dominates() -> None:
     labels = np.zeros((20, 200), dtype=np.uint8)
     labels[:, 100:120] = np.arange(20)[None, :] % 5
@@ -291,6 +301,7 @@ def test_color_jitter_changes_colours_only() -> None:
     [
         {"scale_range": (2.0, 1.0)},
         {"scale_range": (0.0, 1.0)},
+        {"scale_range": (0.5, 1.0), "short_sides": (24,)},
         {"crop_size": (0, 5)},
         {"resize": (5,)},
         {"flip_probability": 1.5},
