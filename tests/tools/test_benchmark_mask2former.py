@@ -1,4 +1,4 @@
-"""The candidates of the mask2former benchmark compute the same, and memory is bounded. No timings."""
+"""The candidates of the mask2former benchmark compute the same; memory is bounded. No timings."""
 
 from __future__ import annotations
 

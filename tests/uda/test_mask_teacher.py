@@ -190,6 +190,25 @@ def test_networks_of_pixels_are_taught_by_segments(
     assert (semantic[~pasted] != 255).any() and strategy.thresholds.values.max() > 0
 
 
+def test_half_precision_is_near_float32(build: Any) -> None:
+    batches = batch_of(0, True), batch_of(100, False)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        strategy = build()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            parts = [dict(part) for part in strategy.training_losses(*batches, 0)]
+        values = torch.stack([value for part in parts for value in part.values()])
+        values.sum().backward()
+        gradient = strategy.model.sem_seg_head.decoder.classifier.weight.grad
+        assert gradient.dtype == torch.float32 and gradient.isfinite().all()
+        assert strategy.thresholds.values.dtype == torch.float32
+        found.append(values.detach())
+    assert found[0].dtype == found[1].dtype == torch.float32
+    # Source losses alone are of the same points; those of the target follow other segments.
+    torch.testing.assert_close(found[1], found[0], rtol=0.1, atol=0.05)
+
+
 def test_three_stages(build: Any, tmp_path: Path) -> None:
     strategy = build(8, SOURCE_SHARE=0.25, BURN_IN_SHARE=0.25)
     source, adaptation = strategy.stages()
