@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gbw_d2.errors import UserError
 from gbw_d2.former_names import former_name
 from gbw_d2.paths import expanded
+from gbw_d2.plain_files import ContentError, read_yaml
 
 AXES = ("datasets", "encoders", "models", "schedules", "uda", "weighting")
 BASES = Path(__file__).resolve().parents[1] / "configs" / "base"
@@ -157,11 +156,9 @@ def _read(
         raise ConfigError(f"{path}: it is a base of itself, by {above[-1].name}; take it out")
     above = (*above, path.resolve())
     try:
-        # Some editors begin UTF-8 with a mark.
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        # YAML's messages have several lines.
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+        content = read_yaml(path) or {}
+    except (ContentError, OSError) as error:
+        raise ConfigError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected KEY: VALUE lines, found {type(content).__name__}")
     bases = content.pop("_BASE_", [])

@@ -321,7 +321,7 @@ def _known_keys(node: CfgNode, prefix: str = "") -> list[str]:
 
 
 def _readable(error: Exception, cfg: CfgNode, where: str) -> ConfigError:
-    message = str(error).strip("'\"")
+    message = " ".join(str(error).strip("'\"").split())
     if "Non-existent" in message:
         # Nested keys are reported in full.
         wrong = message.split(":")[-1].strip().split()[0].rstrip(".")
@@ -354,7 +354,7 @@ def load_config(config_file: str, words: Sequence[str] = ()) -> CfgNode:
         )
     try:
         cfg.merge_from_other_cfg(CfgNode(content))
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
         raise _readable(error, cfg, config_file) from error
     if len(overrides) % 2:
         raise ConfigError(

@@ -156,18 +156,38 @@ def space_from_dict(content: Mapping[str, Any]) -> LabelSpace:
     """
     try:
         within = content["within"]
-        return LabelSpace(
-            str(content["name"]),
+        space = LabelSpace(
+            content["name"],
             tuple(
-                SemanticClass(str(c["name"]), bool(c["thing"]), tuple(c["color"]), c["raw_id"])
+                SemanticClass(c["name"], c["thing"], tuple(c["color"]), c["raw_id"])
                 for c in content["classes"]
             ),
             None if within is None else space_from_dict(within),
             dict(content["aliases"]),
             {name: tuple(names) for name, names in content["subsets"].items()},
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"the label space of the checkpoint cannot be read ({error!r})") from error
+        _check_types(space)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"the label space of the checkpoint cannot be read ({error})") from error
+    return space
+
+
+def _check_types(space: LabelSpace) -> None:
+    """Raises TypeError where a label space that was read holds what none can hold."""
+    members = [name for names in space.subsets.values() for name in names]
+    texts = [space.name, *space.class_names, *space.subsets, *members]
+    texts += [text for pair in space.aliases.items() for text in pair]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise TypeError("a name is no text")
+    if not set(members) <= set(space.class_names):
+        raise TypeError("a subset names no class")
+    for each in space.classes:
+        if type(each.is_thing) is not bool:
+            raise TypeError(f"'{each.name}' is neither thing nor stuff")
+        if len(each.color) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in each.color):
+            raise TypeError(f"the colour of '{each.name}' is {each.color}")
+        if each.raw_id is not None and type(each.raw_id) is not int:
+            raise TypeError(f"the raw id of '{each.name}' is {each.raw_id!r}")
 
 
 class _LabelSpaces(Registry[LabelSpace]):

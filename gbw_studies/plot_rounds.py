@@ -9,7 +9,6 @@ Reads pseudo_labels/round_*/round.json; writes plots/rounds.png and .svg into th
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from gbw_d2.commands import finish
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import replacing
+from gbw_d2.plain_files import ContentError, read_json
 
 # Okabe and Ito's colours: told apart by colour-blind readers too. One per round.
 COLORS = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
@@ -40,8 +40,8 @@ def read_rounds(folder: Path) -> list[dict[str, Any]]:
             "UDA.NAME cbst that has finished the labels of a round"
         )
     try:
-        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    except ValueError as error:
+        return [read_json(path) for path in paths]
+    except ContentError as error:
         raise UserError(f"{folder}: a round.json is damaged ({error})") from error
 
 

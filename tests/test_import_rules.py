@@ -20,6 +20,7 @@ LEAVES = (
     "commands",
     *(
         "paths",
+        "plain_files",
         "former_names",
         "settings",
         "registry",
@@ -50,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "ranges": ("composition", "settings"),
     "unread_keys": ("compat", "config"),
-    "results": ("errors", "compat", "files"),
+    "results": ("errors", "compat", "plain_files", "files"),
     "data": (*LEAVES, "files", "ops"),
     "toyworld": (*LEAVES, "files", "data"),
     "catalog": (*LEAVES, "files", "data", "toyworld"),

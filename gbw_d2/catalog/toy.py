@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -109,7 +108,9 @@ def prepare_toy(layout: str = "") -> None:
 
 
 def _check_version(marker: Path, key: str, wanted: int) -> None:
-    found = json.loads(marker.read_text()).get(key)
+    from gbw_d2.toyworld.folder import read_marker
+
+    found = read_marker(marker).get(key)
     if found != wanted:
         raise DatasetError(
             f"{marker.parent} holds a toy world of version {found}, this program makes version "

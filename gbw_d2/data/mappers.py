@@ -20,10 +20,10 @@ from gbw_d2.data.augmentation import (
     resize_image,
 )
 from gbw_d2.data.formats.files import check_size, read_array, read_ids, read_image
-from gbw_d2.data.spec import PanopticReader, Record, SegmentsInfo, SemanticReader
+from gbw_d2.data.spec import DatasetError, PanopticReader, Record, SegmentsInfo, SemanticReader
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
-from gbw_d2.ops.segments import class_map
+from gbw_d2.ops.segments import class_map, distinct
 
 Sample = dict[str, Any]
 # (class map, segment map or None, segments_info) -> a network's own label entries; see
@@ -39,6 +39,7 @@ RECORD_KEYS = (keys.FILE_NAME, keys.IMAGE_ID, keys.HEIGHT, keys.WIDTH)
 
 # Written instances are numbered (class id + 1) x this + 1, 2, ...
 INSTANCES_PER_CLASS = 1000
+_REMEDY = "delete the round's folder, which is labelled anew"
 
 
 def _read_checked_image(
@@ -192,14 +193,22 @@ class _WrittenLabels(SourceMapper):
         self.instance_folder = instance_folder
 
     def _read(self, record: Record) -> np.ndarray:
-        return read_array(self.folder / f"{record[keys.IMAGE_ID]}.png", cv2.IMREAD_UNCHANGED)
+        path = self.folder / f"{record[keys.IMAGE_ID]}.png"
+        labels = read_array(path, cv2.IMREAD_UNCHANGED, _REMEDY)
+        count = self.label_space.num_classes
+        if labels.ndim != 2 or labels.dtype != np.uint8 or not _are_classes(labels, count):
+            raise DatasetError(
+                f"'{path}' holds other things than class ids 0..{count - 1} and 255; {_REMEDY}"
+            )
+        return labels
 
     def _labels(self, record: Record) -> tuple[np.ndarray | None, np.ndarray | None, SegmentsInfo]:
         semantic = self._read(record)
         if self.instance_folder is None:
             return semantic, None, []
         path = self.instance_folder / f"{record[keys.IMAGE_ID]}.png"
-        instances = read_ids(path)
+        instances = read_ids(path, _REMEDY)
+        _check_instances(instances, semantic.shape, self.label_space, path)
         # Numbers of stuff segments: class id + 1, below those of the first thing's instances.
         stuff = np.isin(semantic, self.label_space.stuff_ids) * (semantic.astype(np.int32) + 1)
         segment_map = np.where(instances > 0, instances, stuff)
@@ -211,10 +220,30 @@ class _WrittenLabels(SourceMapper):
                 else number - 1,
                 "iscrowd": 0,
             }
-            for number in np.unique(segment_map).tolist()
+            for number in distinct(segment_map).tolist()
             if number > 0
         ]
         return semantic, segment_map, segments
+
+
+def _are_classes(labels: np.ndarray, count: int) -> bool:
+    return all(c < count or c == IGNORE_LABEL for c in distinct(labels).tolist())
+
+
+def _check_instances(
+    instances: np.ndarray, size: tuple[int, ...], space: LabelSpace, path: Path
+) -> None:
+    if instances.shape != size:
+        raise DatasetError(f"'{path}' is of another size than its labels; {_REMEDY}")
+    strange = [
+        number
+        for number in distinct(instances).tolist()
+        if number and number // INSTANCES_PER_CLASS - 1 not in space.thing_ids
+    ]
+    if strange:
+        raise DatasetError(
+            f"'{path}' holds {strange[:3]}, which number no instance of a thing; {_REMEDY}"
+        )
 
 
 class PseudoLabelMapper:

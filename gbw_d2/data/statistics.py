@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,9 +84,14 @@ def load_counts(path: Path) -> np.ndarray | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as cache:
-            return cache["counts"]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"cannot read the cache '{path}' ({error}); delete it") from error
+            counts = cache["counts"]
+        if counts.dtype.kind not in "iu" or counts.ndim < 2 or counts.min(initial=0) < 0:
+            raise ValueError("it holds no counts")
+    # NumPy hands on whatever Python's parser or an archive raises of a damaged head.
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise DatasetError(f"cannot read the cache '{path}' ({reason}); delete it") from error
+    return counts
 
 
 def save_counts(path: Path, counts: np.ndarray) -> None:

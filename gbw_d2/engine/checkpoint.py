@@ -16,13 +16,15 @@ import torch
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.composition import ConfigError
-from gbw_d2.engine.class_transfer import LABEL_SPACE, difference, with_shared_rows
+from gbw_d2.data.formats.files import few
+from gbw_d2.engine.class_transfer import LABEL_SPACE, difference, last_checkpoint, with_shared_rows
 from gbw_d2.engine.initial_weights import InitialWeightsError, fit_names
 from gbw_d2.engine.zoo_pickle import read_zoo_pickle
 from gbw_d2.errors import UserError
+from gbw_d2.files.archives import check_archive
 from gbw_d2.files.atomic import replacing, write_atomically
 from gbw_d2.label_spaces import space_from_dict
-from gbw_d2.modeling.backbones.pretrained import envelope
+from gbw_d2.modeling.backbones.pretrained import envelope, first_line, unusable
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
@@ -120,6 +122,11 @@ class Checkpointer(DetectionCheckpointer):
                 self.tag_last_checkpoint(whole.name)
         comm.synchronize()
 
+    def get_checkpoint_file(self) -> str:
+        """Returns the file that ``last_checkpoint`` names, "" where there is none."""
+        last = last_checkpoint(Path(self.save_dir))
+        return "" if last is None else str(last)
+
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint.
 
@@ -145,11 +152,11 @@ class Checkpointer(DetectionCheckpointer):
         except ConfigError:
             # Of the comparison of configs, which says all.
             raise
-        except ValueError as error:
+        except _UNREADABLE as error:
             # Optimiser and weighting schemes compare what they get with what they are.
             raise CheckpointError(
-                f"weights '{path}' were written by a run with other settings, so --resume cannot "
-                f"go on from them: {error}"
+                f"weights '{path}' are damaged or were written by a run with other settings, so "
+                f"--resume cannot go on from them: {first_line(error)}"
             ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -159,6 +166,7 @@ class Checkpointer(DetectionCheckpointer):
             elif filename.endswith((".pkl", ".pyth")):
                 loaded = super()._load_file(filename)
             else:
+                check_archive(filename)
                 loaded = torch.load(filename, map_location="cpu", weights_only=not self.trust)
         except (*_UNREADABLE, AssertionError) as error:
             raise CheckpointError(_why_unreadable(error)) from error
@@ -172,6 +180,9 @@ class Checkpointer(DetectionCheckpointer):
         return dict(loaded)
 
     def _load_model(self, checkpoint: Any) -> Any:
+        done = checkpoint.get("iteration", -1)
+        if self.strict and (type(done) is not int or not -1 <= done < 1 << 53):
+            raise CheckpointError(f"its entry 'iteration' is {done!r}, expected a whole number")
         if self.strict and self.check_entries is not None:
             self.check_entries(checkpoint)
         absent = [key for key in self.checkpointables if key not in checkpoint]
@@ -188,13 +199,13 @@ class Checkpointer(DetectionCheckpointer):
             names = ", ".join(key for key, _, _ in incompatible.incorrect_shapes)
             self.logger.warning("Started anew, since their shapes differ: %s", names)
         elif incompatible.incorrect_shapes:
-            lines = [
-                f"  {key}: file {tuple(found)}, network {tuple(expected)}"
+            shapes = [
+                f"{key} file {tuple(found)}, network {tuple(expected)}"
                 for key, found, expected in incompatible.incorrect_shapes
             ]
             raise CheckpointError(
                 "the checkpoint is of another network (DATASETS.LABEL_SPACE or MODEL.* differ); "
-                "MODEL.REINITIALISE_MISMATCHED True starts these layers anew:\n" + "\n".join(lines)
+                "MODEL.REINITIALISE_MISMATCHED True starts these layers anew: " + few(shapes, 10)
             )
         missing, all_keys = incompatible.missing_keys, self.model.state_dict()
         if missing and (self.strict or len(missing) == len(all_keys)):
@@ -260,10 +271,8 @@ def scored_weights(cfg: Any, resume: bool) -> str:
         cfg: the config.
         resume: whether the last one of OUTPUT_DIR goes before MODEL.WEIGHTS.
     """
-    last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
-    if resume and last.is_file():
-        return str(last.with_name(last.read_text().strip()))
-    return str(cfg.MODEL.WEIGHTS)
+    last = last_checkpoint(Path(cfg.OUTPUT_DIR)) if resume else None
+    return str(cfg.MODEL.WEIGHTS if last is None else last)
 
 
 def _why_unreadable(error: Exception) -> str:
@@ -273,7 +282,7 @@ def _why_unreadable(error: Exception) -> str:
             f"it holds more than weights: it asks for {asked[1]}, which may run code. If you trust "
             "its source, MODEL.TRUST_WEIGHTS True loads it anyway"
         )
-    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+    reason = first_line(error)
     return (
         f"it is damaged, or no file of weights ({reason}). Copy or download it again; to resume, "
         "write the name of an older checkpoint into OUTPUT_DIR/last_checkpoint"
@@ -294,3 +303,5 @@ def _check_content(loaded: Any) -> None:
                 f"its entry {name!r} is a {type(value).__name__}, expected a tensor; save the "
                 "dictionary of names and tensors, alone or as {'model': ...}"
             )
+        if problem := unusable(value):
+            raise CheckpointError(f"its entry {name!r} {problem}")

@@ -9,10 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LabelSpace, space_from_dict
 
 # The entry of a checkpoint that holds its label space.
 LABEL_SPACE = "label_space"
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Returns the checkpoint that ``last_checkpoint`` in an OUTPUT_DIR names, None without one.
+
+    Raises:
+        UserError: it names no file.
+    """
+    path = folder / "last_checkpoint"
+    if not path.is_file():
+        return None
+    try:
+        name = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        name = ""
+    if not name.isprintable() or Path(name).name != name:
+        raise UserError(
+            f"'{path}' should name a checkpoint in its folder and holds {name[:40]!r}; write the "
+            "name of one into it"
+        )
+    return folder / name
 
 
 def checkpoint_space(weights: str) -> LabelSpace | None:
@@ -24,10 +46,7 @@ def checkpoint_space(weights: str) -> LabelSpace | None:
     Returns:
         None where it carries none, or cannot be read: whoever loads it says why.
     """
-    path = Path(weights)
-    last = path / "last_checkpoint"
-    if last.is_file():
-        path = path / last.read_text().strip()
+    path = last_checkpoint(Path(weights)) or Path(weights)
     if path.suffix != ".pth" or not path.is_file():
         return None
     try:

@@ -13,11 +13,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
 from gbw_d2.errors import UserError
+from gbw_d2.plain_files import ContentError, parse_yaml
 
 from detectron2.config import CfgNode
 
@@ -113,7 +112,7 @@ def differences(before: str, now: str) -> dict[str, tuple[Any, Any]]:
 
     A key that only one of them has is of another version of this project, and is left out.
     """
-    old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(now))
+    old, new = _flat(parse_yaml(before)), _flat(parse_yaml(now))
     return {k: (old[k], new[k]) for k in sorted(old.keys() & new.keys()) if old[k] != new[k]}
 
 
@@ -135,7 +134,10 @@ def check_resumed(
     if not isinstance(text, str):
         logger.warning("The checkpoint holds no config, so no key is compared with it")
         return
-    changed = differences(text, cfg.dump())
+    try:
+        changed = differences(text, cfg.dump())
+    except (ContentError, AttributeError) as error:
+        raise ConfigError(f"its config cannot be read ({error})") from error
     refused = [k for k in changed if change_of(k) is Change.REFUSED]
     if refused:
         raise ConfigError(

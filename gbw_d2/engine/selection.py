@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gbw_d2.config import ConfigError
 from gbw_d2.engine.checkpoint import Checkpointer
 from gbw_d2.evaluation.label_free import CRITERIA
 from gbw_d2.files.atomic import write_atomically
+from gbw_d2.plain_files import ContentError, read_json
 
 from detectron2.utils import comm
 
@@ -51,9 +53,24 @@ class BestCheckpoint:
                 criterion,
             )
         if criterion and done > 0 and self.path.is_file():
-            found = json.loads(self.path.read_text())
+            found = self._read()
             if found.get("criterion") == criterion and found["iterations"] <= done:
                 self.record = found
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = read_json(self.path)
+            numbers = (found["value"], found["iterations"])
+            if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+                raise ContentError("value and iterations are no numbers")
+            if not isinstance(found["metrics"], dict):
+                raise ContentError("no metrics")
+        except (ContentError, LookupError, TypeError) as error:
+            raise ConfigError(
+                f"'{self.path}' cannot be read ({error}); delete it, and the best checkpoint is "
+                "looked for anew from here on"
+            ) from error
+        return dict(found)
 
     def add(self, metrics: Mapping[str, float], iterations: int) -> None:
         """Compares an evaluation with the best so far.

@@ -257,6 +257,8 @@ def _check_names(cfg: CfgNode, data: tuple[str, ...]) -> None:
     DTYPES.get(cfg.SOLVER.AMP.DTYPE)
     for key in data:
         for name in cfg.DATASETS[key]:
+            if not isinstance(name, str):
+                raise ConfigError(f"DATASETS.{key} is {cfg.DATASETS[key]}; expected names")
             get_dataset(name)
     _check_in_detectron2(
         META_ARCH_REGISTRY, "architecture (MODEL.META_ARCHITECTURE)", cfg.MODEL.META_ARCHITECTURE

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from gbw_d2.data.formats.coco_panoptic import check_annotation, is_whole
 from gbw_d2.data.formats.files import few, read_ids
 from gbw_d2.errors import UserError
 from gbw_d2.evaluation.panoptic_quality import PanopticQuality
+from gbw_d2.plain_files import read_json
 
 _REMEDY = "write it anew"
 
@@ -39,7 +40,11 @@ def score_files(truth: Path, prediction: Path, workers: int | None = None) -> Pa
         raise UserError(
             f"'{prediction}' has no prediction for {len(lacking)} images: {few(lacking)}"
         )
-    quality = PanopticQuality(content["categories"])
+    try:
+        _check_categories(content["categories"])
+        quality = PanopticQuality(content["categories"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"'{truth}' has other categories than COCO's ({error!r})") from error
 
     def score(entry: Mapping[str, Any]) -> None:
         guess = found[entry["image_id"]]
@@ -64,17 +69,29 @@ def score_files(truth: Path, prediction: Path, workers: int | None = None) -> Pa
     return quality
 
 
+def _check_categories(categories: Any) -> None:
+    for category in categories:
+        if not is_whole(category["id"]) or not 0 <= category["id"] < 1 << 31:
+            raise ValueError(f"category {category}, expected a whole number from 0 as id")
+        if category["isthing"] not in (0, 1):
+            raise ValueError(f"category {category}, expected isthing 0 or 1")
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         for entry in content["annotations"]:
-            entry["image_id"], entry["file_name"], entry["segments_info"]
+            check_annotation(entry)
+        if len({entry["image_id"] for entry in content["annotations"]}) < len(
+            content["annotations"]
+        ):
+            raise ValueError("an image is listed twice")
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"'{path}' is not a COCO panoptic file ({error!r}); {_REMEDY}") from error
     return content

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import cut_to_whole_lines, naming, replacing
+from gbw_d2.results.tables import read_table
 
 COLUMNS = ("iteration", "head", "term", "class", "weight", "measure", "pixels")
 
@@ -31,8 +33,9 @@ class ClassWeightsFile:
         kept = []
         cut_to_whole_lines(self.path)
         if done > 0 and self.path.is_file():
-            with self.path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["iteration"]) <= done]
+            rows = read_table(self.path, COLUMNS)
+            # A last row that is cut off is written again.
+            kept = [r for r in rows if None not in r.values() and _iteration(self.path, r) <= done]
         with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
@@ -42,3 +45,13 @@ class ClassWeightsFile:
         """Appends rows of :data:`COLUMNS`."""
         with naming(self.path), self.path.open("a", newline="") as file:
             csv.writer(file).writerows(rows)
+
+
+def _iteration(path: Path, row: dict[str, str]) -> int:
+    try:
+        return int(row["iteration"])
+    except ValueError as error:
+        raise UserError(
+            f"{path}: iteration '{row['iteration']}' is no number, so --resume cannot cut the file "
+            "where the run goes on; move it away to begin a new one"
+        ) from error

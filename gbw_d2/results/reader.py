@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from gbw_d2.errors import UserError
+from gbw_d2.plain_files import ContentError, parse_json, read_json
 from gbw_d2.results.class_weights import COLUMNS
+from gbw_d2.results.tables import read_table, read_text
 
 WEIGHTS, LOSSES, SCORES = "class_weights.csv", "metrics.json", "per_class.csv"
 RESULTS, CONFUSION = "results.json", "confusion.csv"
@@ -60,7 +60,7 @@ def read_weight_rows(path: Path) -> list[dict[str, str]]:
     Raises:
         UserError: a column is missing.
     """
-    rows = _read_csv(path, COLUMNS)
+    rows = read_table(path, COLUMNS)
     if rows and not path.read_bytes().endswith(b"\n"):
         rows.pop()  # the run writes on, or was killed while it did
     return rows
@@ -93,13 +93,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: a line, other than the last, that is no JSON object.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     entries: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             iteration = entry["iteration"]
-        except (ValueError, TypeError, KeyError) as error:
+            _check_numbers(entry)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines):
                 break  # the run writes on, or was killed while it did
             raise UserError(
@@ -110,6 +111,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             entries.pop()
         entries.append(entry)
     return entries
+
+
+def _check_numbers(entry: dict[str, Any]) -> None:
+    if type(entry["iteration"]) is not int or not 0 <= entry["iteration"] < 1 << 53:
+        raise ValueError("an iteration is a whole number")
+    for name, value in entry.items():
+        if type(value) not in (int, float) and (_is_loss(name) or name == "time"):
+            raise ValueError(f"{name} is no number")
 
 
 def read_losses(path: Path) -> dict[str, Curve]:
@@ -140,12 +149,19 @@ def read_scores(path: Path) -> Scores:
         UserError: columns or numbers that do not belong there.
     """
     scores: Scores = {}
-    for line, row in enumerate(_read_csv(path, ("protocol", "class")), start=2):
+    for line, row in enumerate(read_table(path, ("protocol", "class")), start=2):
         protocol, name = row.pop("protocol"), row.pop("class")
         scores.setdefault(protocol, {})[name] = {
-            key: _number(path, line, text) if text else None for key, text in row.items()
+            key: _score(path, line, text) if text else None for key, text in row.items()
         }
     return scores
+
+
+def _score(path: Path, line: int, text: str) -> float:
+    number = _number(path, line, text)
+    if not np.isfinite(number):
+        raise UserError(f"{path}, line {line}: '{text}' is no score; the file is damaged")
+    return number
 
 
 def read_confusion(path: Path) -> tuple[list[str], list[str], np.ndarray]:
@@ -158,13 +174,15 @@ def read_confusion(path: Path) -> tuple[list[str], list[str], np.ndarray]:
     Raises:
         UserError: a cell that is no number.
     """
-    rows = _read_csv(path, ("truth",))
+    rows = read_table(path, ("truth",))
     names = [row.pop("truth") for row in rows]
     predicted = list(rows[0]) if rows else []
-    counts = [
-        [_number(path, line, text) for text in row.values()] for line, row in enumerate(rows, 2)
-    ]
-    return names, predicted, np.array(counts, dtype=np.int64)
+    counts = np.array(
+        [[_number(path, line, text) for text in row.values()] for line, row in enumerate(rows, 2)]
+    ).reshape(len(names), len(predicted))
+    if not ((counts >= 0) & (counts < 1 << 53)).all():
+        raise UserError(f"{path} holds numbers that count no pixels; the file is damaged")
+    return names, predicted, counts.astype(np.int64)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -179,19 +197,24 @@ def read_results(folder: Path) -> dict[str, Any]:
     path = folder / RESULTS if folder.is_dir() else folder
     if not path.is_file():
         raise UserError(f"{folder} holds no {RESULTS}; the run is not finished")
-    return json.loads(path.read_text())
+    try:
+        content = read_json(path)
+        _check_results(content)
+    except (ContentError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not what train_net.py writes ({error}); `--eval-only --resume` writes it "
+            "anew"
+        ) from error
+    return content
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [c for c in columns if c not in (reader.fieldnames or ())]
-        if missing:
-            raise UserError(
-                f"{path} has no column {', '.join(missing)}; expected a file that "
-                "train_net.py wrote"
-            )
-        return list(reader)
+def _check_results(content: dict[str, Any]) -> None:
+    if not isinstance(content["run"], dict):
+        raise ContentError("its entry 'run' is no mapping")
+    for name, metrics in content["datasets"].items():
+        for metric, value in metrics.items():
+            if value is not None and type(value) not in (int, float):
+                raise ContentError(f"{metric} of {name} is {value!r}, expected a number")
 
 
 def _number(path: Path, line: int, text: str | None) -> float:

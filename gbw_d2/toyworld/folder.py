@@ -19,6 +19,7 @@ from tqdm import tqdm
 from gbw_d2.data.spec import DatasetError
 from gbw_d2.files.atomic import write_atomically
 from gbw_d2.files.processes import in_processes
+from gbw_d2.plain_files import ContentError, read_json
 
 MARKER = "toyworld.json"
 PROGRESS_MARKER = "toyworld.in_progress.json"
@@ -42,12 +43,15 @@ def png_bytes(picture: np.ndarray) -> bytes:
 def read_marker(path: Path) -> dict[str, Any]:
     """Reads a marker file."""
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ContentError(f"found a {type(content).__name__}")
+    except ContentError as error:
         raise DatasetError(
             f"{path} is not JSON ({error}); it marks a toy world: delete the folder {path.parent} "
             "or choose another"
         ) from error
+    return content
 
 
 def claim(root: Path, wanted: dict[str, Any]) -> bool:

@@ -124,7 +124,7 @@ class ClassBalancedSelfTraining(Strategy):
                 f"the run goes on inside {stage.name}, but '{files.folder}' does not hold its "
                 "pseudo-labels; copy them back, or resume from a checkpoint of an earlier stage"
             )
-        self._files, self._chosen = files, files.thresholds()
+        self._files, self._chosen = files, files.chosen(self.model.label_space.num_classes)
         self._thresholds = torch.tensor(self._chosen["thresholds"], device=self._device())
         self._shift = self._shift_of(self._chosen["key"])
 
@@ -140,7 +140,7 @@ class ClassBalancedSelfTraining(Strategy):
             pseudo_labels=PseudoLabels(
                 self._files.labels,
                 self._chosen["images"],
-                self._files.pixels(),
+                self._files.pixels(len(self._chosen["images"]), self.model.label_space.num_classes),
                 # There where the network predicts instances.
                 self._files.instances if self._files.instances.is_dir() else None,
             ),

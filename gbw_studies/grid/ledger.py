@@ -10,7 +10,9 @@ from typing import Any
 
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import write_atomically
+from gbw_d2.plain_files import ContentError, parse_json
 from gbw_d2.results.reader import LOSSES, SCORES, read_metrics, read_results, read_scores
+from gbw_d2.results.tables import read_text
 
 FILE = "results.jsonl"
 CLASS_SCORES = ("IoU", "recall", "PQ")
@@ -32,13 +34,13 @@ def read_rows(folder: Path) -> list[Row]:
     path = folder / FILE
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     rows = []
     for number, text in enumerate(lines, start=1):
         try:
-            rows.append(_checked(json.loads(text)))
+            rows.append(_checked(parse_json(text)))
         except (ValueError, TypeError, AttributeError) as error:
-            if number == len(lines) and isinstance(error, json.JSONDecodeError):
+            if number == len(lines) and isinstance(error, ContentError):
                 break  # the file was copied while it grew, or not to its end
             raise UserError(
                 f"{path}, line {number}: not what gbw_studies.study writes ({error}); the file is "

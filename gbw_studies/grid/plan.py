@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gbw_d2.errors import UserError
+from gbw_d2.plain_files import ContentError, read_yaml
 
 _REQUIRED = {"title": str, "recipes": dict, "arms": dict, "baseline": str, "rungs": list}
 _OPTIONAL = {
@@ -20,6 +19,10 @@ _OPTIONAL = {
 _ARM = {"recorded": str}
 _RUNG = {"seeds": list, "best": int, "always": list}
 _CHOICE = {"datasets": list, "metrics": list}
+_LISTED = {
+    **dict.fromkeys(("rivals", "rare", "proposed", "accept_packages", "always", "with"), str),
+    **{"datasets": str, "metrics": str, "seeds": int, "recipes": str},
+}
 _WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "a mapping"}
 
 
@@ -150,7 +153,13 @@ def _flat(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"schedule '{path}' does not exist")
     flat: dict[str, Any] = {}
-    todo = [("", yaml.safe_load(Path(path).read_text()))]
+    try:
+        content = read_yaml(path)
+    except ContentError as error:
+        raise UserError(f"schedule '{path}' is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"schedule '{path}': expected KEY: VALUE lines")
+    todo = [("", content)]
     for prefix, node in todo:
         for key, value in node.items():
             if isinstance(value, dict):
@@ -201,8 +210,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"study '{path}' does not exist; see studies/ for those that do")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        content = read_yaml(path)
+    except ContentError as error:
         raise UserError(f"{path} is no YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping with {', '.join(_REQUIRED)}")
@@ -221,8 +230,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check_kinds(where: str, values: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
     for key, value in values.items():
-        if not isinstance(value, kinds[key]):
+        if not isinstance(value, kinds[key]) or isinstance(value, bool):
             raise UserError(f"{where}: {key} must be {_WORDS[kinds[key]]}, found {value!r}")
+        if isinstance(value, list) and key in _LISTED:
+            listed = _LISTED[key]
+            if not all(type(each) is listed for each in value):
+                raise UserError(f"{where}: {key} must list {_WORDS[listed]} each, found {value!r}")
 
 
 def _configs(path: Path, named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -253,7 +266,8 @@ def _check(study: Study) -> None:
     for arm, values in study.arms.items():
         _check_kinds(f"{study.path}, '{arm}'", {"recorded": values.get("recorded", "")}, _ARM)
     for name, values in (*study.recipes.items(), *study.arms.items()):
-        _check_kinds(f"{study.path}, '{name}'", {"with": values.get("with", [])}, {"with": list})
+        lists = {key: values.get(key, []) for key in ("with", "recipes")}
+        _check_kinds(f"{study.path}, '{name}'", lists, dict.fromkeys(lists, list))
     always = {arm for rung in study.rungs for arm in rung.always}
     named = {study.baseline, *study.rivals, *study.proposed}
     unknown = sorted((named | always) - study.arms.keys())

@@ -279,6 +279,15 @@ def test_coco_with_classes_of_ones_own(root: Path) -> None:
         (lambda c: c["annotations"].clear(), "none of 3 images .*panoptic.json: photo_0.png"),
         (lambda c: c["annotations"][0]["segments_info"].pop(), "does not list; write both anew"),
         (lambda c: c["annotations"].append({**c["annotations"][0]}), "two annotations"),
+        (lambda c: c["categories"].append(c["categories"][0]), "two categories have one id"),
+        (lambda c: c["categories"][0].update(id=True), "no whole number from 0 as id"),
+        (lambda c: c["categories"][0].update(id=2**64), "no whole number from 0 as id"),
+        (lambda c: c["categories"][0].update(name=None), "has no name"),
+        (lambda c: c["categories"][0].update(isthing=7), "isthing 0 or 1"),
+        (lambda c: c["categories"][0].update(color="red"), "three numbers 0..255"),
+        (lambda c: c["annotations"][0].update(file_name=3), "is no text"),
+        (lambda c: c["annotations"][0]["segments_info"][0].update(iscrowd=2), "iscrowd 0 or 1"),
+        (lambda c: c["annotations"][0]["segments_info"][0].update(id=True), "no whole numbers"),
     ],
 )
 def test_mistakes_in_a_coco_file(root: Path, change: Callable[[dict], Any], message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -81,3 +83,15 @@ def test_a_damaged_file_is_named(tmp_path: Path, read: object) -> None:
     path.write_bytes(data)
     with pytest.raises(DatasetError, match=r"a\.png' cannot be decoded"):
         read(path)
+
+
+def test_a_head_that_promises_too_much_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.zeros((4096, 4096), np.uint8))  # as small as such a file can be
+    data = path.read_bytes()
+    assert read_array(path, cv2.IMREAD_UNCHANGED).shape == (4096, 4096)
+    head = struct.pack(">II", 4096 * 64, 4096) + data[24:29]
+    check = struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    path.write_bytes(data[:16] + head + check + data[33:])
+    with pytest.raises(DatasetError, match=r"a\.png' .* promises more pixels than it holds"):
+        read_array(path, cv2.IMREAD_UNCHANGED)

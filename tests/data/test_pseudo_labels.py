@@ -100,6 +100,24 @@ def test_a_missing_file_is_told(tmp_path: Path, write_png: WritePng) -> None:
         mapper(record, np.random.default_rng(0))
 
 
+def test_pseudo_labels_of_other_classes_are_told(tmp_path: Path, write_png: WritePng) -> None:
+    record = write_pair(tmp_path, write_png)
+    settings = AugmentationSettings()
+    instances = tmp_path / "instances"
+    mapper = PseudoLabelMapper(
+        tmp_path / "labels", SPACE, settings, "RGB", "mine", GENERATE, instances
+    )
+    # A road is no instance; neither is a number of another size than its labels.
+    for ids in (np.full((24, 40), 1001), np.full((9, 9), (CAR + 1) * 1000 + 1)):
+        write_png(instances / "city/0.png", colors_of_ids(ids))
+        with pytest.raises(DatasetError, match=r"instances/city/0\.png'.*delete the round"):
+            mapper(record, np.random.default_rng(0))
+    for labels in (np.full((24, 40), 16, np.uint8), np.zeros((24, 40, 3), np.uint8)):
+        write_png(tmp_path / "labels/city/0.png", labels)
+        with pytest.raises(DatasetError, match=r"class ids 0\.\.15 and 255; delete the round"):
+            mapper(record, np.random.default_rng(0))
+
+
 def test_subsets_grow() -> None:
     shares = [nested_subset(200, portion, 5, "source") for portion in (0.001, 0.1, 0.4, 1.0)]
     assert [len(s) for s in shares] == [1, 20, 80, 200]

@@ -16,6 +16,7 @@ from torch import nn
 
 from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
 from gbw_d2.engine.zoo_pickle import read_zoo_pickle
+from gbw_d2.errors import UserError
 from gbw_d2.losses import ClassWeightedCrossEntropy, WeightedLosses
 from gbw_d2.weighting import build_scheme
 
@@ -316,3 +317,55 @@ def test_resuming_goes_back_to_a_whole_checkpoint(
     checkpointer.leave_out_damaged()
     with pytest.raises(CheckpointError, match=r"model_0000001\.pth': it is damaged"):
         checkpointer.resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    weights = network().state_dict()
+    weights["0.weight"][0] = value
+    torch.save(weights, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"'0\.weight' holds numbers that are not finite"):
+        Checkpointer(network()).load(str(tmp_path / "a.pth"))
+
+
+def test_one_changed_bit_of_the_weights_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    weights = {"0.weight": torch.full((4, 3, 1, 1), 0.3)}
+    for written in (True, False):
+        torch.serialization.set_crc32_options(written)
+        try:
+            torch.save(weights, path)
+        finally:
+            torch.serialization.set_crc32_options(True)
+        data = bytearray(path.read_bytes())
+        at = data.find(weights["0.weight"].numpy().tobytes())
+        Checkpointer(network()).load(str(path))
+        data[at] ^= 1
+        path.write_bytes(data)
+        if written:
+            with pytest.raises(CheckpointError, match=r"damaged.*Bad CRC-32"):
+                Checkpointer(network()).load(str(path))
+    # A file without checksums is taken as it is.
+    Checkpointer(network()).load(str(path))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"iteration": "7"}, {"iteration": True}, {"optimizer": 3}, {"optimizer": {}}]
+)
+def test_entries_of_another_kind_are_told(tmp_path: Path, changed: dict[str, Any]) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    checkpointer = Checkpointer(model, str(tmp_path), optimizer=optimizer)
+    checkpointer.strict = True
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iteration": 3}
+    torch.save(state | changed, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth") as caught:
+        checkpointer.load(str(tmp_path / "a.pth"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"../a.pth", b"a\0b", b"a\nb"])
+def test_last_checkpoint_must_name_a_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "last_checkpoint").write_bytes(content)
+    with pytest.raises(UserError, match="last_checkpoint' should name a checkpoint"):
+        Checkpointer(network(), str(tmp_path)).resume_or_load("", resume=True)

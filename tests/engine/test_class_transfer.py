@@ -13,8 +13,9 @@ from own_data import write_own_data
 from gbw_d2.engine.build import build_model
 from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
 from gbw_d2.engine.class_transfer import checkpoint_space, difference
+from gbw_d2.errors import UserError
 from gbw_d2.inference.network import load_network, resolve_for
-from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, LabelSpace
+from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, LabelSpace, space_from_dict
 
 
 @pytest.fixture
@@ -36,6 +37,24 @@ def test_the_label_space_is_in_the_file_as_plain_python(saved: tuple[Any, Path])
     assert checkpoint_space("") is None and checkpoint_space("R-50.pkl") is None
     (folder / "model_0000003.pth").write_bytes(b"damaged")
     assert checkpoint_space(str(folder)) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"color": [1, 2]},
+        {"color": [1, 2, 300]},
+        {"color": "abc"},
+        {"thing": "no"},
+        {"name": 3},
+        {"raw_id": "7"},
+    ],
+)
+def test_a_damaged_label_space_is_told(changed: dict[str, Any]) -> None:
+    content = CITYSCAPES_19.as_dict()
+    content["classes"][2] |= changed
+    with pytest.raises(UserError, match="label space of the checkpoint cannot be read"):
+        space_from_dict(content)
 
 
 def test_other_classes_are_told(saved: tuple[Any, Path], tiny_config: Any) -> None:

@@ -75,6 +75,24 @@ def test_what_is_wrong_names_its_file(pair: tuple[Path, Path, PanopticQuality]) 
         score_files(truth, prediction)
 
 
+def test_odd_entries_are_told(pair: tuple[Path, Path, PanopticQuality]) -> None:
+    truth, prediction, _ = pair
+    whole = truth.read_text()
+    for change, word in (
+        (lambda c: c["annotations"].append(c["annotations"][0]), "an image is listed twice"),
+        (lambda c: c["annotations"][0].update(image_id=[1]), "unhashable"),
+        (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=2**64), "category"),
+        (lambda c: c["categories"][0].update(id="0"), "other categories than COCO's"),
+        (lambda c: c["categories"][0].pop("isthing"), "other categories than COCO's"),
+    ):
+        content = json.loads(whole)
+        change(content)
+        truth.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=rf"gt\.json' .*{word}") as caught:
+            score_files(truth, prediction)
+        assert "\n" not in str(caught.value)
+
+
 def test_the_command_prints_the_scores(
     pair: tuple[Path, Path, PanopticQuality], repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

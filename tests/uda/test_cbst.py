@@ -154,7 +154,7 @@ def test_labels_are_those_of_the_exact_thresholds(make: Any, tmp_path: Path) -> 
     assert torch.equal(labels.long(), class_balanced_pseudo_labels(probs, limits))
     summary = files.summary()
     counts = torch.bincount(labels.flatten().long(), minlength=256)[:16]
-    assert torch.equal(torch.from_numpy(files.pixels()).sum(0), counts)
+    assert torch.equal(torch.from_numpy(files.pixels(len(labels), 16)).sum(0), counts)
     rows = summary["classes"].values()
     assert [r["labelled_pixels"] for r in rows] == counts.tolist()
     predicted = torch.bincount(probs.argmax(1).flatten(), minlength=16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from gbw_d2 import keys
 from gbw_d2.cityscapes_classes import TRAIN_IDS_19
+from gbw_d2.data.formats.coco_panoptic import check_annotation
 from gbw_d2.data.formats.files import (
     check_size,
     few,
@@ -27,6 +27,7 @@ from gbw_d2.data.formats.target_specs import target_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, LabelWork, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 from gbw_d2.ops.segments import distinct
+from gbw_d2.plain_files import read_json
 
 SEMANTIC_FILE = "sem_seg_file_name"
 PANOPTIC_FILE = "pan_seg_file_name"
@@ -220,12 +221,12 @@ def _place(root: Path, split: str, images: ImageFiles) -> str:
 def _read_annotations(path: Path) -> list[dict[str, Any]]:
     """Reads the entries of a COCO panoptic file and checks all that later code relies on."""
     try:
-        annotations = json.loads(path.read_text())["annotations"]
+        annotations = read_json(path)["annotations"]
         for annotation in annotations:
             _check_annotation(annotation)
     except OSError as error:
         raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"'{path}' is not a COCO panoptic file with train ids ({error!r}). Delete it. "
             f"{_PREPARE_HINT}"
@@ -234,20 +235,15 @@ def _read_annotations(path: Path) -> list[dict[str, Any]]:
 
 
 def _check_annotation(annotation: dict[str, Any]) -> None:
-    for key in ("image_id", "file_name"):
-        if not isinstance(annotation[key], str):
-            raise TypeError(f"{key} {annotation[key]!r} is no text")
-    ids = [segment["id"] for segment in annotation[SEGMENTS]]
+    if not isinstance(annotation["image_id"], str):
+        raise TypeError(f"image_id {annotation['image_id']!r} is no text")
+    check_annotation(annotation)
     for segment in annotation[SEGMENTS]:
-        if not all(isinstance(segment[k], int) for k in ("id", "category_id", "iscrowd")):
-            raise TypeError(f"segment {segment} of {annotation['image_id']} has no whole numbers")
         if segment["category_id"] not in TRAIN_IDS_19:
             raise ValueError(
                 f"category_id {segment['category_id']} of {annotation['image_id']}, expected train "
                 "ids 0..18"
             )
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"{annotation['image_id']} lists a segment twice")
 
 
 def read_semantic(record: Record) -> np.ndarray:

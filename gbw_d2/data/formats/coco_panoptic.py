@@ -14,12 +14,35 @@ PANOPTIC_FILE = "pan_seg_file_name"
 SEGMENTS = "segments_info"
 
 
+def check_annotation(annotation: dict[str, Any]) -> None:
+    """Checks an entry of ``annotations``: its file, and its segments, which are crowds or not.
+
+    Raises:
+        TypeError, ValueError or KeyError: it cannot be used.
+    """
+    name = annotation["file_name"]
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"file_name {name!r} is no text")
+    for segment in annotation[SEGMENTS]:
+        segment.setdefault("iscrowd", 0)
+        check_segment(segment)
+    if len({segment["id"] for segment in annotation[SEGMENTS]}) < len(annotation[SEGMENTS]):
+        raise ValueError(f"{name} lists a segment twice")
+
+
 def check_segment(segment: dict[str, Any]) -> None:
     """Raises TypeError or ValueError where an entry of ``segments_info`` cannot be used."""
-    if not all(isinstance(segment[key], int) for key in ("id", "category_id", "iscrowd")):
+    if not all(is_whole(segment[key]) for key in ("id", "category_id")):
         raise TypeError(f"segment {segment} has no whole numbers")
     if not 0 < segment["id"] < 1 << 24:
         raise ValueError(f"segment {segment}, expected an id 1 .. 2 ** 24 - 1")
+    if segment["iscrowd"] not in (0, 1) or not 0 <= segment["category_id"] < 1 << 31:
+        raise ValueError(f"segment {segment}, expected iscrowd 0 or 1 and a category from 0")
+
+
+def is_whole(value: Any) -> bool:
+    """True for whole numbers; true and false of JSON are none."""
+    return type(value) is int
 
 
 def read_numbers(record: Record, remedy: str = "write both anew") -> np.ndarray:

@@ -121,6 +121,10 @@ def _read_whole(path: str | Path, remedy: str = _UNPACK) -> bytes:
     # A truncated PNG may decode to an image whose lower part is black, so the end is looked at.
     if data.startswith(png.SIGNATURE) and b"IEND" not in data[-16:]:
         raise DatasetError(f"'{path}' is a truncated PNG file; {remedy}")
+    if png.promises_too_much(data):
+        raise DatasetError(
+            f"'{path}' is a damaged PNG file: its head promises more pixels than it holds; {remedy}"
+        )
     return data
 
 

@@ -5,6 +5,8 @@ What is rarer (palettes, transparency, 16 bits) stays OpenCV's and Pillow's to r
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pyspng
 
@@ -12,6 +14,8 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY = "L"
 RGB = "RGB"
 RGBA = "RGBA"
+# Channels of each colour type.
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Bit depth and colour type, bytes 24 and 25 of a file.
 _PLAIN = {b"\x08\x00": GREY, b"\x08\x02": RGB}
 
@@ -23,6 +27,17 @@ class PNGError(ValueError):
 def bit_depth(data: bytes) -> int | None:
     """Returns the bits per channel of a PNG file; None of any other."""
     return data[24] if data.startswith(SIGNATURE) and len(data) > 24 else None
+
+
+def promises_too_much(data: bytes) -> bool:
+    """True of a PNG file whose head says that it has more pixels than the whole file can hold.
+
+    Deflate makes 1032 bytes of one at the most; a damaged head must not ask for all memory.
+    """
+    if not data.startswith(SIGNATURE) or len(data) < 26:
+        return False
+    width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
+    return height * (width * depth * _CHANNELS.get(kind, 1) // 8) > 1032 * len(data)
 
 
 def plain_format(data: bytes) -> str | None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from gbw_d2.cityscapes_classes import CLASSES
 from gbw_d2.data.formats.coco_panoptic import (
     PANOPTIC_FILE,
     SEGMENTS,
-    check_segment,
+    check_annotation,
+    is_whole,
     read_numbers,
 )
 from gbw_d2.data.formats.files import image_record, list_names
@@ -26,6 +26,7 @@ from gbw_d2.data.formats.segments import segment_ids, segments_info
 from gbw_d2.data.formats.target_specs import target_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
+from gbw_d2.plain_files import read_json
 
 FOLDERS = {"train": "training", "val": "validation"}
 NUM_CATEGORIES = 66
@@ -114,16 +115,18 @@ def load_labelled(root: Path, split: str) -> list[Record]:
 
 def _read_annotations(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = json.loads(path.read_text())
-        highest = max(category["id"] for category in content["categories"])
+        content = read_json(path)
+        numbers = [category["id"] for category in content["categories"]]
+        if not numbers or not all(map(is_whole, numbers)):
+            raise TypeError("categories without whole numbers as ids")
+        highest = max(numbers)
         entries = {entry["image_id"]: entry for entry in content["annotations"]}
         if highest <= NUM_CATEGORIES:
             for entry in entries.values():
-                for segment in entry[SEGMENTS]:
-                    _check_segment(segment)
+                _check_annotation(entry)
     except OSError as error:
         raise DatasetError(f"cannot read '{path}': {error.strerror}. {_HINT}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"'{path}' is not Vistas' panoptic annotation ({error!r}). Unpack the archive again."
         ) from error
@@ -135,10 +138,11 @@ def _read_annotations(path: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _check_segment(segment: dict[str, Any]) -> None:
-    check_segment(segment)
-    if not 0 < segment["category_id"] <= NUM_CATEGORIES:
-        raise ValueError(f"segment {segment}, expected a category 1..{NUM_CATEGORIES}")
+def _check_annotation(annotation: dict[str, Any]) -> None:
+    check_annotation(annotation)
+    for segment in annotation[SEGMENTS]:
+        if not 0 < segment["category_id"] <= NUM_CATEGORIES:
+            raise ValueError(f"segment {segment}, expected a category 1..{NUM_CATEGORIES}")
 
 
 def _train_ids(record: Record) -> np.ndarray:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gbw_d2.errors import UserError
+from gbw_d2.files.archives import check_archive
 from gbw_d2.modeling.backbones.key_maps import KEY_MAPS, KeyMap
 
 # Share of an encoder's parameters that a file must hold.
@@ -110,6 +112,26 @@ def envelope(loaded: Any) -> Any:
     return loaded
 
 
+def unusable(value: Tensor | np.ndarray) -> str:
+    """Says in words why a tensor or an array can be no weight; "" where it can."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+        return "is no plain tensor"
+    if value.is_complex():
+        return "holds complex numbers"
+    # Eight bits of floating point have no such question of their own.
+    small = value.is_floating_point() and value.element_size() == 1
+    if not torch.isfinite(value.float() if small else value).all():
+        return "holds numbers that are not finite: training has diverged, or the file is damaged"
+    return ""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns how an error of others begins, for a message of ours."""
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
 def unwrap(loaded: Any) -> dict[str, Tensor]:
     """Takes the weights out of what a file holds, without what others put around them.
 
@@ -124,6 +146,9 @@ def unwrap(loaded: Any) -> dict[str, Tensor]:
     state = {str(n): v for n, v in loaded.items() if isinstance(v, Tensor)}
     if not state:
         raise PretrainedError("it holds no tensor, expected a dictionary of names and tensors")
+    for name, value in state.items():
+        if problem := unusable(value):
+            raise PretrainedError(f"its entry '{name}' {problem}")
     stripped = True
     while stripped:
         stripped = False
@@ -156,6 +181,7 @@ def read_weights(path: str, trust: bool = False) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return unwrap(load_file(path))
+        check_archive(path)
         return unwrap(torch.load(path, map_location="cpu", weights_only=not trust))
     except PretrainedError as error:
         raise PretrainedError(f"MODEL.TIMM.PRETRAINED '{path}': {error}") from error
@@ -165,13 +191,13 @@ def read_weights(path: str, trust: bool = False) -> dict[str, Tensor]:
             "code; if you trust its source, MODEL.TRUST_WEIGHTS True loads it"
         ) from error
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise PretrainedError(
-            f"MODEL.TIMM.PRETRAINED '{path}' cannot be read ({reason}); copy or download it again"
+            f"MODEL.TIMM.PRETRAINED '{path}' cannot be read ({first_line(error)}); copy or "
+            "download it again"
         ) from error
     except Exception as error:  # safetensors' own error derives from Exception alone
         raise PretrainedError(
-            f"MODEL.TIMM.PRETRAINED '{path}' is no file of weights ({error})"
+            f"MODEL.TIMM.PRETRAINED '{path}' is no file of weights ({first_line(error)})"
         ) from error
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from torch import nn
 from gbw_d2.class_tables import colors_of_ids
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import write_atomically
+from gbw_d2.plain_files import ContentError, read_json
 
 
 class PseudoLabelError(UserError):
@@ -81,12 +83,50 @@ class RoundFiles:
         """Returns the last file's content, {} where the labels are not complete."""
         return _read_json(self._summary)
 
-    def pixels(self) -> np.ndarray:
-        """Returns the labelled pixels (images, K) of :meth:`finish`."""
+    def chosen(self, num_classes: int) -> dict[str, Any]:
+        """Returns what :meth:`write_thresholds` wrote, once it is what a round goes on from.
+
+        Args:
+            num_classes: K.
+
+        Raises:
+            PseudoLabelError: an entry is missing, or is not what it should be.
+        """
+        content = self.thresholds()
         try:
-            return np.load(self._pixels, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise PseudoLabelError(f"cannot read '{self._pixels}' ({error})") from error
+            for name in ("thresholds", "predicted", "instance_thresholds", "instances"):
+                _check_numbers(name, content[name], num_classes)
+            shift = content["key"]["logit_shift"]
+            _check_numbers("logit_shift", shift, num_classes if shift else 0)
+            images = content["images"]
+            if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
+                raise ContentError("images are no names")
+        except (ContentError, LookupError, TypeError) as error:
+            raise PseudoLabelError(
+                f"'{self._thresholds}' is damaged ({error}); delete its folder"
+            ) from error
+        return content
+
+    def pixels(self, images: int, num_classes: int) -> np.ndarray:
+        """Returns the labelled pixels (images, K) of :meth:`finish`.
+
+        Raises:
+            PseudoLabelError: they cannot be read, or are those of something else.
+        """
+        try:
+            found = np.load(self._pixels, allow_pickle=False)
+        # NumPy hands on whatever Python's parser or an archive raises of a damaged head.
+        except Exception as error:
+            raise PseudoLabelError(
+                f"cannot read '{self._pixels}' ({_first_line(error)}); delete its folder"
+            ) from error
+        shape = getattr(found, "shape", None)
+        if shape != (images, num_classes) or found.dtype.kind not in "iu" or (found < 0).any():
+            raise PseudoLabelError(
+                f"'{self._pixels}' holds other things than pixels of {images} images and "
+                f"{num_classes} classes; delete its folder"
+            )
+        return found
 
     def finish(self, pixels: np.ndarray, summary: Mapping[str, Any]) -> None:
         """Writes the labelled pixels (images, K) and, last of all, the summary."""
@@ -117,9 +157,13 @@ class RoundFiles:
 
     def read_labels(self, image_id: str) -> np.ndarray:
         """Returns the labels of an image as they were written."""
-        labels = cv2.imread(str(self.path_of(image_id)), cv2.IMREAD_UNCHANGED)
-        if labels is None:
-            raise PseudoLabelError(f"cannot read '{self.path_of(image_id)}'; delete it")
+        path = self.path_of(image_id)
+        try:
+            labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            labels = None
+        if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
+            raise PseudoLabelError(f"cannot read '{path}' as labels of 8 bits; delete it")
         return labels
 
 
@@ -131,9 +175,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ContentError(f"found a {type(content).__name__}")
+    except (OSError, ContentError) as error:
         raise PseudoLabelError(f"cannot read '{path}' ({error}); delete its folder") from error
+    return content
+
+
+def _check_numbers(name: str, found: Any, count: int) -> None:
+    right = isinstance(found, list) and len(found) == count
+    if not right or not all(type(v) in (int, float) and math.isfinite(v) for v in found):
+        raise ContentError(f"{name} are not {count} numbers")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def _write_png(path: Path, array: np.ndarray) -> None:

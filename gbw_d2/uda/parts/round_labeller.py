@@ -115,7 +115,7 @@ class RoundLabeller:
                 if context.is_main:
                     files.write_thresholds({"key": self.key, "round": number, **chosen})
             else:
-                chosen = files.thresholds()
+                chosen = files.chosen(self.model.label_space.num_classes)
             pixels = self.write_labels(chosen)
         if context.is_main:
             files.finish(pixels, self._summary(number, chosen, pixels))

@@ -29,7 +29,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert np.array_equal(files.read_labels("city/image_0"), LABELS)
     assert files.thresholds()["thresholds"] == [0.1, 1.0] and files.summary() == {}
     files.finish(np.array([[1, 2]]), {"round": 0})
-    assert files.summary() == {"round": 0} and files.pixels().tolist() == [[1, 2]]
+    assert files.summary() == {"round": 0} and files.pixels(1, 2).tolist() == [[1, 2]]
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -80,3 +80,57 @@ def test_the_digest_is_that_of_the_weights() -> None:
     with torch.no_grad():
         network[0].weight[0, 0, 0, 0] += 1
     assert len({first, second, weights_digest(network)}) == 3
+
+
+CHOSEN = {
+    "key": {"logit_shift": []},
+    "thresholds": [0.1, 1.0],
+    "predicted": [3, 4],
+    "instance_thresholds": [1.0, 1.0],
+    "instances": [0, 0],
+    "images": ["0"],
+}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"thresholds": [0.1]},
+        {"thresholds": [0.1, "1"]},
+        {"thresholds": [0.1, float("nan")]},
+        {"images": "0"},
+        {"images": [3]},
+        {"key": {}},
+        {"key": {"logit_shift": [1.0]}},
+        {"predicted": None},
+    ],
+)
+def test_damaged_thresholds_are_told(tmp_path: Path, changed: dict[str, Any]) -> None:
+    files = started(tmp_path)
+    files.write_thresholds(CHOSEN)
+    assert files.chosen(2) == CHOSEN
+    files.write_thresholds(CHOSEN | changed)
+    with pytest.raises(
+        PseudoLabelError, match=r"thresholds\.json' is damaged \(.*delete its folder"
+    ):
+        files.chosen(2)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "[" * 5000, '{"a": "\\ud800"}'])
+def test_a_damaged_summary_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "round.json").write_text(text)
+    with pytest.raises(PseudoLabelError, match="delete its folder"):
+        RoundFiles(tmp_path).summary()
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [np.zeros((2, 2)), np.full((1, 2), -1), np.zeros((1, 3), int), b"", b"PK\3\4", b"\x93NUMPY"],
+)
+def test_damaged_pixels_are_told(tmp_path: Path, pixels: Any) -> None:
+    if isinstance(pixels, bytes):
+        (tmp_path / "pixels.npy").write_bytes(pixels)
+    else:
+        np.save(tmp_path / "pixels.npy", pixels)
+    with pytest.raises(PseudoLabelError, match="delete its folder"):
+        RoundFiles(tmp_path).pixels(1, 2)

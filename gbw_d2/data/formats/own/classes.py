@@ -91,7 +91,7 @@ def _kind(path: Path, content: Mapping[str, Any], kept: list[str]) -> str:
     if asked is None:
         plain = kept and not foreign and not any(content.get(k) for k in ("things", "colors"))
         return "cityscapes" if plain else "own"
-    if asked not in KINDS:
+    if not isinstance(asked, str) or asked not in KINDS:
         raise DatasetError(f"'{path}': label_space is {asked!r}; expected {' or '.join(KINDS)}")
     if asked == "cityscapes" and foreign:
         raise DatasetError(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gbw_d2.data.formats.coco_panoptic import SEGMENTS, check_segment
+from gbw_d2.data.formats.coco_panoptic import SEGMENTS, check_annotation, is_whole
+from gbw_d2.data.formats.own import entries
 from gbw_d2.data.formats.own.classes import GivenClass
 from gbw_d2.data.spec import DatasetError
+from gbw_d2.plain_files import read_json
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,10 @@ def read_annotations(path: Path) -> Annotations:
         DatasetError: it cannot be read, or is not of that format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         categories = {c["id"]: _given(c) for c in content["categories"]}
+        if len(categories) < len(content["categories"]):
+            raise ValueError("two categories have one id")
         image_names = {str(i["id"]): i.get("file_name", "") for i in content.get("images", [])}
         by_image: dict[str, Mapping[str, Any]] = {}
         for annotation in content["annotations"]:
@@ -57,26 +60,23 @@ def read_annotations(path: Path) -> Annotations:
 
 
 def _given(category: Mapping[str, Any]) -> GivenClass:
-    color = category.get("color")
-    if not isinstance(category["id"], int):
-        raise TypeError(f"category {category} has no whole number as id")
-    return GivenClass(
-        str(category["name"]),
-        bool(category.get("isthing", False)),
-        None if color is None else tuple(color),
-    )
+    color, name, is_thing = category.get("color"), category["name"], category.get("isthing", 0)
+    if not is_whole(category["id"]) or not 0 <= category["id"] < 1 << 31:
+        raise TypeError(f"category {category} has no whole number from 0 as id")
+    if not isinstance(name, str) or not name.strip():
+        raise TypeError(f"category {category} has no name")
+    if is_thing not in (0, 1):
+        raise ValueError(f"category {category}, expected isthing 0 or 1")
+    if color is not None and not entries.is_color(color):
+        raise ValueError(f"category {category}, expected a color of three numbers 0..255")
+    return GivenClass(name, bool(is_thing), None if color is None else tuple(color))
 
 
-def _check(annotation: Mapping[str, Any], categories: Mapping[int, GivenClass]) -> None:
-    ids = set()
+def _check(annotation: dict[str, Any], categories: Mapping[int, GivenClass]) -> None:
+    check_annotation(annotation)
     for segment in annotation[SEGMENTS]:
-        segment.setdefault("iscrowd", 0)
-        check_segment(segment)
         if segment["category_id"] not in categories:
             raise ValueError(
                 f"segment {segment['id']} of {annotation['file_name']} has category "
                 f"{segment['category_id']}, which `categories` does not list"
             )
-        ids.add(segment["id"])
-    if len(ids) < len(annotation[SEGMENTS]):
-        raise ValueError(f"{annotation['file_name']} lists a segment twice")

@@ -8,8 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gbw_d2.data.formats.files import few
 from gbw_d2.data.formats.own import entries
 from gbw_d2.data.formats.own.classes import (
@@ -25,6 +23,7 @@ from gbw_d2.data.formats.own.labels import LABEL_CODINGS
 from gbw_d2.data.spec import DatasetError
 from gbw_d2.label_spaces import VOID
 from gbw_d2.paths import expanded
+from gbw_d2.plain_files import ContentError, read_yaml
 
 _FILE_SUFFIXES = (".yaml", ".yml", ".json")
 _FOLDERS = ("images", "labels", "instances", "annotations")
@@ -150,13 +149,13 @@ def read_description(path: Path) -> OwnData:
 def _read_file(path: Path) -> Any:
     try:
         # Every JSON file is YAML too.
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        return read_yaml(path)
     except OSError as error:
         raise DatasetError(
             f"cannot read '{path}': {error.strerror}. The path is relative to the datasets' root "
             "(DETECTRON2_DATASETS moves it)."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ContentError as error:
         raise DatasetError(f"'{path}' is neither YAML nor JSON: {error}") from error
 
 
@@ -195,7 +194,7 @@ def _read_split(path: Path, name: str, row: Any, content: Mapping[str, Any]) -> 
             "leave `instances` out"
         )
     coding = row.get("label_coding", "index")
-    if coding not in LABEL_CODINGS:
+    if not isinstance(coding, str) or coding not in LABEL_CODINGS:
         raise DatasetError(
             f"'{path}': {what}: label_coding is {coding!r}; expected one of "
             f"{', '.join(LABEL_CODINGS)}"

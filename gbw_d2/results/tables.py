@@ -1,0 +1,52 @@
+"""Reads the CSV files of a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gbw_d2.errors import UserError
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Reads the rows of a CSV file by their columns' names.
+
+    The last row may lack cells, which are None then: the run writes on, or was killed while it did.
+
+    Args:
+        path: the file.
+        columns: that it must have.
+
+    Raises:
+        UserError: a column is missing, or the file is damaged.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    try:
+        missing = [c for c in columns if c not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(
+                f"{path} has no column {', '.join(missing)}; expected a file that "
+                "train_net.py wrote"
+            )
+        names = list(reader.fieldnames or ())
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}; the file is damaged") from error
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} has a column twice; the file is damaged")
+    for line, row in enumerate(rows, start=2):
+        # What the head has no name for stands under None, and None is what a short row lacks.
+        if None in row or (None in row.values() and line <= len(rows)):
+            raise UserError(f"{path}, line {line}: not as many cells as columns; it is damaged")
+    return rows
+
+
+def read_text(path: Path) -> str:
+    """Reads a file in UTF-8; raises :class:`UserError` where it is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text ({error.reason}); the file is damaged") from error
