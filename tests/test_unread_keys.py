@@ -52,9 +52,10 @@ def sources(repository: Path) -> str:
 
 def test_every_key_is_read_or_refused(repository: Path) -> None:
     text = sources(repository)
-    # VERSION is compared in load_config; seed and cuDNN are Detectron2's default_setup's.
+    # VERSION is compared in load_config; seed, cuDNN and, in Detectron2's main of June 2026, the
+    # precision of float32 are its default_setup's.
     # PROJECT_FEATURES only say again what IN_FEATURES say; Detectron2 itself reads them nowhere.
-    elsewhere = {"VERSION", "SEED", "CUDNN_BENCHMARK", "OUTPUT_DIR"}
+    elsewhere = {"VERSION", "SEED", "CUDNN_BENCHMARK", "OUTPUT_DIR", "FLOAT32_PRECISION"}
     elsewhere |= {f"MODEL.{head}.PROJECT_FEATURES" for head in ("SEM_SEG_HEAD", "INS_EMBED_HEAD")}
     nobody = [
         key

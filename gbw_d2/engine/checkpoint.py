@@ -168,7 +168,7 @@ class Checkpointer(DetectionCheckpointer):
             else:
                 check_archive(filename)
                 loaded = torch.load(filename, map_location="cpu", weights_only=not self.trust)
-        except (*_UNREADABLE, AssertionError) as error:
+        except (*_UNREADABLE, AssertionError, OSError) as error:
             raise CheckpointError(_why_unreadable(error)) from error
         if isinstance(loaded, Mapping):
             inside = envelope(loaded)

@@ -256,9 +256,10 @@ def _check_names(cfg: CfgNode, data: tuple[str, ...]) -> None:
     OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)
     DTYPES.get(cfg.SOLVER.AMP.DTYPE)
     for key in data:
-        for name in cfg.DATASETS[key]:
-            if not isinstance(name, str):
-                raise ConfigError(f"DATASETS.{key} is {cfg.DATASETS[key]}; expected names")
+        names = cfg.DATASETS[key]
+        if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+            raise ConfigError(f"DATASETS.{key} is {names!r}; expected a list of names")
+        for name in names:
             get_dataset(name)
     _check_in_detectron2(
         META_ARCH_REGISTRY, "architecture (MODEL.META_ARCHITECTURE)", cfg.MODEL.META_ARCHITECTURE

@@ -268,6 +268,9 @@ def _check(study: Study) -> None:
     for name, values in (*study.recipes.items(), *study.arms.items()):
         lists = {key: values.get(key, []) for key in ("with", "recipes")}
         _check_kinds(f"{study.path}, '{name}'", lists, dict.fromkeys(lists, list))
+    for values in (study.recipes, study.arms):
+        if not all(isinstance(name, str) for name in values):
+            raise UserError(f"{study.path}: names of recipes and arms must be text: {list(values)}")
     always = {arm for rung in study.rungs for arm in rung.always}
     named = {study.baseline, *study.rivals, *study.proposed}
     unknown = sorted((named | always) - study.arms.keys())

@@ -293,7 +293,11 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -
         )
     wrong = {n for n, _, _ in covered.shapes}
     own = encoder.state_dict()
-    encoder.load_state_dict(
-        {n: v for n, v in renamed.items() if n in own and n not in wrong}, strict=False
-    )
+    fitting = {n: v for n, v in renamed.items() if n in own and n not in wrong}
+    try:
+        encoder.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:
+        # A buffer of another shape, of which the coverage does not speak.
+        reason = " ".join(str(error).split())[:300]
+        raise PretrainedError(f"weights '{source}' do not fit the encoder: {reason}") from error
     return f"Encoder weights '{source}' ({name}): {covered.share:.1%} of its parameters; {covered}"
