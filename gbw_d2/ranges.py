@@ -321,8 +321,6 @@ def check_ranges(cfg: Any) -> None:
             words = f"{_NUMBER_WORDS[lengths[-1]]} numbers"
             expected = "(rows, columns), or () for none" if sizes else words
             raise ConfigError(f"{key} is {value}; expected {expected}")
-        if key in _SIZES and not all(type(n) is int for n in value):
-            raise ConfigError(f"{key} is {value}; expected whole numbers of pixels")
         if not all(_is_number(n, declared) and declared.allows(n) for n in _flat(value)):
             each = "numbers, each of them " if many else ""
             raise ConfigError(f"{key} is {value!r}; expected {each}{declared.expected()}")

@@ -200,7 +200,7 @@ class Checkpointer(DetectionCheckpointer):
             self.logger.warning("Started anew, since their shapes differ: %s", names)
         elif incompatible.incorrect_shapes:
             shapes = [
-                f"{key} file {tuple(found)}, network {tuple(expected)}"
+                f"{key}: file {tuple(found)}, network {tuple(expected)}"
                 for key, found, expected in incompatible.incorrect_shapes
             ]
             raise CheckpointError(

@@ -29,7 +29,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         name = path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
         name = ""
-    if not name.isprintable() or Path(name).name != name:
+    if not name or not name.isprintable() or Path(name).name != name:
         raise UserError(
             f"'{path}' should name a checkpoint in its folder and holds {name[:40]!r}; write the "
             "name of one into it"

@@ -64,7 +64,7 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(PseudoLabelError, match="cannot read"):
         files.read_labels("0")
     with pytest.raises(PseudoLabelError, match=r"pixels\.npy"):
-        files.pixels()
+        files.pixels(1, 2)
     (tmp_path / "round_0/thresholds.json").write_text("{")
     with pytest.raises(PseudoLabelError, match="delete its folder"):
         files.thresholds()
