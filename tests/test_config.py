@@ -43,6 +43,7 @@ STRATEGY_OF = dict.fromkeys(
     ("", "daformer", "dinov2", "edaps", "fpn", "hrda", "mask2former", "mic", "vit"), "self_training"
 )
 STRATEGY_OF |= {"oracle": "source_only", "advent": "adversarial"}
+STRATEGY_OF |= dict.fromkeys(("mc_panda", "mc_panda_plus"), "mask_teacher")
 
 
 def test_every_leaf_resolves_to_what_its_name_says() -> None:
