@@ -48,6 +48,8 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: no such entry; the message lists the known ones.
         """
+        if not isinstance(name, str):
+            raise UnknownNameError(f"{self.kind} is {name!r}; expected a name")
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=1)
             hint = former_name(name) or (f"; did you mean '{near[0]}'?" if near else "")

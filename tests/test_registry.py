@@ -18,3 +18,8 @@ def test_register_get_and_errors() -> None:
         registry.get("tow")
     with pytest.raises(ValueError, match="registered twice"):
         registry.register("one")(3)
+
+
+def test_a_name_is_a_text() -> None:
+    with pytest.raises(UnknownNameError, match=r"thing is \['a'\]; expected a name"):
+        Registry("thing").get(["a"])  # type: ignore[arg-type]

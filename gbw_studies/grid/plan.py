@@ -261,7 +261,7 @@ def _choice(path: Path, values: Mapping[str, Any]) -> Choice:
 
 def _check(study: Study) -> None:
     for recipe, values in study.recipes.items():
-        if "config" not in values:
+        if not isinstance(values.get("config"), str):
             raise UserError(f"{study.path}: recipe '{recipe}' names no config")
     for arm, values in study.arms.items():
         _check_kinds(f"{study.path}, '{arm}'", {"recorded": values.get("recorded", "")}, _ARM)

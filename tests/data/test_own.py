@@ -165,6 +165,7 @@ def test_detectron2_sees_it(own: Path) -> None:
         ({"classes": {}}, "split 'all' has labels, but no classes"),
         ({"splits": {}}, "splits is empty"),
         ({"splits": {"all": {"labels": "x"}}}, "split 'all' lacks images"),
+        ({"splits": {"all": {"images": None}}}, "split 'all' names no folder of images"),
         ({"splits": {"all": {"image": "x"}}}, "unknown entries image and lacks images"),
         ({"splits": {"all": {"images": 3}}}, "split 'all': images must be text"),
         ({"splits": {"all": "images"}}, "split 'all' is 'images'; expected entries"),

@@ -124,6 +124,9 @@ def test_every_run_of_every_study_has_a_config(path: Path, monkeypatch: Any) -> 
     ("old", "new", "message"),
     [
         ("baseline: none", "baseline: plain", "no arm plain"),
+        ("config: configs/toy/semantic_source_only.yaml", "config: [1]", "names no config"),
+        ("baseline: none", "baseline: none\nrivals: [[gbw]]", "rivals must list a text each"),
+        ("seeds: [2]", "seeds: [two]", "seeds must list a whole number each"),
         ("baseline: none", "", r"missing entries \['baseline'\]"),
         ("title:", "titel:", r"unknown entries \['titel'\], missing entries \['title'\]"),
         ("always: [late]", "always: [later]", "no arm later"),

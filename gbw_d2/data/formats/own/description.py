@@ -185,6 +185,8 @@ def _read_split(path: Path, name: str, row: Any, content: Mapping[str, Any]) -> 
     odd = [key for key, value in texts.items() if not isinstance(value, str) or not value]
     if odd:
         raise DatasetError(f"'{path}': {what}: {few(odd)} must be text, a folder or a name's end")
+    if "images" not in texts:
+        raise DatasetError(f"'{path}': {what} names no folder of images")
     if "labels" not in texts and ("instances" in texts or "annotations" in texts):
         lonely = "instances" if "instances" in texts else "annotations"
         raise DatasetError(f"'{path}': {what} has {lonely} but no labels, which give the classes")
