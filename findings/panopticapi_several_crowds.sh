@@ -3,7 +3,7 @@
 #
 # A prediction inside a crowd region of its own class should be no false positive. Where an image has
 # two crowd segments of a class, one of which is a group on the left and one on the right, only the one
-# that `segments_info` lists last forgives: the same maps give another PQ when the list is turned round.
+# that `segments_info` lists last forgives: the same maps give another PQ when the list is reversed.
 # COCO has one crowd per class and image; files that tools or people make may have more.
 #
 # Output (numpy 2.4.6): false positives of a prediction in the first of two crowds: listed first 1,
