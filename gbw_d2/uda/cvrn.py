@@ -102,7 +102,8 @@ class CrossViewRegularisation(Strategy):
         if files is None:
             return StageData(with_target=True)
         instances = files.instances if files.instances.is_dir() else None
-        labels = PseudoLabels(files.labels, self._images, files.pixels(), instances)
+        pixels = files.pixels(len(self._images), self.model.label_space.num_classes)
+        labels = PseudoLabels(files.labels, self._images, pixels, instances)
         return StageData(with_target=True, pseudo_labels=labels)
 
     def training_losses(

@@ -308,10 +308,6 @@ def _image_number(content: dict) -> None:
     content["annotations"][0]["image_id"] = 3
 
 
-def _no_crowd_flag(content: dict) -> None:
-    del content["annotations"][0]["segments_info"][0]["iscrowd"]
-
-
 def _fractional_id(content: dict) -> None:
     content["annotations"][0]["segments_info"][0]["id"] = 7.5
 
@@ -324,9 +320,8 @@ def _no_segments(content: dict) -> None:
     ("damage", "message"),
     [
         (_twice, "lists an image twice"),
-        (_segment_twice, "munster_000003_000019 lists a segment twice"),
+        (_segment_twice, "munster_000003_000019.*lists a segment twice"),
         (_image_number, "image_id 3 is no text"),
-        (_no_crowd_flag, "KeyError.*iscrowd"),
         (_fractional_id, "has no whole numbers"),
         (_no_segments, "not a COCO panoptic file"),
         (lambda content: content.update(annotations=[3]), "not a COCO panoptic file"),
@@ -394,7 +389,7 @@ def test_a_size_that_opencv_refuses(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     chunks = (chunk(b"IHDR", header), chunk(b"IDAT", compress(b"")), chunk(b"IEND", b""))
     (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-    with pytest.raises(DatasetError, match=r"huge\.png' cannot be decoded"):
+    with pytest.raises(DatasetError, match=r"huge\.png' is a damaged PNG file: its head promises more pixels"):
         read_image(tmp_path / "huge.png", "RGB")
 
 

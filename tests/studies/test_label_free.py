@@ -40,7 +40,7 @@ def test_a_table_by_hand() -> None:
 def write_run(folder: Path, target: str, lines: list[dict]) -> Path:
     folder.mkdir()
     config = {"DATASETS": {"TRAIN": ["a"], "TARGET": [target]}, "EVAL": {"PROTOCOLS": ["16"]}}
-    (folder / "results.json").write_text(json.dumps({"run": {"config": config}}))
+    (folder / "results.json").write_text(json.dumps({"run": {"config": config}, "datasets": {}}))
     (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 

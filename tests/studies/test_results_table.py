@@ -17,6 +17,7 @@ def runs(tmp_path: Path) -> list[str]:
         folder.mkdir()
         content = {
             "metrics": {"mIoU_16": miou},
+            "datasets": {"toy_val": {"mIoU_16": miou}},
             "per_class": {"16": {"road": {"IoU": 90.0}, "bus": {"IoU": bus}}},
             "run": {
                 "seed": seed,

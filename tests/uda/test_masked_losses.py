@@ -54,7 +54,7 @@ def test_the_student_learns_the_teachers_labels_of_the_clean_picture(
     clean = strategy.teacher.outputs(strategy.teacher.features(model.images(target)), (32, 64))
     labels, confidence = pseudo_labels(clean.semantic.dense())
     # Half the pixels are confident, so that the weight of the labels is neither 0 nor 1.
-    strategy.settings.CONFIDENCE_THRESHOLD = confidence.median().item()
+    strategy.thresholds.values.fill_(confidence.median().item())
     *_, (loss,) = (part.values() for part in strategy.training_losses(source, target, 0))
 
     weights = torch.full_like(confidence, 0.5)

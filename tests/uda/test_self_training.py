@@ -147,7 +147,7 @@ def test_pseudo_labels_are_freed_of_the_prior_shift(tiny_config: Any, samples: A
 
 def test_pseudo_labels_nobody_is_sure_of_weigh_nothing(make: Any, samples: Any) -> None:
     strategy = make("semantic")
-    strategy.settings.CONFIDENCE_THRESHOLD = 1.1
+    strategy.thresholds.values.fill_(1.1)
     sure = make("semantic", CONFIDENCE_THRESHOLD=0.0)
     args = (samples(), samples(seed=1))
     # What is left is the loss of the pasted source pixels.
