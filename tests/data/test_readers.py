@@ -389,7 +389,9 @@ def test_a_size_that_opencv_refuses(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     chunks = (chunk(b"IHDR", header), chunk(b"IDAT", compress(b"")), chunk(b"IEND", b""))
     (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-    with pytest.raises(DatasetError, match=r"huge\.png' is a damaged PNG file: its head promises more pixels"):
+    with pytest.raises(
+        DatasetError, match=r"huge\.png' is a damaged PNG file: its head promises more pixels"
+    ):
         read_image(tmp_path / "huge.png", "RGB")
 
 
