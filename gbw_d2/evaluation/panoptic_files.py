@@ -85,6 +85,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
         for entry in content["annotations"]:
+            for segment in entry["segments_info"]:
+                segment.setdefault("iscrowd", 0)
             check_annotation(entry)
         if len({entry["image_id"] for entry in content["annotations"]}) < len(
             content["annotations"]

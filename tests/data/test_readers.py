@@ -308,6 +308,10 @@ def _image_number(content: dict) -> None:
     content["annotations"][0]["image_id"] = 3
 
 
+def _no_crowd_flag(content: dict) -> None:
+    del content["annotations"][0]["segments_info"][0]["iscrowd"]
+
+
 def _fractional_id(content: dict) -> None:
     content["annotations"][0]["segments_info"][0]["id"] = 7.5
 
@@ -322,6 +326,7 @@ def _no_segments(content: dict) -> None:
         (_twice, "lists an image twice"),
         (_segment_twice, "munster_000003_000019.*lists a segment twice"),
         (_image_number, "image_id 3 is no text"),
+        (_no_crowd_flag, "KeyError.*iscrowd"),
         (_fractional_id, "has no whole numbers"),
         (_no_segments, "not a COCO panoptic file"),
         (lambda content: content.update(annotations=[3]), "not a COCO panoptic file"),

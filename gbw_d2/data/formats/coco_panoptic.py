@@ -24,7 +24,6 @@ def check_annotation(annotation: dict[str, Any]) -> None:
     if not isinstance(name, str) or not name:
         raise TypeError(f"file_name {name!r} is no text")
     for segment in annotation[SEGMENTS]:
-        segment.setdefault("iscrowd", 0)
         check_segment(segment)
     if len({segment["id"] for segment in annotation[SEGMENTS]}) < len(annotation[SEGMENTS]):
         raise ValueError(f"{name} lists a segment twice")

@@ -73,6 +73,8 @@ def _given(category: Mapping[str, Any]) -> GivenClass:
 
 
 def _check(annotation: dict[str, Any], categories: Mapping[int, GivenClass]) -> None:
+    for segment in annotation[SEGMENTS]:
+        segment.setdefault("iscrowd", 0)
     check_annotation(annotation)
     for segment in annotation[SEGMENTS]:
         if segment["category_id"] not in categories:
