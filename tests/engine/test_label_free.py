@@ -167,5 +167,6 @@ def test_two_processes_equal_one(
 ) -> None:
     one = measuring()
     mp.spawn(_measured_by, (one.data.cfg, str(tmp_path)), nprocs=2)
-    assert torch.load(tmp_path / "0.pt") == one.measure()
+    # Sums of parts round differently from the sum of all.
+    assert torch.load(tmp_path / "0.pt") == pytest.approx(one.measure(), rel=1e-6)
     assert torch.load(tmp_path / "1.pt") == {}
