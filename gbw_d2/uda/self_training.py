@@ -96,9 +96,13 @@ class SelfTraining(Strategy):
         self.teacher = model.frozen_copy()
         has_distance = settings.FEATURE_DISTANCE_WEIGHT > 0
         self.initial_encoder = model.frozen_encoder() if has_distance else None
+        device = next(module_of(model).parameters()).device
         self.thresholds = build_thresholds(
             settings, model.label_space.num_classes, self.max_iter, "UDA.SELF_TRAINING"
-        ).to(next(module_of(model).parameters()).device)
+        ).to(device)
+        is_thing = torch.zeros(IGNORE_LABEL + 1, dtype=torch.bool)
+        is_thing[list(model.label_space.thing_ids)] = True
+        self._is_thing = is_thing.to(device)
         self.augmentation = StrongAugmentation(
             settings.JITTER_STRENGTH,
             settings.JITTER_PROBABILITY,
@@ -225,11 +229,7 @@ class SelfTraining(Strategy):
         if not pasted:
             return Taught(images, targets, weights)
         found = self.teacher.taught_segments(outputs, shift, self.settings.INSTANCE_MIX_SCORE)
-        is_thing = torch.zeros(IGNORE_LABEL + 1, dtype=torch.bool)
-        is_thing[list(self.model.label_space.thing_ids)] = True
-        where = is_thing.to(images.device, non_blocking=True)[
-            at_owners(found.classes, found.owners)
-        ]
+        where = self._is_thing[at_owners(found.classes, found.owners)]
         things = self.model.segment_targets(found, full_worth(found))
         return Taught(images, targets, weights, where, things)
 
