@@ -1,4 +1,4 @@
-"""Losses on plain torch; class weights and pixel weights come in as arguments."""
+"""Losses in plain PyTorch, with class weights and pixel weights."""
 
 from gbw_d2.losses.adversarial import (
     ADVERSARIAL_LOSSES,

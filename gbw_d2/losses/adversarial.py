@@ -1,4 +1,4 @@
-"""Adversarial losses: how far a discriminator's scores are from a domain's label."""
+"""Adversarial losses, which compare a discriminator's scores with a domain's label."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gbw_d2.registry import Registry
 
-# Labels of the domains.
+# Labels of the two domains.
 SOURCE_DOMAIN = 0.0
 TARGET_DOMAIN = 1.0
 

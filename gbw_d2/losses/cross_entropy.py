@@ -16,19 +16,19 @@ from gbw_d2.weighting.upsampled_pixels import check_upsampled
 
 
 class ClassWeightedCrossEntropy(WeightedLoss):
-    """Cross-entropy with class weights from a scheme; every scheme, "none" included, uses it.
+    """Cross-entropy with class weights from a weighting scheme, "none" included.
 
     loss = 1 / (N H W) sum_i q_i w_{y_i} CE_i (docs/equations.md 1): a plain mean over all pixels,
     ignored ones included in the denominator. The weights are constants in the backward pass, and so
-    are the pixel weights q. CE is that of the logits upsampled bilinearly to the labels' size,
-    which are never held (:func:`gbw_d2.losses.upsampled_cross_entropy`).
+    are the pixel weights q. CE is computed from the logits upsampled bilinearly to the labels'
+    size, which are never stored at that size (:func:`gbw_d2.losses.upsampled_cross_entropy`).
 
     By default q scales the loss only; with the setting ``pixel_weights_in_gradient`` the class
-    losses that shape the weights are sum_i q_i CE_i / (n_c + 1) with n_c = sum_i q_i, and a class's
-    count is this n_c throughout.
+    losses from which the class weights are computed are sum_i q_i CE_i / (n_c + 1) with n_c = sum_i
+    q_i, and a class's count is this n_c throughout.
 
-    With the setting ``logit_adjustment`` tau, logits + tau log w, w the mean of the term's weights
-    so far, take the logits' place throughout (docs/equations.md 2c).
+    With the setting ``logit_adjustment`` tau the logits are replaced by logits + tau log w
+    throughout, where w is the mean of the term's weights so far (docs/equations.md 2c).
 
     In several processes an adaptive scheme sums its statistics over all of them, so every process
     must make the same calls; the loss is that of the process's own pixels.
@@ -56,7 +56,7 @@ class ClassWeightedCrossEntropy(WeightedLoss):
             classifier: (features (N, D, h, w), logits (N, K, h, w)) at the classifier's
                 resolution, for schemes with ``needs_classifier``.
             term: which images the loss comes from; see ``gbw_d2.keys``.
-            log: takes the weights, counts and measure of this call.
+            log: receives the weights, counts and measure of this call.
 
         Returns:
             A float32 tensor without axes (float64 for float64 logits).

@@ -1,4 +1,4 @@
-"""Entropy of the prediction on unlabelled images."""
+"""The entropy loss of predictions on unlabelled images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def entropy_loss(logits: Tensor) -> Tensor:
-    """Computes the mean normalised entropy (Vu et al. 2019, MinEnt): 1 uniform, 0 one-hot.
+    """Computes the mean normalised entropy (MinEnt, Vu et al. 2019): 1 if uniform, 0 if one-hot.
 
     -1 / (B H W log K) sum p log p.
 

@@ -1,4 +1,4 @@
-"""GBW as a loss to be used by itself, in any torch project."""
+"""GBW as a stand-alone loss for any PyTorch project."""
 
 from __future__ import annotations
 
@@ -23,28 +23,27 @@ _HEAD = "loss"
 class GBWCrossEntropyLoss(nn.Module):
     """Cross-entropy with gradient-based class weights, computed anew from every batch.
 
-    loss = mean over all N H W pixels of q_i w_{y_i} CE_i. The weights follow from each class's
-    gradient at the classifier (docs/equations.md 2b), the scheme that this project recommends.
-    They need the classifier: its layer here, or its input and output in each call. A call without
-    either has weights that follow from the norms of the logit channels' gradients (scheme
-    "gbw_norm", docs/equations.md 2, with the named scheme's adjustments), and the first such call
-    says so in the log.
+    loss = mean over all N H W pixels of q_i w_{y_i} CE_i. By default the weights are computed from
+    each class's gradient at the classifier (docs/equations.md 2b), the scheme that this project
+    recommends. This needs the classifier: pass its layer here, or its input and output in each
+    call. A call without either computes the weights from the norms of the logit channels' gradients
+    (scheme "gbw_norm", docs/equations.md 2, with the named scheme's logit adjustment), and the
+    first such call logs this.
 
-    State moves in ``train()`` mode only. With logit adjustment, which the scheme "gbw" has, the
-    logits that the network predicts are those of the world as it is, less the part that
-    ``logit_adjustment`` leaves.
+    State is updated in ``train()`` mode only. With logit adjustment, which the scheme "gbw" uses,
+    the network's logits keep only the part of the prior shift that ``logit_adjustment`` leaves.
 
     Args:
         num_classes: K.
         ignore_index: label of pixels without a class.
         classifier: the layer that makes the logits, such as the network's last 1x1 convolution; its
-            input and output are remembered at each pass that is learned from, until the loss
-            of that pass has been computed.
+            input and output in each training pass are kept until the loss of that pass has been
+            computed.
         scheme: name of a weighting scheme (``gbw_d2.weighting.SCHEMES``) that needs no class
             counts.
-        terms: names that calls may have for their ``term``.
-        settings: settings of the scheme in place of its defaults, such as ``lam`` or ``momentum``
-            (docs/weighting_keys.md has the table).
+        terms: the values that a call's ``term`` may have.
+        settings: settings of the scheme that replace its defaults, such as ``lam`` or ``momentum``
+            (all of them: docs/weighting_keys.md).
 
     Raises:
         ValueError: an unknown scheme or setting, or one out of range.
@@ -68,11 +67,11 @@ class GBWCrossEntropyLoss(nn.Module):
             self.by_norms = ClassWeightedCrossEntropy(norms, head=_HEAD, ignore_index=ignore_index)
         self._log = WeightLog()
         self._last: LogEntry | None = None
-        # In a tuple: no second entry among the sub-modules.
+        # Held in a tuple, so that the layer is not registered as a sub-module a second time.
         self._last_scheme = (named,)
         self._has_layer = classifier is not None
         self._recorded: tuple[Tensor, Tensor] | None = None
-        # Passes that are learned from since the last loss; whether the last one was in eval mode.
+        # The training passes since the last loss, and whether the last one was in eval mode.
         self._passes = 0
         self._predicted = False
         self._told = False
@@ -87,11 +86,11 @@ class GBWCrossEntropyLoss(nn.Module):
         classifier: tuple[Tensor, Tensor] | None = None,
         term: str = TERM_SOURCE,
     ) -> Tensor:
-        """Computes the loss; arguments and errors as in ``ClassWeightedCrossEntropy``.
+        """Computes the loss; errors are those of ``ClassWeightedCrossEntropy``.
 
         Args:
-            logits: (N, K, h, w), any floating dtype: the classifier's output as it is. It is
-                upsampled bilinearly to the labels' size, without ever being held at that size.
+            logits: (N, K, h, w), any floating dtype: the classifier's output. They are upsampled
+                bilinearly to the labels' size, without ever being stored at that size.
             labels: (N, H, W) integer class ids 0..K-1 or ``ignore_index``, of any size.
             pixel_weights: (N, H, W) q_i >= 0, or None for 1.
             classifier: (features (N, D, h, w), logits (N, K, h, w)), the classifier's input and
@@ -112,34 +111,35 @@ class GBWCrossEntropyLoss(nn.Module):
 
     @property
     def weights(self) -> Tensor | None:
-        """(K,) weights of the last call; None before the first."""
+        """The weights (K,) of the last call; None before the first."""
         return None if self._last is None else self._last.weights
 
     @property
     def measure(self) -> Tensor | None:
-        """(K,) what the scheme measured in the last call; None before it."""
+        """The scheme's measure (K,) in the last call; None before the first."""
         return None if self._last is None else self._last.measure
 
     @property
     def norms(self) -> Tensor | None:
-        """(K,) ``measure`` where it is the norm of the logit channels' gradients, else None."""
+        """The measure (K,) where it is the norm of the logit channels' gradients, else None."""
         return self.measure if self._last_scheme[0].needs_norms else None
 
     def pseudo_label_shift(self) -> Tensor | None:
-        """Returns (K,) to add to logits that become pseudo-labels; None for nothing."""
+        """Returns (K,) to add to logits before pseudo-labels are taken, or None for none."""
         return self._last_scheme[0].pseudo_label_shift()
 
     def _record(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # A pass in training mode without gradients, for pseudo-labels say, is not learned from.
+        # A pass in training mode without gradients, such as one for pseudo-labels, has no loss.
         if layer.training and not torch.is_grad_enabled():
             return
-        # Predictions in eval mode need no loss: only the last of them may have one.
+        # Predictions in eval mode need no loss, so only the last of them is kept in case it has
+        # one.
         self._passes += layer.training
         self._predicted = not layer.training
         self._recorded = inputs[0].detach(), output.detach()
 
     def _at_classifier(self, given: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
-        """Returns what was given, else what the layer saw in this loss's pass, and forgets it."""
+        """Returns the given pair, or else the layer's kept input and output, which are released."""
         recorded, passes = self._recorded, self._passes + self._predicted
         self._recorded, self._passes, self._predicted = None, 0, False
         if given is not None or not self._has_layer:
@@ -155,9 +155,9 @@ class GBWCrossEntropyLoss(nn.Module):
     def _tell(self) -> None:
         if not self._told:
             logger.warning(
-                "GBWCrossEntropyLoss has no classifier, so its weights follow from the norms of "
-                "the logit channels' gradients (scheme '%s'); give it classifier=, the layer or "
-                "its input and output, for those by class gradients",
+                "GBWCrossEntropyLoss has no classifier, so its weights are computed from the "
+                "norms of the logit channels' gradients (scheme '%s'); to compute them from "
+                "class gradients, pass classifier=, the layer or its input and output",
                 WITHOUT_CLASSIFIER,
             )
             self._told = True

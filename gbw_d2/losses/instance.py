@@ -1,4 +1,4 @@
-"""Losses of the instance heads of Panoptic-DeepLab: centre heat map and offsets."""
+"""Losses of Panoptic-DeepLab's instance heads: the centre heat map and the offsets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gbw_d2.weighting.statistics import element_statistics
 def center_loss(
     prediction: Tensor, target: Tensor, weights: Tensor, pixel_weights: Tensor | None = None
 ) -> Tensor:
-    """Computes the centre heat map's squared error (Cheng et al. 2020), as Detectron2 does.
+    """Computes the centre heat map's mean squared error (Cheng et al. 2020), as Detectron2 does.
 
     sum of weights (prediction - target)^2 / sum of weights; 0 where that sum is 0. In several
     processes the divisor is the mean over processes of the sum, so that the mean of the processes'
@@ -45,7 +45,7 @@ def center_loss(
 def offset_loss(
     prediction: Tensor, target: Tensor, weights: Tensor, pixel_weights: Tensor | None = None
 ) -> Tensor:
-    """Computes the offsets' absolute error (Cheng et al. 2020), as Detectron2 does.
+    """Computes the mean absolute error of the offsets (Cheng et al. 2020), as Detectron2 does.
 
     sum of weights (|error in y| + |error in x|) / sum of weights, each pixel's weight counted once;
     0 where that sum is 0. Several processes as in ``center_loss``.
@@ -67,18 +67,18 @@ def offset_loss(
 
 
 class ClassWeightedInstanceLoss(WeightedLoss):
-    """A loss per pixel, weighted by the class of the thing that owns it (docs/equations.md 7).
+    """A loss per pixel, weighted by the class of the pixel's thing (docs/equations.md 7).
 
-    sum_i v_i q_i w_{c(i)} l_i / sum_i v_i: the loss of Detectron2 with one more factor, 1 at pixels
-    that no thing owns. The weights come from a scheme for the things alone and sum to their number;
-    g_c is the norm of the gradient of sum over class c of v_i l_i / (n_c + 1), n_c = sum of v_i,
-    with respect to the prediction at label resolution. Subclasses define l_i.
+    sum_i v_i q_i w_{c(i)} l_i / sum_i v_i: Detectron2's loss times the class weight, which is 1 at
+    pixels outside things. The weights come from a scheme for the things alone and sum to their
+    number; g_c is the norm of the gradient of sum over class c of v_i l_i / (n_c + 1), n_c = sum of
+    v_i, with respect to the prediction at label resolution. Subclasses define l_i.
 
     In several processes an adaptive scheme sums its statistics over all of them, so every process
     must make the same calls.
 
     Arguments are those of :class:`gbw_d2.losses.WeightedLoss`; ``class_ids`` are the things, and
-    there is no classifier to measure at and no probability for a focal factor.
+    schemes that need a classifier or a focal factor are not defined.
     """
 
     _thing_of: Tensor
@@ -92,7 +92,8 @@ class ClassWeightedInstanceLoss(WeightedLoss):
         ignore_index: int | None = None,
     ) -> None:
         super().__init__(scheme, class_ids, num_classes, head, ignore_index)
-        # Class id -> place in class_ids, their number for all that is no thing.
+        # Maps a class id to its index in class_ids; anything that is no thing maps to
+        # len(class_ids).
         places = torch.full((self.num_classes + 1,), len(self.class_ids))
         places[list(self.class_ids)] = torch.arange(len(self.class_ids))
         self.register_buffer("_thing_of", places, persistent=False)
@@ -122,14 +123,14 @@ class ClassWeightedInstanceLoss(WeightedLoss):
 
         Args:
             prediction: (N, 1 or 2, H, W), at label resolution.
-            target: as ``center_loss`` or ``offset_loss`` wants it.
+            target: as in ``center_loss`` or ``offset_loss``.
             weights: (N, H, W) v_i >= 0, 1 where the loss applies and 0 elsewhere.
-            instance_class: (N, H, W) integer class id of the thing that owns the pixel,
-                ``ignore_index`` elsewhere; a class that is no thing counts as elsewhere.
+            instance_class: (N, H, W) integer class id of the pixel's thing, ``ignore_index``
+                elsewhere; a stuff class counts as ``ignore_index``.
             pixel_weights: (N, H, W) q_i >= 0 that are not part of the divisor; None for 1. With
                 the setting ``pixel_weights_in_gradient`` they multiply v_i in g_c and n_c.
             term: which images the loss comes from; see ``gbw_d2.keys``.
-            log: takes the weights, counts and measure of this call.
+            log: receives the weights, counts and measure of this call.
 
         Returns:
             A tensor without axes.
@@ -177,8 +178,9 @@ class ClassWeightedCenterLoss(ClassWeightedInstanceLoss):
 class ClassWeightedOffsetLoss(ClassWeightedInstanceLoss):
     """``offset_loss`` with class weights: l_i = |e_y| + |e_x|, each slope +-1, 0 where e is 0.
 
-    So g_c = sqrt(2 n_c) / (n_c + 1) wherever no error is 0: it tells the size of a class and not
-    how well its offsets are predicted. ``SharedWeights`` lets the offsets use another head's.
+    So g_c = sqrt(2 n_c) / (n_c + 1) wherever no error is 0: it depends on the size of a class and
+    not on how well its offsets are predicted. With ``SharedWeights`` this head uses another head's
+    weights instead.
     """
 
     def _check(self, prediction: Tensor, target: Tensor, maps: Mapping[str, Tensor | None]) -> None:
@@ -202,7 +204,7 @@ def _offset_error(prediction: Tensor, target: Tensor) -> Tensor:
 def _weighted_mean(error: Tensor, weights: Tensor, pixel_weights: Tensor | None) -> Tensor:
     factor = weights if pixel_weights is None else weights * pixel_weights
     divisor = all_reduce_sum(weights.detach().sum(dtype=torch.float32)) / world_size()
-    # where, not an if on the sum, which would wait for the device.
+    # `where` instead of `if`, which would wait for the device.
     return (error * factor).sum() / torch.where(divisor > 0, divisor, torch.ones_like(divisor))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Whether the factor 1/2 is there; None = as released, without image weighting only.
+# Whether the factor 1/2 is applied; None: as in the released code, without image weighting only.
 HALF_CHOICES: dict[str, bool | None] = {"auto": None, "always": True, "never": False}
 
 
@@ -15,24 +15,25 @@ def max_squares_loss(
     half: str = "auto",
     mean_over_classes: bool = True,
 ) -> Tensor:
-    """Computes the maximum squares loss (Chen et al. 2019), with image-wise weights on request.
+    """Computes the maximum squares loss (Chen et al. 2019), optionally with image-wise weights.
 
-    Without a ratio: -1/2 mean over batch, classes and pixels of p^2. With ratio a, as released:
-    -1 / (B K) sum_n w_n sum_c p_nc^2, w_n = 1 / max(N_c^a N^(1-a), 1), c the class predicted at
-    pixel n, N_c the image's pixels predicted as c, N all its pixels. The release has no 1/2 here,
-    so a = 0 gives twice the loss without a ratio.
+    Without a ratio: -1/2 mean over batch, classes and pixels of p^2. With ratio a, as in the
+    released code: -1 / (B K) sum_n w_n sum_c p_nc^2, w_n = 1 / max(N_c^a N^(1-a), 1), c the class
+    predicted at pixel n, N_c the image's pixels predicted as c, N the number of its pixels. The
+    released code has no 1/2 here, so a = 0 gives twice the loss without a ratio.
 
     Args:
         logits: (B, K, H, W), any floating dtype.
         image_weighting_ratio: a in 0..1, or None; weights are per image and carry no gradient.
-        half: the factor 1/2: "auto" (as released: without a ratio only), "always" or "never".
-        mean_over_classes: the factor 1 / K, as released; False leaves it out.
+        half: when to apply the factor 1/2: "auto" (as released: without a ratio only), "always" or
+            "never".
+        mean_over_classes: whether to apply the factor 1 / K, as the released code does.
 
     Returns:
         A tensor without axes, <= 0.
 
     Raises:
-        ValueError: logits without four axes, a ratio outside 0..1, or another word for ``half``.
+        ValueError: logits without four axes, a ratio outside 0..1, or an unknown ``half``.
     """
     if logits.ndim != 4:
         raise ValueError(f"logits have shape {tuple(logits.shape)}; expected (B, K, H, W)")
@@ -53,7 +54,7 @@ def max_squares_loss(
 
 
 def check_max_squares_settings(image_weighting_ratio: float | None, half: str) -> None:
-    """Raises ValueError for what :func:`max_squares_loss` cannot use."""
+    """Raises ValueError for a setting that :func:`max_squares_loss` does not accept."""
     if image_weighting_ratio is not None and not 0 <= image_weighting_ratio <= 1:
         raise ValueError(
             f"image_weighting_ratio is {image_weighting_ratio}; expected 0..1 (the paper uses 0.2)"
@@ -63,10 +64,10 @@ def check_max_squares_settings(image_weighting_ratio: float | None, half: str) -
 
 
 def _image_weights(predicted: Tensor, classes: int, ratio: float) -> Tensor:
-    """Returns w_n (B, N) float64 of predicted classes (B, N)."""
+    """Returns the weights w_n (B, N), float64, of predicted classes (B, N)."""
     batch, pixels = predicted.shape
     ones = torch.ones_like(predicted)
-    # Integer sums are exact, and the same in every run on a GPU.
+    # Integer sums are exact, and so reproducible on a GPU.
     counts = torch.zeros(batch, classes, dtype=torch.int64, device=predicted.device)
     counts.scatter_add_(1, predicted, ones)
     weights = 1 / (counts.double().pow(ratio) * pixels ** (1 - ratio)).clamp(min=1)

@@ -1,8 +1,8 @@
-"""Losses of the queries of a mask classifier with class weights (Mask2Former, section 3.3).
+"""Class-weighted losses of a mask classifier's queries (Mask2Former, section 3.3).
 
-Both equal Mask2Former's where every weight is 1. In several processes their divisors are means
-over processes, so that the mean of the processes' losses equals that of one process with all the
-images; every process must make the calls, with no segment too.
+Both equal Mask2Former's where every weight is 1. In several processes their divisors are means over
+processes, so that the mean of the processes' losses equals that of one process with all the images;
+every process must call them, even without any segment.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class ClassWeightedQueryClassification(ClassWeightedRoIClassification):
     """Softmax cross-entropy of queries over K classes and "no object" (docs/equations.md 7b).
 
     sum_q e_q w_{y_q} CE_q / D with e_q = 1 at segments and n at "no object", whose class weight
-    is 1: it is outside the simplex. D is sum_q e_q without class weights, so that these do not
-    cancel, and without the images' factors.
+    is 1: it is outside the simplex. D is sum_q e_q, without the class weights, which would cancel
+    otherwise, and without the images' factors.
     """
 
     def forward(  # type: ignore[override]
@@ -45,17 +45,17 @@ class ClassWeightedQueryClassification(ClassWeightedRoIClassification):
             logits: (R, K + 1), "no object" last; all queries of all images and predictions.
             labels: (R,) integer, 0..K-1 or K for "no object".
             features: (R, D), the classifier's input, for schemes with ``needs_classifier``.
-            no_object: n.
+            no_object: n, the factor of "no object".
             row_weights: (R,) factor of each query's loss, None for 1.
             term: which images the loss comes from; see ``gbw_d2.keys``.
-            log: takes the weights, counts and measure of this call.
-            predictions: how many layers the rows come from, as many rows of each.
+            log: receives the weights, counts and measure of this call.
+            predictions: number of layers that the rows come from, each with equally many rows.
 
         Returns:
             A tensor without axes.
 
         Raises:
-            ValueError: as the base class.
+            ValueError: as in :class:`gbw_d2.losses.roi.ClassWeightedRoIClassification`.
         """
         total = self.weighted_sum(logits, labels, features, term, log, no_object, row_weights)
         empty = (labels == self.scheme.num_classes).sum()
@@ -95,7 +95,7 @@ class ClassWeightedQueryMask(WeightedLoss):
             mass: this process's part of S, without axes; S is at least 1.
             factors: a and b.
             term: which images the loss comes from; see ``gbw_d2.keys``.
-            log: takes the weights, counts and measure of this call.
+            log: receives the weights, counts and measure of this call.
 
         Returns:
             A tensor without axes.
@@ -115,7 +115,7 @@ class ClassWeightedQueryMask(WeightedLoss):
         )
         weights = per_pixel(self.class_weights(statistics, term, log), targets).to(losses.dtype)
         divisor = (all_reduce_sum(mass) / world_size()).clamp(min=1)
-        # Without a match the sum is 0 and still has a graph.
+        # Without a match the sum is 0 and still has an autograd graph.
         return (losses * weights * importance).sum() / divisor
 
 

@@ -12,14 +12,14 @@ from gbw_d2.weighting.distributed import all_reduce_sum, world_size
 def mrkld_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
     """Computes the mean over labelled pixels of -1/K sum_c log p_c = KL(uniform, p) + log K.
 
-    The model regulariser of CRST. Its authors multiply it by their setting 0.1 twice, so that their
-    results were made with a weight of 0.01. In several processes the divisor is the mean over
-    processes of the number of labelled pixels, so that the mean of the processes' losses equals the
-    loss of one process with all the images; every process must make the call.
+    The model regulariser of CRST. The authors' code multiplies it by the setting 0.1 twice, so
+    their results have a weight of 0.01. In several processes the divisor is the mean over processes
+    of the number of labelled pixels, so that the mean of the processes' losses equals the loss of
+    one process with all the images; every process must make the call.
 
     Args:
         logits: (N, K, H, W), any floating dtype.
-        labels: (N, H, W) pseudo-labels; those that are ``ignore_index`` do not count.
+        labels: (N, H, W) integer pseudo-labels, 0..K-1 or ``ignore_index``.
         ignore_index: label of pixels without a class.
 
     Returns:
@@ -38,16 +38,17 @@ def mrkld_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tenso
 
 @torch.no_grad()
 def lrent_soft_labels(logits: Tensor, thresholds: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Returns the soft labels y_c ~ (p_c / t_c)^(1 / alpha) of LRENT and which pixels have one.
+    """Returns LRENT's soft labels y_c ~ (p_c / t_c)^(1 / alpha), and the pixels that have one.
 
     The label regulariser of CRST. A pixel has a label where
-    sum_c (-y_c log p_c + alpha y_c log y_c) < -sum_c y_c log t_c, which is the same as
-    sum_c (p_c / t_c)^(1 / alpha) > 1: a little looser than the hard rule max_c p_c / t_c >= 1.
+    sum_c (-y_c log p_c + alpha y_c log y_c) < -sum_c y_c log t_c, which is equivalent to sum_c (p_c
+    / t_c)^(1 / alpha) > 1, a slightly weaker condition than the hard rule max_c p_c / t_c >= 1.
 
     Args:
-        logits: (N, K, H, W) of the network that labels, any floating dtype.
-        thresholds: (K,) t_c > 0, those of the class-balanced pseudo-labels.
-        alpha: weight of the labels' entropy, > 0; the smaller, the harder the labels. 0.25 in CRST.
+        logits: (N, K, H, W) of the network that makes the pseudo-labels, any floating dtype.
+        thresholds: (K,) t_c > 0, the thresholds of class-balanced pseudo-labels.
+        alpha: weight of the labels' entropy, > 0; smaller values give harder labels. CRST uses
+            0.25.
 
     Returns:
         (N, K, H, W) float32 that sums to 1 over K, and (N, H, W) bool.
@@ -70,8 +71,8 @@ def lrent_soft_labels(logits: Tensor, thresholds: Tensor, alpha: float) -> tuple
 def soft_cross_entropy(logits: Tensor, soft_labels: Tensor, kept: Tensor) -> Tensor:
     """Computes the mean over all pixels of -sum_c y_c log p_c, 0 at pixels without a label.
 
-    A plain mean over N H W, as the hard labels' cross-entropy of this project, so that a labelled
-    pixel of the target weighs what one of the source does.
+    It is a plain mean over N H W, like this project's cross-entropy with hard labels, so that a
+    labelled target pixel has the same weight as a source pixel.
 
     Args:
         logits: (N, K, H, W), any floating dtype.
@@ -91,7 +92,8 @@ def soft_cross_entropy(logits: Tensor, soft_labels: Tensor, kept: Tensor) -> Ten
             f"{tuple(logits.shape)}"
         )
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    # PyTorch's own takes probabilities as labels and keeps one log-softmax for the backward pass.
+    # PyTorch's function accepts probabilities as labels and stores only one log-softmax for the
+    # backward pass.
     values = F.cross_entropy(wide, soft_labels.detach().to(wide.dtype), reduction="none")
     return torch.where(kept, values, torch.zeros_like(values)).mean()
 

@@ -1,8 +1,8 @@
-"""Losses of the RoI heads of Mask R-CNN (He et al. 2017) with class weights.
+"""Class-weighted losses of Mask R-CNN's RoI heads (He et al. 2017).
 
 All equal Detectron2's where every weight is 1. In several processes the divisor is the mean over
 processes of the number of RoIs, so that the mean of the processes' losses equals the loss of one
-process with all the RoIs; every process must make the calls, with no RoI too.
+process with all the RoIs; every process must call them, even without any RoI.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from gbw_d2.weighting.statistics import ClassStatistics, class_statistics, eleme
 
 
 class ClassWeightedRoIClassification(WeightedLoss):
-    """Softmax cross-entropy of RoIs over K + 1 classes, the background outside the simplex.
+    """Softmax cross-entropy of RoIs over K classes and the background, whose weight is fixed.
 
     1 / R sum_r w_{y_r} CE_r; the K weights sum to K, the background's is 1 (docs/equations.md 7).
-    The background takes part in the gradients that the weights come from: RoIs of it that are
-    predicted as class k are in g_k, and it may hinder classes.
+    The background contributes to the gradients that the weights are computed from: background RoIs
+    that are predicted as class k contribute to g_k, and the background may hinder classes.
 
-    Arguments are those of :class:`gbw_d2.losses.WeightedLoss`, for the K foreground classes: RoIs
-    take the places of pixels; RoIs without a class have the label -1 and count in R.
+    Arguments are those of :class:`gbw_d2.losses.WeightedLoss`, for the K foreground classes. RoIs
+    take the place of pixels; RoIs without a class have the label -1 and count in R.
     """
 
     has_softmax = True
@@ -50,7 +50,7 @@ class ClassWeightedRoIClassification(WeightedLoss):
             labels: (R,) integer, 0..K-1, K for background, or ``ignore_index``.
             features: (R, D), the classifier's input, for schemes with ``needs_classifier``.
             term: which images the loss comes from; see ``gbw_d2.keys``.
-            log: takes the weights, counts and measure of this call.
+            log: receives the weights, counts and measure of this call.
 
         Returns:
             A tensor without axes; 0 for no RoI.
@@ -72,28 +72,29 @@ class ClassWeightedRoIClassification(WeightedLoss):
         background: float = 1.0,
         row_weights: Tensor | None = None,
     ) -> Tensor:
-        """Computes sum_r q_r w_{y_r} CE_r; every process must call it, with no RoI too.
+        """Computes sum_r q_r w_{y_r} CE_r; every process must call it, even without any RoI.
 
         Args:
-            logits: as all up to ``log`` of the call.
+            logits: as in ``forward``, like all arguments up to ``log``.
             labels: likewise.
             features: likewise.
             term: likewise.
             log: likewise.
             background: weight of the background.
-            row_weights: (R,) q_r >= 0, None for 1; they do not shape the weights.
+            row_weights: (R,) q_r >= 0, or None for 1; they have no influence on the class weights.
         """
         scheme, classes = self.scheme, self.scheme.num_classes
         rois = logits.shape[0]
         _check_shape("logits", logits, (rois, classes + 1))
         _check_shape("labels", labels, (rois,))
-        # RoIs become the rows of one image. Statistics of no RoI are those of an ignored one.
+        # RoIs become the rows of one image. Without any RoI the statistics are those of one ignored
+        # RoI.
         image = _as_image(logits if rois else logits.new_zeros(1, classes + 1))
         rows = labels if rois else labels.new_full((1,), self.ignore_index)
         targets, invalid = prepare_labels(rows.view(1, -1, 1), classes + 1, self.ignore_index)
         shift = scheme.logit_shift(term)
         if shift is not None:
-            # The background is outside the simplex: its weight is fixed.
+            # The background does not share the budget: its weight is fixed.
             shift = F.pad(shift, (0, 1))
         measured = scheme.measures(term)
         statistics = class_statistics(
@@ -142,12 +143,12 @@ class ClassWeightedRoIClassification(WeightedLoss):
 
 
 class ClassWeightedRoIBox(WeightedLoss):
-    """Smooth absolute error of each object's box, weighted by its class.
+    """Smooth L1 loss of each object's box, weighted by the object's class.
 
     1 / R sum_r w_{c_r} l_r over the objects among R RoIs, l_r = sum over the four deltas of |e|,
     less beta / 2, below beta e^2 / (2 beta). g_c is the norm of the gradient of sum over class c of
-    l_r / (n_c + 1): where no error is below beta it tells the size of a class and not its error
-    (docs/equations.md 7), so networks let another head's weights stand here.
+    l_r / (n_c + 1): where no error is below beta it depends on the size of a class and not on its
+    error (docs/equations.md 7), so networks use another head's weights here.
 
     Arguments are those of :class:`gbw_d2.losses.WeightedLoss`, for the K foreground classes.
     """
@@ -167,13 +168,13 @@ class ClassWeightedRoIBox(WeightedLoss):
         """Computes the loss.
 
         Args:
-            deltas: (F, 4) of the objects, from RoI to box; F may be 0.
-            true_deltas: (F, 4).
+            deltas: (F, 4) predicted box deltas of the objects, from RoI to box; F may be 0.
+            true_deltas: (F, 4), the true box deltas.
             labels: (F,) integer, 0..K-1 or ``ignore_index``.
-            rois: R, all RoIs, background included.
-            beta: error from which on the loss grows linearly, 0 for everywhere.
+            rois: R, the number of all RoIs, background included.
+            beta: the error above which the loss is linear; 0 for the L1 loss.
             term: which images the loss comes from; see ``gbw_d2.keys``.
-            log: takes the weights, counts and measure of this call.
+            log: receives the weights, counts and measure of this call.
 
         Returns:
             A tensor without axes; 0 for no object.
@@ -209,7 +210,7 @@ class ClassWeightedRoIMask(WeightedLoss):
     sum over class c of l_r / (n_c + 1), n_c its RoIs (docs/equations.md 7).
 
     Arguments are those of :class:`gbw_d2.losses.WeightedLoss`, for the K foreground classes: RoIs
-    take the places of pixels; RoIs without a class have the label -1, no loss, and count in R.
+    take the place of pixels; RoIs without a class have the label -1 and no loss, and count in R.
     """
 
     default_ignore_index = -1
@@ -229,7 +230,7 @@ class ClassWeightedRoIMask(WeightedLoss):
             labels: (R,) integer, 0..K-1 or ``ignore_index``.
             masks: (R, m, m) bool or 0..1, the truth inside each RoI.
             term: which images the loss comes from; see ``gbw_d2.keys``.
-            log: takes the weights, counts and measure of this call.
+            log: receives the weights, counts and measure of this call.
 
         Returns:
             A tensor without axes; 0 for no RoI.
@@ -247,7 +248,8 @@ class ClassWeightedRoIMask(WeightedLoss):
         truth = masks.to(chosen.dtype)
         losses = F.binary_cross_entropy_with_logits(chosen, truth, reduction="none").mean((1, 2))
         z = chosen.detach()
-        # sigmoid - truth, which would cancel where the prediction is sure and right.
+        # sigmoid - truth, computed without the cancellation where the prediction is confident and
+        # correct.
         slope = (1 - truth) * z.sigmoid() - truth * (-z).sigmoid()
         statistics = element_statistics(
             losses.detach(),
@@ -262,7 +264,7 @@ class ClassWeightedRoIMask(WeightedLoss):
 
 
 def _as_image(rows: Tensor) -> Tensor:
-    """(R, C) -> (1, C, R, 1)."""
+    """Returns rows (R, C) as an image (1, C, R, 1)."""
     return rows.t()[None, :, :, None]
 
 
@@ -281,7 +283,7 @@ def _without_background(statistics: ClassStatistics) -> ClassStatistics:
 
 
 def _roi_divisor(rois: int, like: Tensor) -> Tensor:
-    """Returns the mean number of RoIs over the processes, 1 where there is none at all."""
+    """Returns the mean number of RoIs over the processes, or 1 if no process has any."""
     mine = torch.full((), float(rois), device=like.device)
     return (all_reduce_sum(mine) / world_size()).clamp(min=1 / world_size())
 

@@ -1,4 +1,4 @@
-"""Cross-entropy of bilinearly upsampled logits, straight from the low-resolution ones."""
+"""Cross-entropy of bilinearly upsampled logits, computed from the low-resolution logits."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from gbw_d2.weighting.upsampled_pixels import (
 
 
 class _UpsampledCrossEntropy(torch.autograd.Function):
-    """Loss and gradient in one pass over blocks of rows; the backward pass only scales.
+    """Computes loss and gradient in one pass over blocks of rows; the backward pass only scales.
 
-    The gradient waits in float32 whatever the logits' dtype: before a loss scaler's factor it is
-    too small for half precision.
+    The gradient is stored in float32 for any dtype of the logits, because before a loss scaler's
+    factor is applied it is too small for half precision.
     """
 
     @staticmethod
@@ -81,7 +81,7 @@ def loss_and_gradient(
         pixel_weights: (N, H, W) q, or None for 1.
         shift: (K,) to add to the logits, or None for 0.
         focal_gamma: gamma, 0 for none.
-        with_gradient: whether the gradient is wanted.
+        with_gradient: whether to compute the gradient.
 
     Returns:
         The sum, float64 without axes, and the gradient (N, h, K, w) or None.
@@ -113,7 +113,7 @@ def _block_loss(block: UpsampledBlock, factor: Tensor, focal_gamma: float) -> Te
 
 
 def _block_gradient(block: UpsampledBlock, factor: Tensor, focal_gamma: float) -> Tensor:
-    """Returns the gradient in the block's upsampled logits, in place of its exponentials."""
+    """Returns the gradient of the block's upsampled logits, written over its exponentials."""
     if focal_gamma > 0:
         factor = factor * focal_slope(block.softmax, focal_gamma)
     return residual(block.exponentials, block.softmax, block.index, factor)
@@ -129,7 +129,7 @@ def weighted_cross_entropy(
 ) -> Tensor:
     """Returns 1 / (N H W) sum_i q_i w_{y_i} CE_i of logits upsampled to the labels' size.
 
-    The arguments have been checked: see ``upsampled_cross_entropy``, which is this for a user.
+    The arguments are not checked; ``upsampled_cross_entropy`` is the public function with checks.
 
     Args:
         logits: (N, K, h, w).
@@ -154,10 +154,11 @@ def upsampled_cross_entropy(
 ) -> Tensor:
     """Computes the class-weighted cross-entropy of logits that are upsampled to the labels' size.
 
-    loss = 1 / (N H W) sum_i q_i w_{y_i} CE_i (docs/equations.md 1), as ``F.interpolate(logits,
-    size=(H, W), mode="bilinear", align_corners=False)`` before a cross-entropy gives it, but the
-    upsampled logits never exist: blocks of rows go from low-resolution logits to loss and gradient
-    while they are in the cache. The mean is over all pixels, ignored ones included.
+    loss = 1 / (N H W) sum_i q_i w_{y_i} CE_i (docs/equations.md 1), equal to
+    ``F.interpolate(logits, size=(H, W), mode="bilinear", align_corners=False)`` followed by a
+    cross-entropy, but the upsampled logits are never stored: each block of rows goes from
+    low-resolution logits to loss and gradient while it is in the cache. The mean is over all
+    pixels, ignored ones included.
 
     Args:
         logits: (N, K, h, w), any floating dtype and memory format; float32 is used inside.

@@ -1,4 +1,4 @@
-"""What every class-weighted loss is: a module with a weighting scheme, one per head."""
+"""The base class of every class-weighted loss: a module with one head's weighting scheme."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from gbw_d2.weighting.statistics import ClassStatistics
 class WeightedLoss(nn.Module):
     """A loss of one head whose classes are weighted by a scheme.
 
-    A subclass computes its statistics and its loss in ``forward``, and asks ``class_weights`` for
-    the weights in between. It is held beside the network, not inside it: its state is an entry of
-    its own in a checkpoint, and no copy of the network has it.
+    A subclass computes its statistics and its loss in ``forward``, and gets the weights from
+    ``class_weights`` in between. The loss is held beside the network and not inside it: its state
+    is a separate entry of a checkpoint, and copies of the network (the teacher) lack it.
 
     Args:
-        scheme: built for as many classes as there are ``class_ids``; its state belongs to this
-            head.
+        scheme: built for as many classes as there are ``class_ids``; used by this head alone.
         class_ids: class id of each weight, in order; None for all classes of the scheme.
         num_classes: K, all classes of the label space; None for the scheme's number.
         head: name of the head, for logs and errors.
-        ignore_index: label of what has no class; None for ``default_ignore_index``.
+        ignore_index: label of elements without a class; None for ``default_ignore_index``.
 
     Attributes:
         has_softmax: whether the loss is a softmax cross-entropy over the classes, so that a focal
-            factor and adjusted logits make sense.
-        default_ignore_index: label of what has no class, where nobody says another one.
+            factor and logit adjustment are defined.
+        default_ignore_index: label of elements without a class, unless another one is given.
 
     Raises:
         ValueError: a scheme that is not defined for this loss.
@@ -63,12 +62,12 @@ class WeightedLoss(nn.Module):
     def class_weights(
         self, statistics: ClassStatistics, term: str, log: WeightLog | None
     ) -> Tensor:
-        """Returns the weights (K,) of a batch, and writes down what they come from.
+        """Returns the weights (K,) of a batch, and logs them with the statistics behind them.
 
         Args:
             statistics: of the batch, over this head's classes.
             term: which images the loss comes from; see ``gbw_d2.keys``.
-            log: takes the entry; None for none.
+            log: receives the entry, or None.
         """
         weights = self.scheme.weights(statistics, term, log)
         if log is not None:
@@ -106,7 +105,7 @@ def check_without_softmax(scheme: WeightingScheme) -> None:
 def in_order(
     losses: Mapping[str, WeightedLoss], calls: Mapping[str, Callable[[], Tensor]]
 ) -> dict[str, Tensor]:
-    """Computes the losses of several heads, those whose weights another head takes over first.
+    """Computes the losses of several heads; heads whose weights others take over come first.
 
     Args:
         losses: head name -> its loss module.
@@ -115,7 +114,7 @@ def in_order(
     Returns:
         head name -> loss, in the order of ``calls``.
     """
-    # A head that shares weights takes over those of a head with weights of its own.
+    # A head that takes over weights needs those of a head with its own weights.
     order = sorted(calls, key=lambda head: losses[head].scheme.shares_with is not None)
     values = {head: calls[head]() for head in order}
     return {head: values[head] for head in calls}

@@ -1,4 +1,4 @@
-"""The weighted losses of a network's heads, as one module beside the network."""
+"""The weighted losses of all heads of a network, as one module beside the network."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gbw_d2.losses.weighted_loss import WeightedLoss
 
 
 class WeightedLosses(nn.Module, Mapping[str, WeightedLoss]):
-    """Maps head names to their losses; saved as one entry of a checkpoint.
+    """Maps head names to their losses; a checkpoint has one entry for all of them.
 
     Args:
-        losses: loss of each head of the network.
+        losses: the name of each head of the network and its loss.
     """
 
     def __init__(self, losses: Mapping[str, WeightedLoss]) -> None:
@@ -32,7 +32,7 @@ class WeightedLosses(nn.Module, Mapping[str, WeightedLoss]):
     def __len__(self) -> int:
         return len(self.heads)
 
-    # A module is equal to itself alone, as every module is.
+    # Modules compare by identity, in place of the comparison of mappings.
     __eq__ = nn.Module.__eq__
     __hash__ = nn.Module.__hash__
 
@@ -45,7 +45,7 @@ class WeightedLosses(nn.Module, Mapping[str, WeightedLoss]):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Restores the state of all heads; all of it or, where it raises, nothing.
+        """Restores the state of all heads; if it raises an error, nothing has been changed.
 
         Raises:
             ValueError: the state is of other heads, schemes, settings or numbers of classes.
@@ -72,5 +72,5 @@ class WeightedLosses(nn.Module, Mapping[str, WeightedLoss]):
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
-    """Returns the shape of each entry, None for what is no tensor."""
+    """Returns the shape of each entry, or None if it is no tensor."""
     return {k: tuple(v.shape) if isinstance(v, Tensor) else None for k, v in state.items()}

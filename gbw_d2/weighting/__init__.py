@@ -1,4 +1,4 @@
-"""Class weighting on plain torch: statistics of a batch in, one weight per class out."""
+"""Class weighting in plain PyTorch: maps the statistics of a batch to one weight per class."""
 
 from gbw_d2.weighting import schemes  # noqa: F401  fills SCHEMES
 from gbw_d2.weighting.classifier_measures import (

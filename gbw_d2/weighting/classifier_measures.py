@@ -1,4 +1,4 @@
-"""Measures of each class's gradients at the classifier: their size, and who hinders whom."""
+"""Measures of each class's gradient at the classifier: its size, and the hindrance by others."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ BLOCK = 256
 
 
 def downsample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Picks the pixel nearest to each cell's centre, so no label is invented.
+    """Downsamples labels by nearest neighbour, so that every result is a label of the input.
 
     Args:
         labels: (N, H, W) labels or pixel weights of any dtype.
         size: (h, w), usually the classifier's resolution.
 
     Returns:
-        (N, h, w): row floor((i + 1/2) H / h) and likewise for columns ("nearest-exact").
+        (N, h, w): the label of row floor((i + 1/2) H / h), and likewise for columns (PyTorch's
+        "nearest-exact" mode).
     """
 
     def centres(small: int, large: int) -> Tensor:
@@ -46,14 +47,14 @@ def downsample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _grouped_products(gradient: Tensor, features: Tensor, targets: Tensor) -> Tensor:
-    """Returns (K, K, D): for each class c the sum over its pixels of G_i F_i^T, in one product.
+    """Returns (K, K, D): for each class the sum over its pixels of G_i F_i^T, batched.
 
-    Pixels are written class by class into blocks of one class each. Their number is bounded by
-    M / BLOCK + K whatever the labels are, so the shapes are known without asking the device.
+    The pixels are sorted by class into blocks that hold one class each. There are at most M / BLOCK
+    + K blocks for any labels, so the shapes are known without a host synchronisation.
 
     Args:
-        gradient: (N, K, h, w) G.
-        features: (N, D, h, w) F, of any dtype.
+        gradient: (N, K, h, w) gradient G of the loss with respect to the logits.
+        features: (N, D, h, w) input F of the classifier, of any dtype.
         targets: (N, h, w) int64 from ``prepare_labels``; M = N h w.
     """
     classes, pixels, device = gradient.shape[1], targets.numel(), targets.device
@@ -76,7 +77,8 @@ def _grouped_products(gradient: Tensor, features: Tensor, targets: Tensor) -> Te
     left, right = _rows(gradient, gradient.dtype), _rows(features, gradient.dtype)
     sums = gradient.new_zeros(groups + 1, classes, features.shape[1])
     step = max(1, chunk_elements(gradient) // (BLOCK * (classes + features.shape[1])))
-    # Some blocks at a time: the copies of all of them together are slow to allocate.
+    # The blocks are processed in portions, because copies of all of them at once are slow to
+    # allocate.
     for slots, owners in zip(source.split(step * BLOCK), owner.split(step), strict=True):
         one = left.index_select(0, slots).view(-1, BLOCK, classes)
         other = right.index_select(0, slots).view(-1, BLOCK, features.shape[1])
@@ -100,7 +102,7 @@ def class_hindrance(
     ignore_index: int = 255,
     pixel_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Computes r_c of docs/equations.md 2b; arguments and errors as in ``classifier_measure``.
+    """Computes each class's hindrance r_c (docs/equations.md 2b) by :func:`classifier_measure`.
 
     Returns:
         (ratio, observed): (K,) float32 r_c >= 0 with 0 where absent, and (K,) bool.
@@ -117,21 +119,22 @@ def classifier_measure(
     ignore_index: int = 255,
     pixel_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Computes a measure of docs/equations.md 2b, over the batch and all processes.
+    """Computes a measure of each class's gradient at the classifier, over all processes' batches.
 
-    With A_c the gradient of class c's mean cross-entropy with respect to the classifier's weight
-    and s_c the class's share of the labelled pixels:
+    Definitions (docs/equations.md 2b): A_c is the gradient of class c's mean cross-entropy with
+    respect to the classifier's weight, and s_c the class's share of the labelled pixels.
 
-    - "class_gradient": |A_c|, how large the class's own gradient is, whatever the others do;
-    - "hindrance": r_c = max(h_c, 0) / (s_c <A_c, A_c>), h_c = - sum_{d != c} s_d <A_c, A_d>: how
-      far the other classes' parts of a step of plain cross-entropy raise the loss of class c, in
-      units of what the class's own part lowers it by; r_c > 1 means that the step as a whole
-      raises it; 0 where A_c is exactly 0.
+    - "class_gradient": |A_c|, the size of the class's own gradient, independent of other classes;
+    - "hindrance": r_c = max(h_c, 0) / (s_c <A_c, A_c>), h_c = - sum_{d != c} s_d <A_c, A_d>: the
+      amount by which the other classes' parts of a plain cross-entropy step raise the loss of class
+      c, relative to the amount by which the class's own part lowers it. r_c > 1 means that the
+      whole step raises the loss of class c; r_c is 0 where A_c is exactly 0.
 
-    With pixel weights q, A_c is the q-weighted mean and s_c the share of sum q.
+    With pixel weights q, A_c is the gradient of the q-weighted mean and s_c the class's share of
+    sum q.
 
     Args:
-        name: one of these.
+        name: one of the two names above.
         features: (N, D, h, w), the classifier's input.
         logits: (N, K, h, w), the classifier's output at its own resolution.
         labels: (N, h, w) integer class ids or ``ignore_index``; see ``downsample_labels``.
@@ -181,15 +184,15 @@ def _class_gradient(products: Tensor, shares: Tensor) -> Tensor:
 
 
 def _hindrance(products: Tensor, shares: Tensor) -> Tensor:
-    # How far class d's part of a step lowers the loss of class c.
+    # The amount by which class d's part of a step lowers the loss of class c.
     effects = products * shares.unsqueeze(0)
     own = effects.diagonal()
     hindrance = -(effects.sum(1) - own).clamp(max=0)
-    # where, not clamp: 0 / 0 is 0 here, but NaN must stay visible.
+    # `where` instead of `clamp`: 0 / 0 shall be 0, but NaN must stay visible.
     return torch.where(own == 0, torch.zeros_like(own), hindrance / own)
 
 
-# Of <A_c, A_d> (K, K) and s_c (K,).
+# Each maps the inner products <A_c, A_d> (K, K) and the shares s_c (K,) to a measure (K,).
 CLASSIFIER_MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "class_gradient": _class_gradient,
     "hindrance": _hindrance,

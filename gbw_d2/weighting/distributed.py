@@ -1,4 +1,4 @@
-"""Sums over the processes of a run; without torch.distributed they are the identity."""
+"""Sums and maxima over the processes of a run; with a single process they return their argument."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     """Returns the sum of ``values`` over all processes; every process must call it.
 
     Args:
-        values: any shape, the same on every process; not changed.
+        values: a tensor of any shape, the same shape in every process; it is not changed.
     """
     if world_size() == 1:
         return values
@@ -27,7 +27,7 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 
 def all_reduce_max(values: Tensor) -> Tensor:
-    """Returns the greatest of ``values`` over all processes; as :func:`all_reduce_sum`."""
+    """Returns the elementwise maximum over all processes, as :func:`all_reduce_sum` the sum."""
     if world_size() == 1:
         return values
     greatest = values.clone()

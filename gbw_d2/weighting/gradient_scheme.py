@@ -1,4 +1,4 @@
-"""The scheme behind all GBW names: class weights from the gradients of the batch."""
+"""The implementation of all GBW schemes: class weights from the gradients of the batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from gbw_d2.weighting.scheme import NORM, WeightingScheme
 from gbw_d2.weighting.settings import SchemeSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
-# Of the pixels: a class that has hardly been seen must not take the whole budget.
+# Lower bound of a class's share of the pixels, so that a class with hardly any pixels does not take
+# the whole budget.
 LEAST_PIXEL_SHARE = 1e-4
 
 
@@ -26,19 +27,19 @@ class GradientSettings(SchemeSettings):
 
     measure: str = setting(
         NORM,
-        "What is measured of a class: the norm of its logit channel's gradient (released), or "
+        "Measure of each class: norm, the norm of its logit channel's gradient (released), or "
         "class_gradient or hindrance at the classifier.",
         choices=lambda: (NORM, *CLASSIFIER_MEASURES),
     )
     scale: str = setting(
         "relative",
-        "How the programme takes the measure: as it is, squared (released), or divided by its mean "
-        "over the budget (relative).",
+        "Scale of the measure in the quadratic programme: released, its square, or relative, "
+        "divided by its mean over the budget.",
         choices=lambda: tuple(SCALES),
     )
     power: float = setting(
         1.0,
-        "Exponent of the measure, but on the released scale.",
+        "Exponent of the measure; without effect on the released scale.",
         low=0,
         low_excluded=True,
         high=math.inf,
@@ -83,7 +84,7 @@ class GradientSettings(SchemeSettings):
     )
     frequency_power: float = setting(
         0.0,
-        "The measure is divided by this power of the class's running share of the pixels; 0: off.",
+        "The measure is divided by the class's running share of the pixels to this power; 0: off.",
         low=0,
         high=math.inf,
         high_excluded=True,
@@ -91,11 +92,11 @@ class GradientSettings(SchemeSettings):
 
 
 class _TermState(nn.Module):
-    """What is kept of a loss term, as far as the settings ask for it.
+    """The running state of one loss term, as far as the settings need it.
 
     Buffers:
-        mean, seen: (K,) running mean of the measure; bool, whether the class was observed yet.
-        share, batches: (K,) running share of the pixels, float64; number of batches in it.
+        mean, seen: (K,) running mean of the measure, and (K,) bool, whether the class was observed.
+        share, batches: (K,) float64 running share of the pixels, and the number of batches in it.
     """
 
     mean: Tensor
@@ -118,7 +119,7 @@ class GradientBasedScheme(WeightingScheme):
 
     With momentum m the measure g is replaced by its running mean per loss term,
     mean <- m mean + (1 - m) g, updated for the classes that were observed; a class's first
-    observation is taken as it is. With ``frequency_power`` b the measure is divided by the b-th
+    observation becomes its mean. With ``frequency_power`` b the measure is divided by the b-th
     power of the class's share of the labelled pixels, a running mean over all batches.
     """
 
@@ -129,7 +130,8 @@ class GradientBasedScheme(WeightingScheme):
         self.measure = self.settings.measure
         self.state = nn.ModuleDict(
             {
-                # Named by the measure too: its mean is of no use to another one.
+                # The buffers' names contain the measure, because the mean of one measure is useless
+                # to another.
                 self._key(term): _TermState(self.num_classes, self.settings)
                 for term in self.terms
                 if self.measures(term)
@@ -149,7 +151,7 @@ class GradientBasedScheme(WeightingScheme):
         if measure is None or observed is None:
             raise ValueError(f"scheme '{self.name}' needs {self.measure}; the statistics lack it")
         if settings.momentum > 0:
-            # A class too small for the classifier's resolution keeps the mean that it has.
+            # A class too small to appear at the classifier's resolution keeps its previous mean.
             measure, observed = self._running_mean(term, measure, observed)
         budget = statistics.counts >= settings.min_pixels
         if settings.budget == "present":
@@ -172,13 +174,13 @@ class GradientBasedScheme(WeightingScheme):
         return weights
 
     def with_pixel_share(self, term: str, measure: Tensor, counts: Tensor) -> Tensor:
-        """Returns what the programme weighs by: the measure over a power of the share of pixels.
+        """Returns the measure divided by a power of each class's share of the pixels.
 
-        Called once per batch and term: it brings the running share up to date.
+        To be called once per batch and term, because it updates the running share.
 
         Args:
             term: loss term.
-            measure: (K,) >= 0 of this batch, or its running mean.
+            measure: (K,) >= 0, of this batch or its running mean.
             counts: (K,) float64 labelled pixels of the batch.
 
         Returns:
@@ -188,7 +190,7 @@ class GradientBasedScheme(WeightingScheme):
         return measure if power == 0 else measure * self.pixel_share(term, counts).pow(-power)
 
     def _running_mean(self, term: str, measure: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the measure's running mean, and which classes have been observed so far."""
+        """Returns the measure's running mean (K,), and (K,) bool, the classes observed so far."""
         state, momentum, measure = self._kept(term), self.settings.momentum, measure.float()
         blended = torch.where(state.seen, momentum * state.mean + (1 - momentum) * measure, measure)
         mean = torch.where(observed, blended, state.mean)
@@ -198,9 +200,9 @@ class GradientBasedScheme(WeightingScheme):
         return mean, seen
 
     def pixel_share(self, term: str, counts: Tensor) -> Tensor:
-        """Returns (K,) float32 running shares of the pixels, ``LEAST_PIXEL_SHARE`` or more.
+        """Returns (K,) float32 running shares of the pixels, at least ``LEAST_PIXEL_SHARE``.
 
-        This batch is included; the first ones are averaged plainly.
+        The share includes this batch; over the first batches it is the plain mean.
         """
         state, labelled = self._kept(term), counts.sum()
         share, batches = updated_mean(

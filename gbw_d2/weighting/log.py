@@ -1,4 +1,4 @@
-"""What the weighted losses of a step used: read by the logs, and by heads that share weights."""
+"""The class weights that a step's losses used, for logs and for heads that share weights."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LogEntry:
-    """What a weighted loss used in its last call; detached device tensors.
+    """The weights and statistics of a weighted loss's last call, as detached tensors on the device.
 
     Attributes:
         class_ids: class id of each weight, in order.
         weights: (K,) class weights.
         counts: (K,) pixels, RoIs or segments of each class.
-        measure: (K,) what the scheme measured of each class, or None where it measures nothing.
+        measure: (K,) the scheme's measure of each class, or None where it measures nothing.
     """
 
     class_ids: tuple[int, ...]
@@ -32,11 +32,11 @@ class WeightLog:
         self._entries: dict[str, dict[str, LogEntry]] = {}
 
     def add(self, head: str, term: str, entry: LogEntry) -> None:
-        """Takes what the loss of a head used for a loss term; replaces the entry before."""
+        """Stores the entry of a head and loss term, in place of the previous one."""
         self._entries.setdefault(head, {})[term] = entry
 
     def get(self, head: str, term: str) -> LogEntry | None:
-        """Returns the last entry of a head and loss term, None before the first."""
+        """Returns the last entry of a head and loss term, or None before the first."""
         return self._entries.get(head, {}).get(term)
 
     def __iter__(self) -> Iterator[tuple[str, str, LogEntry]]:

@@ -1,4 +1,4 @@
-"""What every pass over the logits shares: checked labels, chunks of rows, the softmax in pieces."""
+"""Shared parts of every pass over the logits: label checks, chunks of rows, a stable softmax."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Elements of one chunk of logits: about a cache on the CPU; on a GPU large enough to fill it.
+# Elements of one chunk of logits: about one cache on the CPU, enough to occupy a GPU.
 CHUNK_ELEMENTS_CPU = 2**18
 CHUNK_ELEMENTS_GPU = 2**25
 
-# Devices whose values can be looked at without waiting for anybody.
+# Devices whose values the host can read without waiting for the device.
 HOST_DEVICES = ("cpu",)
 
 
 def may_look(tensor: Tensor) -> bool:
-    """Whether a value can be looked at at once; elsewhere flags are set and read a step later."""
+    """Whether the host can read a value without synchronisation; if not, flags are read later."""
     return tensor.device.type in HOST_DEVICES
 
 
 class PixelSoftmax(NamedTuple):
-    """What the softmax is made of at each pixel, split so that 1 - p at the label keeps its digits.
+    """Parts of the softmax at each pixel, from which 1 - p is exact even for p close to 1.
 
     All of shape (N, 1, h, w).
 
@@ -78,8 +78,8 @@ def check_pixel_weights(pixel_weights: Tensor | None, labels: Tensor) -> None:
 def prepare_labels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Maps every ignored pixel to the one id ``num_classes``.
 
-    On the CPU a label that is neither a class nor the ignore value raises. On a GPU, where looking
-    would wait for the device, such pixels count as ignored and the returned flag says so.
+    On the CPU a label that is neither a class nor the ignore value is an error. On a GPU, where the
+    check would wait for the device, such pixels count as ignored and the returned flag is set.
 
     Args:
         labels: integer, any shape; class ids 0..num_classes-1 or ``ignore_index``.
@@ -88,7 +88,8 @@ def prepare_labels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple
 
     Returns:
         (targets, invalid): int64 class ids of the labels' shape with ``num_classes`` at ignored
-        pixels, and a bool tensor of no axes: whether any label was neither.
+        pixels, and a bool scalar tensor: whether any label was neither a class nor the ignore
+        value.
 
     Raises:
         ValueError: on the CPU, a label that is neither a class nor the ignore value.
@@ -127,7 +128,7 @@ def sum_per_class(values: Tensor, targets: Tensor, num_classes: int) -> Tensor:
         targets: (..., W) int64 from ``prepare_labels``.
         num_classes: K.
     """
-    # Row by row first: on a GPU the pixels of one class would wait for each other at one sum.
+    # Row by row first, because on a GPU all pixels of a class would contend for a single sum.
     rows = targets.shape[:-1].numel()
     # float64: a running float32 sum over a million pixels loses three digits.
     sums = torch.zeros(rows, num_classes + 1, dtype=torch.float64, device=values.device)
@@ -142,12 +143,12 @@ def count_per_class(targets: Tensor, num_classes: int) -> Tensor:
 
 
 def chunk_elements(logits: Tensor) -> int:
-    """Returns how many elements of logits are worked on at a time, on their device."""
+    """Returns the number of elements of logits in one chunk on the logits' device."""
     return CHUNK_ELEMENTS_CPU if logits.device.type == "cpu" else CHUNK_ELEMENTS_GPU
 
 
 def row_chunks(logits: Tensor) -> Iterator[slice]:
-    """Yields slices of rows (axis 2) that together cover the logits, each a bounded piece of work.
+    """Yields slices of rows (axis 2) that together cover the logits, each of a bounded size.
 
     Args:
         logits: (N, K, H, W).
@@ -159,7 +160,7 @@ def row_chunks(logits: Tensor) -> Iterator[slice]:
 
 
 def shifted_rows(logits: Tensor, rows: slice, shift: Tensor | None) -> Tensor:
-    """Returns some rows of the logits in the dtype of the computation, plus a shift per class.
+    """Returns some rows of the logits in the computation's dtype, with a shift added per class.
 
     Args:
         logits: (N, K, H, W).
@@ -171,7 +172,7 @@ def shifted_rows(logits: Tensor, rows: slice, shift: Tensor | None) -> Tensor:
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:
-    """Returns float64 for float64 logits, else float32: half precision is for storage only."""
+    """Returns float64 for float64 logits, else float32; half precision is only for storage."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
@@ -186,14 +187,14 @@ def label_index(targets: Tensor, num_classes: int) -> Tensor:
 
 
 def split_softmax(logits: Tensor, index: Tensor) -> tuple[Tensor, PixelSoftmax]:
-    """Computes the softmax of a chunk in pieces.
+    """Computes the parts of a chunk's softmax.
 
     Args:
         logits: (N, K, h, w) float32 or float64; not changed.
         index: (N, 1, h, w) from ``label_index``.
 
     Returns:
-        exp(z - max z) with 0 at the label, (N, K, h, w), and the rest.
+        exp(z - max z) with 0 at the label, (N, K, h, w), and the other parts.
     """
     top = logits.amax(1, keepdim=True)
     exponentials = other_exponentials(logits, top, index)
@@ -216,9 +217,10 @@ def residual(
     index: Tensor,
     factor: Tensor | None = None,
 ) -> Tensor:
-    """Returns factor (softmax - one-hot), the gradient of the cross-entropy, in ``exponentials``.
+    """Writes factor (softmax - one-hot), the cross-entropy's gradient, into ``exponentials``.
 
-    The entry at the label is -(sum of the others), not p - 1, which cancels on confident pixels.
+    The entry at the label is -(sum of the others) instead of p - 1, which loses its digits by
+    cancellation on confident pixels.
 
     Args:
         exponentials: (N, K, h, w), exp(z - top), anything finite at the label; overwritten.

@@ -1,4 +1,4 @@
-"""The GBW programme: a measure of each class's gradients in, class weights out."""
+"""The quadratic programme of GBW, which turns a measure of each class's gradient into weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ def _released(measure: Tensor, present: Tensor, power: float) -> Tensor:
 
 
 def _relative(measure: Tensor, present: Tensor, power: float) -> Tensor:
-    # Divided by the maximum first, so that no power overflows or vanishes.
+    # The measure is divided by its maximum first, so that powers neither overflow nor vanish.
     top = measure.masked_fill(~present, 0).max()
     relative = torch.where(top == 0, torch.ones_like(measure), measure / top).pow(power)
     mean = (relative * present).sum() / present.sum()
     return relative / mean
 
 
-# What is projected, times 2 lambda: of the measure, the budget's classes and the power.
+# The vector to project, times 2 lambda, as a function of the measure, the budget's classes and the
+# power.
 SCALES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "released": _released,
     "relative": _relative,
@@ -44,15 +45,16 @@ def gbw_weights(
 ) -> Tensor:
     """Solves the GBW programme (docs/equations.md 1 and 2).
 
-    scale "released": w = projection of g^2 / (2 lam); ``power`` plays no part.
-    scale "relative": w = projection of u / (2 lam), u_k = g_k^power / mean over the budget; all
-    measures 0 give uniform weights.
-    The weights of the classes in the budget lie in [min_weight, max_weight] and sum to their
-    number; every other class gets 1, so the sum over all K classes is K.
+    - scale "released": w = projection of g^2 / (2 lam); ``power`` has no effect.
+    - scale "relative": w = projection of u / (2 lam), u_k = g_k^power / mean over the budget; if
+      all measures are 0, the weights are uniform.
+
+    The weights of the classes in the budget lie in [min_weight, max_weight] and sum to the number
+    of these classes; every other class gets 1, so the sum over all K classes is K.
 
     Args:
-        norms: (K,) the measure g_k >= 0 of each class: the norms of the logit channels' gradients
-            as released, or any other.
+        norms: (K,) the measure g_k >= 0 of each class: the norms of the logit channels' gradients,
+            as in the released code, or any other.
         present: (K,) bool, the classes that share the budget; None for all K.
         scale: "released" or "relative".
         lam: lambda > 0, in units of the scale; inf gives uniform weights.

@@ -1,23 +1,24 @@
-"""The running mean that weights, and shares of the pixels, are followed with."""
+"""The running mean of class weights and of the classes' shares of the pixels."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Over a hundred batches: one alone says little about how rare a class is, or what it weighs.
+# The mean covers about a hundred batches, because a single one says little about a class's
+# frequency or weight.
 MOMENTUM = 0.99
 
 
 def updated_mean(
     mean: Tensor, batches: Tensor, value: Tensor, observed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Takes one batch into a running mean: the plain mean of the first hundred, then exponential.
+    """Updates a running mean: plain over the first hundred batches, exponential thereafter.
 
     Args:
         mean: the mean so far; anything finite where nothing has been observed yet.
         batches: number of batches in it, of a shape that broadcasts to that of the mean.
-        value: of this batch, of the mean's shape.
+        value: this batch's value, of the mean's shape.
         observed: bool, of the shape of ``batches``: where this batch has a value.
 
     Returns:

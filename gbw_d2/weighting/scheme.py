@@ -1,4 +1,4 @@
-"""The interface of a weighting scheme, the registry of schemes, and how one is built by name."""
+"""The interface of weighting schemes, their registry, and the function that builds one by name."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from gbw_d2.weighting.pixels import may_look
 from gbw_d2.weighting.settings import SchemeSettings
 from gbw_d2.weighting.statistics import ClassStatistics
 
-# The measure of gradient-based weighting as released; all others are taken at the classifier.
+# The measure of the released GBW code; all other measures are taken at the classifier.
 NORM = "norm"
 COUNTERS = ("calls", "at_min", "at_max", "absent")
-# What a device can only flag, and what it means; the trainer tells it one step later.
+# Flags that are set on the device and their meanings; the trainer reports them one step later.
 FLAGS = {
     "nonfinite": "predictions, features or pixel weights that are NaN or inf; lower SOLVER.BASE_LR",
     "invalid_labels": "labels that are neither a class nor the ignore value; check the dataset "
@@ -32,21 +32,22 @@ FLAGS = {
 
 
 class WeightingScheme(nn.Module):
-    """Maps the statistics of a batch to one weight per class; one instance per head.
+    """Maps the statistics of a batch to one weight per class; every head has its own instance.
 
-    A subclass names its settings dataclass in ``Settings``, fills in ``solve``, and ``set_up``
-    where it keeps something. What it keeps are buffers, for every loss term, from construction on:
-    "not seen yet" is a count in them. State moves in ``train()`` mode only. On a GPU nothing is
-    copied to the host: the flags are set once and kept, and the trainer copies them without
-    waiting and turns them into an error one step later.
+    A subclass names its settings dataclass in ``Settings``, implements ``solve``, and implements
+    ``set_up`` where it keeps state. State is held in buffers, one set per loss term, all created at
+    construction; a count among them says whether a value has been observed. State is updated in
+    ``train()`` mode only. On a GPU nothing is copied to the host: flags are set on the device, and
+    the trainer copies them asynchronously and raises an error one step later.
 
     Attributes:
         name: the scheme's registry name.
         num_classes: K.
-        settings: its settings.
+        settings: the scheme's settings, an instance of ``Settings``.
         terms: names of the loss terms that it keeps state for.
-        measure: what it measures of a class: "norm", the norm of its logit channel's gradient; a
-            key of ``gbw_d2.weighting.classifier_measures.CLASSIFIER_MEASURES``; "" for nothing.
+        measure: its measure of each class: "norm", the norm of the class's logit channel's
+            gradient; a key of ``gbw_d2.weighting.classifier_measures.CLASSIFIER_MEASURES``; or ""
+            for none.
         needs_softmax: whether it is defined for a softmax cross-entropy alone.
         needs_class_counts: whether it is built from the source's pixel counts.
         focal_gamma: exponent of the focal factor in the cross-entropy; 0 for none.
@@ -89,13 +90,13 @@ class WeightingScheme(nn.Module):
         )
         self.mean_weights = MeanWeights(num_classes, terms if settings.knows_prior_shift else ())
         if settings.shaped_by == "source":
-            # The source's last weights of each class, for the other terms.
+            # Each class's last weight in the source's loss, which the other terms take over.
             self.register_buffer("source_weights", torch.ones(num_classes))
             self.register_buffer("source_batches", torch.zeros((), dtype=torch.long))
         self.set_up(class_counts)
 
     def set_up(self, class_counts: Tensor | None) -> None:
-        """Prepares what a scheme has of its own, once its settings are in place.
+        """Prepares the scheme's own state after its settings have been set.
 
         Args:
             class_counts: (K,) labelled pixels of the source per class id; None where no scheme
@@ -109,16 +110,16 @@ class WeightingScheme(nn.Module):
 
     @property
     def needs_classifier(self) -> bool:
-        """Whether its measure is taken at the classifier, and so needs that one's input."""
+        """Whether its measure is taken at the classifier, and so needs the classifier's input."""
         return self.measure not in ("", NORM)
 
     @property
     def needs_all_processes(self) -> bool:
-        """Whether the statistics, or which classes were seen, must be those of all processes."""
+        """Whether the statistics, or the observed classes, must be gathered over all processes."""
         return bool(self.measure) or self.settings.knows_prior_shift
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
-        """Returns (K,) float32 weights >= 0 with the sum K; the part that each scheme defines."""
+        """Returns (K,) float32 weights >= 0 with the sum K; every scheme implements this method."""
         raise NotImplementedError
 
     def weights(
@@ -129,12 +130,13 @@ class WeightingScheme(nn.Module):
         Args:
             statistics: of the batch.
             term: name of the loss term (source, mixed, pseudo); state is kept apart per term.
-            log: what other heads used in this step.
+            log: the weights that other heads used in this step.
 
         Returns:
             (K,) float32, detached, >= 0, sum K, on the statistics' device. With ``shaped_by``
-            "source" a term without weights of its own has the source's, those of classes that its
-            batch lacks from an earlier one, rescaled to that sum: floor and cap hold before it.
+            "source" all other terms use the source's weights; classes that the source's batch lacks
+            keep those of an earlier batch, and all are rescaled to the sum K, before which
+            ``min_weight`` and ``max_weight`` hold.
 
         Raises:
             ValueError: a term that was not declared; on the CPU also statistics that are not
@@ -161,7 +163,7 @@ class WeightingScheme(nn.Module):
             )
 
     def term_weights(self, statistics: ClassStatistics, term: str, log: WeightLog | None) -> Tensor:
-        """Returns the weights of a term, which may be another term's; arguments as above."""
+        """Returns a term's own weights or the source's; arguments as in ``weights``."""
         if term != TERM_SOURCE and self.settings.acts_on == "source":
             return torch.ones(self.num_classes, device=statistics.counts.device)
         if term != TERM_SOURCE and self.settings.shaped_by == "source":
@@ -169,7 +171,7 @@ class WeightingScheme(nn.Module):
         weights = self.solve(statistics, term).detach()
         if self.training and self.settings.shaped_by == "source":
             known = torch.where(self.source_batches > 0, self.source_weights, weights)
-            # Another term's batch may show a class that this one does not.
+            # Another term's batch may contain a class that this one lacks.
             self.source_weights = torch.where(statistics.counts > 0, weights, known)
             self.source_batches = self.source_batches + 1
         return weights
@@ -182,15 +184,15 @@ class WeightingScheme(nn.Module):
                 "source, so there are no weights to take over; set it to 'all'"
             )
         self.source_missing = self.source_missing | missing
-        # Classes of an earlier batch may be among them, so the sum need not be K yet.
+        # Some may stem from an earlier batch, so their sum need not be K yet.
         total = self.source_weights.sum()
         return torch.where(total > 0, self.source_weights * (self.num_classes / total), 1.0)
 
     def logit_shift(self, term: str) -> Tensor | None:
-        """Returns (K,) float32 to add to the logits in a term's loss; None for nothing.
+        """Returns the logit adjustment (K,) float32 of a term's loss, or None for none.
 
-        It is tau log of the term's mean weights before this batch, so that the gradients that shape
-        the weights can be those of the loss with it.
+        It is tau times the log of the term's mean weights before this batch, so that the weights
+        can be computed from the gradients of the adjusted loss.
         """
         if self.settings.logit_adjustment == 0:
             return None
@@ -198,9 +200,9 @@ class WeightingScheme(nn.Module):
         return self.mean_weights.logit_shift(term, self.settings.logit_adjustment)
 
     def pseudo_label_shift(self) -> Tensor | None:
-        """Returns (K,) float32 to add to logits that become pseudo-labels; None for nothing.
+        """Returns (K,) float32 to add to logits before pseudo-labels are taken, or None for none.
 
-        It takes out what the source's mean weights have left in them of their prior shift.
+        It removes the part of the prior shift that ``logit_adjustment`` leaves in the logits.
         """
         settings = self.settings
         left = settings.pseudo_label_adjustment - settings.logit_adjustment
@@ -235,12 +237,12 @@ class WeightingScheme(nn.Module):
 
 
 class ConstantScheme(WeightingScheme):
-    """A scheme whose weights stay the same; ``set_up`` hands them to ``keep``."""
+    """A scheme with constant weights, which its ``set_up`` passes to ``keep``."""
 
     _constant: Tensor
 
     def keep(self, weights: Tensor) -> None:
-        """Keeps (K,) weights; they follow from the settings, so checkpoints do not hold them."""
+        """Stores the weights (K,); checkpoints omit them, because they follow from the settings."""
         self.register_buffer("_constant", weights.float(), persistent=False)
 
     def solve(self, statistics: ClassStatistics, term: str) -> Tensor:
@@ -250,8 +252,8 @@ class ConstantScheme(WeightingScheme):
 class StaticScheme(ConstantScheme):
     """A scheme whose weights are fixed by the source's pixel counts.
 
-    A class that the source does not have gets weight 1 and no part of the budget; the weights of
-    the others sum to their number, so the sum over all K is K.
+    A class absent from the source gets weight 1 and does not share the budget; the weights of the
+    other classes sum to their number, so the sum over all K classes is K.
 
     Raises:
         ValueError: the counts are missing, of the wrong length, or not finite numbers >= 0.
@@ -281,13 +283,13 @@ class StaticScheme(ConstantScheme):
         self.keep(fixed)
 
     def raw_weights(self, counts: Tensor) -> Tensor:
-        """Returns float64 weights up to a factor for float64 counts > 0, both (P,)."""
+        """Returns float64 weights (P,), up to a common factor, for float64 counts (P,) > 0."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class SchemeEntry:
-    """A registered scheme: its class, and the settings in which it differs from the class's own."""
+    """A registered scheme: its class, and the settings that differ from the class's defaults."""
 
     scheme: type[WeightingScheme]
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -308,7 +310,7 @@ def build_scheme(
     class_counts: Sequence[float] | Tensor | None = None,
     terms: Sequence[str] = TERMS,
 ) -> WeightingScheme:
-    """Builds a scheme by name.
+    """Builds a weighting scheme by its registry name.
 
     Args:
         name: a name in ``SCHEMES``.

@@ -1,4 +1,4 @@
-"""The settings that all weighting schemes share; a scheme adds its own in its file."""
+"""The settings that all weighting schemes share; each scheme's file adds its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ACTS_ON = ("all", "source")
 
 @dataclass(frozen=True)
 class SchemeSettings:
-    """Which loss terms are weighted, and what is taken out of the logits again.
+    """Settings of which loss terms are weighted, and of the logit adjustment.
 
     Raises:
         ValueError: a value out of range, or settings that exclude each other.
@@ -23,8 +23,8 @@ class SchemeSettings:
     )
     shaped_by: str = setting(
         "all",
-        "all: each loss term has weights of its own; source: those of the source's loss act on "
-        "every term, so that pseudo-labels do not shape them.",
+        "all: each loss term has its own weights; source: every term uses the weights computed "
+        "from source labels, so that pseudo-labels do not influence them.",
         choices=lambda: SHAPED_BY,
     )
     acts_on: str = setting(
@@ -35,15 +35,15 @@ class SchemeSettings:
     )
     logit_adjustment: float = setting(
         0.0,
-        "Share of the prior shift caused by the class weights that is taken out of the logits "
+        "Share of the prior shift caused by the class weights that is removed from the logits "
         "(docs/equations.md 2c); 0: plain class weights.",
         low=0,
         high=1,
     )
     pseudo_label_adjustment: float = setting(
         0.0,
-        "The same share for the logits that pseudo-labels are made of; needs acts_on all, and has "
-        "no effect below logit_adjustment.",
+        "The same share for the logits that pseudo-labels are taken from; needs acts_on all, and "
+        "has no effect below logit_adjustment.",
         low=0,
         high=1,
     )
@@ -59,5 +59,5 @@ class SchemeSettings:
 
     @property
     def knows_prior_shift(self) -> bool:
-        """Whether the mean weights, which shift the prior of the logits, are kept."""
+        """Whether the mean weights are tracked, which determine the prior shift of the logits."""
         return max(self.logit_adjustment, self.pseudo_label_adjustment) > 0

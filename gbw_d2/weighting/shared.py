@@ -1,4 +1,4 @@
-"""Weights that one head takes over from another."""
+"""Class weights that one head takes over from another."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from gbw_d2.weighting.statistics import ClassStatistics
 
 
 class SharedWeights(WeightingScheme):
-    """The weights of another head's loss in the same step and term, for a part of its classes.
+    """Uses the weights of another head's loss in the same step and term, for some of its classes.
 
-    They are rescaled to sum to the number of these classes (docs/equations.md 7); all 1 where the
-    other head gives every one of them 0. Its floor and cap hold before the rescaling. The other
-    head's loss must have been computed first (``gbw_d2.losses.in_order`` sees to that).
+    They are rescaled to sum to the number of these classes (docs/equations.md 7); all are 1 where
+    the other head gives each of them 0. ``min_weight`` and ``max_weight`` hold before the
+    rescaling. The other head's loss must have been computed first (``gbw_d2.losses.in_order`` sees
+    to that).
 
     Args:
         other: name of the other head.
-        places: which of its weights, in this head's order.
+        places: indices of its weights to use, in this head's class order.
     """
 
     _places: Tensor

@@ -1,4 +1,4 @@
-"""Euclidean projection on a simplex: the programme of GBW in closed form, and cvxopt's answer."""
+"""Euclidean projection onto a simplex: GBW's quadratic programme in closed form, and by cvxopt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 def project_to_simplex(values: Tensor, total: float | Tensor) -> Tensor:
     """Projects on {w >= 0, sum w = total}: w = max(values - threshold, 0).
 
-    The maximum is subtracted first, so that values of 1e8 keep the digits that decide.
+    The maximum is subtracted first, so that differences between values around 1e8 keep their
+    precision.
 
     Args:
         values: (K,) floating point; -inf entries get 0.
@@ -36,7 +37,7 @@ def project_to_box(
 ) -> Tensor:
     """Projects on {lower <= w <= upper, sum w = total} over the entries of ``mask``.
 
-    Without an upper bound this is the simplex projection, moved by ``lower``. With one, the sum
+    Without an upper bound this is the simplex projection, shifted by ``lower``. With one, the sum
     of clip(values - t, lower, upper) is piecewise linear in t with breaks at values - lower and
     values - upper; it is evaluated at every break and solved exactly on the piece that holds
     ``total``. Nothing is copied to the host.
@@ -97,7 +98,7 @@ def _project_by_breaks(
     values: Tensor, total: float | Tensor, lower: float, upper: float, mask: Tensor
 ) -> Tensor:
     top = values.masked_fill(~mask, -math.inf).max()
-    # Outside the mask the top value stands in: its breaks are breaks of the mask's entries anyway.
+    # Entries outside the mask take the maximum's value, which adds no new break.
     shifted = torch.where(mask, values - top, torch.zeros_like(values))
     breaks = torch.cat([shifted - lower, shifted - upper]).sort().values
     clipped = (shifted.unsqueeze(0) - breaks.unsqueeze(1)).clamp(lower, upper)
@@ -114,7 +115,7 @@ def _project_by_breaks(
 def solve_gbw_cvxopt(
     values: Tensor, total: float, lower: float = 0.0, upper: float = math.inf
 ) -> Tensor:
-    """Solves the same programme with cvxopt's interior-point method: the reference, on the host.
+    """Solves the same programme on the host with cvxopt's interior-point method, as a reference.
 
     min 1/2 |w|^2 - values . w  s.t.  lower <= w <= upper, sum w = total, to 1e-10.
 

@@ -28,21 +28,22 @@ from gbw_d2.weighting.upsampled_pixels import (
 
 @dataclass
 class ClassStatistics:
-    """What a weighting scheme may know of a batch; all tensors detached, on the logits' device.
+    """A batch's statistics for a weighting scheme, as detached tensors on the logits' device.
 
-    The instance heads count what their loss is a sum of in place of pixels (docs/equations.md 7).
+    For instance heads the counts are those of the elements that their loss sums over, in place of
+    pixels (docs/equations.md 7).
 
     Attributes:
         counts: (K,) float64, pixels of each class, over all processes where the scheme adapts.
-        loss_sums: (K,) float64, S_k = sum over pixels of class k of q_i CE_i, this process only;
+        loss_sums: (K,) float64, S_k = sum over pixels of class k of q_i CE_i, of this process only;
             None where they were not needed.
         nonfinite: bool, no axes: whether predictions or pixel weights held NaN or inf.
         invalid_labels: bool, no axes: whether a label was neither a class nor the ignore value.
-        measure: (K,) what the scheme measures of each class, over all processes: the norms g_k of
-            the logit channels' gradients, float64, or a measure at the classifier, float32; None
-            where nobody asked.
-        observed: (K,) bool, classes whose measure tells of their own pixels; None where nobody
-            asked.
+        measure: (K,) the scheme's measure of each class, over all processes: the norms g_k of the
+            logit channels' gradients, float64, or a measure at the classifier, float32; None where
+            not requested.
+        observed: (K,) bool, classes whose measure stems from their own pixels; None where not
+            requested.
     """
 
     counts: Tensor
@@ -53,10 +54,11 @@ class ClassStatistics:
     observed: Tensor | None = None
 
     def set_norms(self, squared: Tensor) -> None:
-        """Takes g_k^2 (K,), over all processes, as the measure.
+        """Sets the measure from the squared norms g_k^2 (K,) over all processes.
 
-        An absent class has a norm too, through false positives, but it tells another story than
-        that of its pixels: a running mean over both would fade with every batch without it.
+        An absent class has a norm too, through false positives, but it is much smaller than with
+        pixels of the class: a running mean over both would decay with every batch that lacks the
+        class.
         """
         self.measure, self.observed = squared.sqrt(), self.counts > 0
 
@@ -80,13 +82,13 @@ def class_statistics(
     With ``pixel_weights_in_gradient`` the class loss is sum_i q_i CE_i / (n_c + 1) with
     n_c = sum_i q_i: a_i gains the factor q_i and ``counts`` are these weighted counts.
 
-    Without norms no pass over the pixels is made: the labels alone give the counts, and the loss is
-    summed where it is computed.
+    Without norms there is no pass over the pixels: the counts need the labels alone, and the loss
+    is summed where it is computed.
 
     Args:
         logits: (N, K, h, w), any floating dtype; of the labels' size, smaller or larger.
         targets: (N, H, W) int64 from ``prepare_labels``.
-        invalid_labels: the flag from ``prepare_labels``; handed on.
+        invalid_labels: the flag from ``prepare_labels``; returned unchanged.
         pixel_weights: (N, H, W) q_i >= 0, or None for 1.
         norms: whether to compute the norms, and with them the loss sums.
         all_processes: whether counts and norms are summed over all processes.
@@ -107,7 +109,7 @@ def class_statistics(
         counts = reduce(sum_per_class(shaping, targets, classes))
     # -inf is a probability of 0, but no interpolation survives it.
     seen = logits.amax(1) if logits.shape[2:] == targets.shape[1:] else logits
-    # A sum in float64 is finite where and only where all that is summed is.
+    # A sum in float64 is finite exactly where all summands are.
     total = seen.sum(dtype=torch.float64) + counts.sum()
     if pixel_weights is not None:
         total = total + pixel_weights.sum(dtype=torch.float64)
@@ -186,13 +188,13 @@ def element_statistics(
     g_c^2 = sum over class c of v_i^2 |dl_i / dprediction|^2 / (n_c + 1)^2.
 
     Args:
-        losses: any shape, what each element adds to the loss; looked at for NaN and inf only.
+        losses: the loss of each element, of any shape; only checked for NaN and inf.
         squared_slopes: of the same shape, |dl_i / dprediction|^2.
         targets: of the same shape, int64, the class 0..num_classes-1, or num_classes for none.
         invalid_labels: the flag from ``prepare_labels``; handed on.
         num_classes: number of classes.
         importance: of the same shape, v_i >= 0, or None for 1.
-        norms: whether the norms are wanted; counts and norms are then over all processes.
+        norms: whether to compute the norms; counts and norms are then over all processes.
     """
     weights = torch.ones_like(losses) if importance is None else importance
     counts = sum_per_class(weights, targets, num_classes)
@@ -207,7 +209,7 @@ def element_statistics(
 
 
 def logit_gradient_norms(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
-    """Computes g_k, the norm of the class-mean losses' gradient in logit channel k, as released.
+    """Computes each logit channel's gradient norm g_k, the measure of the released GBW code.
 
     g_k = |d/dz_k sum_c L_c|, L_c = sum_{i: y_i = c} CE_i / (n_c + 1), over all pixels of the batch
     and of all processes. An absent class has g_k > 0 where the network predicts it.

@@ -1,4 +1,4 @@
-"""A pass over upsampled logits, block by block, that never holds the map at the labels' size."""
+"""A pass over upsampled logits in blocks, which never stores the map at the labels' size."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class UpsampledBlock:
 
     Attributes:
         image: number of the image.
-        rows: the rows, and those of the low-resolution logits that they are made of.
+        rows: the rows, and those of the low-resolution logits that they are interpolated from.
         index: (rows, 1, W) from ``label_index``.
         exponentials: (rows, K, W) exp(z - top) with 0 at the label.
-        softmax: its other parts, each of shape (rows, 1, W).
+        softmax: the softmax's other parts, each of shape (rows, 1, W).
     """
 
     image: int
@@ -77,11 +77,11 @@ def check_upsampled(logits: Tensor, labels: Tensor, pixel_weights: Tensor | None
 def kernels_for(logits: Tensor) -> ModuleType | None:
     """Returns the Triton kernels where they can run, on an NVIDIA GPU, else None.
 
-    Blocks and kernels compute the same; only time and memory depend on it.
+    Blocks and kernels compute the same values; only time and memory differ.
     """
     if logits.device.type != "cuda" or not _can_compile(logits.device):
         return None
-    # Triton takes a while to import, and the CPU has no use for it.
+    # Triton is slow to import and useless on the CPU.
     from gbw_d2.ops import upsampled_kernels
 
     return upsampled_kernels
@@ -89,7 +89,7 @@ def kernels_for(logits: Tensor) -> ModuleType | None:
 
 @lru_cache
 def _can_compile(device: torch.device) -> bool:
-    """Whether Triton is there, knows the GPU (Volta or later), and has the C compiler it needs."""
+    """Whether Triton is installed, supports the GPU (Volta or later), and finds a C compiler."""
     compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
     return (
         importlib.util.find_spec("triton") is not None
@@ -114,7 +114,7 @@ def bilinear_map(logits: Tensor, targets: Tensor) -> BilinearMap:
 def upsampled_blocks(
     bilinear: BilinearMap, logits: Tensor, targets: Tensor, shift: Tensor | None
 ) -> Iterator[UpsampledBlock]:
-    """Yields the softmax of bilinearly upsampled logits, block by block, each in new tensors.
+    """Yields the softmax of bilinearly upsampled logits in blocks, each in newly allocated tensors.
 
     Args:
         bilinear: from ``bilinear_map``.

@@ -1,4 +1,4 @@
-"""Which scheme a head without a classifier has, where the named one measures at a classifier."""
+"""The scheme of a head without a classifier, where the named scheme measures at a classifier."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def build_scheme_for(
     class_counts: Sequence[float] | Tensor | None = None,
     terms: Sequence[str] = TERMS,
 ) -> WeightingScheme:
-    """Builds the named scheme, or ``gbw_norm`` where that measures at a classifier that is not had.
+    """Builds the named scheme, or ``gbw_norm`` where it measures at a classifier and there is none.
 
-    What the user set holds for both, but the measure, and a power of the frequency, which norms
-    have in them already. What all schemes have (which terms are weighted, what shapes their
-    weights, what is taken out of the logits) stays the named scheme's choice: pseudo-labels are no
-    safer for one head than for another.
+    The user's settings hold for both, except the measure, and the power of the frequency, which
+    norms already contain. The settings that all schemes share (which terms are weighted, which
+    labels the weights are computed from, how much prior shift is removed) keep the named scheme's
+    values: pseudo-labels are no more reliable for one head than for another.
 
     Args:
         name: a name in ``SCHEMES``.

@@ -1,4 +1,4 @@
-"""One weighting scheme per file; importing this package fills the registry."""
+"""The weighting schemes, one per file; importing this package fills the registry."""
 
 from gbw_d2.weighting.schemes import (
     effective_number,

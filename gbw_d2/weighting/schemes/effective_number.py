@@ -19,7 +19,7 @@ class EffectiveNumberSettings(SchemeSettings):
 
     beta: float = setting(
         0.999999,
-        "(N - 1) / N for N distinct samples per class, here pixels; 0 for uniform weights.",
+        "beta = (N - 1) / N for N distinct samples (here pixels) per class; 0 for uniform weights.",
         low=0,
         high=1,
         high_excluded=True,

@@ -1,4 +1,4 @@
-"""Weights that the user gives: one number per class, the same at every step."""
+"""Class weights given by the user, one number per class, the same at every step."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class FixedSettings(SchemeSettings):
 
 
 class FixedScheme(ConstantScheme):
-    """w_k proportional to the setting ``class_weights``, with the mean 1.
+    """Weights proportional to the setting ``class_weights``, scaled to the mean 1.
 
     Raises:
-        ValueError: not one finite number >= 0 per class, or none above 0.
+        ValueError: the setting is not one finite number >= 0 per class, or holds none above 0.
     """
 
     Settings = FixedSettings

@@ -1,4 +1,4 @@
-"""Focal loss as a rival of class weighting: it weighs pixels, not classes."""
+"""Focal loss, an alternative to class weighting that weights pixels instead of classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schemes of gradient-based class weighting: presets, and the one that balances shares."""
+"""The schemes of gradient-based class weighting: presets, and one that balances gradient shares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import Tensor
 from gbw_d2.weighting.gradient_scheme import GradientBasedScheme
 from gbw_d2.weighting.scheme import NORM, SCHEMES, SchemeEntry
 
-# Of the largest: a class with hardly any gradient must not take the whole budget.
+# Lower bound relative to the largest share, so that a class with hardly any gradient does not take
+# the whole budget.
 LEAST_GRADIENT_SHARE = 1e-3
 
 
@@ -16,22 +17,24 @@ class BalancedScheme(GradientBasedScheme):
     """Class weights that fall with a class's share of the gradient (docs/equations.md 2d).
 
     The gradient share of class c in a step of plain cross-entropy is p_c = s_c |A_c|, its share of
-    the pixels times the size of its own gradient, both running means; the programme sees
-    max p / p_c in place of the measure. A class that is small, or learned, weighs more; one that
-    stays confused however it is weighted does not, as it would with the measure itself.
+    the pixels times the size of its own gradient, both running means; the quadratic programme gets
+    max p / p_c in place of the measure. A rare class, or one that is already learned, gets a larger
+    weight; a class that stays confused whatever its weight does not, as it would with the measure
+    itself.
     """
 
     def with_pixel_share(self, term: str, measure: Tensor, counts: Tensor) -> Tensor:
         power = self.settings.frequency_power
         share = measure if power == 0 else measure * self.pixel_share(term, counts).pow(power)
         top = share.max()
-        # A class that was never seen has no gradient, and needs no weight. where, not clamp: NaN
-        # must stay visible.
+        # A class that was never observed has no gradient and needs no weight. `where` instead of
+        # `clamp`, so that NaN stays visible.
         return torch.where(share == 0, share, top / share.clamp(min=LEAST_GRADIENT_SHARE * top))
 
 
-# By class gradients, whose running mean averages out sampling noise; on all labels, shaped by those
-# of the source; predictions keep half of the prior shift that weights cause, pseudo-labels nothing.
+# Measures class gradients, whose running mean averages out sampling noise. The weights act on all
+# labels and are computed from source labels. Predictions keep half of the prior shift that the
+# weights cause, pseudo-labels keep none of it.
 CLASS_GRADIENTS = {
     "measure": "class_gradient",
     "scale": "relative",
@@ -63,7 +66,8 @@ NORMS = {
     "budget": "present",
     "frequency_power": 0.0,
 }
-# Level with plain cross-entropy, on purpose: every table compares with the released setting.
+# Measured to equal plain cross-entropy; kept because every table compares with the released
+# setting.
 RELEASED = {**NORMS, "scale": "released", "power": 2.0, "budget": "all"}
 
 SCHEMES.register("gbw")(SchemeEntry(GradientBasedScheme, CLASS_GRADIENTS))

@@ -18,7 +18,7 @@ class InverseFrequencySettings(SchemeSettings):
 
     frequency_power: float = setting(
         1.0,
-        "Exponent of the class frequency; 1 is its inverse, 0.5 the inverse of its square root.",
+        "Exponent a in w = frequency^-a: 1 is inverse frequency, 0.5 its square root.",
         low=0,
         high=math.inf,
         high_excluded=True,
@@ -26,7 +26,7 @@ class InverseFrequencySettings(SchemeSettings):
 
 
 class InverseFrequencyScheme(StaticScheme):
-    """w_k proportional to n_k^-frequency_power over the source; 1 is plain, 0.5 the square root."""
+    """Weights proportional to n_k^-frequency_power, where n_k is the source's pixels of class k."""
 
     Settings = InverseFrequencySettings
     settings: InverseFrequencySettings
