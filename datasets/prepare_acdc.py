@@ -16,7 +16,7 @@ import sys
 from prepare_common import check_dataset, run_script_of_parts
 
 from gbw_d2.catalog import get_dataset
-from gbw_d2.data.formats.acdc import CONDITIONS, NUM_IMAGES, load_acdc
+from gbw_d2.data.formats.acdc import CONDITIONS, NUM_IMAGES, load_acdc, load_panoptic
 
 SIZE = (1080, 1920)
 
@@ -24,12 +24,21 @@ SIZE = (1080, 1920)
 def check_condition(args: argparse.Namespace, condition: str) -> list[str]:
     """Looks over a condition's training and test images; returns what cannot be used.
 
+    Where the panoptic labels are there, the test's are read too.
+
     Raises:
         DatasetError: something is missing.
     """
     problems = []
-    for split, kind in (("train", "unlabelled"), ("val", "semantic")):
-        records = load_acdc(args.root, split, (condition,), labelled=split == "val")
+    has_panoptic = (args.root / "gt_panoptic").is_dir()
+    for split, kind in (
+        ("train", "unlabelled"),
+        ("val", "panoptic" if has_panoptic else "semantic"),
+    ):
+        if kind == "panoptic":
+            records = load_panoptic(args.root, split, (condition,))
+        else:
+            records = load_acdc(args.root, split, (condition,), labelled=kind == "semantic")
         spec = get_dataset(f"acdc_{condition}_{kind}_{split}")
         problems += check_dataset(spec, records, args, NUM_IMAGES[split][condition], SIZE)
     return problems

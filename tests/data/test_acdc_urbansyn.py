@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def test_acdc_holds_what_was_drawn(tmp_path: Path, write_small: Callable[[str], 
     assert len(unlabelled.load()) == 4 and not unlabelled.is_labelled
     done = check("acdc", "--conditions", "fog")
     assert done.returncode == 0, done.stderr
-    assert "acdc_fog_semantic_val: 1 images" in done.stdout
+    assert "acdc_fog_panoptic_val: 1 images" in done.stdout
 
 
 def test_acdc_tells_what_is_missing_or_wrong(
@@ -75,6 +76,78 @@ def test_acdc_tells_what_is_missing_or_wrong(
         load_acdc(tmp_path / "acdc", "val", ("snow",))
     with pytest.raises(DatasetError, match=r"no images .*rgb_anon/fog/train"):
         load_acdc(tmp_path, "train")
+
+
+@pytest.mark.parametrize("condition", ["", "snow_"])
+def test_acdc_panoptic_holds_what_was_drawn(
+    condition: str, write_small: Callable[[str], Layout]
+) -> None:
+    layout = write_small("acdc")
+    spec = get_dataset(f"acdc_{condition}panoptic_val")
+    records = spec.load()
+    assert len(records) == (1 if condition else 4)
+    assert spec.read_panoptic is not None and spec.read_semantic is not None
+    for index, record in zip((3,) if condition else range(4), records, strict=True):
+        sample = render(layout.settings, "target", "val", index)
+        segments, info = spec.read_panoptic(record)
+        # Classes and instances by hand: pixels of one segment are those that share both.
+        classes = np.full(segments.shape, 255, np.uint8)
+        for segment in info:
+            mask = segments == segment["id"]
+            classes[mask] = segment["category_id"]
+            assert mask.sum() == segment["area"]
+            is_thing = CITYSCAPES_19.classes[segment["category_id"]].is_thing
+            numbers = np.unique(sample.instance_map[mask])
+            assert len(numbers) == 1 or not is_thing
+            assert segment["iscrowd"] == int(is_thing and numbers[0] == 0)
+        np.testing.assert_array_equal(classes, sample.class_map)
+        np.testing.assert_array_equal(spec.read_semantic(record), sample.class_map)
+
+
+def test_acdc_panoptic_goes_by_the_names_of_categories(
+    tmp_path: Path, write_small: Callable[[str], Layout]
+) -> None:
+    write_small("acdc")
+    folder, spec = tmp_path / "acdc/gt_panoptic", get_dataset("acdc_fog_panoptic_val")
+    path = folder / "fog/fog_val_gt_panoptic.json"
+    content = json.loads(path.read_text())
+    assert spec.read_panoptic is not None
+    before = spec.read_panoptic(*spec.load())
+    # Train ids in place of label ids, and label files by their bare names.
+    ids = {c["id"]: i for i, c in enumerate(content["categories"])}
+    for category in content["categories"]:
+        category["id"] = ids[category["id"]]
+    for entry in content["annotations"]:
+        entry["file_name"] = entry["file_name"].rsplit("/", 1)[1]
+        for segment in entry["segments_info"]:
+            segment["category_id"] = ids[segment["category_id"]]
+    path.write_text(json.dumps(content))
+    after = spec.read_panoptic(*spec.load())
+    np.testing.assert_array_equal(before[0], after[0])
+    assert before[1] == after[1]
+
+
+def test_acdc_panoptic_tells_what_is_missing_or_wrong(
+    tmp_path: Path, write_small: Callable[[str], Layout]
+) -> None:
+    write_small("acdc")
+    folder, spec = tmp_path / "acdc/gt_panoptic", get_dataset("acdc_fog_panoptic_val")
+    path = folder / "fog/fog_val_gt_panoptic.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, "categories": whole["categories"][2:]}))
+    with pytest.raises(DatasetError, match=r"is not a COCO panoptic file.*KeyError"):
+        spec.load()
+    renamed = [{**c, "name": c["name"].title()} for c in whole["categories"]]
+    path.write_text(json.dumps({**whole, "categories": renamed}))
+    with pytest.raises(DatasetError, match=r"has no category bicycle, .*Cityscapes' 19 classes"):
+        spec.load()
+    path.write_text(json.dumps(whole))
+    next(folder.glob("fog/val/*/*.png")).unlink()
+    with pytest.raises(DatasetError, match=r"none of 1 images .*gt_panoptic_trainval\.zip"):
+        spec.load()
+    path.unlink()
+    with pytest.raises(DatasetError, match=r"cannot read .*fog_val_gt_panoptic\.json"):
+        spec.load()
 
 
 def test_urbansyn_holds_what_was_drawn(write_small: Callable[[str], Layout]) -> None:

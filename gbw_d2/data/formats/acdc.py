@@ -1,8 +1,9 @@
 """ACDC (Sakaridis et al., ICCV 2021): Cityscapes' classes in fog, at night, in rain and in snow.
 
 Files as downloaded: ``rgb_anon/<condition>/<split>/<drive>/*_rgb_anon.png`` and
-``gt/<condition>/<split>/<drive>/*_gt_labelTrainIds.png`` (Cityscapes' train ids, 255 = ignore).
-The labels of the official test split are not public. Panoptic labels are not read.
+``gt/<condition>/<split>/<drive>/*_gt_labelTrainIds.png`` (Cityscapes' train ids, 255 = ignore);
+``gt_panoptic`` holds the panoptic labels (:mod:`gbw_d2.data.formats.acdc_panoptic`). The labels of
+the official test split are not public.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gbw_d2 import keys
+from gbw_d2.data.formats.acdc_panoptic import read_panoptic, with_segments
 from gbw_d2.data.formats.files import (
     LABEL_FILE,
     check_size,
@@ -24,7 +26,7 @@ from gbw_d2.data.formats.files import (
     read_indices,
 )
 from gbw_d2.data.formats.pairs import with_labels
-from gbw_d2.data.formats.target_specs import semantic_specs
+from gbw_d2.data.formats.target_specs import target_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 
@@ -99,13 +101,33 @@ def read_semantic(record: Record) -> np.ndarray:
     return label
 
 
+def load_panoptic(root: Path, split: str, conditions: Sequence[str] = CONDITIONS) -> list[Record]:
+    """Lists the images of a split that have both a semantic and a panoptic label.
+
+    Args:
+        root: the folder with ``rgb_anon``, ``gt`` and ``gt_panoptic``.
+        split: ``train`` or ``val``.
+        conditions: of :data:`CONDITIONS`.
+
+    Raises:
+        DatasetError: no images, none with its labels, or a JSON file that cannot be used.
+    """
+    return [
+        record
+        for condition in conditions
+        for record in with_segments(
+            load_acdc(root, split, (condition,)), root / "gt_panoptic", split, condition
+        )
+    ]
+
+
 def acdc_specs(
     prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
 ) -> Iterator[DatasetSpec]:
     """Makes the datasets of all conditions together and of each.
 
-    Names: ``{prefix}_unlabelled_train``, ``{prefix}_semantic_{train,val}``, and the same with the
-    condition, ``{prefix}_night_semantic_val``.
+    Names: the five of :func:`gbw_d2.data.formats.target_specs.target_specs` and the same with the
+    condition, ``{prefix}_night_panoptic_val``.
 
     Args:
         prefix: ``"acdc"`` or the name of a twin in the same layout.
@@ -113,8 +135,14 @@ def acdc_specs(
         prepare: makes the files where they can be made.
     """
 
-    def load(conditions: Sequence[str], split: str, labelled: bool) -> list[Record]:
-        return load_acdc(root(), split, conditions, labelled)
+    def images(conditions: Sequence[str], split: str) -> list[Record]:
+        return load_acdc(root(), split, conditions, labelled=False)
+
+    def semantic(conditions: Sequence[str], split: str) -> list[Record]:
+        return load_acdc(root(), split, conditions)
+
+    def panoptic(conditions: Sequence[str], split: str) -> list[Record]:
+        return load_panoptic(root(), split, conditions)
 
     def count(conditions: Sequence[str], split: str) -> int:
         return sum(len(_images(root(), split, condition)) for condition in conditions)
@@ -123,12 +151,14 @@ def acdc_specs(
         (prefix, CONDITIONS),
         *((f"{prefix}_{condition}", (condition,)) for condition in CONDITIONS),
     ):
-        yield from semantic_specs(
+        yield from target_specs(
             name,
-            partial(load, conditions),
-            ("train", "val"),
+            partial(images, conditions),
+            partial(semantic, conditions),
+            partial(panoptic, conditions),
             read_semantic,
+            read_panoptic,
             CITYSCAPES_19,
-            partial(count, conditions),
             prepare,
+            count_images=partial(count, conditions),
         )

@@ -8,7 +8,9 @@ import numpy as np
 
 from gbw_d2 import keys
 from gbw_d2.data.formats.files import check_size, few, read_ids
-from gbw_d2.data.spec import DatasetError, Record
+from gbw_d2.data.formats.segments import segment_ids, segments_info
+from gbw_d2.data.spec import DatasetError, Record, SegmentsInfo
+from gbw_d2.label_spaces import LabelSpace
 
 PANOPTIC_FILE = "pan_seg_file_name"
 SEGMENTS = "segments_info"
@@ -71,3 +73,26 @@ def read_numbers(record: Record, remedy: str = "write both anew") -> np.ndarray:
             f"list; {remedy}"
         )
     return numbers - np.uint16(1)
+
+
+def read_segments(
+    record: Record, class_ids: np.ndarray, space: LabelSpace, remedy: str
+) -> tuple[np.ndarray, SegmentsInfo]:
+    """Reads a panoptic label whose segments have classes of another table.
+
+    Segments of one stuff class become one, as panoptic scores demand; see
+    :func:`gbw_d2.data.formats.segments.join_segments`.
+
+    Args:
+        record: names the PNG file and lists its segments.
+        class_ids: (S + 1,) uint8, the class of each of its segments and of void, 255 = void.
+        space: the classes.
+        remedy: as in :func:`read_numbers`.
+
+    Raises:
+        DatasetError: as :func:`read_numbers`.
+    """
+    crowds = [bool(segment["iscrowd"]) for segment in record[SEGMENTS]]
+    instances = np.array([0 if crowd else i + 1 for i, crowd in enumerate(crowds)] + [0])
+    segments = segment_ids(class_ids, instances, space)[read_numbers(record, remedy)]
+    return segments, segments_info(segments, space)

@@ -19,10 +19,10 @@ from gbw_d2.data.formats.coco_panoptic import (
     check_annotation,
     is_whole,
     read_numbers,
+    read_segments,
 )
 from gbw_d2.data.formats.files import image_record, list_names
 from gbw_d2.data.formats.pairs import keep_labelled
-from gbw_d2.data.formats.segments import segment_ids, segments_info
 from gbw_d2.data.formats.target_specs import target_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
@@ -151,21 +151,13 @@ def _train_ids(record: Record) -> np.ndarray:
 
 
 def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
-    """Reads the panoptic label.
-
-    Vistas' parts of a stuff class become one segment, as panoptic scores demand; see
-    :func:`gbw_d2.data.formats.segments.join_segments`.
+    """Reads the panoptic label; Vistas' parts of a stuff class become one segment.
 
     Raises:
         DatasetError: unreadable, not colour, another size than its image, or a segment that the
             JSON file does not list.
     """
-    crowds = [bool(segment["iscrowd"]) for segment in record[SEGMENTS]]
-    instances = np.array([0 if crowd else i + 1 for i, crowd in enumerate(crowds)] + [0])
-    segments = segment_ids(_train_ids(record), instances, CITYSCAPES_19)[
-        read_numbers(record, _UNPACK)
-    ]
-    return segments, segments_info(segments, CITYSCAPES_19)
+    return read_segments(record, _train_ids(record), CITYSCAPES_19, _UNPACK)
 
 
 def read_semantic(record: Record) -> np.ndarray:

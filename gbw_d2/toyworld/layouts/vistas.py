@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from gbw_d2.cityscapes_classes import CLASSES
-from gbw_d2.class_tables import ids_of_colors
-from gbw_d2.data.formats.files import png_size, read_array
+from gbw_d2.data.formats.files import png_size
 from gbw_d2.label_spaces import IGNORE_LABEL
 from gbw_d2.toyworld.folder import Job, png_bytes, write_file
 from gbw_d2.toyworld.layouts.base import LAYOUTS, Files, Layout, jpeg_bytes
+from gbw_d2.toyworld.layouts.coco import list_segments
 from gbw_d2.toyworld.render import ToySample
 from gbw_d2.toyworld.settings import ToyWorldSettings
 
@@ -77,21 +76,7 @@ def _encode(sample: ToySample, job: Job) -> Files:
 
 
 def _annotation(path: Path) -> dict[str, Any]:
-    ids = ids_of_colors(read_array(path, cv2.IMREAD_COLOR))
-    segments = []
-    for segment in np.unique(ids[ids > 0]).tolist():
-        rows, columns = np.nonzero(ids == segment)
-        x, y = int(columns.min()), int(rows.min())
-        box = [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
-        segments.append(
-            {
-                "id": segment,
-                "category_id": segment // 2 % _SLOTS,
-                "area": len(rows),
-                "bbox": box,
-                "iscrowd": segment % 2,
-            }
-        )
+    segments = list_segments(path, lambda id_: id_ // 2 % _SLOTS, lambda id_: id_ % 2 == 1)
     return {"image_id": path.stem, "file_name": path.name, "segments_info": segments}
 
 
