@@ -11,9 +11,9 @@ import numpy as np
 from gbw_d2.cityscapes_classes import CLASSES
 from gbw_d2.data.formats.files import png_size
 from gbw_d2.label_spaces import IGNORE_LABEL
+from gbw_d2.toyworld.coco import list_segments
 from gbw_d2.toyworld.folder import Job, png_bytes, write_file
 from gbw_d2.toyworld.layouts.base import LAYOUTS, Files, Layout, jpeg_bytes
-from gbw_d2.toyworld.layouts.coco import list_segments
 from gbw_d2.toyworld.render import ToySample
 from gbw_d2.toyworld.settings import ToyWorldSettings
 
