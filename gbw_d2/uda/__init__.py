@@ -1,4 +1,4 @@
-"""Adaptation strategies, one file each; importing one enters it into ``STRATEGIES``."""
+"""Adaptation strategies, one file each; importing them fills the registry ``STRATEGIES``."""
 
 from gbw_d2.uda import (
     adversarial,

@@ -1,7 +1,7 @@
-"""adversarial: target predictions must look like source ones to a discriminator.
+"""adversarial: trains target predictions to look like source predictions to a discriminator.
 
-AdaptSegNet (Tsai et al., CVPR 2018) with INPUT softmax, AdvEnt (Vu et al., CVPR 2019) with INPUT
-self_information.
+With INPUT softmax this is AdaptSegNet (Tsai et al., CVPR 2018), with INPUT self_information AdvEnt
+(Vu et al., CVPR 2019).
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from gbw_d2.uda.strategy import STRATEGIES, Batch, ExtraOptimizer, RunSettings, 
 class Adversarial(Strategy):
     """Trains one discriminator per semantic head against the student.
 
-    The student's target maps are scored as if they were source; the discriminators then learn to
-    tell detached source maps (label 0) from detached target maps (label 1), each half. All step
-    once, after both; docs/equations.md 9b. Class weighting acts on the labelled terms only.
-    Arguments are those of :class:`Strategy`; the model must be on its device already.
+    The student is trained so that the discriminators take its target maps for source maps; the
+    discriminators then learn to distinguish detached source maps (label 0) from detached target
+    maps (label 1), each with the factor 1/2. All optimisers step once, after both;
+    docs/equations.md 9b. Class weighting acts on the labelled terms only. Arguments are those of
+    :class:`Strategy`; the model must already be on its device.
 
     Raises:
-        UnknownNameError: an INPUT or LOSS that is not known.
+        UnknownNameError: an unknown INPUT or LOSS.
     """
 
     needs_target = True
@@ -53,34 +54,35 @@ class Adversarial(Strategy):
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields the supervised losses, the student's adversarial ones, the discriminators'."""
+        """Yields the supervised, the student's adversarial and the discriminators' losses."""
         assert target is not None
         losses, outputs = self.source_pass(source)
         source_maps = _detached(self._maps(outputs))
         yield losses
-        # What the source pass computed must be gone when the next one begins.
+        # The source pass's outputs must be freed before the next pass begins.
         del losses, outputs
         if not self.adapts(iteration):
             return
         target_maps = self._maps(self.outputs(target, instances=False))
-        # The graph is what counts: built without the discriminators' gradients, it gives them none.
+        # A graph that is built while the discriminators are frozen gives them no gradient.
         with frozen(self._discriminators.values()):
             losses = self._student_losses(target_maps)
         yield losses
         yield self._discriminator_losses(source_maps, _detached(target_maps))
 
     def modules(self) -> dict[str, nn.Module]:
-        """Names the discriminators, ``discriminator_<head>``."""
+        """Returns the discriminators, named ``discriminator_<head>``."""
         return {f"discriminator_{head}": module for head, module in self._discriminators.items()}
 
     def optimizers(self) -> dict[str, ExtraOptimizer]:
-        """Names one Adam per discriminator, like its module."""
+        """Returns one Adam optimiser per discriminator, with the name of its module."""
         return dict(self._optimizers)
 
     def _discriminator(self, head: str) -> Discriminator:
         assert isinstance(self.model, nn.Module)
-        # Keyed by the run's seed: the same in every process, whatever was drawn before.
-        # Not the head's bare name: another key would give every run other discriminators.
+        # Keyed by the run's seed, so that initial weights are equal in every process, whatever was
+        # drawn before. Not the head's bare name: another key would give every run other
+        # discriminators.
         key = int(keyed_rng(self.seed, "discriminator", f"{head}_logits").integers(2**62))
         with seeded(key):
             module = Discriminator(self.model.label_space.num_classes, self.settings.CHANNELS)

@@ -1,4 +1,4 @@
-"""From config keys to a strategy, its loss terms, and what masks its target pictures."""
+"""Builds a strategy, its loss terms and its masked consistency from the config."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from gbw_d2.uda.strategy import STRATEGIES, RunSettings, Strategy
 def build_strategy(
     name: str, model: SegmentationModel, uda_keys: Any, seed: int = 0, max_iter: int = 1
 ) -> Strategy:
-    """Builds the strategy ``UDA.NAME`` with the node ``UDA.<NAME>`` of the config.
+    """Builds the strategy named ``name`` from its config node ``UDA.<NAME>``.
 
     Args:
-        name: of the strategy.
-        model: the student.
+        name: the strategy's registry name. model: the student.
         uda_keys: the config's node ``UDA``.
         seed: the run's seed.
         max_iter: iterations of the whole run.
@@ -40,7 +39,7 @@ def build_strategy(
 
 
 def masked_consistency(name: str, uda_keys: Any) -> MaskedConsistency | None:
-    """Reads ``UDA.MASKED_CONSISTENCY``; None where it is off.
+    """Builds what ``UDA.MASKED_CONSISTENCY`` configures, or returns None where it is off.
 
     Args:
         name: of the strategy.
@@ -62,7 +61,7 @@ def masked_consistency(name: str, uda_keys: Any) -> MaskedConsistency | None:
 
 
 def loss_terms(name: str, uda_keys: Any) -> tuple[str, ...]:
-    """Names the loss terms with class labels of a strategy under a config.
+    """Returns the names of a strategy's loss terms with class labels under a config.
 
     Args:
         name: of the strategy.

@@ -1,4 +1,4 @@
-"""cbst: rounds of class-balanced pseudo-labels and of training on them (ST, CBST, CRST)."""
+"""cbst: self-training in rounds with class-balanced pseudo-labels (ST, CBST, CRST)."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ class ClassBalancedSelfTraining(Strategy):
     """Trains on the source, then in rounds on the source and on pseudo-labels of the target.
 
     Zou et al., CBST, ECCV 2018, and CRST, ICCV 2019; docs/equations.md 11. A round labels the
-    target with the student as it is at the round's start: pixels that are more confident than a
-    threshold, of each class (CBST) or of all (ST); then it trains the student on both domains with
-    equal weight per labelled pixel. Where this differs from the authors' code,
-    projects/CBST/README.md says so and why. Class weighting acts on the source and on the pseudo
-    term; LRENT's soft labels have no class, so its term is not weighted.
+    target with the student's weights at the round's start: pixels whose confidence exceeds a
+    threshold, one per class (CBST) or one for all classes (ST). Then it trains the student on both
+    domains with equal weight per labelled pixel. Where this differs from the authors' code,
+    projects/CBST/README.md says so and why. Class weighting acts on the source term and the
+    pseudo-label term; LRENT's labels are soft, so its term is not weighted.
 
-    Labels depend on the student at the round's start alone and are written once: a run that is
-    killed while it labels goes on with the images that are missing, and one that is killed while it
-    trains finds them complete.
+    Pseudo-labels depend only on the student at the round's start and are written once: a run that
+    is killed during labelling resumes with the missing images, and a run that is killed during
+    training finds all of them.
 
     Args:
         model: the student.
         settings: ``UDA.CBST``.
-        run: what it may know of the run.
+        run: the settings of the run that a strategy may use.
 
     Raises:
         UserError: unknown names, or settings that exclude each other; numbers: gbw_d2/ranges.py.
@@ -76,11 +76,11 @@ class ClassBalancedSelfTraining(Strategy):
             "mrkld": self._mrkld_losses,
             "lrent": self._lrent_losses,
         }[settings.REGULARISER]
-        # Of the round that is being trained.
+        # The files of the round that is being trained.
         self._files: RoundFiles | None = None
         self._chosen: dict[str, Any] = {}
         self._thresholds: Tensor | None = None
-        # What is added to the logits that labels are made of, as it was at the round's start.
+        # The logit adjustment of pseudo-labels, as it was at the round's start.
         self._shift: Tensor | None = None
 
     def stages(self) -> list[Stage]:
@@ -101,14 +101,14 @@ class ClassBalancedSelfTraining(Strategy):
         return stages
 
     def marks(self) -> dict[str, int]:
-        """Names the stages alone: the target comes in with the first round."""
+        """Returns the stages only, because the target is used from the first round on."""
         return stage_marks(self.stages())
 
     def prepare(self, stage: Stage, context: Context) -> None:
-        """Labels the target for a round, as far as that has not been done.
+        """Makes the pseudo-labels of a round that do not exist yet.
 
         Raises:
-            PseudoLabelError: a round is resumed, but its labels are gone.
+            PseudoLabelError: a round is resumed, but its pseudo-labels are missing.
         """
         self._files, self._chosen, self._thresholds, self._shift = None, {}, None, None
         number = _round_of(stage)
@@ -121,7 +121,7 @@ class ClassBalancedSelfTraining(Strategy):
                 ema.update(module_of(self.labeller), module_of(self.model), 0.0)
         if not files.summary():
             raise PseudoLabelError(
-                f"the run goes on inside {stage.name}, but '{files.folder}' does not hold its "
+                f"the run resumes inside {stage.name}, but '{files.folder}' does not hold its "
                 "pseudo-labels; copy them back, or resume from a checkpoint of an earlier stage"
             )
         self._files, self._chosen = files, files.chosen(self.model.label_space.num_classes)
@@ -129,7 +129,7 @@ class ClassBalancedSelfTraining(Strategy):
         self._shift = self._shift_of(self._chosen["key"])
 
     def data(self, stage: Stage) -> StageData:
-        """Says which images a stage draws, with which pseudo-labels and which crops."""
+        """Returns which images a stage draws, with which pseudo-labels and crops."""
         number = _round_of(stage)
         if number is None:
             return StageData(with_target=False)
@@ -141,7 +141,7 @@ class ClassBalancedSelfTraining(Strategy):
                 self._files.labels,
                 self._chosen["images"],
                 self._files.pixels(len(self._chosen["images"]), self.model.label_space.num_classes),
-                # There where the network predicts instances.
+                # The folder exists where the network predicts instances.
                 self._files.instances if self._files.instances.is_dir() else None,
             ),
             mining=self._mining(np.array(self._chosen["predicted"])),
@@ -150,22 +150,22 @@ class ClassBalancedSelfTraining(Strategy):
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields the losses of the source, and in a round of pseudo-labels and masked images."""
+        """Yields the losses of the source and, in a round, of pseudo-labels and masked images."""
         yield self.supervised_losses(source)
         if target is None:
             return
         targets = self.model.targets([sample[PSEUDO_LABELS] for sample in target])
-        # The instance branch runs where instances were labelled.
+        # The instance branch runs only where instances have pseudo-labels.
         outputs = self.outputs(target, targets.has_instances)
         losses = self._target_losses(target, outputs, targets)
         yield {f"pseudo_{k}": self.settings.LOSS_WEIGHT * v for k, v in losses.items()}
         if self.masked is not None:
-            # Their graphs must not outlive the backward pass that has just run.
+            # Their graphs must be freed after the backward pass that has just run.
             del outputs, losses
             yield self.masked_losses(target, self.model.images(target), targets, None)
 
     def modules(self) -> dict[str, nn.Module]:
-        """Names the network that gives LRENT's soft labels: the student at the round's start."""
+        """Returns the network that makes LRENT's soft labels: the student at the round's start."""
         return {} if self.labeller is None else {"labeller": module_of(self.labeller)}
 
     def _hard_losses(self, target: Batch, outputs: Outputs, targets: Targets) -> Losses:
@@ -199,7 +199,7 @@ class ClassBalancedSelfTraining(Strategy):
         return next(module_of(self.model).parameters()).device
 
     def _grown(self, name: str, number: int) -> float:
-        """Returns the portion ``name`` of a round: its start and a step per round, limited."""
+        """Returns the portion ``name`` of a round, which grows per round up to its limit."""
         start, step, most = (self.settings[f"{name}_{end}"] for end in ("START", "STEP", "MAX"))
         return min(start + number * step, most)
 
@@ -212,7 +212,7 @@ class ClassBalancedSelfTraining(Strategy):
         return Mining(s.MINING_PROBABILITY, rare.tolist(), sorted(rarest.tolist()))
 
     def _label(self, number: int, files: RoundFiles, context: Context) -> None:
-        """Writes thresholds and labels of a round, or what of them is missing."""
+        """Writes those of a round's thresholds and pseudo-labels that are missing."""
         s = self.settings
         policy = LabellingPolicy(
             policy=s.POLICY,
@@ -229,7 +229,7 @@ class ClassBalancedSelfTraining(Strategy):
 
 
 def _round_of(stage: Stage) -> int | None:
-    """Returns a round's number, None for the warm-up."""
+    """Returns a round's number, or None for the warm-up."""
     word, _, number = stage.name.rpartition("_")
     return int(number) if word == "round" else None
 
@@ -243,6 +243,6 @@ def _check(settings: Any) -> None:
             )
     if settings.REGULARISER == "lrent" and settings.SPATIAL_PRIOR:
         raise UserError(
-            "UDA.CBST.REGULARISER lrent makes soft labels of crops, which have no place in a "
-            "prior; set SPATIAL_PRIOR False, or another regulariser"
+            "UDA.CBST.REGULARISER lrent makes soft labels of crops, to which a spatial prior does "
+            "not apply; set SPATIAL_PRIOR False, or another regulariser"
         )

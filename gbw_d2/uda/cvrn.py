@@ -35,25 +35,26 @@ from gbw_d2.uda.strategy import (
 CONSISTENCY, LABELLED = "consistency", "labelled"
 FOLDER = "pseudo_labels"
 
-# Sides of rescaled views are multiples of this, pixels: the largest stride of an encoder.
+# Sides of rescaled views are multiples of this many pixels, the largest stride of an encoder.
 _SIDE = 32
 
 
 @STRATEGIES.register("cvrn")
 class CrossViewRegularisation(Strategy):
-    """Predicts the same of a target picture in another style and size; then learns checked labels.
+    """Trains for consistency between styles and sizes, then on cross-checked pseudo-labels.
 
-    Huang et al., Cross-View Regularization for Domain Adaptive Panoptic Segmentation, CVPR 2021, on
-    one network for both tasks; docs/equations.md 14. First stage: the prediction of a restyled and
-    rescaled target picture follows that of the picture as it is, for pixels and for proposals
-    (inter-style). Second stage: the target is labelled once, and semantic labels and detections are
-    checked by each other (inter-task); the network learns them. projects/CVRN/README.md says why
-    this is an adaptation. Class weighting acts on the source and on the pseudo term.
+    Huang et al., Cross-View Regularization for Domain Adaptive Panoptic Segmentation, CVPR 2021,
+    here with one network for both tasks; docs/equations.md 14. First stage (inter-style): the
+    prediction on a restyled and rescaled target image is trained to equal that on the original
+    image, for pixels and for proposals. Second stage (inter-task): the target gets pseudo-labels
+    once, in which semantic labels and detections correct each other, and the network is trained on
+    them. projects/CVRN/README.md lists the differences from the paper. Class weighting acts on the
+    source term and the pseudo-label term.
 
     Args:
         model: the student.
         settings: ``UDA.CVRN``.
-        run: what it may know of the run.
+        run: the settings of the run that a strategy may use.
     """
 
     needs_target = True
@@ -63,12 +64,12 @@ class CrossViewRegularisation(Strategy):
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)
         self.style = StyleStream().to(next(module_of(model).parameters()).device)
-        # Of the second stage, while it is trained.
+        # The data of the second stage, while it is trained.
         self._files: RoundFiles | None = None
         self._images: Sequence[str] = ()
 
     def stages(self) -> Sequence[Stage]:
-        """Returns the stage of consistency and that of labels, as far as there are iterations."""
+        """Returns the consistency and the pseudo-label stage, if they have iterations."""
         s = self.settings
         first = round(s.CONSISTENCY_SHARE * self.max_iter)
         stages = [
@@ -78,10 +79,10 @@ class CrossViewRegularisation(Strategy):
         return [stage for stage in stages if stage.first < stage.last]
 
     def prepare(self, stage: Stage, context: Context) -> None:
-        """Labels the target for the second stage, as far as that has not been done.
+        """Makes the pseudo-labels of the second stage that do not exist yet.
 
         Raises:
-            PseudoLabelError: the stage is resumed, but its labels are gone.
+            PseudoLabelError: the stage is resumed, but its pseudo-labels are missing.
         """
         self._files = None
         if stage.name != LABELLED:
@@ -91,13 +92,13 @@ class CrossViewRegularisation(Strategy):
             self._label(files, context)
         if not files.summary():
             raise PseudoLabelError(
-                f"the run goes on inside {stage.name}, but '{files.folder}' does not hold its "
+                f"the run resumes inside {stage.name}, but '{files.folder}' does not hold its "
                 "pseudo-labels; copy them back, or resume from a checkpoint of an earlier stage"
             )
         self._files, self._images = files, files.thresholds()["images"]
 
     def data(self, stage: Stage) -> StageData:
-        """Says which images a stage draws, and with which pseudo-labels."""
+        """Returns which images a stage draws, and with which pseudo-labels."""
         files = self._files
         if files is None:
             return StageData(with_target=True)
@@ -109,7 +110,7 @@ class CrossViewRegularisation(Strategy):
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields the losses of the restyled source, and the target's consistency or its labels."""
+        """Yields the losses of the restyled source, then those of consistency or pseudo-labels."""
         assert target is not None
         with torch.no_grad():
             styles = self.style.before(target)
@@ -121,7 +122,7 @@ class CrossViewRegularisation(Strategy):
             yield self._consistency_losses(target, shown, iteration)
 
     def modules(self) -> dict[str, nn.Module]:
-        """Names what remembers the style of the last target picture."""
+        """Returns the module that stores the style of the last target image."""
         return {"style": self.style}
 
     @torch.no_grad()
@@ -129,7 +130,7 @@ class CrossViewRegularisation(Strategy):
         return restyled(batch, styles) if self.settings.RESTYLE else batch
 
     def _consistency_losses(self, target: Batch, shown: Batch, iteration: int) -> Losses:
-        """Returns how far the view's predictions are from the picture's, ``consistency_...``."""
+        """Returns the distances between predictions on view and image, ``consistency_...``."""
         s = self.settings
         images, other = self.model.images(target), self.model.images(shown)
         with torch.no_grad():
@@ -152,13 +153,13 @@ class CrossViewRegularisation(Strategy):
         return self.model.outputs(features, image_size(images))
 
     def _view_size(self, size: tuple[int, int], iteration: int) -> tuple[int, int]:
-        """Draws the size of the views, one for all processes and parts of a batch."""
+        """Draws the size of the views, the same for all processes and parts of a batch."""
         scale = keyed_rng(self.seed, "cvrn scale", iteration).uniform(*self.settings.SCALE_RANGE)
         rows, columns = (max(1, round(side * scale / _SIDE)) * _SIDE for side in size)
         return rows, columns
 
     def _labelled_losses(self, target: Batch, shown: Batch) -> Losses:
-        """Returns the losses of pseudo-labels on restyled target pictures, ``pseudo_...``."""
+        """Returns the losses of pseudo-labels on restyled target images, ``pseudo_...``."""
         targets = self.model.targets([sample[PSEUDO_LABELS] for sample in target])
         outputs = self.outputs(shown, targets.has_instances)
         losses = self.model.losses(outputs, targets, None, keys.TERM_PSEUDO, self.weight_log)
@@ -185,7 +186,7 @@ def probability_distance(logits: Tensor, known: Tensor) -> Tensor:
     """Computes the mean over pixels and classes of |softmax(logits) - softmax(known)|.
 
     Args:
-        logits: (N, K, h, w); they are brought to the size of the others bilinearly.
+        logits: (N, K, h, w); they are resized bilinearly to the size of ``known``.
         known: (N, K, h', w'), without gradient.
     """
     size = (known.shape[-2], known.shape[-1])

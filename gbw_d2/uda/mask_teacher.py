@@ -1,4 +1,4 @@
-"""mask_teacher: a mean teacher's segments (MC-PanDA and MC-PanDA++)."""
+"""mask_teacher: self-training on a mean teacher's segments (MC-PanDA and MC-PanDA++)."""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ from gbw_d2.uda.strategy import (
 
 logger = logging.getLogger(__name__)
 
-# Steps without a single segment after which the log says so.
+# Number of steps without any segment after which a warning is logged.
 _PATIENCE = 100
 SOURCE, ADAPTATION = "source", "adaptation"
 
 
 @STRATEGIES.register("mask_teacher")
 class MaskTeacher(Strategy):
-    """Learns from source segments, and from a teacher's segments with source segments on them.
+    """Trains on source segments, and on a teacher's target segments with source segments pasted on.
 
-    Of mask classifiers a segment's mask weighs as its share of confident pixels; networks that
-    predict pixels weigh by the same share at each pixel of it.
+    The loss of a segment is weighted by the segment's share of confident pixels: for mask
+    classifiers the loss of its mask, for networks that classify pixels the loss at each of its
+    pixels.
 
-    Martinovic et al., MC-PanDA, ECCV 2024, and MC-PanDA++, IJCV 2026; docs/equations.md 13. Three
-    stages (source training, a student that starts anew under the frozen result, a mean teacher) or
-    one, by keys. Where this differs from code and papers, projects/MC-PanDA/README.md says so.
+    Martinovic et al., MC-PanDA, ECCV 2024, and MC-PanDA++, IJCV 2026; docs/equations.md 13. The
+    keys choose one stage or three: source training, a new student under the frozen result, a mean
+    teacher. projects/MC-PanDA/README.md lists the differences from code and papers.
     """
 
     needs_target = True
@@ -62,7 +63,8 @@ class MaskTeacher(Strategy):
         self.source_iterations = round(settings.SOURCE_SHARE * self.max_iter)
         self.burn_in_end = self.source_iterations + round(settings.BURN_IN_SHARE * self.max_iter)
         self.teacher = model.frozen_copy()
-        # What the student starts from again; nothing that a run without source stage needs.
+        # The initial weights that the new student starts from; only runs with a source stage need
+        # them.
         self.start = model.frozen_copy() if self.source_iterations and settings.RESTART else None
         self.thresholds = build_thresholds(
             settings, model.label_space.num_classes, self.max_iter, "UDA.MASK_TEACHER"
@@ -76,7 +78,7 @@ class MaskTeacher(Strategy):
         self._pixels: Tensor | int = 0
 
     def stages(self) -> Sequence[Stage]:
-        """Source training first where SOURCE_SHARE asks for it; burn-in is part of the second."""
+        """Returns source training (if SOURCE_SHARE > 0), and self-training with its burn-in."""
         if not self.source_iterations:
             return [Stage(ADAPTATION, 0, self.max_iter)]
         return [
@@ -90,7 +92,7 @@ class MaskTeacher(Strategy):
         return super().marks() | moving
 
     def prepare(self, stage: Stage, context: Context) -> None:
-        """Makes the teacher a copy of the student, and starts that one anew after the source."""
+        """Copies the student to the teacher, and resets the student after the source stage."""
         if not context.fresh:
             return
         student = module_of(self.model)
@@ -105,14 +107,14 @@ class MaskTeacher(Strategy):
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields the losses of the source, and of the target under the pasted source segments."""
+        """Yields the losses of the source, then of target images with pasted source segments."""
         assert target is not None
         yield self.supervised_losses(source)
         if iteration >= self.source_iterations and self.adapts(iteration):
             yield self._target_losses(source, target, iteration)
 
     def after_step(self, iteration: int) -> None:
-        """Moves the teacher towards the student; during burn-in it stays, then it is a copy."""
+        """Updates the teacher, which is frozen during burn-in and then copied from the student."""
         if iteration < self.source_iterations:
             return
         done = iteration + 1 - self.burn_in_end
@@ -127,7 +129,7 @@ class MaskTeacher(Strategy):
         return {**super().networks(), "teacher": module_of(self.teacher)}
 
     def modules(self) -> dict[str, nn.Module]:
-        """Names the teacher, the thresholds, and what the student starts from again."""
+        """Returns the teacher, the thresholds, and the student's initial weights."""
         modules = {"teacher": module_of(self.teacher), "thresholds": self.thresholds}
         return modules if self.start is None else {**modules, "start": module_of(self.start)}
 
@@ -147,10 +149,10 @@ class MaskTeacher(Strategy):
             worth = self._worth(found)
             taught = self.model.segment_targets(found, worth)
             mask = self._mask(source, images)
-            # Of the losses of pixels; masks bring weights of their own.
+            # The weights of pixel losses; masks have their own weights.
             weights = mix(mask, torch.ones_like(worth.pixels), worth.pixels)
             targets = self.model.mix_targets(mask, self.model.targets(source), taught)
-            # The source's pixels are pasted as they are: the target's alone are augmented.
+            # Source pixels are pasted without augmentation: only target pixels are augmented.
             shown = mix(mask, pasted, self._augmented(target, images))
             del features, outputs
         features = self.model.features(shown, self.network_draws(target, keys.TERM_MIXED))
@@ -160,7 +162,7 @@ class MaskTeacher(Strategy):
         return {f"target_{name}": factor * value for name, value in losses.items()}
 
     def _worth(self, found: TaughtSegments) -> SegmentWorth:
-        """Judges a teacher's segments: mask-wide scaling and points by confidence."""
+        """Returns the weights of a teacher's segments: mask-wide scaling and confident points."""
         s = self.settings
         self.thresholds.take(found.classes, found.owners, found.confidence)
         limits = at_owners(self.thresholds.of(found.classes), found.owners)
@@ -179,7 +181,7 @@ class MaskTeacher(Strategy):
         )
 
     def _mask(self, source: Batch, images: Tensor) -> Tensor:
-        """Returns (N, H, W) bool, the source segments that are pasted."""
+        """Returns (N, H, W) bool, the pixels of the source segments that are pasted."""
         rngs = self.generators("segment mix", source)
         if any(keys.SEGMENTS not in sample for sample in source):
             raise UserError(
@@ -190,7 +192,7 @@ class MaskTeacher(Strategy):
             segment_mask(sample[keys.SEGMENTS].numpy(), sample[keys.SEGMENTS_INFO], rng)
             for sample, rng in zip(source, rngs, strict=True)
         ]
-        # Batches are padded at the right and the bottom, where nothing is pasted.
+        # Batches are padded at the right and the bottom; nothing is pasted on the padding.
         whole = np.zeros((len(masks), *image_size(images)), dtype=bool)
         for place, mask in zip(whole, masks, strict=True):
             place[: mask.shape[0], : mask.shape[1]] = mask
@@ -203,7 +205,7 @@ class MaskTeacher(Strategy):
         return self.model.normalised(self.augmentation.apply(pictures, drawn))
 
     def _look(self, found: TaughtSegments, iteration: int) -> None:
-        """Says in the log, once in a hundred steps, where the teacher has found nothing at all."""
+        """Logs a warning, at most once in a hundred steps, if the teacher has found no segment."""
         self._pixels = self._pixels + (found.owners > 0).sum()
         if (iteration + 1) % _PATIENCE:
             return

@@ -1,4 +1,4 @@
-"""max_squares: source labels plus maximum squares on the target (Chen et al., ICCV 2019)."""
+"""max_squares: source labels and the target's maximum squares loss (Chen et al., ICCV 2019)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from gbw_d2.uda.strategy import STRATEGIES, Batch, RunSettings, Strategy
 
 @STRATEGIES.register("max_squares")
 class MaxSquares(Strategy):
-    """Adds the target's maximum squares loss, and guides the auxiliary head by both heads.
+    """Adds the target's maximum squares loss, and trains the auxiliary head on both heads' labels.
 
     Chen et al., Domain Adaptation for Semantic Segmentation with Maximum Squares Loss, ICCV 2019;
-    docs/equations.md 8. As in the released code every target pixel counts. Class weighting acts on
+    docs/equations.md 8. As in the released code all target pixels are used. Class weighting acts on
     the labelled terms only. Arguments are those of :class:`Strategy`.
 
     Raises:
-        UserError: MULTI_LEVEL without an auxiliary head, or settings that the loss cannot use.
+        UserError: MULTI_LEVEL without an auxiliary head, or settings that the loss does not accept.
     """
 
     needs_target = True
@@ -71,7 +71,8 @@ def multi_level_labels(logits: Tensor, auxiliary_logits: Tensor, threshold: floa
     Args:
         logits: (N, K, H, W) of the main head.
         auxiliary_logits: likewise of the auxiliary head.
-        threshold: a pixel has a label where one head alone gives a class more than this, 0..1.
+        threshold: a pixel gets a label where the probability of a class in either head exceeds
+            this, 0..1.
 
     Returns:
         (N, H, W) int64 class ids, 255 elsewhere.
@@ -84,8 +85,8 @@ def multi_level_labels(logits: Tensor, auxiliary_logits: Tensor, threshold: floa
 def kept_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Computes the cross-entropy's mean over each image's labelled pixels, then over the images.
 
-    Per image, so that a batch is the mean of its images however many processes share it; the
-    reference's batch is one image.
+    The mean is per image, so that it does not depend on how many processes share a batch; the
+    released code has one image per batch.
 
     Args:
         logits: (N, K, H, W), any floating dtype.

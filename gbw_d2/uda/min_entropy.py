@@ -1,4 +1,4 @@
-"""min_entropy: source labels plus low entropy on the target (MinEnt; Vu et al., CVPR 2019)."""
+"""min_entropy: source labels and the entropy loss on the target (MinEnt; Vu et al., CVPR 2019)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gbw_d2.uda.strategy import STRATEGIES, Batch, Strategy
 
 @STRATEGIES.register("min_entropy")
 class MinEntropy(Strategy):
-    """Adds the target's mean normalised entropy, for each semantic head with a weight of its own.
+    """Adds the target's mean normalised entropy, with a separate weight for each semantic head.
 
-    Vu et al., ADVENT, CVPR 2019, section 3.2, MinEnt; docs/equations.md 9. The auxiliary head's
-    term is there where the network has that head. Class weighting acts on the labelled terms; the
-    entropy is not weighted, as in the reference.
+    Vu et al., ADVENT, CVPR 2019, section 3.2, MinEnt; docs/equations.md 9. The auxiliary head has a
+    term where the network has that head. Class weighting acts on the labelled terms; the entropy is
+    not weighted, as in the authors' code.
     """
 
     needs_target = True

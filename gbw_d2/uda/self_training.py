@@ -42,14 +42,14 @@ from gbw_d2.uda.strategy import (
 
 @dataclass(frozen=True)
 class Taught:
-    """What the teacher makes of a target batch.
+    """A teacher's pseudo-labels of a target batch.
 
     Args:
-        images: (N, 3, H, W) of the batch, normalised.
-        targets: its pseudo-labels.
-        weights: (N, H, W) float32 of these, 0..1.
-        where: (N, H, W) bool, the things that are pasted on source pictures, None without.
-        things: their targets.
+        images: (N, 3, H, W), the batch's normalised images.
+        targets: the pseudo-labels.
+        weights: (N, H, W) float32 weights of the pseudo-labels, 0..1.
+        where: (N, H, W) bool, pixels of the things to paste on source images, or None.
+        things: the targets of these things.
     """
 
     images: Tensor
@@ -61,13 +61,13 @@ class Taught:
 
 @STRATEGIES.register("self_training")
 class SelfTraining(Strategy):
-    """Learns from source labels, and from half-source, half-target images with pseudo-labels.
+    """Trains on source labels, and on mixed source and target images with pseudo-labels.
 
     Tranheden et al., DACS, WACV 2021, with the confidence weight, the feature distance and the
-    schedule of Hoyer et al., DAFormer, CVPR 2022; docs/equations.md 10. Where this differs from
-    their code, projects/SelfTraining/README.md says so and why. Class weighting acts on the source,
-    on the mixed and, with UDA.MASKED_CONSISTENCY, on the masked term. An option is the instance
-    mixing of LIDAPS (WACV 2025) in the last part of the run, a term of its own.
+    schedule of Hoyer et al., DAFormer, CVPR 2022; docs/equations.md 10.
+    projects/SelfTraining/README.md lists the differences from their code. Class weighting acts on
+    the source term, the mixed term and, with UDA.MASKED_CONSISTENCY, the masked term. The instance
+    mixing of LIDAPS (WACV 2025) in the last part of the run is optional and has a term of its own.
     """
 
     needs_target = True
@@ -112,7 +112,7 @@ class SelfTraining(Strategy):
 
     @classmethod
     def loss_terms(cls, settings: Any) -> tuple[str, ...]:
-        """Adds that of pasted instances where they are asked for."""
+        """Adds the term of pasted instances where instance mixing is on."""
         return (*cls.terms, keys.TERM_PASTED) if settings.INSTANCE_MIX_WEIGHT > 0 else cls.terms
 
     def pastes_instances(self, iteration: int) -> bool:
@@ -122,7 +122,7 @@ class SelfTraining(Strategy):
         return s.INSTANCE_MIX_WEIGHT > 0 and iteration >= first
 
     def prepare(self, stage: Stage, context: Context) -> None:
-        """Makes the teacher, and the encoder of the feature distance, copies of the student."""
+        """Copies the student to the teacher, and to the encoder of the feature distance."""
         if not context.fresh:
             return
         ema.update(module_of(self.teacher), module_of(self.model), 0.0)
@@ -133,7 +133,7 @@ class SelfTraining(Strategy):
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields the losses of the source with the feature distance, and of images made of it."""
+        """Yields the source's losses with the feature distance, then those of mixed images."""
         assert target is not None
         images, targets = self.model.images(source), self.model.targets(source)
         if self.settings.INSTANCE_MIX_WEIGHT > 0 and not targets.has_instances:
@@ -149,9 +149,9 @@ class SelfTraining(Strategy):
         yield losses
         if not self.adapts(iteration):
             return
-        # Their graphs must not outlive the backward pass that has just run.
+        # Their graphs must be freed after the backward pass that has just run.
         del features, outputs, losses
-        # Without instance targets the instance branch has nothing to learn from here: leave it out.
+        # Without instance targets the instance branch has no loss here, so it is not run.
         instances = self.settings.INSTANCE_PSEUDO_LABELS and targets.has_instances
         taught = self._taught(target, instances, self.pastes_instances(iteration))
         yield self._mixed_losses(source, images, targets, taught)
@@ -162,7 +162,7 @@ class SelfTraining(Strategy):
             yield self.masked_losses(target, seen, taught.targets, taught.weights)
 
     def after_step(self, iteration: int) -> None:
-        """Moves the teacher towards the student."""
+        """Updates the teacher's running mean of the student's weights."""
         decay = ema.ema_decay(iteration + 1, self.settings.EMA_DECAY)
         buffers = self.settings.EMA_BUFFERS
         ema.update(module_of(self.teacher), module_of(self.model), decay, buffers)
@@ -172,7 +172,7 @@ class SelfTraining(Strategy):
         return {**super().networks(), "teacher": module_of(self.teacher)}
 
     def modules(self) -> dict[str, nn.Module]:
-        """Names the teacher, what else has a state, and the encoder of the feature distance."""
+        """Returns the teacher, other parts with state, and the encoder of the feature distance."""
         modules = {"teacher": module_of(self.teacher)}
         if self.thresholds.is_adaptive:
             modules["thresholds"] = self.thresholds
@@ -204,12 +204,12 @@ class SelfTraining(Strategy):
 
     @torch.no_grad()
     def _taught(self, target: Batch, instances: bool, pasted: bool) -> Taught:
-        """Labels the target's images as they are.
+        """Makes the pseudo-labels of target images without strong augmentation.
 
         Args:
             target: the samples.
-            instances: whether the instance heads learn from pseudo-labels.
-            pasted: whether things are pasted on source pictures.
+            instances: whether the instance heads are trained on pseudo-labels.
+            pasted: whether things are pasted on source images.
         """
         images = self.model.images(target)
         features = self.teacher.features(images)
@@ -259,7 +259,7 @@ class SelfTraining(Strategy):
         return {f"mixed_{name}": factor * value for name, value in losses.items()}
 
     def _kept_rows(self, confidence: Tensor, target: Batch) -> Tensor | None:
-        """Returns (N, H) bool, the rows whose pseudo-labels count, None for all."""
+        """Returns (N, H) bool, the rows whose pseudo-labels are used, or None for all."""
         s = self.settings
         if s.IGNORE_TOP == 0 and s.IGNORE_BOTTOM == 0:
             return None
@@ -276,7 +276,7 @@ class SelfTraining(Strategy):
     def _pasted_losses(
         self, source: Batch, images: Tensor, targets: Targets, taught: Taught
     ) -> Losses:
-        """Returns the instance losses of source pictures with things pasted, ``pasted_...``."""
+        """Returns the instance losses of source images with pasted things, ``pasted_...``."""
         assert taught.where is not None and taught.things is not None
         with torch.no_grad():
             shown = mix(taught.where, taught.images, images)

@@ -1,6 +1,6 @@
 """source_only: supervised training on the source, the lower bound of every table.
 
-The oracle, the upper bound, is the same strategy with the labelled target as its source.
+The upper bound (oracle) is the same strategy with the labelled target as its source.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gbw_d2.uda.strategy import STRATEGIES, Batch, Strategy
 
 @STRATEGIES.register("source_only")
 class SourceOnly(Strategy):
-    """Learns from source labels and never looks at the target."""
+    """Trains on source labels and never uses the target."""
 
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int

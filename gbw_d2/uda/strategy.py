@@ -1,4 +1,4 @@
-"""What an adaptation strategy is, and the registry of strategies."""
+"""The interface of adaptation strategies, and their registry."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Batch = Sequence[dict[str, Any]]
 
 STRATEGIES: Registry[type[Strategy]] = Registry("adaptation strategy (UDA.NAME)")
 
-# Entry of a target sample of a stage with pseudo-labels: a dictionary of label entries, apart from
-# the sample's own, so that they are never taken for the target's labels.
+# Entry of a target sample that holds its pseudo-labels: a separate dictionary of label entries, so
+# that they are never mistaken for the target's labels.
 PSEUDO_LABELS = "pseudo_labels"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run with data, a schedule and an optimiser state of its own.
+    """A part of a run with its own data, learning-rate schedule and optimiser state.
 
     Args:
-        name: of the stage, for logs and files.
+        name: name of the stage, for logs and files.
         first: its first iteration, counted over the whole run.
         last: the iteration after its last one.
         lr_factor: factor of all learning rates of the student in this stage.
@@ -51,11 +51,13 @@ class PseudoLabels:
     """Labels of target images that a strategy has written.
 
     Args:
-        folder: holds ``<image id>.png``, 8 bit train ids, 255 = ignore, at any size.
-        image_ids: the target images that are drawn, each with its file.
-        class_pixels: (images, K) labelled pixels by class id, in the order of ``image_ids``.
-        instance_folder: holds ``<image id>.png`` of the same size, 16 bit train id x 1000 + number
-            of the instance, from 1; 0 = none. None where there are semantic labels alone.
+        folder: folder of ``<image id>.png``, 8-bit train ids, 255 = ignore, at any size.
+        image_ids: the target images to draw, each of which has its file.
+        class_pixels: (images, K) number of labelled pixels by class id, in the order of
+            ``image_ids``.
+        instance_folder: folder of ``<image id>.png`` of the same size, colour files as COCO encodes
+            segments: (class id + 1) x 1000 + number of the instance, from 1; 0 = none. None if
+            there are only semantic labels.
     """
 
     folder: Path
@@ -66,12 +68,12 @@ class PseudoLabels:
 
 @dataclass(frozen=True)
 class Mining:
-    """Crops that should show a rare class, in the source and among the pseudo-labels.
+    """Chooses crops that show a rare class, in the source and among the pseudo-labels.
 
     Args:
-        probability: of an image to be asked for one, 0..1.
-        first: class ids that are asked for where the image shows one of them ...
-        second: ... and those that are asked for where it does not.
+        probability: probability that a rare class is requested for an image, 0..1.
+        first: class ids that are requested if the image shows one of them.
+        second: class ids that are requested otherwise.
     """
 
     probability: float
@@ -81,14 +83,15 @@ class Mining:
 
 @dataclass(frozen=True)
 class StageData:
-    """What a stage draws from source and target; the engine builds its loaders from it.
+    """The data that a stage draws from source and target, from which the engine builds its loaders.
 
     Args:
-        with_target: target images are drawn; without them a step's target is None.
-        source_portion: share of the source images that are drawn, in (0, 1]; a greater share holds
-            the images of a smaller one.
-        pseudo_labels: target images come with these, under :data:`PSEUDO_LABELS`.
-        mining: which crops are drawn again until they show a class.
+        with_target: whether target images are drawn; if not, a step's target is None.
+        source_portion: share of the source images that are drawn, in (0, 1]; a larger share
+            includes the images of a smaller one.
+        pseudo_labels: pseudo-labels of the target images, which samples hold under
+            :data:`PSEUDO_LABELS`.
+        mining: crops that are drawn repeatedly until they show a class.
     """
 
     with_target: bool
@@ -98,23 +101,23 @@ class StageData:
 
 
 class TargetImages(Protocol):
-    """The target's images as they are at test time; no sample holds or names a label."""
+    """The target's images as at test time; no sample holds labels or paths of labels."""
 
     def ids(self) -> Sequence[str]:
-        """Returns the image ids of all of them, for every process the same."""
+        """Returns the ids of all images, the same in every process."""
         ...
 
     def batches(self, skip: Container[str] = ()) -> Iterable[Batch]:
-        """Yields this process's share, one image per batch.
+        """Yields this process's share of the images, one image per batch.
 
         Args:
-            skip: ids of images that are left out, and not even read.
+            skip: ids of images that are left out and not read.
         """
         ...
 
 
 class NoImages:
-    """A target without images, for strategies that look at none."""
+    """A target without images, for strategies that need none."""
 
     def ids(self) -> Sequence[str]:
         """See :class:`TargetImages`."""
@@ -131,15 +134,15 @@ def _no_positions() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Context:
-    """What a strategy may use when it prepares a stage.
+    """What a strategy can use when it prepares a stage.
 
     Args:
-        fresh: True where none of the stage's iterations has been done, False on a resumed one.
-        folder: OUTPUT_DIR, for files that must outlive the process; all processes see it.
-        is_main: True in the one process that writes what is there once.
+        fresh: True if the stage begins, False if it is resumed after its first iteration.
+        folder: OUTPUT_DIR, for files that a resumed run needs; all processes can read it.
+        is_main: True in the single process that writes files common to all processes.
         target: the target's images.
-        source_positions: returns (K, h, w) labelled source pixels by class id and place; every
-            process must call it.
+        source_positions: returns (K, h, w), the number of labelled source pixels by class id and
+            position; every process must call it.
     """
 
     fresh: bool
@@ -151,12 +154,13 @@ class Context:
 
 @dataclass(frozen=True)
 class ExtraOptimizer:
-    """An optimiser beside the student's, for instance a discriminator's.
+    """An additional optimiser beside the student's, for instance a discriminator's.
 
     Args:
-        module: whose parameters it steps; one of the strategy's ``modules``.
-        optimizer: over these parameters.
-        lr_factor: share of the learning-rate schedule that is done, 0..1 -> factor of its rates.
+        module: name of the module it optimises, one of the strategy's ``modules``.
+        optimizer: the optimiser of the module's parameters.
+        lr_factor: maps the completed share of the learning-rate schedule, 0..1, to a factor of the
+            optimiser's learning rates.
     """
 
     module: nn.Module
@@ -166,13 +170,13 @@ class ExtraOptimizer:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a strategy may know of the run.
+    """The settings of the run that a strategy may use.
 
     Args:
-        seed: of all its random draws, SEED.
-        max_iter: iterations of the whole run, SOLVER.MAX_ITER.
-        warm_up: share of them, 0..1, before the first loss on the target, UDA.WARM_UP.
-        masked: what UDA.MASKED_CONSISTENCY asks for, None where it is off.
+        seed: SEED, the seed of all its random draws.
+        max_iter: SOLVER.MAX_ITER, iterations of the whole run.
+        warm_up: UDA.WARM_UP, share of these before the first loss on the target, 0..1.
+        masked: the masked consistency of UDA.MASKED_CONSISTENCY, or None if it is off.
 
     Raises:
         UserError: a share out of range.
@@ -189,22 +193,22 @@ class RunSettings:
 
 
 class Strategy:
-    """Says what a training step computes from a source batch and a target batch.
+    """Defines the losses of a training step from a source batch and a target batch.
 
     Args:
-        model: the student; seen through :class:`SegmentationModel` only.
+        model: the student, used only through the interface :class:`SegmentationModel`.
         settings: the strategy's own config node, ``UDA.<NAME>``, or None where it has none.
-        run: what it may know of the run.
+        run: the settings of the run.
 
     Attributes:
-        needs_target: True: the trainer draws target images and stops where DATASETS.TARGET is
-            empty.
-        terms: names of its loss terms with class labels; weighting keeps state for each.
-        has_pseudo_labels: True: where ``masked`` is not None it yields ``masked_losses`` too.
-        asks_for: what the network must be able to do beside :class:`SegmentationModel`, by the
-            names of methods of gbw_d2/modeling/capabilities.py.
-        masked: what hides blocks of target pictures, None where masked consistency is off.
-        weight_log: what the weighted losses of the last step used.
+        needs_target: whether it needs target images; an empty DATASETS.TARGET is then an error.
+        terms: names of its loss terms with class labels; class weighting keeps state for each.
+        has_pseudo_labels: whether it has pseudo-labels, and yields ``masked_losses`` if ``masked``
+            is not None.
+        asks_for: methods of gbw_d2/modeling/capabilities.py that the network must have beside those
+            of :class:`SegmentationModel`.
+        masked: hides blocks of target images, or None where masked consistency is off.
+        weight_log: the class weights that the losses of the last step used.
     """
 
     needs_target = False
@@ -226,7 +230,7 @@ class Strategy:
 
     @classmethod
     def loss_terms(cls, settings: Any) -> tuple[str, ...]:
-        """Names the loss terms with class labels under settings, the node ``UDA.<NAME>``."""
+        """Returns the loss terms with class labels under its settings, the node ``UDA.<NAME>``."""
         return cls.terms
 
     def stages(self) -> Sequence[Stage]:
@@ -234,10 +238,10 @@ class Strategy:
         return [Stage("training", 0, self.max_iter)]
 
     def marks(self) -> dict[str, int]:
-        """Says what begins when: in words -> first iteration.
+        """Returns for each part of the run, described in words, its first iteration.
 
-        Most follow from shares of SOLVER.MAX_ITER. A run that is resumed with other keys must have
-        begun what it had begun before, and nothing else (gbw_d2/engine/resume.py).
+        Most of these follow from shares of SOLVER.MAX_ITER. If a run is resumed with other keys,
+        the parts that have begun must still be the same (gbw_d2/engine/resume.py).
         """
         marks = stage_marks(self.stages())
         if self.needs_target and self.warm_up > 0:
@@ -247,23 +251,24 @@ class Strategy:
         return marks
 
     def prepare(self, stage: Stage, context: Context) -> None:
-        """Does what must be done before a stage's iterations, also where it is resumed.
+        """Prepares a stage before its first iteration, and again where it is resumed.
 
-        The student holds its initial weights, the checkpoint's, or those of the stage before.
+        The student then holds its initial weights, those of the checkpoint, or those of the
+        previous stage.
         """
 
     def data(self, stage: Stage) -> StageData:
-        """Says what a stage draws; asked after :meth:`prepare`."""
+        """Returns the data that a stage draws; called after :meth:`prepare`."""
         return StageData(self.needs_target)
 
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields dictionaries of losses; backward runs on each before the next is asked for.
+        """Yields dictionaries of losses; backward runs on each before the next is computed.
 
         Args:
             source: labelled samples.
-            target: samples without labels, None for stages that draw none.
+            target: samples without labels, or None for stages that draw none.
             iteration: 0-based step.
         """
         raise NotImplementedError
@@ -272,30 +277,30 @@ class Strategy:
         """Runs after the optimisers' steps, for instance to update a teacher."""
 
     def networks(self) -> dict[str, nn.Module]:
-        """Names the networks that may be scored (``EVAL.WEIGHTS``); "student" is always there."""
+        """Returns the networks that can be evaluated (``EVAL.WEIGHTS``), "student" among them."""
         return {"student": module_of(self.model)}
 
     def modules(self) -> dict[str, nn.Module]:
-        """Names the networks beside the student whose weights are kept in checkpoints."""
+        """Returns the networks beside the student whose weights are saved in checkpoints."""
         return {}
 
     def optimizers(self) -> dict[str, ExtraOptimizer]:
-        """Names the optimisers beside the student's; their state is kept in checkpoints."""
+        """Returns the optimisers beside the student's, whose state is saved in checkpoints."""
         return {}
 
     def adapts(self, iteration: int) -> bool:
-        """True from the end of the warm-up on."""
+        """Whether the warm-up is over, so that losses on the target apply."""
         return iteration >= self.warm_up * self.max_iter
 
     def supervised_losses(self, source: Batch) -> Losses:
-        """Returns the losses of a labelled batch; nothing else of the pass is kept in memory."""
+        """Returns the losses of a labelled batch; the pass's other outputs are freed."""
         return self.source_pass(source)[0]
 
     def source_pass(self, source: Batch) -> tuple[Losses, Outputs]:
-        """Runs the student on a labelled batch: the part that all strategies share.
+        """Runs the student on a labelled batch, the part that all strategies share.
 
         Returns:
-            the supervised losses, and the outputs that they come from.
+            the supervised losses, and the outputs that they are computed from.
         """
         outputs = self.outputs(source)
         targets = self.model.targets(source)
@@ -307,7 +312,7 @@ class Strategy:
 
         Args:
             batch: samples of source or target.
-            instances: False leaves out what only instances need.
+            instances: whether to run the instance heads.
         """
         images = self.model.images(batch)
         features = self.model.features(images, self.network_draws(batch))
@@ -319,10 +324,10 @@ class Strategy:
         """Returns the student's losses on masked target images, named ``masked_...``.
 
         Args:
-            target: the samples; each draws its own mask.
-            images: (N, 3, H, W) of them, normalised, augmented or not.
-            targets: pseudo-labels of the images as they were before.
-            pixel_weights: (N, H, W) of the pseudo-labels, None for 1.
+            target: the samples; a mask is drawn for each.
+            images: (N, 3, H, W), their normalised images, with or without augmentation.
+            targets: pseudo-labels of the images before masking.
+            pixel_weights: (N, H, W) weights of the pseudo-labels, or None for 1.
         """
         assert self.masked is not None
         seen = self.masked.draw(self.generators("masked blocks", target), image_size(images))
@@ -337,24 +342,24 @@ class Strategy:
     def network_draws(
         self, batch: Batch, term: str = keys.TERM_SOURCE
     ) -> list[np.random.Generator]:
-        """Returns the generators of networks that draw crops of their own, one per sample.
+        """Returns random generators, one per sample, for networks that draw crops or RoIs.
 
         Args:
-            batch: of which the images are, or were made.
-            term: which images these are (``keys.TERM_*``); those of two terms are independent.
+            batch: the samples that the images are, or were made of.
+            term: which images these are (``keys.TERM_*``); generators of two terms are independent.
         """
         return self.generators(f"network {term}", batch)
 
     def generators(self, purpose: str, batch: Batch) -> list[np.random.Generator]:
-        """Returns one generator per sample, keyed by (seed, purpose, draw of the sample).
+        """Returns one generator per sample, keyed by (seed, purpose, number of the sample's draw).
 
-        Draws then do not depend on how many processes share a batch.
+        So the random numbers do not depend on how many processes share a batch.
         """
         return [keyed_rng(self.seed, purpose, sample[keys.DRAW]) for sample in batch]
 
 
 def stage_marks(stages: Sequence[Stage]) -> dict[str, int]:
-    """Returns the stages as :meth:`Strategy.marks` has them."""
+    """Returns the first iteration of each stage by name, as in :meth:`Strategy.marks`."""
     return {f"stage {stage.name}": stage.first for stage in stages}
 
 
@@ -364,6 +369,6 @@ def image_size(images: Tensor) -> tuple[int, int]:
 
 
 def module_of(network: Any) -> nn.Module:
-    """The protocol says what may be called; that it is a module too, its weights need."""
+    """Returns a network as a module, which the network's interface does not promise."""
     assert isinstance(network, nn.Module)
     return network

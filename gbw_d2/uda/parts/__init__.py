@@ -1,1 +1,1 @@
-"""Pieces that strategies share: functions on tensors that know no strategy and no model."""
+"""Parts shared by strategies: functions on tensors, independent of strategies and networks."""

@@ -1,4 +1,4 @@
-"""Thresholds of class-balanced self-training from histograms, whatever the number of images."""
+"""Thresholds of class-balanced self-training from histograms, for any number of images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LEAST = 2.0**-24
 _OCTAVES = 23
 _HALF = _OCTAVES << _MANTISSA_BITS
 BINS = 2 * _HALF + 1
-# A threshold is below the exact one by less than this share of t and of 1 - t.
+# A threshold is below the exact threshold t by less than this share of t and of 1 - t.
 RELATIVE_ERROR = 2.0**-_MANTISSA_BITS
 
 
 def bin_edges() -> Tensor:
-    """Returns the least float32 number in each bin, (BINS,), rising from 2^-24 to 1.
+    """Returns the least float32 number of each bin, (BINS,), ascending from 2^-24 to 1.
 
-    The first bin also holds what is below its edge; the last one holds 1 alone.
+    The first bin also holds smaller numbers; the last bin holds only 1.
     """
     numbers = torch.arange(_HALF + 1, dtype=torch.int32) << _SHIFT
     low = (numbers + _bits(torch.tensor([_LEAST]))).view(torch.float32)
@@ -62,13 +62,13 @@ def bin_of(values: Tensor) -> Tensor:
 class ConfidenceHistograms:
     """Counts the confidences of the pixels predicted as each class.
 
-    A threshold is the lower edge of the bin that holds the element which an exact sort would take.
-    So it is never greater than the exact one t, and smaller by less than 0.2% (2^-9) of t and of
+    A threshold is the lower edge of the bin that holds the element an exact sort would choose. So
+    it is never greater than the exact threshold t, and smaller by less than 0.2% (2^-9) of t and of
     1 - t, hence by less than 0.001. Memory: K x 23553 integers, 3 MB for 16 classes.
 
     Args:
         num_classes: K.
-        device: of the counts and of what is added.
+        device: the device of the counts and of added pixels.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
@@ -76,7 +76,7 @@ class ConfidenceHistograms:
         self.counts = torch.zeros(num_classes, BINS, dtype=torch.int64, device=self.edges.device)
 
     def add(self, confidence: Tensor, predicted: Tensor) -> None:
-        """Adds pixels.
+        """Adds the confidences of pixels.
 
         Args:
             confidence: any shape, 0..1.
@@ -86,7 +86,7 @@ class ConfidenceHistograms:
         self.counts += torch.bincount(index, minlength=self.counts.numel()).view_as(self.counts)
 
     def all_reduced(self) -> ConfidenceHistograms:
-        """Returns the histograms of all processes; every process must call it."""
+        """Returns the sum of all processes' histograms; every process must call it."""
         total = ConfidenceHistograms(len(self.counts), self.edges.device)
         total.counts = all_reduce_sum(self.counts)
         return total
@@ -96,11 +96,11 @@ class ConfidenceHistograms:
         return self.counts.sum(1)
 
     def class_balanced_thresholds(self, portion: float, min_pixels: int = 0) -> Tensor:
-        """Finds the confidence above which lies a portion of each predicted class (CBST).
+        """Finds per class the confidence above which a portion of its predicted pixels lies (CBST).
 
         Element floor(portion * n), counted from 1, of the n descending confidences of a class, as
         :func:`gbw_d2.uda.parts.pseudo_labels.class_balanced_thresholds` finds it by sorting; here
-        at least element ``min_pixels``, or the last one where there are fewer. A class that is
+        at least element ``min_pixels``, or the last element where there are fewer. A class that is
         never predicted, or whose element would be number 0, has threshold 1.
 
         Args:
@@ -116,7 +116,7 @@ class ConfidenceHistograms:
         return self._at(self.counts, _ranks(self.predicted(), portion, min_pixels))
 
     def medians(self) -> Tensor:
-        """Finds the confidence that the surer half of each class reaches.
+        """Finds the median confidence of the pixels predicted as each class.
 
         Element (n + 1) // 2, counted from 1, of the n descending confidences; 1 where there are
         none.
@@ -127,7 +127,8 @@ class ConfidenceHistograms:
         return self._at(self.counts, (self.predicted() + 1).div(2, rounding_mode="floor"))
 
     def global_thresholds(self, portion: float) -> Tensor:
-        """Finds the one confidence above which lies a portion of all pixels (ST), for each class.
+        """Finds the confidence above which a portion of all pixels lies (ST), equal for all
+        classes.
 
         Args:
             portion: of all pixels to keep, 0..1.

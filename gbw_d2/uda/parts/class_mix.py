@@ -1,4 +1,4 @@
-"""ClassMix: half the classes of a source image pasted onto a target image."""
+"""ClassMix: pastes half of a source image's classes onto a target image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gbw_d2.weighting.pixels import prepare_labels
 
 
 def class_scores(rngs: Sequence[np.random.Generator], num_classes: int) -> Tensor:
-    """Draws what decides which classes of each image are pasted.
+    """Draws the random scores that decide which classes of each image are pasted.
 
     Args:
-        rngs: one generator per image, keyed by its draw.
+        rngs: one generator per image.
         num_classes: K.
 
     Returns:
@@ -25,7 +25,7 @@ def class_scores(rngs: Sequence[np.random.Generator], num_classes: int) -> Tenso
 
 
 def present_classes(labels: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
-    """Returns (N, K) bool: which classes have a pixel in which image.
+    """Returns (N, K) bool, whether an image has a pixel of a class.
 
     Args:
         labels: (N, H, W) int64 class ids.
@@ -40,11 +40,11 @@ def present_classes(labels: Tensor, num_classes: int, ignore_index: int = 255) -
 def drawn_classes(
     labels: Tensor, scores: Tensor, ignore_index: int = 255, present: Tensor | None = None
 ) -> Tensor:
-    """Chooses the ceil(n/2) classes with the greatest score among an image's n classes.
+    """Chooses the ceil(n/2) classes with the highest scores among the n classes of each image.
 
     Olsson et al., ClassMix, WACV 2021; DACS (Tranheden et al., WACV 2021). The DACS code draws
     among the classes of the whole batch, the ignore value included; here pixels without a label are
-    never pasted, for they would only hide target pixels.
+    never pasted, because they would only hide target pixels.
 
     Args:
         labels: (N, H, W) int64 class ids of the source images.
@@ -53,7 +53,7 @@ def drawn_classes(
         present: (N, K) bool, the classes to draw from; None for those of each image.
 
     Returns:
-        (N, K + 1) bool; column K, that of ignored pixels, is False.
+        (N, K + 1) bool; column K, for ignored pixels, is False.
 
     Raises:
         ValueError: ``present`` of another shape than the scores.

@@ -1,4 +1,4 @@
-"""Confidence thresholds: one number, or one per class that follows what the teacher is sure of."""
+"""Confidence thresholds: one number, or one per class that adapts to the teacher's confidence."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from gbw_d2.weighting.distributed import all_reduce_max
 
 MODES = ("fixed", "adaptive")
 
-# Adaptive thresholds remember a part of the run at the most: on a long one as published, on a short
-# one they would else be half way after 700 steps.
+# The running mean covers at most a part of the run: on long runs the momentum is the published one;
+# on short runs that one would have reached only half of its value after 700 steps.
 _PARTS_OF_A_RUN = 20
 
 
 class ClassThresholds(nn.Module):
-    """tau_k <- m tau_k + (1 - m) delta_k (MC-PanDA++, equation 8), or a number that stays.
+    """tau_k <- m tau_k + (1 - m) delta_k (MC-PanDA++, equation 8), or a constant.
 
-    delta_k is the greatest over the segments of class k in the batch of all processes of a quantile
-    of the segment's confidence over its pixels. A class without a segment keeps its threshold.
-    Adaptive thresholds start at 0.
+    delta_k is the maximum, over all segments of class k in the batch of all processes, of a
+    quantile of the confidence of the segment's pixels. A class without a segment keeps its
+    threshold. Adaptive thresholds start at 0.
 
     Args:
         mode: "fixed" or "adaptive".
         num_classes: K.
-        fixed: what all thresholds are where they are fixed, 0..1.
+        fixed: the threshold of all classes in mode "fixed", 0..1.
         momentum: m, 0..1.
-        quantile: of a segment's confidence, 0..1.
-        key: of the mode, for the error.
+        quantile: the quantile of a segment's confidence, 0..1.
+        key: config key of the mode, for the error message.
 
     Raises:
         UserError: another mode.
@@ -58,26 +58,26 @@ class ClassThresholds(nn.Module):
         self.register_buffer("values", torch.full((num_classes,), start))
 
     def take(self, classes: Tensor, owners: Tensor, confidence: Tensor) -> None:
-        """Takes a batch's segments in; every process must call it. Nothing happens where fixed.
+        """Updates adaptive thresholds by a batch's segments; every process must call it.
 
         Args:
-            classes: (N, S) int64 class ids by number, anything else for what is no segment.
+            classes: (N, S) int64 class id of each segment number; any other value marks no segment.
             owners: (N, H, W) int64, number of each pixel's segment, 0..S-1.
             confidence: (N, H, W) float32 in 0..1.
         """
         if not self.is_adaptive:
             return
         quantiles = segment_quantiles(confidence, owners, classes.shape[1], self.quantile)
-        # A number without a pixel is no segment.
+        # A number without a pixel has no segment.
         self.update(torch.where(quantiles > 0, classes, IGNORE_LABEL), quantiles)
 
     @torch.no_grad()
     def update(self, classes: Tensor, quantiles: Tensor) -> None:
-        """Takes in what each segment's confidence is; every process must call it.
+        """Updates adaptive thresholds by segments' confidences; every process must call it.
 
         Args:
-            classes: (...,) int64 class ids, anything else for what is no segment.
-            quantiles: of the same shape, 0..1, of each segment's confidence.
+            classes: (...,) int64 class ids; any other value marks no segment.
+            quantiles: the quantile of each segment's confidence, of the same shape, 0..1.
         """
         count = len(self.values)
         known = (classes >= 0) & (classes < count)
@@ -89,17 +89,17 @@ class ClassThresholds(nn.Module):
         self.values.copy_(torch.where(delta >= 0, moved, self.values))
 
     def of(self, classes: Tensor) -> Tensor:
-        """Returns the thresholds of class ids of any shape; of what is no class, the last one's."""
+        """Returns the thresholds of class ids of any shape; other ids get the last class's."""
         return self.values[classes.clamp(max=len(self.values) - 1)]
 
 
 def build_thresholds(
     settings: Any, num_classes: int, iterations: int, node: str
 ) -> ClassThresholds:
-    """Builds what THRESHOLDS, CONFIDENCE_THRESHOLD, THRESHOLD_MOMENTUM and _QUANTILE ask for.
+    """Builds thresholds from THRESHOLDS, CONFIDENCE_THRESHOLD, THRESHOLD_MOMENTUM and _QUANTILE.
 
     Args:
-        settings: a strategy's node with these keys.
+        settings: a strategy's config node with these keys.
         num_classes: K.
         iterations: of the whole run.
         node: its name, for errors.
@@ -115,20 +115,20 @@ def build_thresholds(
     )
 
 
-# Steps of confidence that are told apart.
+# Number of confidence levels that are distinguished.
 _LEVELS = 1 << 20
 
 
 @torch.no_grad()
 def segment_quantiles(confidence: Tensor, owners: Tensor, count: int, quantile: float) -> Tensor:
-    """Returns a quantile of each segment's confidence: the least that so many pixels do not exceed.
+    """Returns a quantile of the confidence of each segment's pixels.
 
-    One sort of all pixels by segment and confidence, however many segments there are.
+    All pixels are sorted once by segment and confidence, for any number of segments.
 
     Args:
-        confidence: (N, H, W) in 0..1, told apart to a millionth.
+        confidence: (N, H, W) in 0..1, with a resolution of a millionth.
         owners: (N, H, W) int64, number of each pixel's segment, 0..count - 1.
-        count: of numbers.
+        count: number of segment numbers.
         quantile: 0..1.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Inter-task regularisation: what detections and semantic pseudo-labels say of each other (CVRN).
+"""Inter-task regularisation: detections and semantic pseudo-labels correct each other (CVRN).
 
 Huang et al., Cross-View Regularization for Domain Adaptive Panoptic Segmentation, CVPR 2021;
-docs/equations.md 14. Written from what the released code computes.
+docs/equations.md 14. The computation follows that of the released code.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from gbw_d2.label_spaces import IGNORE_LABEL
 from gbw_d2.modeling.capabilities import FoundObject
 from gbw_d2.uda.parts.labelling import INSTANCES_PER_CLASS
 
-# Detections below are not looked at, and thresholds of classes lie between these two.
+# Detections with a lower score are ignored; the classes' thresholds lie between these two numbers.
 LEAST_SCORE, GREATEST_THRESHOLD = 0.5, 0.9
-# Share of a mask's pixels with its class's label from which on a detection counts as certain.
+# A detection is confirmed if at least this share of its mask's pixels has the label of its class.
 AGREEMENT = 0.9
-# ... and from which on the mask's other pixels may take on its label.
+# From this share on, the mask's other pixels may take over the label.
 MAJORITY = 0.5
 
 
@@ -31,14 +31,14 @@ def self_information(p: Tensor) -> Tensor:
 
 
 class _Checked:
-    """A detection beside the semantic prediction under its mask.
+    """A detection and the semantic prediction under its mask.
 
     Args:
         found: the detection.
         logits: (K, H, W) of the image.
-        normaliser: (H, W) log of the sum of their exponentials.
+        normaliser: (H, W) logarithm of the sum of the logits' exponentials.
         labels: (H, W) uint8 semantic pseudo-labels.
-        threshold: of its class, 0..1.
+        threshold: threshold of the detection's class, 0..1.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class _Checked:
         rows, columns = found.place
         self.probability = (logits[found.class_id, rows, columns] - normaliser[found.place]).exp()
         self.doubt = self_information(self.probability)
-        # The detection's own doubt: that of its score before anything has confirmed it.
+        # The detection's self-information, that of its original score.
         self.own_doubt = float(self_information(torch.tensor(found.score, dtype=torch.float64)))
         inside = self.doubt[found.mask]
         agreeing = (labels[found.place][found.mask] == found.class_id).float()
@@ -64,7 +64,7 @@ class _Checked:
         self.accepted = self.confirmed and self.own_doubt < greatest
 
     def correct(self, labels: Tensor, predicted: Tensor, is_thing: Tensor) -> None:
-        """Changes the labels (H, W) uint8 under the mask, as far as the detection is surer."""
+        """Changes the labels (H, W) uint8 under the mask where the detection is more certain."""
         found = self.found
         view, seen = labels[found.place], predicted[found.place]
         other_thing = is_thing[view.long()] & (view != found.class_id)
@@ -85,16 +85,17 @@ def cross_checked(
     thresholds: Sequence[float],
     thing_ids: Sequence[int],
 ) -> tuple[Tensor, np.ndarray]:
-    """Corrects pseudo-labels by detections, and accepts detections by pseudo-labels.
+    """Corrects pseudo-labels by detections, and accepts detections that pseudo-labels confirm.
 
     A detection of class c with score s is confirmed where s exceeds the class's threshold or most
-    of its mask has label c. It is accepted where it is confirmed and surer than some pixel of its
-    mask: -s log2 s < max -p_c log2 p_c. Under the mask of a confirmed one, labels of other things
-    go where the pixel is less sure; and where the mask as a whole is less sure and most of it has
-    label c, the surer half of the other pixels that are predicted as c get that label.
+    of its mask has label c. It is accepted where it is confirmed and more certain than some pixel
+    of its mask: -s log2 s < max -p_c log2 p_c. Under the mask of a confirmed detection, labels of
+    other things are removed at pixels that are less certain than the detection. Where the mask as a
+    whole is less certain and most of it has label c, the more certain half of the other pixels that
+    are predicted as c gets label c.
 
     Args:
-        logits: (K, H, W), as the labels were made of them.
+        logits: (K, H, W), the logits that the labels were taken from.
         labels: (H, W) uint8 class ids, 255 = none; not changed.
         objects: detections of the image.
         thresholds: of each class, 0..1.
@@ -102,7 +103,8 @@ def cross_checked(
 
     Returns:
         (H, W) uint8 labels, and (H, W) int32 accepted instances as
-        :func:`gbw_d2.uda.parts.labelling.kept_instances` numbers them, the surest above.
+        :func:`gbw_d2.uda.parts.labelling.kept_instances` numbers them; the most certain instance is
+        on top.
     """
     wide = logits.float()
     normaliser, predicted = wide.logsumexp(0), wide.argmax(0)

@@ -1,4 +1,4 @@
-"""Labels the target for CVRN's second stage: class-balanced, and cross-checked by detections."""
+"""Makes pseudo-labels for CVRN's second stage: class-balanced and cross-checked by detections."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from gbw_d2.uda.parts.cross_check import GREATEST_THRESHOLD, LEAST_SCORE, cross_
 from gbw_d2.uda.parts.round_labeller import RoundLabeller
 from gbw_d2.uda.strategy import Batch
 
-# Entry of an image's result: its detections, None where the network has none.
+# The entry of an image's result that holds its detections, None where the network has none.
 _OBJECTS = "objects"
 
 
 class CrossCheckLabeller(RoundLabeller):
-    """A :class:`RoundLabeller` whose network detects objects beside its semantic prediction.
+    """A :class:`RoundLabeller` for networks that also detect objects.
 
-    The instances' thresholds are the medians of the scores from 1/2 on, at most 0.9.
+    The threshold of a class's instances is the median of the scores that are at least 1/2, limited
+    to 0.9.
     """
 
     rule = "cross_check"
@@ -34,7 +35,7 @@ class CrossCheckLabeller(RoundLabeller):
         ]
 
     def thing_scores(self, result: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Returns scores and class ids of the detections that are looked at."""
+        """Returns scores and class ids of the detections whose score is high enough."""
         sure = [each for each in result[_OBJECTS] or () if each.score >= LEAST_SCORE]
         scores = torch.tensor([each.score for each in sure], dtype=torch.float32)
         return scores, torch.tensor([each.class_id for each in sure], dtype=torch.int64)
@@ -46,7 +47,7 @@ class CrossCheckLabeller(RoundLabeller):
     def labels_and_instances(
         self, result: dict[str, Any], chosen: dict[str, Any], thresholds: Tensor
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns an image's labels and instances after each has been checked by the other."""
+        """Returns an image's labels and instances, cross-checked against each other."""
         labels, _ = super().labels_and_instances(result, chosen, thresholds)
         if result[_OBJECTS] is None:
             return labels, None

@@ -1,4 +1,4 @@
-"""The discriminator of output-space adversarial training, and the maps that it sees."""
+"""The discriminator of output-space adversarial training, and its input maps."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Discriminator(nn.Sequential):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Lets modules be initialised from a seed; the process's own random state is left as it was."""
+    """Initialises modules from a seed; the process's random state is restored at the end."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -76,9 +76,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Switches ``requires_grad`` of all parameters off, and back to what it was at the end.
+    """Sets ``requires_grad`` of all parameters to False, and restores it at the end.
 
-    A graph that is built inside gives the parameters no gradient, also when backward runs later.
+    A graph that is built inside gives the parameters no gradient, even if backward runs later.
     """
     parameters = [p for module in modules for p in module.parameters()]
     before = [p.requires_grad for p in parameters]

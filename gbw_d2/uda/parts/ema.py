@@ -12,7 +12,7 @@ def ema_decay(iteration: int, alpha: float) -> float:
     """Returns min(1 - 1/(t + 1), alpha): the teacher's share in its own update.
 
     Tarvainen and Valpola, NIPS 2017, with the ramp of DACS: 0 at t = 0, so that the teacher starts
-    as a copy, 1/2 at t = 1, a plain mean of all students until alpha is reached.
+    as a copy of the student; until alpha is reached the teacher is the plain mean of all students.
 
     Args:
         iteration: t >= 0.
@@ -25,12 +25,13 @@ def ema_decay(iteration: int, alpha: float) -> float:
 def update(teacher: nn.Module, student: nn.Module, decay: float, buffers: bool = False) -> None:
     """Sets each parameter of the teacher to decay * teacher + (1 - decay) * student, in place.
 
-    DACS and DAFormer leave the teacher's buffers alone, so that its running statistics are those of
-    its own passes in training mode; here they follow the student, and the teacher can be scored.
+    DACS and DAFormer do not update the teacher's buffers, so that its running statistics are those
+    of its own passes in training mode; here they follow the student's, so that the teacher can be
+    evaluated.
 
     Args:
         teacher: a module of the student's structure.
-        student: the module that is trained; not changed.
+        student: the module that is trained; it is not changed.
         decay: from ``ema_decay``, 0..1; 0 copies the student exactly.
         buffers: True averages floating-point buffers like parameters, False copies them. Other
             buffers are copied always.

@@ -1,4 +1,4 @@
-"""Feature distance to ImageNet features on the cells of thing classes."""
+"""DAFormer's feature distance to ImageNet features, on the cells of thing classes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def thing_cells(
     min_share: float = 0.75,
     ignore_index: int = 255,
 ) -> Tensor:
-    """Chooses the cells of a feature map that one thing class fills.
+    """Chooses the cells of a feature map that are mostly covered by one thing class.
 
-    DAFormer (Hoyer et al., CVPR 2022), thing-class ImageNet feature distance. The share of a class
-    is that of all pixels of the cell, ignored ones included.
+    DAFormer (Hoyer et al., CVPR 2022), thing-class ImageNet feature distance. A class's share is
+    relative to all pixels of the cell, including ignored ones.
 
     Args:
         labels: (N, H, W) int64 class ids.
@@ -42,7 +42,7 @@ def thing_cells(
     rows = torch.arange(height, device=labels.device) * size[0] // height
     columns = torch.arange(width, device=labels.device) * size[1] // width
     cells = rows.unsqueeze(1) * size[1] + columns
-    # A scatter, not the pooled one-hot map: that has K + 1 floats for every pixel.
+    # A scatter instead of a pooled one-hot map, which would need K + 1 floats per pixel.
     counts = torch.zeros(images, size[0] * size[1] * bins, device=labels.device)
     ones = counts.new_ones(()).expand(images, height * width)
     counts.scatter_add_(1, (cells * bins + targets).flatten(1), ones)
@@ -51,15 +51,15 @@ def thing_cells(
     is_thing = torch.zeros(bins, dtype=torch.bool)
     is_thing[list(thing_ids)] = True
     things = is_thing.to(labels.device, non_blocking=True)[winner]
-    # A map finer than the labels has cells without a pixel; they are not chosen.
+    # If the map is finer than the labels, some cells have no pixel; they are not chosen.
     return things & (most > 0) & (most >= min_share * counts.sum(-1))
 
 
 def feature_distance(student: Tensor, reference: Tensor, cells: Tensor) -> Tensor:
     """Averages the distance between features over the chosen cells (DAFormer).
 
-    The mean is over the cells of all processes: the processes' results have it as their mean.
-    Every process must call it. No chosen cell: 0, with gradient 0.
+    The mean is over the cells of all processes: it equals the mean of the processes' results. Every
+    process must call it. Without any chosen cell the result is 0 with gradient 0.
 
     Args:
         student: (N, C, h, w) features with gradient.

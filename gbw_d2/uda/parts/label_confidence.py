@@ -1,4 +1,4 @@
-"""What pseudo-labels of pixels are worth: shares of confident ones, in batch, image or segment."""
+"""Weights of pseudo-labels: the share of confident pixels in the batch, image or segment."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from gbw_d2.uda.parts.pseudo_labels import confidence_weights
 
 PER = ("batch", "image", "segment")
 
-# Cells along the longer side of the map that segments are found on.
+# Number of cells along the longer side of the map on which segments are found.
 _CELLS = 256
 
 
 @dataclass(frozen=True)
 class LabelSegments:
-    """Connected pseudo-segments of a batch, on every ``step``-th row and column of it.
+    """Connected regions of a batch's pseudo-labels, on every ``step``-th row and column.
 
     Attributes:
-        classes: (N, S) int64 class ids by number, 255 = none; most numbers are without a cell.
+        classes: (N, S) int64 class id of each segment number, 255 = none; most numbers are unused.
         owners: (N, h, w) int64, number of each cell's segment, 0..S-1.
         confidence: (N, h, w) float32 in 0..1.
-        step: pixels from cell to cell.
+        step: distance between cells, pixels.
     """
 
     classes: Tensor
@@ -36,7 +36,7 @@ class LabelSegments:
     step: int
 
     def shares(self, where: Tensor) -> Tensor:
-        """Returns (N, h, w) float32, the share of a cell's segment where ``where`` is True."""
+        """Returns (N, h, w) float32, the share of each cell's segment where ``where`` is True."""
         return at_owners(owner_shares(self.owners, self.classes.shape[1], where), self.owners)
 
     def at_pixels(self, cells: Tensor, rows: int, columns: int) -> Tensor:
@@ -54,14 +54,15 @@ def label_segments(labels: Tensor, confidence: Tensor, kept: Tensor | None) -> L
     Args:
         labels: (N, H, W) int64 class ids.
         confidence: (N, H, W) float32.
-        kept: (N, H) bool, rows whose pseudo-labels count; elsewhere there is no segment. None: all.
+        kept: (N, H) bool, rows whose pseudo-labels are used, or None for all; other rows have no
+            segments.
     """
     step = -(-max(labels.shape[1:]) // _CELLS)
     cells = slice(step // 2, None, step)
     classes = labels[:, cells, cells]
     if kept is not None:
         classes = torch.where(kept[:, cells].unsqueeze(2), classes, IGNORE_LABEL)
-    # A region has the number of its first cell, and so its class.
+    # A region's number is that of its first cell, which also gives its class.
     owners = connected_regions(classes)
     return LabelSegments(classes.flatten(1), owners, confidence[:, cells, cells], step)
 
@@ -70,18 +71,19 @@ def label_segments(labels: Tensor, confidence: Tensor, kept: Tensor | None) -> L
 def label_weights(
     labels: Tensor, confidence: Tensor, thresholds: ClassThresholds, per: str, kept: Tensor | None
 ) -> Tensor:
-    """Weighs pseudo-labels by a share of confident pixels; adaptive thresholds see them first.
+    """Weights pseudo-labels by a share of confident pixels, after updating adaptive thresholds.
 
-    A pixel is confident where its confidence reaches its class's threshold. ``batch`` and
-    ``image``: DACS, see ``confidence_weights``; ``segment``: the share of its connected segment,
-    MC-PanDA's mask-wide scaling for networks of pixels. Every process must call it.
+    A pixel is confident where its confidence reaches its class's threshold. ``batch`` and ``image``
+    use the share of DACS, see ``confidence_weights``; ``segment`` uses the share of the pixel's
+    connected segment, MC-PanDA's mask-wide scaling for networks that classify pixels. Every process
+    must call it.
 
     Args:
         labels: (N, H, W) int64 class ids.
         confidence: (N, H, W) float32 in 0..1.
-        thresholds: of the classes.
+        thresholds: the confidence thresholds of the classes.
         per: one of ``PER``.
-        kept: (N, H) bool, rows whose pseudo-labels count, or None for all.
+        kept: (N, H) bool, rows whose pseudo-labels are used, or None for all.
 
     Returns:
         (N, H, W) float32 in 0..1.

@@ -1,4 +1,4 @@
-"""Confidence and class-balanced labels of one whole image, and the instances that are kept."""
+"""Class-balanced pseudo-labels of one whole image, their confidence, and its kept instances."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gbw_d2.weighting.pixels import row_chunks, shifted_rows
 def confidence_and_class(
     logits: Tensor, prior: Tensor | None = None, shift: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Returns max_c q(c) p_c and its class at each pixel.
+    """Returns max_c q(c) p_c and the class c that attains it, for each pixel.
 
     Args:
         logits: (K, H, W), any floating dtype.
@@ -29,7 +29,7 @@ def confidence_and_class(
         (H, W) float32 in 0..1 and (H, W) int64.
     """
     if prior is None:
-        # The greatest probability needs no division of the others.
+        # Only the highest probability has to be divided by the softmax's denominator.
         labels, confidence = pseudo_labels(logits.unsqueeze(0), shift)
         return confidence[0], labels[0]
     confidence = torch.empty(logits.shape[1:], dtype=torch.float32, device=logits.device)
@@ -65,9 +65,9 @@ def class_balanced_labels(
 
 @torch.no_grad()
 def image_score(confidence: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """Returns the mean over the classes of an image of their pixels' mean confidence.
+    """Returns the mean over an image's classes of the mean confidence of their pixels.
 
-    The class-balanced score by which the authors of CBST chose 505 of Cityscapes' 2975 images.
+    By this class-balanced score the authors of CBST chose 505 of Cityscapes' 2975 images.
 
     Args:
         confidence: (H, W) of :func:`confidence_and_class`.
@@ -82,7 +82,7 @@ def image_score(confidence: Tensor, classes: Tensor, num_classes: int) -> Tensor
     return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum()
 
 
-# Written instances are numbered (class id + 1) x this + 1, 2, ...
+# Instances are written as (class id + 1) x this number + 1, 2, ...
 INSTANCES_PER_CLASS = 1000
 
 SegmentsInfo = Sequence[Mapping[str, Any]]
@@ -101,7 +101,7 @@ def kept_instances(
     segments_info: SegmentsInfo,
     thresholds: Sequence[float],
 ) -> np.ndarray:
-    """Numbers the things whose score reaches the threshold of their class.
+    """Returns the instances whose score reaches the threshold of their class, numbered.
 
     Args:
         segments: (H, W) segment ids, 0 = void.
@@ -126,7 +126,8 @@ def kept_instances(
 def _probabilities(
     logits: Tensor, prior: Tensor | None, shift: Tensor | None
 ) -> Iterator[tuple[slice, Tensor]]:
-    # A softmax of all rows would be as large as the logits of the whole image.
+    # Done in chunks, because a softmax of all rows would be as large as the logits of the whole
+    # image.
     image = logits.unsqueeze(0)
     for rows in row_chunks(image):
         probs = shifted_rows(image, rows, shift)[0].float().softmax(0)

@@ -1,4 +1,4 @@
-"""Masked image consistency: blocks of a target picture are hidden from the student (MIC)."""
+"""Masked image consistency: blocks of a target image are hidden from the student (MIC)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MaskedConsistency:
-    """Hides a share of each picture's blocks; the student has to guess them from what is around.
+    """Hides a share of each image's blocks, which the student must predict from their surroundings.
 
     Hoyer et al., MIC, CVPR 2023; docs/equations.md 10b. As in the released code each block is
-    hidden by a draw of its own, and what is hidden has the mean colour.
+    hidden independently, and hidden pixels get the mean colour.
 
     Args:
-        loss_weight: factor of the losses on masked pictures, > 0.
+        loss_weight: factor of the losses on masked images, > 0.
         block: side of a block, pixels; 64 in MIC for crops of 1024 x 1024, 32 for 512 x 512.
         ratio: share of the blocks that are hidden, 0..1; 0.7 in MIC.
     """
@@ -29,15 +29,15 @@ class MaskedConsistency:
     ratio: float = 0.7
 
     def draw(self, rngs: Sequence[np.random.Generator], size: tuple[int, int]) -> Tensor:
-        """Draws which blocks of each picture are seen.
+        """Draws which blocks of each image are visible.
 
         Args:
-            rngs: one generator per picture, keyed by its draw.
-            size: (rows, columns) of the pictures, pixels.
+            rngs: one generator per image.
+            size: (rows, columns) of the images, pixels.
 
         Returns:
-            (N, 1, rows, columns) float32 on the CPU, 1 seen and 0 hidden, of round(pixels / block)
-            rows and columns of blocks, at least one.
+            (N, 1, rows, columns) float32 on the CPU, 1 visible and 0 hidden; an image has
+            round(pixels / block) blocks along each side, at least one.
         """
         cells = [max(1, round(side / self.block)) for side in size]
         seen = [rng.random(cells, dtype=np.float32) > self.ratio for rng in rngs]

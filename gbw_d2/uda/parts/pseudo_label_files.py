@@ -1,13 +1,13 @@
-"""The files of a round of self-training: one PNG per image, and what is known of them all.
+"""The files of a round of self-training: one PNG file per image, and files about all of them.
 
-    <folder>/thresholds.json     first: whose labels these are, and by which thresholds
+    <folder>/thresholds.json     written first: the network that made the labels, their thresholds
     <folder>/labels/<id>.png     8 bit class ids, 255 = ignore
     <folder>/instances/<id>.png  of panoptic networks: a colour PNG file, as COCO codes segments:
                                  R + 256 G + 65536 B = (class id + 1) x 1000 + number, 0 = none
-    <folder>/pixels.npy          labelled pixels (images, K) by class id, in the order of the images
-    <folder>/round.json          last: the labels are complete
+    <folder>/pixels.npy          number of labelled pixels (images, K) by class id, in image order
+    <folder>/round.json          written last: the labels are complete
 
-Every file is written under a temporary name and renamed, so that what is there is whole.
+Every file is written under a temporary name and then renamed, so that existing files are complete.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def weights_digest(network: nn.Module) -> str:
 
 
 class RoundFiles:
-    """The files of one round; what any of them holds belongs to one key.
+    """The files of one round; all of them belong to one key.
 
     Args:
-        folder: of the round.
+        folder: the round's folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,7 +63,7 @@ class RoundFiles:
         self._pixels = folder / "pixels.npy"
 
     def start(self, key: Mapping[str, Any]) -> None:
-        """Makes the folder, and empties it where it holds what belongs to another key."""
+        """Makes the folder, and empties it if its files belong to another key."""
         try:
             if self.folder.exists() and self.thresholds().get("key") != dict(key):
                 shutil.rmtree(self.folder)
@@ -72,7 +72,7 @@ class RoundFiles:
             raise _unwritable(self.folder, error) from error
 
     def thresholds(self) -> dict[str, Any]:
-        """Returns what :meth:`write_thresholds` wrote, {} where there is nothing."""
+        """Returns what :meth:`write_thresholds` wrote, or {} if there is nothing."""
         return _read_json(self._thresholds)
 
     def write_thresholds(self, content: Mapping[str, Any]) -> None:
@@ -80,17 +80,17 @@ class RoundFiles:
         _write(self._thresholds, _as_json(content))
 
     def summary(self) -> dict[str, Any]:
-        """Returns the last file's content, {} where the labels are not complete."""
+        """Returns the last file's content, or {} if the labels are not complete."""
         return _read_json(self._summary)
 
     def chosen(self, num_classes: int) -> dict[str, Any]:
-        """Returns what :meth:`write_thresholds` wrote, once it is what a round goes on from.
+        """Returns what :meth:`write_thresholds` wrote, after checking that a round can use it.
 
         Args:
             num_classes: K.
 
         Raises:
-            PseudoLabelError: an entry is missing, or is not what it should be.
+            PseudoLabelError: an entry is missing or invalid.
         """
         content = self.thresholds()
         try:
@@ -111,11 +111,11 @@ class RoundFiles:
         """Returns the labelled pixels (images, K) of :meth:`finish`.
 
         Raises:
-            PseudoLabelError: they cannot be read, or are those of something else.
+            PseudoLabelError: the file cannot be read, or does not fit the images and classes.
         """
         try:
             found = np.load(self._pixels, allow_pickle=False)
-        # NumPy hands on whatever Python's parser or an archive raises of a damaged head.
+        # For a damaged header NumPy passes on any error of Python's parser or of an archive.
         except Exception as error:
             raise PseudoLabelError(
                 f"cannot read '{self._pixels}' ({_first_line(error)}); delete its folder"
@@ -123,8 +123,8 @@ class RoundFiles:
         shape = getattr(found, "shape", None)
         if shape != (images, num_classes) or found.dtype.kind not in "iu" or (found < 0).any():
             raise PseudoLabelError(
-                f"'{self._pixels}' holds other things than pixels of {images} images and "
-                f"{num_classes} classes; delete its folder"
+                f"'{self._pixels}' does not hold the pixels of {images} images and {num_classes} "
+                "classes; delete its folder"
             )
         return found
 
@@ -142,13 +142,13 @@ class RoundFiles:
     def write_labels(
         self, image_id: str, labels: np.ndarray, instances: np.ndarray | None = None
     ) -> None:
-        """Writes the labels of an image; where they are there, its instances are there too.
+        """Writes an image's labels, after its instances, so that labels never exist without them.
 
         Args:
             image_id: of the image.
             labels: (H, W) uint8 class ids, 255 = ignore.
-            instances: (H, W) int32, (class id + 1) x 1000 + number, 0 = none; None for none at
-                all.
+            instances: (H, W) int32, (class id + 1) x 1000 + number, 0 = none; or None for no
+                instances.
         """
         assert labels.dtype == np.uint8
         if instances is not None:

@@ -28,7 +28,7 @@ def pseudo_labels(logits: Tensor, shift: Tensor | None = None) -> tuple[Tensor, 
     shape = (logits.shape[0], *logits.shape[2:])
     labels = torch.empty(shape, dtype=torch.int64, device=logits.device)
     confidence = torch.empty(shape, dtype=torch.float32, device=logits.device)
-    # In chunks: a softmax of all rows would be as large as the logits themselves.
+    # In chunks, because a softmax of all rows would be as large as the logits themselves.
     for rows in row_chunks(logits):
         chunk = shifted_rows(logits, rows, shift).float()
         greatest, labels[:, rows] = chunk.max(1)
@@ -44,15 +44,15 @@ def confidence_weights(
     per_image: bool = False,
     kept: Tensor | None = None,
 ) -> Tensor:
-    """Weighs pseudo-labels by the share of confident pixels (DACS, Tranheden et al., WACV 2021).
+    """Weights pseudo-labels by the share of confident pixels (DACS, Tranheden et al., WACV 2021).
 
-    The share is that of all pixels, those that are not kept included. Without ``per_image`` every
-    process must call it.
+    The share is relative to all pixels, including those that are not kept. Without ``per_image``
+    every process must call it.
 
     Args:
         confidence: (N, H, W) from ``pseudo_labels``.
-        threshold: a pixel is confident from here on, 0..1; 0.968 in DACS and DAFormer. Or
-            (N, H, W), one for each pixel.
+        threshold: a pixel is confident from this confidence on, 0..1 (0.968 in DACS and DAFormer);
+            a number, or (N, H, W), one for each pixel.
         per_image: True for the share of each image, False for that of the batch of all processes.
         kept: (N, H) bool of ``rows_outside_margins``, False for rows with weight 0; None keeps all.
 
@@ -69,19 +69,21 @@ def confidence_weights(
 
 
 def rows_outside_margins(places: Sequence[Tensor], rows: int, top: float, bottom: float) -> Tensor:
-    """Finds the rows of target crops whose pseudo-labels count: those not in the images' margins.
+    """Finds the rows of target crops whose pseudo-labels are used: those outside the margins.
 
-    The own car's hood and the rim of a rectified picture have no class, and what a teacher calls
-    them grows into the street (DAFormer and HRDA leave them out on Cityscapes).
+    The ego vehicle's hood and the border of a rectified image have no class, and a teacher's wrong
+    labels of them spread into the street (DAFormer and HRDA ignore them on Cityscapes).
 
     Args:
-        places: per image (h,) of its rows: 0 the image's upper edge, 1 its lower one.
+        places: per image (h,), the position of each row: 0 at the image's upper edge, 1 at its
+            lower edge.
         rows: H of the batch; rows that an image lacks are padding.
         top: share of the image's rows at its top that are left out, 0..1.
         bottom: share at its bottom, likewise.
 
     Returns:
-        (N, H) bool, where the places are: True for rows that count, False in margins and padding.
+        (N, H) bool, where the places are: True for rows that are used, False in margins and
+        padding.
     """
     padded = torch.stack([F.pad(place, (0, rows - len(place)), value=2.0) for place in places])
     return (padded >= top) & (padded < 1 - bottom)
@@ -89,11 +91,11 @@ def rows_outside_margins(places: Sequence[Tensor], rows: int, top: float, bottom
 
 @torch.no_grad()
 def class_balanced_thresholds(probs: Tensor, portion: float) -> Tensor:
-    """Finds the confidence above which lies a given portion of each predicted class.
+    """Finds per class the confidence above which a given portion of its predicted pixels lies.
 
     CBST (Zou et al., ECCV 2018): element floor(portion * n), counted from 1, of the
     descending confidences of the n pixels predicted as the class; 1 where there is no such element.
-    As the released code, but without its sub-sampling of every fourth pixel.
+    This is as in the released code, but without its sub-sampling of every fourth pixel.
 
     Args:
         probs: (N, K, H, W) probabilities.
@@ -108,7 +110,7 @@ def class_balanced_thresholds(probs: Tensor, portion: float) -> Tensor:
     if not 0 <= portion <= 1:
         raise ValueError(f"portion is {portion}; expected 0..1")
     confidence, predicted = (values.flatten() for values in probs.max(1))
-    # By class, and within a class by falling confidence: the later of two stable sorts leads.
+    # Sorted by class, and within a class by descending confidence, with two stable sorts.
     order = confidence.argsort(descending=True)
     order = order[predicted[order].argsort(stable=True)]
     counts = torch.zeros(probs.shape[1], dtype=torch.int64, device=probs.device)

@@ -1,4 +1,4 @@
-"""Labels the target for one round of class-balanced self-training, and writes it to files."""
+"""Makes and writes the pseudo-labels of one round of class-balanced self-training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gbw_d2.weighting.distributed import all_reduce_sum
 
 logger = logging.getLogger(__name__)
 
-# UDA.CBST.POLICY -> thresholds of the histograms for a portion and a least number of pixels.
+# For each UDA.CBST.POLICY the thresholds by histograms, portion and least number of pixels.
 POLICIES: dict[str, Callable[[ConfidenceHistograms, float, int], Tensor]] = {
     "class_balanced": ConfidenceHistograms.class_balanced_thresholds,
     "global": lambda histograms, portion, _: histograms.global_thresholds(portion),
@@ -34,13 +34,15 @@ POLICIES: dict[str, Callable[[ConfidenceHistograms, float, int], Tensor]] = {
 
 @dataclass(frozen=True)
 class LabellingPolicy:
-    """Which pixels, instances and images of the target are labelled.
+    """Chooses the pixels, instances and images of the target that get pseudo-labels.
 
     Attributes:
         policy: a name in ``POLICIES``: one threshold per class, or one for all.
-        portion: 0..1, of the pixels predicted as a class, or of all, that are labelled.
-        min_pixels_per_class: at least so many of a class, where so many are predicted.
-        target_portion: 0..1, of the images; those that the network is surest of.
+        portion: share of the pixels predicted as a class, or of all pixels, that are labelled,
+            0..1.
+        min_pixels_per_class: at least so many pixels of a class are labelled, if so many are
+            predicted.
+        target_portion: share of the images, 0..1; those with the highest confidence are used.
         instance_pseudo_labels: whether a panoptic network's instances are labelled too.
     """
 
@@ -52,21 +54,23 @@ class LabellingPolicy:
 
 
 class RoundLabeller:
-    """Labels the target with the network as it is, once, and goes on where it was interrupted.
+    """Labels all target images once with a network, and continues where it was interrupted.
 
-    Zou et al., CBST, ECCV 2018; docs/equations.md 11. All target images are looked at twice: for
-    the thresholds, and for the labels. What is taken from an image's result, derived classes say.
+    Zou et al., CBST, ECCV 2018; docs/equations.md 11. The network runs on all target images twice:
+    for the thresholds, and for the labels. Derived classes define what is taken from the network's
+    result.
 
     Args:
         model: the network that labels.
-        policy: what is labelled.
-        prior: (K, h, w) probabilities of the classes by place, or None.
-        shift: (K,) added to the logits that labels are made of, or None.
-        files: where thresholds and labels of the round lie.
+        policy: chooses pixels, instances and images.
+        prior: (K, h, w) probabilities of the classes by position, or None.
+        shift: (K,) to add to the logits before labels are taken, or None for 0.
+        files: the files of the round's thresholds and labels.
         context: the target's images, and which process writes.
 
     Attributes:
-        rule: name of how labels are made of results; labels of another rule are not taken over.
+        rule: name of the rule by which labels are made of results; labels made by another rule are
+            not reused.
     """
 
     rule = "panoptic"
@@ -87,7 +91,7 @@ class RoundLabeller:
         self.device = next(module_of(model).parameters()).device
         self.shift = None if shift is None else shift.to(self.device)
         self._priors = PriorAtSize(prior, self.device)
-        # What the labels depend on: those of another key are not taken over.
+        # All that the labels depend on: labels of another key are not reused.
         self.key = {
             "weights": weights_digest(module_of(model)),
             "classes": list(model.label_space.class_names),
@@ -99,15 +103,15 @@ class RoundLabeller:
         }
 
     def label(self, number: int) -> None:
-        """Writes thresholds and labels of round ``number``, or what of them is missing."""
+        """Writes those of the thresholds and labels of round ``number`` that are missing."""
         files, context, found = self.files, self.context, 0
         if context.is_main:
             files.start(self.key)
             found = bool(files.thresholds()) + bool(files.summary())
-        # Files may be seen late by other processes, so the first one says what there is.
+        # Other processes may see files late, so the first process tells them which exist.
         found = int(all_reduce_sum(torch.tensor(found, device=self.device)))
         if found == 2:
-            logger.info("Pseudo-labels of round %d are there: %s", number, files.folder)
+            logger.info("Pseudo-labels of round %d already exist: %s", number, files.folder)
             return
         with _evaluating(module_of(self.model)):
             if found == 0:
@@ -122,25 +126,25 @@ class RoundLabeller:
         self._wait()
 
     def _wait(self) -> None:
-        """Lets all processes come here before any goes on."""
+        """Waits until all processes have arrived."""
         all_reduce_sum(torch.zeros(1, device=self.device))
 
     def _look_at(
         self, batches: Iterable[Batch], look: Callable[[str, dict[str, Any]], None]
     ) -> None:
-        """Calls ``look`` with each image's id and the network's result, at the file's size."""
+        """Calls ``look`` with each image's id and the network's result at the image file's size."""
         for number, batch in enumerate(batches, start=1):
             with torch.no_grad():
                 results = self.results(batch)
             for sample, result in zip(batch, results, strict=True):
                 look(sample[keys.IMAGE_ID], result)
-            # The logits of an image must be gone when the next one comes.
+            # The logits of an image must be freed before the next image.
             del results, result
             if number % 200 == 0:
                 logger.info("%d target images", number)
 
     def results(self, batch: Batch) -> list[dict[str, Any]]:
-        """Returns each image's result, with ``sem_seg``, at the file's size."""
+        """Returns each image's result, with ``sem_seg``, at the image file's size."""
         return self.model(batch)
 
     def thing_scores(self, result: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -149,11 +153,11 @@ class RoundLabeller:
         return labelling.scores_of_things(segments)
 
     def thing_thresholds(self, totals: ConfidenceHistograms) -> Tensor:
-        """Returns the least score (K,) of things that are labelled."""
+        """Returns the score (K,) from which on things are labelled."""
         return POLICIES[self.policy.policy](totals, self.policy.portion, 1)
 
     def find_thresholds(self) -> dict[str, Any]:
-        """Looks at all target images once; returns thresholds and which images are labelled."""
+        """Runs on all target images once; returns thresholds, and which images are labelled."""
         space, device, ids = self.model.label_space, self.device, list(self.context.target.ids())
         place = {image_id: i for i, image_id in enumerate(ids)}
         histograms = ConfidenceHistograms(space.num_classes, device)
@@ -184,7 +188,7 @@ class RoundLabeller:
         }
 
     def write_labels(self, chosen: dict[str, Any]) -> np.ndarray:
-        """Writes the labels that are missing; returns labelled pixels (images, K) of all."""
+        """Writes the missing labels; returns the labelled pixels (images, K) of all images."""
         space, device, images = self.model.label_space, self.device, chosen["images"]
         files, context = self.files, self.context
         thresholds = torch.tensor(chosen["thresholds"], device=device)
@@ -196,7 +200,7 @@ class RoundLabeller:
             pixels[place[image_id]] = torch.from_numpy(counts[: space.num_classes])
 
         there = {image_id for image_id in images if files.path_of(image_id).is_file()}
-        # Nobody writes before everybody has looked.
+        # No process writes before every process has listed the existing files.
         self._wait()
         if context.is_main:
             for image_id in there:
@@ -223,8 +227,8 @@ class RoundLabeller:
 
         Returns:
             (H, W) uint8 class ids, 255 = ignore; (H, W) int32 instances as
-            :func:`gbw_d2.uda.parts.labelling.kept_instances` numbers them, None for networks and
-            settings without.
+            :func:`gbw_d2.uda.parts.labelling.kept_instances` numbers them, or None for networks and
+            settings without instances.
         """
         logits = result[keys.SEM_SEG]
         prior = self._priors.of(logits)
@@ -244,8 +248,9 @@ class RoundLabeller:
         never = round_summary.never_predicted(rows)
         if never:
             logger.warning(
-                "Round %d: never predicted on the target, so without pseudo-labels (threshold 1): "
-                "%s. Only the source teaches them in this round.",
+                "Round %d: classes that are never predicted on the target and so have no "
+                "pseudo-labels (threshold 1): %s. They are learned from the source alone in this "
+                "round.",
                 number,
                 ", ".join(never),
             )

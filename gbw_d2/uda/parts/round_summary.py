@@ -1,4 +1,4 @@
-"""The summary of a round of labelling, for its file and for the log."""
+"""The summary of a round's pseudo-labels, for its file and for the log."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ def class_rows(
 
     Args:
         names: of the classes.
-        thresholds: confidence from which on a pixel is labelled.
+        thresholds: confidence from which on a pixel is labelled, 0..1.
         predicted: pixels predicted as the class.
-        labelled: pixels labelled as the class; they may be more than the portion of the predicted,
-            since the greatest ratio decides and not the greatest probability.
+        labelled: pixels labelled as the class; there may be more than the chosen portion of the
+            predicted pixels, because a pixel's label is the class with the highest ratio and not
+            the highest probability.
     """
     return {
         name: {
@@ -33,7 +34,7 @@ def class_rows(
 
 
 def never_predicted(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """Names the classes that no pixel was predicted as."""
+    """Returns the names of the classes that are predicted at no pixel."""
     return [name for name, row in rows.items() if row["predicted_pixels"] == 0]
 
 

@@ -1,4 +1,4 @@
-"""SegMix: half of the segments of a source image pasted onto a target image."""
+"""SegMix: pastes half of a source image's segments onto a target image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gbw_d2.ops.segments import segment_attributes
 def segment_mask(
     segment_map: np.ndarray, segments_info: Sequence[Mapping[str, Any]], rng: np.random.Generator
 ) -> np.ndarray:
-    """Chooses ceil(n / 2) of the n visible segments and returns where they are.
+    """Chooses ceil(n / 2) of the n visible segments and returns the mask of their pixels.
 
-    Martinovic et al., MC-PanDA, ECCV 2024, section 3.4: segments, not classes; things and stuff
-    alike. Crowds and what is not a class are no segments.
+    Martinovic et al., MC-PanDA, ECCV 2024, section 3.4: segments instead of classes, both things
+    and stuff. Crowds and void are no segments.
 
     Args:
         segment_map: (H, W) segment ids, 0 = void.

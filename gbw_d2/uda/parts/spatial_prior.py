@@ -1,4 +1,4 @@
-"""Where in an image each class is to be expected, from the labels of the source (CBST-SP)."""
+"""The spatial prior of each class, computed from source labels (CBST-SP)."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Raised whenever the same counts would give another prior.
+# The version, to be raised whenever the same counts would give another prior.
 VERSION = 1
 
 
 def spatial_prior(counts: np.ndarray, kernel_share: float) -> Tensor:
-    """Returns q_n(c): how often class c stands at place n, smoothed.
+    """Computes q_n(c), the smoothed frequency of class c at position n.
 
     Zou et al., ECCV 2018, section 3.3: class frequencies of the source at each pixel, smoothed by a
     70 x 70 Gaussian kernel. Standard deviation and normalisation are not published with the code;
-    here the kernel ends at three standard deviations, and each class sums to the same over all
-    places, since a factor per class changes little but the first argmax: where a class stands
-    matters, not how frequent it is. The greatest value of all is 1.
+    here the kernel ends at three standard deviations, and each class has the same sum over all
+    positions, so that the prior depends on where a class occurs and not on how frequent it is. The
+    maximum of all values is 1.
 
     Args:
-        counts: (K, h, w) labelled source pixels of each class at each place.
+        counts: (K, h, w) number of labelled source pixels of each class at each position.
         kernel_share: side of the kernel as a share of the rows; 70 / 1052 in CBST.
 
     Returns:
-        (K, h, w) float32 in 0..1; a class that the source does not show is 0 everywhere.
+        (K, h, w) float32 in 0..1; a class that is absent from the source is 0 everywhere.
 
     Raises:
         ValueError: counts without any pixel, or a kernel that is not in 0..1.
@@ -52,15 +52,15 @@ def spatial_prior(counts: np.ndarray, kernel_share: float) -> Tensor:
 
 
 def resampled(prior: Tensor, size: tuple[int, int], device: torch.device | str) -> Tensor:
-    """Brings a prior to the grid of an image, bilinearly.
+    """Resizes a prior bilinearly to the size of an image.
 
     Args:
         prior: (K, h, w) of :func:`spatial_prior`.
         size: (rows, columns) of the image.
-        device: where the result goes.
+        device: device of the result.
 
     Returns:
-        (K, rows, columns) float16, since it is as large as the logits of a whole image.
+        (K, rows, columns) float16, to save memory: it is as large as the logits of a whole image.
     """
     result = torch.empty(len(prior), *size, dtype=torch.float16, device=device)
     # Plane by plane: all of them at once would need float32 of the same size beside it.
@@ -71,11 +71,11 @@ def resampled(prior: Tensor, size: tuple[int, int], device: torch.device | str) 
 
 
 class PriorAtSize:
-    """A prior at the size of the image at hand; the images of a target mostly have one size.
+    """A prior at the size of the current image, cached because most target images have one size.
 
     Args:
         prior: of :func:`spatial_prior`, or None for none.
-        device: where it is used.
+        device: device of the resized prior.
     """
 
     def __init__(self, prior: Tensor | None, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Colour jitter and Gaussian blur for mixed images, drawn for each image by itself."""
+"""Colour jitter and Gaussian blur for mixed images, drawn independently for each image."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ class StrongAugmentation:
 
     Brightness is added, contrast multiplied, each then clamped to 0..1; saturation and hue act in
     HSV. Three differences from the released code: the four steps come in this fixed order, not in
-    a random one; each image decides for itself whether it is changed, where the release decides
-    for the batch; and the blur's kernel ends at four of the greatest standard deviations.
+    a random one; the decision whether to augment is drawn per image, in the release per batch; and
+    the blur's kernel ends at four of the greatest standard deviations.
 
     Args:
         jitter: strength s: brightness and hue (in turns) move by up to s, contrast and saturation
             by up to the factor 1 +- s; 0..1.
-        jitter_probability: of an image to be jittered; the release names it 0.2 and acts with 0.8.
-        blur_probability: of an image to be blurred.
+        jitter_probability: probability of jitter; the release's setting is 0.2, but its code
+            applies 0.8.
+        blur_probability: probability of blur.
         min_sigma: least standard deviation of the blur, pixels, > 0.
         max_sigma: greatest one.
     """
@@ -46,10 +47,10 @@ class StrongAugmentation:
             )
 
     def draw(self, rngs: Sequence[np.random.Generator]) -> Tensor:
-        """Draws the parameters of each image; the same number of draws whatever comes out.
+        """Draws the parameters of each image, always with the same number of random draws.
 
         Args:
-            rngs: one generator per image, keyed by its draw.
+            rngs: one generator per image.
 
         Returns:
             (N, 7) float32 on the CPU. Columns: jittered or not (1 or 0), brightness (added),
@@ -67,7 +68,7 @@ class StrongAugmentation:
 
     @torch.no_grad()
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """Jitters, then blurs; images whose draw says no come out bit for bit as they were.
+        """Applies jitter, then blur; images drawn for neither are returned unchanged.
 
         Args:
             images: (N, 3, H, W) RGB in 0..1, any floating dtype; H and W greater than the blur's
@@ -89,7 +90,7 @@ class StrongAugmentation:
 
 
 def _adjust_hsv(images: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
-    """Multiplies the saturation, clamped to 0..1, and turns the hue.
+    """Multiplies the saturation, clamped to 0..1, and rotates the hue.
 
     Args:
         images: (N, 3, H, W) RGB in 0..1.
@@ -99,7 +100,7 @@ def _adjust_hsv(images: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
     red, green, blue = images.split(1, dim=1)
     value = images.amax(1, keepdim=True)
     chroma = value - images.amin(1, keepdim=True)
-    # The hue in sixths of a turn; a grey pixel has none, and any will do.
+    # The hue in sixths of a turn; a grey pixel has no hue, so any value will do.
     is_red, is_green = value == red, value == green
     difference = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
     sixths = difference.div_(chroma.clamp(min=torch.finfo(chroma.dtype).tiny))
@@ -114,7 +115,7 @@ def _adjust_hsv(images: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Convolves each image with its own Gaussian, borders mirrored without the edge pixel.
+    """Convolves each image with its own Gaussian; borders are mirrored without the edge pixel.
 
     Args:
         images: (N, C, H, W).

@@ -1,4 +1,4 @@
-"""Style by histograms: pictures that take on the colours of the target picture before them."""
+"""Style transfer by histograms: an image takes on the colours of the previous target image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVELS = 256
 
 
 def histograms(images: Sequence[Tensor]) -> Tensor:
-    """Counts the levels of each channel of pictures (C, H, W) uint8: (N, C, 256) int64."""
+    """Returns (N, C, 256) int64, the histogram of each channel of images (C, H, W) uint8."""
     found = []
     for image in images:
         levels = image.flatten(1).long()
@@ -25,14 +25,14 @@ def histograms(images: Sequence[Tensor]) -> Tensor:
 
 
 def matching_tables(own: Tensor, wanted: Tensor) -> Tensor:
-    """Finds for each level the level that gives a picture the colours of another one.
+    """Computes lookup tables that give an image the histogram of another image.
 
-    Histogram matching, as scikit-image has it: a level goes to where the other picture has the same
-    quantile, linearly between the levels that the other picture shows.
+    Histogram matching, as scikit-image has it: a level is mapped to the other image's level of the
+    same quantile, with linear interpolation between the levels that occur in the other image.
 
     Args:
         own: (N, C, 256) int64 counts.
-        wanted: (N, C, 256) int64 counts; where all are 0 a picture stays as it is.
+        wanted: (N, C, 256) int64 counts; where all are 0 the image stays unchanged.
 
     Returns:
         (N, C, 256) float32 in 0..255.
@@ -42,7 +42,7 @@ def matching_tables(own: Tensor, wanted: Tensor) -> Tensor:
         counts.cumsum(2).double() / counts.sum(2, keepdim=True) for counts in (own, wanted)
     )
     upper = torch.searchsorted(reached, quantile).clamp(max=LEVELS - 1)
-    # The level before that the other picture shows; -1 where there is none.
+    # The next lower level that occurs in the other image, or -1.
     shown = torch.where(wanted > 0, torch.arange(LEVELS, device=wanted.device), -1)
     before = torch.cat([torch.full_like(shown[..., :1], -1), shown.cummax(2).values[..., :-1]], 2)
     lower = before.gather(2, upper)
@@ -53,14 +53,14 @@ def matching_tables(own: Tensor, wanted: Tensor) -> Tensor:
 
 
 def restyled(batch: Batch, wanted: Tensor) -> Batch:
-    """Gives each sample's picture the colours of another one.
+    """Gives each sample's image the colours of another image.
 
     Args:
         batch: samples.
-        wanted: (N, C, 256) int64 counts of the other pictures, on the device where it is done.
+        wanted: (N, C, 256) int64 histograms of the other images, on the device of the computation.
 
     Returns:
-        The same samples with pictures in float32, 0..255.
+        The same samples with images in float32, 0..255.
     """
     images = [sample[keys.IMAGE].to(wanted.device, non_blocking=True) for sample in batch]
     tables = matching_tables(histograms(images), wanted)
@@ -74,10 +74,10 @@ def restyled(batch: Batch, wanted: Tensor) -> Batch:
 
 
 class StyleStream(nn.Module):
-    """Remembers the colours of the last target picture of the run; they are in its checkpoint.
+    """Stores the histogram of the run's last target image, also in checkpoints.
 
     Attributes:
-        last: (3, 256) int64 counts, all 0 where there was none yet.
+        last: (3, 256) int64 counts, all 0 before the first image.
     """
 
     last: Tensor
@@ -87,9 +87,9 @@ class StyleStream(nn.Module):
         self.register_buffer("last", torch.zeros(3, LEVELS, dtype=torch.int64))
 
     def before(self, batch: Batch) -> Tensor:
-        """Returns the counts (N, 3, 256) of the picture before each one, and moves on.
+        """Returns the histograms (N, 3, 256) of the image before each one, and stores the last.
 
-        The pictures of all processes are one stream; every process must call it.
+        The images of all processes form one stream; every process must call it.
         """
         device = self.last.device
         own = histograms([s[keys.IMAGE].to(device, non_blocking=True) for s in batch])
