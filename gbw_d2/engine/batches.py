@@ -82,7 +82,7 @@ def _source_stream(
         cfg: the config.
         num_images: their number.
         class_counts: returns their labelled pixels (images, K).
-        mining: which crops should show a rare class.
+        mining: chooses crops that show a rare class, or None.
     """
     rare = cfg.DATASETS.RARE_CLASS_SAMPLING
     if not rare.ENABLED:
@@ -110,10 +110,10 @@ def build_batches(data: RunData, start: int, stage_data: StageData | None = None
     """Builds the endless iterator over (source batch, target batch or None).
 
     Args:
-        data: of the run.
-        start: iteration of the first batch; what comes does not depend on what came before.
-        stage_data: what the stage draws; None for all source images, and all target images without
-            labels where the strategy needs them.
+        data: the run's data.
+        start: iteration of the first batch; batches do not depend on earlier ones.
+        stage_data: the data that the stage draws; None for all source images, and all target images
+            without labels if the strategy needs them.
     """
     cfg = data.cfg
     if stage_data is None:
@@ -145,17 +145,18 @@ def build_batches(data: RunData, start: int, stage_data: StageData | None = None
 
 
 def warn_of_void(batches: Iterable[Batch], period: int) -> Iterator[Batch]:
-    """Passes batches on and warns once where ``period`` of them show no labelled pixel."""
+    """Yields the batches, and warns once if the first ``period`` of them have no labelled pixel."""
     stream = iter(batches)
     for number, batch in enumerate(stream, 1):
         yield batch
-        # Looked at until the first label only, and on the host, where the loader leaves them.
+        # Labels are checked until the first one is found, on the host, where the loader leaves
+        # them.
         if any(bool((s[keys.SEM_SEG] != IGNORE_LABEL).any()) for s in batch):
             break
         if number == period:
             logger.warning(
-                "No pixel of the source was labelled in %d iterations, so nothing is learned; look "
-                "at its labels with datasets/prepare_*.py --check",
+                "No pixel of the source was labelled in %d iterations, so nothing is learned; "
+                "check its labels with datasets/prepare_*.py --check",
                 period,
             )
     yield from stream
@@ -202,7 +203,7 @@ def _decoded_cache(cfg: CfgNode) -> DecodedCache | None:
 
 
 def _target_reader(data: RunData) -> ImageReader:
-    """Returns what reads the target's training images."""
+    """Returns the reader of the target's training images."""
     cache = _decoded_cache(data.cfg)
     if cache is None:
         return read_image
@@ -213,7 +214,7 @@ def _target_reader(data: RunData) -> ImageReader:
 def _labelled_target(
     data: RunData, stage_data: StageData, shared: dict[str, Any]
 ) -> Iterator[Batch]:
-    """Builds the batches of target images with the labels that the strategy wrote."""
+    """Builds batches of target images with the pseudo-labels that the strategy wrote."""
     labels: PseudoLabels | None = stage_data.pseudo_labels
     assert labels is not None
     cfg, space = data.cfg, data.space
@@ -221,7 +222,7 @@ def _labelled_target(
     mapper = PseudoLabelMapper(
         labels.folder,
         space,
-        # Crops of the target are judged by no class, as those without labels are not.
+        # Target crops are not chosen by their largest class share, as those without labels are not.
         replace(_augmentation(cfg, "TARGET"), cat_max_ratio=1.0),
         cfg.INPUT.FORMAT,
         PSEUDO_LABELS,
@@ -236,14 +237,14 @@ def _labelled_target(
 
 
 class _TargetImages:
-    """DATASETS.TARGET at test size, for :class:`gbw_d2.uda.strategy.TargetImages`."""
+    """The images of DATASETS.TARGET at test size; see :class:`gbw_d2.uda.strategy.TargetImages`."""
 
     def __init__(self, data: RunData) -> None:
         self.data = data
 
     @cached_property
     def records(self) -> list[Record]:
-        """Records without anything that names or holds a label."""
+        """The images' records without labels and paths of labels."""
         return [{key: record[key] for key in RECORD_KEYS} for record in self.data.target.records]
 
     def ids(self) -> list[str]:
@@ -251,8 +252,9 @@ class _TargetImages:
         return [record[keys.IMAGE_ID] for record in self.records]
 
     def batches(self, skip: Container[str] = ()) -> Iterable[Batch]:
-        """Yields this process's share without ``skip``, one image per batch."""
-        # Shared before any is skipped: another process may see other files by now.
+        """Yields this process's share of the images except ``skip``, one image per batch."""
+        # The images are divided before any is skipped, because another process may already see
+        # other files.
         bounds = [
             len(self.records) * part // comm.get_world_size()
             for part in (comm.get_rank(), comm.get_rank() + 1)
@@ -267,11 +269,11 @@ class _TargetImages:
 
 
 def build_context(data: RunData, fresh: bool) -> Context:
-    """Builds what a strategy may use to prepare a stage; nothing is read before it is asked for.
+    """Builds what a strategy can use to prepare a stage; data are read when first used.
 
     Args:
         data: of the run.
-        fresh: none of the stage's iterations has been done.
+        fresh: whether the stage begins, instead of being resumed after its first iteration.
     """
     return Context(
         fresh,
@@ -283,7 +285,7 @@ def build_context(data: RunData, fresh: bool) -> Context:
 
 
 def test_mapper(cfg: CfgNode) -> TestMapper:
-    """Returns what makes a network's input of a test image's record."""
+    """Returns the mapper from a test image's record to a network's input."""
     return TestMapper(cfg.INPUT.FORMAT, _optional_size(cfg, "TEST_SIZE"))
 
 

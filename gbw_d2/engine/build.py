@@ -28,7 +28,7 @@ def architecture(cfg: CfgNode) -> type[SegmentationModel]:
 
 
 def is_panoptic(cfg: CfgNode) -> bool:
-    """True where the network predicts instances: they are read from labels, and PQ is asked for."""
+    """Whether the network predicts instances, so that labels need them and PQ is computed."""
     return architecture(cfg).predicts_instances(cfg)
 
 
@@ -51,24 +51,25 @@ def build_model(cfg: CfgNode, weighted_losses: WeightedLosses | None = None) -> 
 
     Args:
         cfg: the config.
-        weighted_losses: of :func:`build_training_losses`; None for losses without class weights.
+        weighted_losses: the result of :func:`build_training_losses`; None for losses without class
+            weights.
     """
     losses = {} if weighted_losses is None else {"weighted_losses": weighted_losses}
     device = torch.device(cfg.MODEL.DEVICE)
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg, **losses)
-    # They are beside the network, so that moving it passes them by.
+    # The losses are not part of the network, so moving the network does not move them.
     model.weighted_losses.to(device)
     return model.to(device)
 
 
 def has_native_bfloat16() -> bool:
-    """Returns whether the CPU computes in bfloat16; True where torch cannot tell."""
+    """Returns whether the CPU computes in bfloat16 natively; True if PyTorch cannot tell."""
     asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return asked is None or platform.machine() not in ("x86_64", "AMD64") or bool(asked())
 
 
 def build_precision(cfg: CfgNode) -> Precision:
-    """Builds what SOLVER.AMP asks for."""
+    """Builds the precision that SOLVER.AMP configures."""
     amp = cfg.SOLVER.AMP
     device_type = torch.device(cfg.MODEL.DEVICE).type
     on_cpu = amp.ENABLED and device_type == "cpu"

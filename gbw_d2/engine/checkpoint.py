@@ -1,4 +1,4 @@
-"""Checkpoints of tensors and plain Python, never half-written, that must fit the network."""
+"""Checkpoints of tensors and plain Python data, written atomically and checked when loaded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gbw_d2.modeling.backbones.pretrained import envelope, first_line, unusable
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
-# What pickle and torch raise on bytes that are damaged or of another kind.
+# The errors of pickle and PyTorch for files that are damaged or of another kind.
 _UNREADABLE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -53,12 +53,13 @@ class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, with atomic writing and errors instead of warnings.
 
     Attributes:
-        strict: True where the file must hold the whole network and all that is checkpointed beside
-            it (resuming, evaluation); False where it may hold a part of it (ImageNet weights).
-        trust: True where a file may run the code that it holds.
-        entries: what else every checkpoint holds; a resumed one hands them to ``check_entries``.
-        reinitialise: True where layers of another shape are started anew, and a classifier of other
-            classes keeps the rows of those that it shares (MODEL.REINITIALISE_MISMATCHED).
+        strict: whether the file must hold the whole network and everything else that is
+            checkpointed (resuming, evaluation), or may hold a part of it (ImageNet weights).
+        trust: whether a file may execute code that it contains.
+        entries: further entries of every checkpoint; on resuming they are passed to
+            ``check_entries``.
+        reinitialise: whether layers of another shape are initialised anew, and a classifier of
+            other classes keeps the rows of the classes in common (MODEL.REINITIALISE_MISMATCHED).
     """
 
     strict = False
@@ -71,12 +72,12 @@ class Checkpointer(DetectionCheckpointer):
         """Writes ``name``.pth under a temporary name, renames it, then tags it as the last one.
 
         Args:
-            name: without a suffix.
-            last: whether ``--resume`` goes on from it.
+            name: file name without suffix.
+            last: whether ``--resume`` continues from it.
             kwargs: further entries.
 
         Raises:
-            CheckpointError: it cannot be written; what was there before is untouched.
+            CheckpointError: it cannot be written; existing files are unchanged.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -92,7 +93,7 @@ class Checkpointer(DetectionCheckpointer):
             if last:
                 self.tag_last_checkpoint(path.name)
         except (OSError, RuntimeError) as error:
-            # A full disk reaches us as a RuntimeError of torch's archive writer.
+            # A full disk appears as a RuntimeError of PyTorch's archive writer.
             raise CheckpointError(
                 f"checkpoint '{path}' could not be written ({error}); make room on the disk and "
                 "go on from the one before with --resume"
@@ -100,14 +101,14 @@ class Checkpointer(DetectionCheckpointer):
         self.logger.info("Saved checkpoint %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Names the newest checkpoint in ``last_checkpoint``, atomically."""
+        """Writes the name of the newest checkpoint into ``last_checkpoint``, atomically."""
         write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def leave_out_damaged(self) -> None:
-        """Tags the newest whole checkpoint as the last one, where the tagged one is cut off.
+        """Tags the newest complete checkpoint as the last one if the tagged one is truncated.
 
-        A copy that was broken off, or a disk that lost its last writes, leaves such a file. Where
-        no older one is whole, the tag stays, and loading says what is wrong with the file.
+        An interrupted copy, or a disk that lost its last writes, leaves a truncated file. If no
+        older checkpoint is complete, the tag is kept, and loading reports the error in the file.
         """
         if comm.is_main_process() and self.has_checkpoint():
             last = Path(self.get_checkpoint_file())
@@ -115,7 +116,7 @@ class Checkpointer(DetectionCheckpointer):
             whole = next((path for path in older if path != last and _is_whole(path)), None)
             if last.is_file() and not _is_whole(last) and whole is not None:
                 self.logger.warning(
-                    "Checkpoint '%s' is cut off; going on from the one before it, %s",
+                    "Checkpoint '%s' is truncated; resuming from the one before it, %s",
                     last,
                     whole.name,
                 )
@@ -123,7 +124,7 @@ class Checkpointer(DetectionCheckpointer):
         comm.synchronize()
 
     def get_checkpoint_file(self) -> str:
-        """Returns the file that ``last_checkpoint`` names, "" where there is none."""
+        """Returns the file that ``last_checkpoint`` names, or "" if there is none."""
         last = last_checkpoint(Path(self.save_dir))
         return "" if last is None else str(last)
 
@@ -131,8 +132,9 @@ class Checkpointer(DetectionCheckpointer):
         """Loads a checkpoint.
 
         Raises:
-            CheckpointError: no such file, one that cannot be read or that would run code, a tensor
-                of another shape, no tensor of this network, or (strict) a missing one.
+            CheckpointError: the file does not exist, cannot be read, or would execute code; it has
+                a tensor of another shape or no tensor of this network; or (strict) a tensor is
+                missing.
         """
         if not path:
             return super().load(path, *args, **kwargs)
@@ -150,10 +152,10 @@ class Checkpointer(DetectionCheckpointer):
         except (CheckpointError, InitialWeightsError) as error:
             raise CheckpointError(f"weights '{path}': {error}") from error
         except ConfigError:
-            # Of the comparison of configs, which says all.
+            # The error of comparing the configs, which is already complete.
             raise
         except _UNREADABLE as error:
-            # Optimiser and weighting schemes compare what they get with what they are.
+            # Optimiser and weighting schemes check the state that they restore.
             raise CheckpointError(
                 f"weights '{path}' are damaged or were written by a run with other settings, so "
                 f"--resume cannot go on from them: {first_line(error)}"
@@ -216,7 +218,7 @@ class Checkpointer(DetectionCheckpointer):
         return incompatible
 
     def _meet_classes(self, checkpoint: dict[str, Any]) -> None:
-        """Compares the classes of a checkpoint, where it has any, with those of the network."""
+        """Compares the classes of a checkpoint, if it names any, with those of the network."""
         ours = getattr(self.model, "label_space", None)
         if LABEL_SPACE not in checkpoint or ours is None:
             return
@@ -239,7 +241,7 @@ class Checkpointer(DetectionCheckpointer):
 
 
 def _is_whole(path: Path) -> bool:
-    """Returns whether a checkpoint has its table of contents, which is written last."""
+    """Returns whether a checkpoint has its archive directory, which is written last."""
     try:
         with zipfile.ZipFile(path):
             return True
@@ -248,10 +250,10 @@ def _is_whole(path: Path) -> bool:
 
 
 def look_for_weights(path: str) -> None:
-    """Looks whether a file of weights is there; an address, "://", is not asked.
+    """Checks that a file of weights exists; addresses ("://") are not checked.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: it does not exist.
     """
     if "://" not in path and not os.path.isfile(path):
         raise _absent(path)
@@ -265,11 +267,11 @@ def _absent(path: str) -> CheckpointError:
 
 
 def scored_weights(cfg: Any, resume: bool) -> str:
-    """Returns the checkpoint that --eval-only scores, "" where there is none.
+    """Returns the checkpoint that --eval-only evaluates, or "" if there is none.
 
     Args:
         cfg: the config.
-        resume: whether the last one of OUTPUT_DIR goes before MODEL.WEIGHTS.
+        resume: whether the last checkpoint of OUTPUT_DIR takes precedence over MODEL.WEIGHTS.
     """
     last = last_checkpoint(Path(cfg.OUTPUT_DIR)) if resume else None
     return str(cfg.MODEL.WEIGHTS if last is None else last)

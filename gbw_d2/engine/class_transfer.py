@@ -1,4 +1,4 @@
-"""Weights of a network of other classes: which differ, and the rows of those that both have."""
+"""Transfer of weights between networks of different classes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LABEL_SPACE = "label_space"
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Returns the checkpoint that ``last_checkpoint`` in an OUTPUT_DIR names, None without one.
+    """Returns the checkpoint that ``last_checkpoint`` in an OUTPUT_DIR names, or None.
 
     Raises:
-        UserError: it names no file.
+        UserError: ``last_checkpoint`` names no file.
     """
     path = folder / "last_checkpoint"
     if not path.is_file():
@@ -38,19 +38,20 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def checkpoint_space(weights: str) -> LabelSpace | None:
-    """Returns the label space that a checkpoint carries.
+    """Returns the label space that a checkpoint holds.
 
     Args:
-        weights: a file, or the OUTPUT_DIR of a run for its last one.
+        weights: a checkpoint file, or a run's OUTPUT_DIR for its last checkpoint.
 
     Returns:
-        None where it carries none, or cannot be read: whoever loads it says why.
+        The label space; None if there is none or the file cannot be read, which loading will
+        report.
     """
     path = last_checkpoint(Path(weights)) or Path(weights)
     if path.suffix != ".pth" or not path.is_file():
         return None
     try:
-        # Mapped: the tensors are not read.
+        # The file is memory-mapped, so that tensors are not read.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:
         return None
@@ -60,7 +61,7 @@ def checkpoint_space(weights: str) -> LabelSpace | None:
 
 
 def difference(theirs: LabelSpace, ours: LabelSpace) -> str:
-    """Says in which classes a checkpoint and a network differ, "" where they are the same."""
+    """Describes the difference between a checkpoint's and a network's classes, or returns ""."""
     if theirs.class_names == ours.class_names:
         return ""
     lonely = [
@@ -80,16 +81,16 @@ def with_shared_rows(
     theirs: LabelSpace,
     ours: LabelSpace,
 ) -> dict[str, Any]:
-    """Brings the rows of classifiers into the order of this network's classes.
+    """Reorders the rows of classifiers to the order of this network's classes.
 
     A classifier is a layer called ``predictor`` with one row per class. Rows of classes that the
-    checkpoint lacks stay as they were drawn.
+    checkpoint lacks keep their random initial values.
 
     Args:
-        weights: of the checkpoint.
-        state: of this network.
-        theirs: classes of the checkpoint.
-        ours: classes of this network.
+        weights: the checkpoint's tensors by name.
+        state: this network's tensors by name.
+        theirs: label space of the checkpoint.
+        ours: label space of this network.
     """
     shared = [name for name in ours.class_names if name in theirs.id_of]
     into = [ours.id_of[name] for name in shared]

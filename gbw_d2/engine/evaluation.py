@@ -1,4 +1,4 @@
-"""Scores a network on the test sets and writes the results."""
+"""Evaluates a network on the test sets and writes the results."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Scores:
-    """What one test set gave.
+    """The scores on one test set.
 
     Args:
-        metrics: flat metrics, 0-100.
+        metrics: metrics by name, 0..100.
         per_class: protocol -> class name -> scores.
-        images: that were scored.
-        whole: images of the whole test set; metrics of fewer are named partial.
+        images: number of evaluated images.
+        whole: number of images of the whole test set; metrics on fewer are named partial.
     """
 
     metrics: dict[str, float]
@@ -56,10 +56,10 @@ class Scores:
 
 
 def meet_test_set(cfg: CfgNode, spec: DatasetSpec) -> Scoring:
-    """Says how the network of a config is scored on a test set.
+    """Determines how the network of a config is evaluated on a test set.
 
     Raises:
-        UserError: the test set has no labels, or its classes and the network's do not meet.
+        UserError: the test set has no labels, or its classes do not fit the network's.
     """
     if spec.read_semantic is None:
         raise DatasetError(f"DATASETS.TEST '{spec.name}' has no labels to score by")
@@ -67,7 +67,7 @@ def meet_test_set(cfg: CfgNode, spec: DatasetSpec) -> Scoring:
 
 
 def check_instances(cfg: CfgNode, spec: DatasetSpec) -> None:
-    """Looks, before a step is trained, whether a test set has what PQ needs.
+    """Checks, before training, that a test set has the instances that PQ needs.
 
     Raises:
         DatasetError: the network predicts instances and the test set has none.
@@ -86,9 +86,9 @@ def _build_evaluators(
     protocols: tuple[Protocol, ...],
     folder: Path | None,
 ) -> list[Any]:
-    """Builds the evaluators; the readers of ``spec`` speak class ids of the scored space.
+    """Builds the evaluators; the readers of ``spec`` give class ids of the evaluated label space.
 
-    Where there is no folder, they write nothing.
+    Without a folder they write nothing.
     """
     assert spec.read_semantic is not None
     evaluators: list[Any] = []
@@ -111,7 +111,7 @@ def _build_evaluators(
 
 @dataclass
 class _TestSet:
-    """A test set, how the network meets it, and what scores it."""
+    """A test set with its class mapping and its evaluators."""
 
     records: list[Record]
     whole: int
@@ -132,7 +132,7 @@ def _test_set(data: RunData, name: str, folder: Path | None) -> _TestSet:
 
 
 def best_metric(data: RunData) -> str:
-    """Returns EVAL.BEST_ON as the first test set calls it; "" where none is asked."""
+    """Returns the first test set's name of the metric EVAL.BEST_ON, or "" if none is set."""
     metric = data.cfg.EVAL.BEST_ON
     if not metric or metric in CRITERIA:
         return metric
@@ -141,21 +141,21 @@ def best_metric(data: RunData) -> str:
 
 
 def _folder(cfg: CfgNode, name: str) -> Path:
-    """Returns where a test set's files go: a second one's must not replace the first's."""
+    """Returns the folder of a test set's files, a different one for each test set."""
     output = Path(cfg.OUTPUT_DIR)
     return output if name == cfg.DATASETS.TEST[0] else output / name.replace("/", "_")
 
 
 def evaluate(data: RunData, model: nn.Module, pictures: Path | None = None) -> dict[str, Scores]:
-    """Scores a network on every dataset of DATASETS.TEST.
+    """Evaluates a network on every dataset of DATASETS.TEST.
 
     Args:
         data: of the run.
-        model: the network; it is put back into the mode in which it came.
-        pictures: where a picture panel of the first test set goes; None for none.
+        model: the network; its training mode is restored afterwards.
+        pictures: file for a picture panel of the first test set, or None for none.
 
     Returns:
-        dataset name -> scores; empty on all processes but the first.
+        The scores by dataset name; empty on all processes except the first.
     """
     cfg = data.cfg
     results: dict[str, Scores] = {}
@@ -180,16 +180,16 @@ def evaluate(data: RunData, model: nn.Module, pictures: Path | None = None) -> d
 
 
 def try_evaluation(data: RunData, model: nn.Module) -> None:
-    """Scores the first image of each test set, so that no run ends at its first evaluation.
+    """Evaluates the first image of each test set, so that errors appear before training.
 
-    The first process does, and its error stops them all. Nothing is written or kept.
+    Only the first process evaluates, and its error stops all processes. Nothing is written or kept.
 
     Args:
         data: of the run.
         model: as in :func:`evaluate`.
 
     Raises:
-        UserError: a label cannot be read, or the network cannot be scored at INPUT.TEST_SIZE.
+        UserError: a label cannot be read, or the network cannot be evaluated at INPUT.TEST_SIZE.
     """
     cfg = data.cfg
     read = test_mapper(cfg)
@@ -216,10 +216,10 @@ def try_evaluation(data: RunData, model: nn.Module) -> None:
 
 
 def warnings_of(name: str, per_class: PerClass) -> list[str]:
-    """Says which averaged classes the truth of a test set never shows, per protocol.
+    """Returns warnings about averaged classes that a test set's labels do not contain.
 
-    One stray pixel that is predicted as such a class makes it count, with 0. Where there is none of
-    them at all, the labels are void throughout, or coded in another way than their reader's.
+    A single pixel predicted as such a class makes the class count with a score of 0. If the labels
+    contain no class at all, they are entirely void, or encoded differently than the reader expects.
     """
     found: dict[str, list[str]] = {}
     void: list[str] = []
@@ -254,14 +254,15 @@ def write_results(
     wall_seconds: float,
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes results.json, and each test set's per_class.csv; on the first process only.
+    """Writes results.json and each test set's per_class.csv, on the first process only.
 
     Args:
         cfg: the config.
         results: of :func:`evaluate`.
         iterations: training iterations behind the network.
-        wall_seconds: since the start of the program.
-        more: entries of ``run`` in results.json: the label-free criteria, the best checkpoint.
+        wall_seconds: seconds since the start of the program.
+        more: further entries of ``run`` in results.json: the label-free criteria, the best
+            checkpoint.
     """
     if not comm.is_main_process() or not (results or more):
         return

@@ -1,7 +1,7 @@
-"""Stops a run whose losses, gradients or labels cannot be used, without making a GPU wait.
+"""Stops a run whose losses or gradients are not finite or whose labels are invalid.
 
-On the CPU a step's values are looked at before the optimiser uses them. On a GPU they are copied
-to the host without waiting and looked at one step later, when they have arrived.
+On the CPU a step's values are checked before the optimiser uses them. On a GPU they are copied to
+the host asynchronously and checked one step later, so that the GPU never waits.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ Flags = Mapping[tuple[str, str], Tensor]
 
 @dataclass
 class _Pending:
-    """A step's values on their way to the host."""
+    """A step's values during their asynchronous copy to the host."""
 
     iteration: int
     names: list[str]
     flags: list[tuple[str, str]]
-    # First those of the names, then those of the flags.
+    # First the values by name, then the flags.
     values: Tensor
     files: list[str]
     arrived: torch.cuda.Event | None
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Returns the Euclidean norm of all gradients together, a tensor without axes."""
+    """Returns the Euclidean norm of all gradients together, a scalar tensor."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(())
@@ -42,7 +42,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 class FiniteCheck:
-    """Remembers each step's losses, gradient norm and files until they have been looked at."""
+    """Holds each step's losses, gradient norm and file names until they have been checked."""
 
     def __init__(self) -> None:
         self._pending: deque[_Pending] = deque()
@@ -54,13 +54,13 @@ class FiniteCheck:
         files: list[str],
         flags: Flags | None = None,
     ) -> None:
-        """Takes a step's values and looks at those that are on the host.
+        """Stores a step's values and checks those that have arrived on the host.
 
         Args:
             iteration: the step.
             values: name -> tensor without axes, all on one device.
             files: file names of the step's images.
-            flags: what the weighted losses could not look at on their device.
+            flags: flags that the weighted losses have set on their device.
 
         Raises:
             FloatingPointError: a value is NaN or inf; names the step, the values and the files.
@@ -81,10 +81,10 @@ class FiniteCheck:
             self._look_at(self._pending.popleft())
 
     def finish(self) -> None:
-        """Looks at all that is left, waiting for it.
+        """Waits for all remaining values and checks them.
 
         Raises:
-            FloatingPointError: as for :meth:`add`.
+            FloatingPointError, ValueError: as in :meth:`add`.
         """
         while self._pending:
             step = self._pending.popleft()

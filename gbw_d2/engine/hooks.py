@@ -1,4 +1,4 @@
-"""What happens beside the training steps: evaluation and the record of class weights."""
+"""Hooks of the training loop: checkpoints, evaluation, and the record of class weights."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from detectron2.utils import comm
 
 
 def periodic_checkpointer(checkpointer: Checkpointer, period: int, kept: int) -> HookBase:
-    """Writes a checkpoint every ``period`` iterations and one at the end.
+    """Returns a hook that writes a checkpoint every ``period`` iterations and one at the end.
 
     Args:
-        checkpointer: writes them.
+        checkpointer: writes the checkpoints.
         period: iterations.
-        kept: newest ones that stay, those of a resumed run among them; 0 for all. The last of the
-            run and the best by an evaluation stay beside them.
+        kept: number of newest checkpoints to keep, including those before a resumption; 0 for all.
+            The run's last checkpoint and the best one by EVAL.BEST_ON are always kept.
     """
     hook = hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=kept or None)
     there = Path(checkpointer.save_dir).glob(f"model_{'[0-9]' * 7}.pth")
@@ -34,7 +34,7 @@ def periodic_checkpointer(checkpointer: Checkpointer, period: int, kept: int) ->
 
 
 class Evaluation(HookBase):
-    """Evaluates every ``period`` iterations and after the last one.
+    """A hook that evaluates every ``period`` iterations and after the last one.
 
     Args:
         period: iterations; 0 for the end only.
@@ -46,24 +46,25 @@ class Evaluation(HookBase):
         self.evaluate = evaluate
 
     def after_step(self) -> None:
-        """Evaluates when it is time and logs the metrics."""
+        """Evaluates in every ``period``-th iteration and logs the metrics."""
         done = self.trainer.iter + 1
         if done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0):
             metrics = self.evaluate(done)
             self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
-            # The others wait: their next step would time out on the first one's evaluation.
+            # The other processes wait here, because their next step could time out during the first
+            # one's evaluation.
             comm.synchronize()
 
 
 class ClassWeights(HookBase):
-    """Writes each head's class weights to class_weights.csv and their spread to the log.
+    """A hook that writes each head's class weights to class_weights.csv and their range to the log.
 
     Args:
-        schemes: of the heads that are weighted, by head name.
-        log: what the losses used.
+        schemes: weighting schemes by name of the weighted head.
+        log: the class weights that the losses used.
         class_names: name of each class id.
         period: iterations between two entries.
-        path: the CSV file; appended to, so that a resumed run continues it.
+        path: the CSV file, which a resumed run continues.
     """
 
     def __init__(
@@ -81,13 +82,13 @@ class ClassWeights(HookBase):
         self.file = ClassWeightsFile(path)
 
     def before_train(self) -> None:
-        """Starts the file, or cuts what a resumed run will write again."""
+        """Starts the file, or removes rows that a resumed run will write again."""
         if not comm.is_main_process():
             return
         self.file.start(self.trainer.start_iter)
 
     def after_step(self) -> None:
-        """Writes one row per head, term and class when it is time."""
+        """Writes one row per head, term and class in every ``period``-th iteration."""
         done = self.trainer.iter + 1
         if (done % self.period and done != self.trainer.max_iter) or not comm.is_main_process():
             return
@@ -130,7 +131,7 @@ class ClassWeights(HookBase):
         return rows
 
     def _put_classes(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Hands weight, measure and pixels of each class to TensorBoard and metrics.json."""
+        """Writes weight, measure and pixels of each class to TensorBoard and metrics.json."""
         scalars: dict[str, float] = {}
         for _, head, term, name, weight, measure, pixels in rows:
             place = f"{head}_{term}/{name.replace(' ', '_')}"

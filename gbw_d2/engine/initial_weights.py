@@ -1,8 +1,8 @@
-"""MODEL.WEIGHTS of whatever naming, brought to the names of the network and counted.
+"""Maps the tensor names of MODEL.WEIGHTS to those of the network, and checks the coverage.
 
-Names that do not meet load nothing, and training goes on from random weights as if nothing were
-wrong: buffers of frozen batch norms count as found everywhere else. So the parameters of the
-encoder are counted here, and less than 90 % of them is an error.
+Tensors under unknown names would not be loaded, and training would silently start from random
+weights: other code counts the buffers of frozen batch norms as found weights. So the encoder's
+parameters are counted here, and finding fewer than 90 % of them is an error.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 
 logger = logging.getLogger(__name__)
 
-# What others put before every name of a whole network.
+# Prefixes that other projects put before all names of a network.
 _AROUND_ALL = ("module.", "_orig_mod.", "model.", "network.")
 
-# torchvision's and timm's ResNets -> Detectron2's; timm's deep stems (resnet*d) have three
-# convolutions, as DeepLab's stem has.
+# Maps names of torchvision's and timm's ResNets to Detectron2's; timm's deep stems (resnet*d) have
+# three convolutions, like DeepLab's stem.
 _DEEP_STEM = (
     (r"^conv1\.0\.", "stem.conv1."),
     (r"^conv1\.1\.", "stem.conv1.norm."),
@@ -71,15 +71,15 @@ _DETECTRON2_MAPS = (
 
 
 class InitialWeightsError(UserError):
-    """MODEL.WEIGHTS holds too little of the network's encoder."""
+    """MODEL.WEIGHTS holds too few of the encoder's parameters."""
 
 
 def encoder_of(model: nn.Module) -> tuple[str, nn.Module, tuple[KeyMap, ...]] | None:
     """Finds the encoder of a network: its backbone without pyramids and adapters.
 
     Returns:
-        what stands before its names, the encoder, and the namings it may come in; None where the
-        network has no backbone.
+        the prefix of the encoder's names, the encoder, and the known naming schemes of its weights;
+        None if the network has no backbone.
     """
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, nn.Module):
@@ -93,15 +93,15 @@ def encoder_of(model: nn.Module) -> tuple[str, nn.Module, tuple[KeyMap, ...]] | 
 
 
 def fit_names(model: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Renames the weights of a checkpoint to those of a network, in place, and counts them.
+    """Renames a checkpoint's weights to a network's names, in place, and checks their coverage.
 
     Args:
-        model: the network; one without a backbone is left to its own.
+        model: the network; nothing is done for a network without a backbone.
         checkpoint: its entry ``model`` is name -> tensor or array; ``matching_heuristics`` marks
-            files of Detectron2's zoo, whose names Detectron2 brings together.
+            files of Detectron2's model zoo, whose names Detectron2 matches itself.
 
     Raises:
-        InitialWeightsError: less than 90 % of the encoder's parameters are in it.
+        InitialWeightsError: the checkpoint has fewer than 90 % of the encoder's parameters.
     """
     found = encoder_of(model)
     if found is None:
@@ -112,12 +112,12 @@ def fit_names(model: nn.Module, checkpoint: dict[str, Any]) -> None:
         caffe2 = checkpoint.get("__author__") == "Caffe2"
         state = align_and_update_state_dicts(model.state_dict(), state, c2_conversion=caffe2)
     state = _without_common_prefix(state, model)
-    # A network may know the names that its authors gave to the whole of it.
+    # A network can define the mapping of its authors' names for the whole network.
     state = getattr(model, "renamed_weights", dict)(state)
     covered = coverage(_inside(state, prefix), encoder)
     name = "the network's own names"
     if covered.share < MIN_COVERAGE:
-        # What stands beside the encoder under the network's own names stays.
+        # Weights outside the encoder that already have the network's names are kept.
         own = model.state_dict().keys()
         beside = {k: v for k, v in state.items() if k in own and not k.startswith(prefix)}
         inside = {k: v for k, v in state.items() if k not in beside}

@@ -1,4 +1,4 @@
-"""Measures the label-free criteria on a fixed sample of the target's images."""
+"""Computes the label-free criteria on a fixed sample of the target's images."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from detectron2.utils import comm
 logger = logging.getLogger(__name__)
 
 STUDENT, TEACHER = "student", "teacher"
-# Of an image; the authors of the soft neighbourhood density took 100 in their code.
+# Pixels sampled per image; the code of the soft neighbourhood density's authors uses 100.
 PIXELS = 256
-# Exponent of the darker view, on intensities in 0..1.
+# Gamma of the darker view, an exponent on intensities in 0..1.
 GAMMA = 1.5
 
 
 class LabelFree:
-    """Looks at EVAL.LABEL_FREE_IMAGES images of DATASETS.TARGET, without their labels.
+    """Evaluates label-free criteria on EVAL.LABEL_FREE_IMAGES images of DATASETS.TARGET.
 
-    Every run on a target looks at the same images and pixels of them, whatever its seed, so that
-    runs can be compared. Each process looks at its share; what they see is put together in the
-    order of the images, so that their number does not matter.
+    Every run uses the same images of a target and the same pixels, for any seed, so that runs can
+    be compared. Each process evaluates its share; the results are gathered in the order of the
+    images, so that they do not depend on the number of processes.
 
     Args:
-        data: of the run; all processes must build this, for the source's classes are counted.
-        networks: those that the strategy has, by name.
-        scored: the one of them that is scored, EVAL.WEIGHTS.
+        data: the run's data; all processes must construct this object, because it counts the
+            source's classes.
+        networks: the strategy's networks by name.
+        scored: name of the evaluated network, EVAL.WEIGHTS.
 
     Raises:
         ConfigError: EVAL.BEST_ON names a criterion that this strategy does not have.
@@ -64,11 +65,11 @@ class LabelFree:
         logger.info("Label-free criteria: %d of %d target images", number, len(every))
 
     def try_once(self) -> None:
-        """Looks at one image in the first process, so that no run ends at its first evaluation."""
+        """Evaluates one image in the first process, so that errors appear before training."""
         first_process_first(lambda: self._looks(self._batches(self.images.ids()[:1])))
 
     def measure(self) -> dict[str, float]:
-        """Returns the criteria by name; {} on all processes but the first."""
+        """Returns the criteria by name; {} on all processes except the first."""
         gathered = comm.gather(self._looks(self._batches(self.chosen)))
         if not comm.is_main_process():
             return {}

@@ -38,7 +38,8 @@ def _sgd(groups: list[dict[str, Any]], solver: Any) -> torch.optim.Optimizer:
     )
 
 
-# One pass over all parameters, where one by one they cost a small network a good part of a step.
+# All parameters are updated in one pass, because separate updates take a large part of a small
+# network's step.
 @OPTIMIZERS.register("ADAM")
 def _adam(groups: list[dict[str, Any]], solver: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, solver.BASE_LR, fused=True)
@@ -50,20 +51,20 @@ def _adamw(groups: list[dict[str, Any]], solver: Any) -> torch.optim.Optimizer:
 
 
 def parameter_groups(model: nn.Module, solver: Any) -> list[dict[str, Any]]:
-    """Splits the trainable parameters into groups of one learning rate and weight decay.
+    """Splits the trainable parameters into groups with the same learning rate and weight decay.
 
     Args:
-        model: a network whose ``backbone`` learns at ``BASE_LR``; all else, and what a backbone
-            names as its ``adapters``, at ``BASE_LR * HEAD_LR_FACTOR``. A backbone may say, too, how
-            far a parameter is from its output (``steps_from_output``), and which are tables
-            (``undecayed``).
+        model: a network. Its ``backbone`` is trained at ``BASE_LR``, everything else, and the
+            backbone's ``adapters``, at ``BASE_LR * HEAD_LR_FACTOR``. A backbone can also define how
+            many layers a parameter is from its output (``steps_from_output``), and which parameters
+            are position tables (``undecayed``).
         solver: the config's ``SOLVER`` node.
 
     Returns:
         groups that hold each trainable parameter exactly once.
 
     Raises:
-        ConfigError: LAYER_DECAY for a backbone that has no layers to name.
+        ConfigError: LAYER_DECAY is set, but the backbone does not define its layers.
     """
     said = _what_backbones_say(model.backbone)
     if solver.LAYER_DECAY != 1.0 and not said.steps:
@@ -101,7 +102,7 @@ def parameter_groups(model: nn.Module, solver: Any) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Said:
-    """What backbones say of their parameters, by name."""
+    """The backbones' declarations about their parameters, by parameter name."""
 
     steps: dict[str, int]
     adapters: set[str]
@@ -110,7 +111,7 @@ class _Said:
 
 def _what_backbones_say(backbone: nn.Module) -> _Said:
     said = _Said({}, set(), set())
-    # A pyramid may stand around the backbone that says something.
+    # The backbone with these declarations may be wrapped in a feature pyramid.
     for prefix, module in backbone.named_modules():
         start = f"{prefix}." if prefix else ""
         steps = getattr(module, "steps_from_output", {})
@@ -121,7 +122,7 @@ def _what_backbones_say(backbone: nn.Module) -> _Said:
 
 
 def _trainable(part: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
-    """Lists (module that holds it, name, parameter), each parameter once."""
+    """Lists (owning module, name, parameter), each parameter once."""
     found: dict[nn.Parameter, tuple[nn.Module, str]] = {}
     for prefix, module in part.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -131,7 +132,8 @@ def _trainable(part: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
 
 
 def _weight_decay(module: nn.Module, name: str, is_table: bool, solver: Any) -> float:
-    # As in Detectron2, what is said of biases goes for those of norms too. None = as all else.
+    # As in Detectron2, the keys for biases also hold for the biases of norms. None = as for other
+    # parameters.
     rules = (
         (is_table, solver.WEIGHT_DECAY_TABLES),
         (name.rpartition(".")[2] == "bias", solver.WEIGHT_DECAY_BIAS),
@@ -143,7 +145,7 @@ def _weight_decay(module: nn.Module, name: str, is_table: bool, solver: Any) -> 
 
 
 def group_table(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> str:
-    """Returns a table of an optimiser's groups: rate, decay, size, first and last parameter."""
+    """Returns a text table of an optimiser's groups with rate, decay, size and parameters."""
     name_of = {parameter: name for name, parameter in model.named_parameters()}
     rows = [("rate", "decay", "tensors", "parameters", "names")]
     for group in groups:
@@ -159,7 +161,7 @@ def group_table(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
-    """Builds ``SOLVER.OPTIMIZER``, with Detectron2's gradient clipping where it is enabled."""
+    """Builds ``SOLVER.OPTIMIZER``, with gradient clipping if it is enabled."""
     factory = OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)
     groups = parameter_groups(model, cfg.SOLVER)
     logger.info("Parameter groups:\n%s", group_table(model, groups))
@@ -181,15 +183,15 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
 def clip_each_gradient(
     parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float = 2.0
 ) -> None:
-    """Scales each gradient by itself down to a norm, in place, as Detectron2's ``norm`` does.
+    """Clips the norm of each gradient separately, in place, as Detectron2's type ``norm`` does.
 
-    Detectron2 calls ``clip_grad_norm_`` once per parameter: a thousand small pieces of work in a
-    step, for which a GPU waits. Here they are all taken together.
+    Detectron2 calls ``clip_grad_norm_`` once per parameter, which launches a thousand small kernels
+    per step. Here all gradients are processed together.
 
     Args:
-        parameters: those without a gradient are left out.
-        max_norm: the greatest norm of one gradient.
-        norm_type: of the norm, 2 for the Euclidean one.
+        parameters: the parameters; those without a gradient are skipped.
+        max_norm: maximum norm of one gradient.
+        norm_type: order of the norm, 2 for the Euclidean norm.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if gradients:
@@ -197,8 +199,8 @@ def clip_each_gradient(
         torch._foreach_mul_(gradients, (max_norm / (norms + 1e-6)).clamp_(max=1.0).unbind())
 
 
-# By CLIP_TYPE, what Detectron2 lacks or does slowly. full_model, as Mask2Former's scripts call it:
-# all gradients together.
+# Clipping types that Detectron2 lacks or implements slowly. full_model, the name in Mask2Former's
+# scripts, clips the norm of all gradients together.
 CLIPPING: dict[str, Callable[[Iterable[nn.Parameter], float, float], object]] = {
     "norm": clip_each_gradient,
     "full_model": torch.nn.utils.clip_grad_norm_,
@@ -212,14 +214,14 @@ def schedule_from(
     iterations: int,
     position: int,
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Builds the schedule of SOLVER at a position, and sets the learning rates of that position.
+    """Builds SOLVER's learning-rate schedule at a position, and sets the learning rates.
 
-    A schedule is a function of the config and the position alone, so no checkpoint holds it, and a
-    run can be made longer when it is resumed.
+    A schedule depends only on the config and the position, so checkpoints do not hold it, and a run
+    can be extended when it is resumed.
 
     Args:
         cfg: the config.
-        optimizer: what it is the schedule of.
+        optimizer: the optimiser whose learning rates are scheduled.
         rates: each group's learning rate before the schedule.
         iterations: length of the schedule, in place of SOLVER.MAX_ITER.
         position: steps already taken, 0 .. ``iterations``.

@@ -19,12 +19,12 @@ from detectron2.utils import comm
 
 
 class PicturePanel(DatasetEvaluator):
-    """Rides along with an evaluation and draws its first images; it scores nothing.
+    """An evaluator that draws the first images of an evaluation and computes no metric.
 
     Args:
-        spec: the test set, whose readers give the ground truth in ids of ``scoring.space``.
-        scoring: how the classes of network and test set meet.
-        count: images drawn.
+        spec: the test set, whose readers give the ground truth in class ids of ``scoring.space``.
+        scoring: the mapping between the classes of network and test set.
+        count: number of images to draw.
         image_format: ``"RGB"`` or ``"BGR"``, of the model's input.
         path: the PNG file.
     """
@@ -40,13 +40,13 @@ class PicturePanel(DatasetEvaluator):
         self.rows: list[list[np.ndarray]] = []
 
     def reset(self) -> None:
-        """Forgets all images."""
+        """Removes all images."""
         self.rows = []
 
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
     ) -> None:
-        """Draws an image while there are fewer than ``count``."""
+        """Draws images until there are ``count`` of them."""
         for record, output in zip(inputs, outputs, strict=True):
             if len(self.rows) < self.count and comm.is_main_process():
                 self.rows.append(self._row(record, output))

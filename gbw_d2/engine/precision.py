@@ -15,14 +15,15 @@ DTYPES.register("float16")(torch.float16)
 
 
 class Precision:
-    """How a training step computes.
+    """The numeric precision of a training step.
 
-    float16 has too small a range for gradients: losses are multiplied by a scale that falls when a
-    gradient overflows and that step is left out. bfloat16 has the range of float32 and needs none.
+    float16 has too small a range for gradients, so losses are multiplied by a scale; when a
+    gradient overflows, the step is skipped and the scale reduced. bfloat16 has the range of float32
+    and needs no scale.
 
     Args:
         device_type: "cpu" or "cuda".
-        dtype: of the matrix products and convolutions, or None for float32.
+        dtype: dtype of matrix products and convolutions, or None for float32.
     """
 
     def __init__(self, device_type: str, dtype: torch.dtype | None = None) -> None:
@@ -32,18 +33,18 @@ class Precision:
 
     @property
     def may_overflow(self) -> bool:
-        """True where a gradient of inf is expected now and then, and dealt with."""
+        """Whether infinite gradients occur occasionally and are handled by skipping the step."""
         return self.scaler.is_enabled()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Returns the context that the forward pass runs in."""
+        """Returns the autocast context of the forward pass."""
         return torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the scaler's state, {} where there is none."""
+        """Returns the loss scaler's state, or {} if there is none."""
         return self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what ``state_dict`` gave; a run may change its precision when it is resumed."""
+        """Restores the loss scaler's state; a resumed run may have another precision."""
         if state and self.may_overflow:
             self.scaler.load_state_dict(state)

@@ -1,7 +1,8 @@
-"""Which config keys may change where a run goes on from its checkpoint, and which may not.
+"""Rules for config keys that may change when a run is resumed from its checkpoint.
 
-A checkpoint holds the config of the run that wrote it. What a key can still change is one of three
-kinds, so that results.json never holds a config that the network was not trained with unsaid.
+A checkpoint holds the config of the run that wrote it. Each key belongs to one of three kinds
+(:class:`Change`), so that results.json never silently holds a config that the network was not
+trained with.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ from detectron2.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
-# Entry of a checkpoint that holds the config, as YAML.
+# Entry of a checkpoint that holds the config as YAML.
 CONFIG = "config"
 CONFIG_HASH = "config_hash"
-# What a run does from which iteration on (gbw_d2.uda.strategy.Strategy.marks).
+# Entry of a checkpoint with the first iterations of the run's parts
+# (gbw_d2.uda.strategy.Strategy.marks).
 MARKS = "marks"
 
 
 class Change(Enum):
-    """What a key may do when a run is resumed."""
+    """The effect of changing a config key when a run is resumed."""
 
     FREE = "may change: the trained network does not depend on it"
     FROM_HERE = "may change and acts from there on; the log says so"
     REFUSED = "may not change: start a run of its own"
 
 
-# The longest part of a key that stands here decides; docs/training.md shows the same table.
+# The longest matching prefix of a key decides; docs/training.md shows the same table.
 ON_RESUME: Mapping[str, Change] = {
     "": Change.REFUSED,
     "OUTPUT_DIR": Change.FREE,
@@ -56,7 +58,7 @@ ON_RESUME: Mapping[str, Change] = {
     "SOLVER.LOG_PERIOD": Change.FREE,
     "SOLVER.CHECKPOINT_PERIOD": Change.FREE,
     "SOLVER.CHECKPOINTS_KEPT": Change.FREE,
-    # A negative one is drawn anew.
+    # A negative seed is drawn anew.
     "SEED": Change.FROM_HERE,
     "SOLVER.MAX_ITER": Change.FROM_HERE,
     "SOLVER.LR_ITERS": Change.FROM_HERE,
@@ -69,7 +71,7 @@ ON_RESUME: Mapping[str, Change] = {
     "SOLVER.WARMUP_METHOD": Change.FROM_HERE,
     "SOLVER.POLY_LR_POWER": Change.FROM_HERE,
     "SOLVER.POLY_LR_CONSTANT_ENDING": Change.FROM_HERE,
-    # Of Detectron2's main; 0.6 does not have them.
+    # Keys of Detectron2's main branch, which version 0.6 does not have.
     "SOLVER.BASE_LR_END": Change.FROM_HERE,
     "SOLVER.NUM_DECAYS": Change.FROM_HERE,
     "SOLVER.RESCALE_INTERVAL": Change.FROM_HERE,
@@ -88,14 +90,14 @@ ON_RESUME: Mapping[str, Change] = {
 
 
 def change_of(key: str) -> Change:
-    """Returns what a config key may do when a run is resumed."""
+    """Returns the rule for a config key."""
     while key not in ON_RESUME:
         key = key.rpartition(".")[0]
     return ON_RESUME[key]
 
 
 def config_entries(cfg: CfgNode) -> dict[str, str]:
-    """Returns the entries of a checkpoint that say which config wrote it, wherever it lies."""
+    """Returns the entries of a checkpoint that describe the config of its run."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = ""
@@ -112,9 +114,9 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(before: str, now: str) -> dict[str, tuple[Any, Any]]:
-    """Returns key -> (value before, value now) of two configs, as YAML.
+    """Returns the differing keys of two configs, given as YAML, with both values.
 
-    A key that only one of them has is of another version of this project, and is left out.
+    A key that only one config has belongs to another version of this project, and is left out.
     """
     old, new = _flat(parse_yaml(before)), _flat(parse_yaml(now))
     return {k: (old[k], new[k]) for k in sorted(old.keys() & new.keys()) if old[k] != new[k]}
@@ -123,16 +125,17 @@ def differences(before: str, now: str) -> dict[str, tuple[Any, Any]]:
 def check_resumed(
     checkpoint: Mapping[str, Any], cfg: CfgNode, marks: Mapping[str, int] | None = None
 ) -> None:
-    """Compares the config of a checkpoint with that of the run which goes on from it.
+    """Compares the config of a checkpoint with that of the run that resumes from it.
 
     Args:
-        checkpoint: what the file holds; older ones hold no config, which the log says.
-        cfg: the config of now.
-        marks: of the strategy as it is now; None where there is none.
+        checkpoint: the file's content; a file without a config, from an older version, is only
+            logged.
+        cfg: the current config.
+        marks: the current strategy's marks, or None without a strategy.
 
     Raises:
-        ConfigError: a key differs that may not, or keys that may have moved a stage's first
-            iteration past the one at which the run stands.
+        ConfigError: a key differs that must not change, or changed keys move the beginning of a
+            part of the run across the current iteration.
     """
     text = checkpoint.get(CONFIG)
     if not isinstance(text, str):
@@ -163,7 +166,7 @@ def check_resumed(
 
 
 def _check_marks(before: Mapping[str, int], now: Mapping[str, int], done: int, keys: str) -> None:
-    """Looks whether a run has begun what it had begun, after ``done`` iterations."""
+    """Checks that the same parts of the run have begun after ``done`` iterations."""
     for what in [*before, *(name for name in now if name not in before)]:
         was, is_now = before.get(what), now.get(what)
         begun = was is not None and was < done
@@ -184,14 +187,14 @@ def _words(names: list[str], changed: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def check_unused(folder: str, resume: bool) -> None:
-    """Looks whether a new run would mix its files with those of another.
+    """Checks that a new run does not mix its files with those of another run.
 
     Args:
         folder: OUTPUT_DIR.
-        resume: whether the run goes on from what is there.
+        resume: whether the run is resumed.
 
     Raises:
-        UserError: a checkpoint is there.
+        UserError: OUTPUT_DIR holds a checkpoint and the run is not resumed.
     """
     used = Path(folder)
     if resume or not ((used / "last_checkpoint").is_file() or any(used.glob("model_*.pth"))):

@@ -1,4 +1,4 @@
-"""The data of a run: specs, records and class counts, each found once per process."""
+"""The data of a run: specs, records and class counts, each loaded once per process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Listed:
 
     Args:
         spec: the dataset.
-        records: one per image, as its ``load`` listed them.
+        records: the records of its ``load``, one per image.
     """
 
     spec: DatasetSpec
@@ -39,22 +39,21 @@ class Listed:
 
     @cached_property
     def whole(self) -> int:
-        """Images of the whole set, labelled here or not."""
+        """Number of images of the whole set, with or without labels."""
         found = len(self.records)
         count = self.spec.count_images
         return found if count is None else max(found, count())
 
     @property
     def is_partial(self) -> bool:
-        """True where images of the whole set, or their labels, are missing."""
+        """Whether images of the whole set, or their labels, are missing."""
         return len(self.records) < self.whole
 
 
 class RunData:
-    """What a run reads, listed and counted when it is first asked for and kept from then on.
+    """The datasets that a run reads, listed and counted at first use and then cached.
 
-    Nothing is read before it is asked for. All stages of a run, its evaluations and its strategy
-    share one.
+    All stages of a run, its evaluations and its strategy share one instance.
 
     Args:
         cfg: the config.
@@ -65,10 +64,10 @@ class RunData:
         self._listed: dict[str, Listed] = {}
 
     def prepare(self, training: bool) -> None:
-        """Makes what can be made (the toy world) and fills Detectron2's catalogs.
+        """Generates the toy world if it is used and missing, and fills Detectron2's catalogs.
 
         Args:
-            training: False where only DATASETS.TEST is needed.
+            training: False if only DATASETS.TEST is needed.
         """
         register_with_detectron2()
         names = list(self.cfg.DATASETS.TEST)
@@ -79,7 +78,7 @@ class RunData:
 
     @property
     def space(self) -> LabelSpace:
-        """The classes that the network learns."""
+        """The label space of the network."""
         return LABEL_SPACES.get(self.cfg.DATASETS.LABEL_SPACE)
 
     @property
@@ -93,13 +92,13 @@ class RunData:
 
     @property
     def target(self) -> Listed:
-        """The dataset of DATASETS.TARGET; raises as :attr:`source`."""
+        """The dataset of DATASETS.TARGET; errors as in :attr:`source`."""
         return self._only("TARGET")
 
     def test_set(self, name: str) -> Listed:
         """Returns a dataset of DATASETS.TEST.
 
-        A part of one is warned of, since its scores are called partial.
+        A warning is logged for a partial one, because its metrics are named partial.
 
         Raises:
             DatasetError: it has no images.
@@ -114,26 +113,26 @@ class RunData:
 
     @cached_property
     def source_counts(self) -> np.ndarray:
-        """(images, K) int64 labelled pixels of the source by class id; all processes must ask."""
+        """The source's labelled pixels (images, K) int64 by class id; a collective call."""
         spec, records = self.source.spec, self.source.records
-        # Counted by the first process; the others then find them on disk.
+        # Counted by the first process; the others then read the counts from disk.
         first_process_first(lambda: image_class_counts(spec, records))
         return image_class_counts(spec, records, label_space=self.space)
 
     @property
     def class_counts(self) -> torch.Tensor:
-        """(K,) int64 labelled pixels of the source by class id; all processes must ask."""
+        """The source's labelled pixels (K,) int64 by class id; a collective call."""
         return torch.from_numpy(self.source_counts.sum(axis=0))
 
     @property
     def weighting_counts(self) -> torch.Tensor | None:
-        """:attr:`class_counts` where the scheme of WEIGHTING needs them, else None."""
+        """The :attr:`class_counts` if the scheme of WEIGHTING needs them, else None."""
         needed = SCHEMES.get(self.cfg.WEIGHTING.NAME).needs_class_counts
         return self.class_counts if needed else None
 
     @cached_property
     def source_positions(self) -> np.ndarray:
-        """(K, h, w) int64: source images by class id and place; all processes must ask."""
+        """Source images (K, h, w) int64 with a class at a position; a collective call."""
         spec, records = self.source.spec, self.source.records
         first_process_first(lambda: class_position_counts(spec, records))
         return class_position_counts(spec, records, label_space=self.space)
@@ -157,7 +156,7 @@ class RunData:
 
 
 def first_process_first(work: Callable[[], Any]) -> None:
-    """Runs ``work`` in the first process while the others wait; its error stops them all."""
+    """Runs ``work`` in the first process while the others wait; its error stops all processes."""
     error: UserError | None = None
     if comm.is_main_process():
         try:

@@ -1,4 +1,4 @@
-"""The best checkpoint by a criterion, for those who ask for it by name."""
+"""Keeps the best checkpoint by a criterion (EVAL.BEST_ON)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
 
-# Entries of results.json, and with "model_" before them names of the files.
+# Entries of results.json; with the prefix "model_" also the names of the files.
 ON_LABELS = "best_on_target_labels"
 LABEL_FREE = "best_label_free"
 
 
 class BestCheckpoint:
-    """Keeps the checkpoint with the best value of a criterion beside the last one.
+    """Keeps the checkpoint with the best value of a criterion, in addition to the last checkpoint.
 
-    A criterion without labels (:data:`gbw_d2.evaluation.label_free.CRITERIA`) may choose. A metric
-    of the first test set may not: an unsupervised method has no labels to choose by, so such a
-    score is an upper bound of what it gives, and files, log and results.json call it so. Either is
-    written beside the last iteration's score and never in its place.
+    Choosing by a label-free criterion (:data:`gbw_d2.evaluation.label_free.CRITERIA`) is legitimate
+    in unsupervised domain adaptation. Choosing by a metric of the first test set is not, because it
+    uses the target's labels: such a score is an upper bound, and files, log and results.json say
+    so. In both cases the score is reported in addition to that of the last iteration.
 
     Args:
-        criterion: name of a criterion or of a metric, where greater is better; "" keeps nothing.
+        criterion: name of a criterion or metric, of which greater is better; "" for no best
+            checkpoint.
         checkpointer: writes the checkpoint.
         folder: OUTPUT_DIR.
-        done: iterations behind a resumed run; what a longer one found is forgotten.
+        done: iterations done so far; entries of later iterations are dropped.
     """
 
     def __init__(self, criterion: str, checkpointer: Checkpointer, folder: Path, done: int) -> None:
@@ -68,7 +69,7 @@ class BestCheckpoint:
         except (ContentError, LookupError, TypeError) as error:
             raise ConfigError(
                 f"'{self.path}' cannot be read ({error}); delete it, and the best checkpoint is "
-                "looked for anew from here on"
+                "searched anew from this iteration on"
             ) from error
         return dict(found)
 
@@ -76,11 +77,11 @@ class BestCheckpoint:
         """Compares an evaluation with the best so far.
 
         Args:
-            metrics: of the first test set, and the criteria without labels.
-            iterations: behind the network.
+            metrics: metrics of the first test set, and label-free criteria.
+            iterations: training iterations of the network.
 
         Raises:
-            ConfigError: the criterion is not among them.
+            ConfigError: the criterion is not among the metrics.
         """
         if not self.criterion or not comm.is_main_process():
             return

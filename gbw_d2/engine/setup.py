@@ -1,4 +1,4 @@
-"""From the command line to a checked, frozen config."""
+"""Builds a checked, frozen config from the command line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from detectron2.utils.registry import Registry
 
 
 def setup(args: Any) -> CfgNode:
-    """Loads and checks the config, derives what is left open, and starts logging.
+    """Loads and checks the config, derives its open values, and starts logging.
 
     Args:
         args: of Detectron2's argument parser (``config_file``, ``opts``).
@@ -61,7 +61,7 @@ def setup(args: Any) -> CfgNode:
     check_unread(cfg)
     asked = cfg.DATASETS.LABEL_SPACE
     if args.eval_only:
-        # The classes are those of the weights: their data may be elsewhere.
+        # The classes are those of the weights, whose training data need not be available.
         weights = scored_weights(cfg, args.resume)
         if not weights:
             raise CheckpointError(
@@ -74,7 +74,7 @@ def setup(args: Any) -> CfgNode:
         check_unused(cfg.OUTPUT_DIR, args.resume)
         weights = scored_weights(cfg, args.resume)
         if weights:
-            # Before data are made and classes counted.
+            # Checked before data are generated and classes counted.
             look_for_weights(weights)
     cfg.freeze()
     check_output_dir(cfg.OUTPUT_DIR)
@@ -91,16 +91,16 @@ def setup(args: Any) -> CfgNode:
 
 
 def check_output_dir(folder: str) -> None:
-    """Makes the folder of a run where there is none, and tries to write into it.
+    """Makes the folder of a run if it does not exist, and checks that it is writable.
 
     Raises:
-        ConfigError: no name, no folder can be made there, or nothing can be written into it.
+        ConfigError: the name is empty, the folder cannot be made, or it is not writable.
     """
     if not folder:
         raise ConfigError("OUTPUT_DIR is '', so nothing would be kept; set it to a folder")
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        # A folder on a read-only or full disk may exist: only writing tells.
+        # Only writing shows whether a disk is read-only or full.
         with tempfile.TemporaryFile(dir=folder, prefix=".probe") as file:
             file.write(b"\0")
     except OSError as error:
@@ -116,12 +116,12 @@ DATA_KEYS = ("TRAIN", "TARGET", "TEST")
 def resolve(
     cfg: CfgNode, space: LabelSpace | None = None, data: tuple[str, ...] = DATA_KEYS
 ) -> None:
-    """Checks names and fills in what follows from other keys, in place.
+    """Checks names and derives open values from other keys, in place.
 
     Args:
         cfg: the config.
-        space: the classes of a network that is there; None = those of DATASETS.LABEL_SPACE.
-        data: keys of DATASETS whose data sets are used, so that they must be there.
+        space: the label space of existing weights; None for that of DATASETS.LABEL_SPACE.
+        data: keys of DATASETS whose datasets are used and must exist.
 
     Raises:
         ValueError: an unknown name, or a class count that does not fit the label space.
@@ -160,7 +160,7 @@ def resolve(
 
 
 def _choose_protocols(cfg: CfgNode) -> None:
-    """Fills in EVAL.PROTOCOLS: those of all test sets, the first one's first."""
+    """Derives EVAL.PROTOCOLS from all test sets, beginning with the first."""
     known: dict[str, Protocol] = {}
     defaults: dict[str, None] = {}
     sets: list[Scoring] = []
@@ -189,10 +189,10 @@ def _choose_protocols(cfg: CfgNode) -> None:
 
 
 def _check_metrics(cfg: CfgNode, sets: Sequence[Scoring]) -> None:
-    """Looks whether the first test set has the metric that a key names, which is told in the end.
+    """Checks that the first test set has the metric that EVAL.BEST_ON names.
 
     Raises:
-        UserError: it has not, or a test set has none of the protocols.
+        UserError: it lacks the metric, or a test set has none of the protocols.
     """
     protocols = [chosen_protocols(met, cfg.EVAL.PROTOCOLS) for met in sets]
     asked = cfg.EVAL.BEST_ON
@@ -218,7 +218,7 @@ def _check_metrics(cfg: CfgNode, sets: Sequence[Scoring]) -> None:
 
 
 def _take_ignored_rows(cfg: CfgNode, target: tuple[str, ...]) -> None:
-    """Fills in the margins that are left open: they belong to the target's images."""
+    """Derives open values of the ignored image margins from the target dataset."""
     rows = get_dataset(target[0]).ignore_rows if target else (0.0, 0.0)
     for key, share in zip(("IGNORE_TOP", "IGNORE_BOTTOM"), rows, strict=True):
         if cfg.UDA.SELF_TRAINING[key] is None:
@@ -226,7 +226,7 @@ def _take_ignored_rows(cfg: CfgNode, target: tuple[str, ...]) -> None:
 
 
 def _check_in_detectron2(registry: Registry, kind: str, name: str) -> None:
-    # Its own meta-architectures have another interface than ours (modeling/protocol.py).
+    # Detectron2's meta-architectures lack the interface of modeling/protocol.py.
     ours = registry is META_ARCH_REGISTRY
     known = sorted(n for n, entry in registry if not ours or hasattr(entry, "target_generator"))
     if name not in known:
@@ -241,7 +241,7 @@ def _check_numbers(cfg: CfgNode) -> None:
             f"{cfg.SOLVER.MAX_ITER}; the schedule must last as long as the run, 0 makes it so"
         )
     try:
-        # Putting a number there is the one question that covers name, driver and index.
+        # Moving a number to the device checks its name, its driver and its index at once.
         torch.zeros(1, device=cfg.MODEL.DEVICE)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

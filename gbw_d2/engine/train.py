@@ -1,4 +1,4 @@
-"""The jobs of train_net.py: train, evaluate only, and check what training needs."""
+"""The jobs of train_net.py: training, evaluation, and checking all that training needs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FINAL = "model_final"  # as Detectron2's PeriodicCheckpointer names the last che
 
 @dataclass
 class _Run:
-    """What the stages of a run share."""
+    """The objects that all stages of a run share."""
 
     data: RunData
     model: nn.Module
@@ -75,20 +75,21 @@ def _evaluated_network(cfg: CfgNode, strategy: Strategy) -> nn.Module:
 
 
 def _label_free(data: RunData, strategy: Strategy, network: nn.Module) -> LabelFree | None:
-    """Builds what measures the criteria without labels, None where none are asked for."""
+    """Builds the evaluation of label-free criteria, or returns None if it is off."""
     if not data.cfg.EVAL.LABEL_FREE_IMAGES:
         return None
     return LabelFree(data, strategy.networks(), network)
 
 
 def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
-    """Scores MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR.
+    """Evaluates MODEL.WEIGHTS or, with ``resume``, the last checkpoint of OUTPUT_DIR.
 
-    Returns:
-        flat metrics of the first test set; {} on all processes but the first.
+        Returns:
+            metrics of the first test set by name; {} on all processes except the first.
 
-    Raises:
-        CheckpointError: the weights cannot be read or are of another network.
+
+
+    Raises: CheckpointError: the weights cannot be read or are of another network.
     """
     start = time.perf_counter()
     model = build_model(cfg)
@@ -110,10 +111,10 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
 
 
 def check(cfg: CfgNode, resume: bool) -> dict[str, float]:
-    """Builds all that a run needs, reads a batch, scores an image of each test set, and stops.
+    """Builds all that a run needs, reads a batch, evaluates an image of each test set, and stops.
 
     Raises:
-        UserError: what training or its evaluation would stop at.
+        UserError: an error at which training or its evaluation would stop.
     """
     data = RunData(cfg)
     data.prepare(training=True)
@@ -134,7 +135,7 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
 
     Args:
         cfg: the frozen config.
-        resume: go on from the last checkpoint of OUTPUT_DIR where there is one.
+        resume: whether to resume from the last checkpoint of OUTPUT_DIR if there is one.
 
     Returns:
         flat metrics of the first test set; {} on all processes but the first.
@@ -165,7 +166,7 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
     if done >= cfg.SOLVER.MAX_ITER:
         logger.info("Training is complete at iteration %d; evaluating", done)
         if not (Path(cfg.OUTPUT_DIR) / f"{FINAL}.pth").is_file():
-            # It was killed between its last two files, which hold the same.
+            # The run was killed between writing its last two checkpoints, which are equal.
             run.checkpointer.save(FINAL, iteration=done - 1)
         return evaluate_after(done)
     _try(data, network, label_free)
@@ -176,7 +177,7 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
 
 
 def _try(data: RunData, network: nn.Module, label_free: LabelFree | None) -> None:
-    """Looks at an image of each test set and of the target, as evaluations will."""
+    """Evaluates one image of each test set and of the target, as a trial."""
     try_evaluation(data, network)
     if label_free is not None:
         label_free.try_once()
@@ -211,7 +212,7 @@ def _build_run(data: RunData) -> _Run:
 
 
 def _load(run: _Run, resume: bool) -> int:
-    """Loads the last checkpoint or the initial weights; returns the iterations behind them."""
+    """Loads the last checkpoint or the initial weights; returns the iterations done so far."""
     resume = resume and run.checkpointer.has_checkpoint()
     run.checkpointer.strict = resume
     if resume:
@@ -232,7 +233,7 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
     fresh = first == stage.first
     if fresh:
         run.optimizer.state.clear()
-        # A resumed run starts the stage with the first process's buffers, so others must too.
+        # All processes start the stage with the first process's buffers, as in a resumed run.
         for module in (run.model, *run.strategy.modules().values()):
             broadcast_parameters(module)
     run.strategy.prepare(stage, build_context(run.data, fresh))
@@ -288,7 +289,7 @@ def _when_main(make: Any) -> Any:
 
 def _writers(cfg: CfgNode) -> list[Any]:
     folder = Path(cfg.OUTPUT_DIR)
-    # Else what a killed run left half-written would begin the next line.
+    # Otherwise a line that a killed run left incomplete would be the beginning of the next line.
     cut_to_whole_lines(folder / LOSSES)
     return [
         CommonMetricPrinter(cfg.SOLVER.MAX_ITER, cfg.SOLVER.LOG_PERIOD),

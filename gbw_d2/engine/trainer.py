@@ -1,4 +1,4 @@
-"""The training loop: draw, losses by the strategy, backward, one step."""
+"""The training loop: draws batches, computes the strategy's losses, and steps the optimisers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def _is_ours_to_mend(record: logging.LogRecord) -> bool:
     return not isinstance(error, UserError | OSError)
 
 
-# Its loop logs a traceback of every error; those that people can mend are told in one line.
+# Detectron2's loop logs a traceback of every error; errors that users can correct are reported in
+# one line.
 logging.getLogger("detectron2.engine.train_loop").addFilter(_is_ours_to_mend)
 
 
 class Trainer(TrainerBase):
-    """Runs a strategy's losses backward one after the other, then steps the optimisers once.
+    """Runs the backward pass of each of a strategy's losses, then steps the optimisers once.
 
     Losses stay on the device; they are averaged over ``log_period`` iterations and copied to the
     host once per period, so that a step does not wait for the device.
@@ -40,16 +41,16 @@ class Trainer(TrainerBase):
         model: the student.
         strategy: yields the losses.
         batches: yields (source batch, target batch or None).
-        optimizer: over the student's parameters.
+        optimizer: the optimiser of the student's parameters.
         log_period: iterations between two entries of the log.
-        seed: keys the network's own random draws (dropout) together with the iteration, so that a
-            resumed run draws what an uninterrupted one does.
+        seed: seeds the network's random numbers (dropout) together with the iteration, so that a
+            resumed run equals an uninterrupted one.
         accumulation: parts into which a batch is split; their gradients are averaged, so that a
-            step is that of as many processes with a part each.
+            step equals that of as many processes with one part each.
         precision: float32 or a half precision.
         extra: the strategy's own optimisers.
         schedule_iters: length of their learning-rate schedules, iterations.
-        flags: returns what the weighted losses could not look at on their device.
+        flags: returns the flags that the weighted losses have set on their device.
     """
 
     def __init__(
@@ -88,11 +89,11 @@ class Trainer(TrainerBase):
         self._data_seconds = 0.0
 
     def run_step(self) -> None:
-        """Does one iteration.
+        """Runs one iteration.
 
         Raises:
-            FloatingPointError: a loss or the gradient is not finite, with the files' names.
-            ValueError: logits or labels that no loss can be computed of, with the files' names.
+            FloatingPointError: a loss or the gradient is not finite; the message names the files.
+            ValueError: invalid logits or labels; the message names the files.
         """
         start = time.perf_counter()
         source, target = next(self.batches)
@@ -111,7 +112,7 @@ class Trainer(TrainerBase):
             raise ValueError(f"iteration {self.iter}, {', '.join(files)}: {error}") from error
         step["total_loss"] = torch.stack(list(step.values())).sum()
         norm = self._reduced_gradient_norm()
-        # The scaler leaves a step out whose gradient overflowed; without one that is an error.
+        # The loss scaler skips a step whose gradient overflowed; without a scaler this is an error.
         must_be_finite = step if self.precision.may_overflow else {**step, "gradient_norm": norm}
         self._finite.add(self.iter, must_be_finite, files, self.flags())
         step["gradient_norm"] = norm
@@ -120,12 +121,12 @@ class Trainer(TrainerBase):
         self._log(step)
 
     def after_train(self) -> None:
-        """Looks at the last steps' values before the hooks close their files."""
+        """Checks the last steps' values before the hooks close their files."""
         super().after_train()
         self._finite.finish()
 
     def _seed_part(self, part: int) -> None:
-        # The same number for part 2 of one process as for the first part of process 2.
+        # Part 2 of one process has the same number as the first part of process 2.
         number = comm.get_rank() * self.accumulation + part
         torch.manual_seed(hash((self.seed, self.iter, number)) % 2**63)
 
@@ -142,7 +143,7 @@ class Trainer(TrainerBase):
         return batch[part * share : (part + 1) * share]
 
     def _backward(self, source: Batch, target: Batch | None, step: dict[str, Tensor]) -> None:
-        """Adds the gradients of one part of the batch, and its losses to those of the step."""
+        """Accumulates the gradients of one part of the batch, and its losses."""
         yielded = self.strategy.training_losses(source, target, self.iter)
         while True:
             # The strategy's forward passes run inside next(); backward belongs outside autocast.
@@ -155,7 +156,7 @@ class Trainer(TrainerBase):
             for name, value in losses.items():
                 mean = value.detach() / self.accumulation
                 step[name] = step[name] + mean if name in step else mean
-            # What they were computed from must be gone when the next forward pass begins.
+            # Their graph must be freed before the next forward pass begins.
             del losses, total, value
 
     def _zero_gradients(self) -> None:
@@ -183,7 +184,7 @@ class Trainer(TrainerBase):
         scaler.update()
 
     def _log(self, step: Mapping[str, Tensor]) -> None:
-        """Adds a step to the means, and writes them out once per period."""
+        """Adds a step's losses to the means, which are written once per period."""
         for name, value in step.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
@@ -200,5 +201,5 @@ class Trainer(TrainerBase):
         self._sums, self._steps, self._data_seconds = {}, 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the iteration; hooks keep no state of their own."""
+        """Returns the iteration; hooks have no state."""
         return {"iteration": self.iter}

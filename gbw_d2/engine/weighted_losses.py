@@ -1,4 +1,4 @@
-"""The class-weighted losses that WEIGHTING asks for, one per head of the network."""
+"""Builds the class-weighted losses of the network's heads from WEIGHTING."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gbw_d2.weighting import (
 from detectron2.config import CfgNode
 
 ALL = "all"
-# Settings that only a softmax over the classes has a use for.
+# Settings that need a softmax over the classes.
 _OF_SOFTMAX = ("logit_adjustment", "pseudo_label_adjustment")
 
 logger = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ def weighted_heads(
 ) -> dict[str, HeadSpec]:
     """Returns the heads whose loss is weighted: WEIGHTING.HEADS, or all for which it is defined.
 
-    Heads of instances are left out, and the log says so, where MODEL.SEMANTIC_ONLY takes their
-    branch out of the network.
+    Instance heads are left out, with a log message, if MODEL.SEMANTIC_ONLY removes their branch
+    from the network.
 
     Args:
         cfg: the config.
@@ -71,7 +71,7 @@ def weighted_heads(
 
 
 def _is_defined(cfg: CfgNode, head: HeadSpec) -> bool:
-    """Whether the scheme can weight a head at all, its settings aside."""
+    """Whether the scheme can weight a head at all, regardless of its settings."""
     scheme = SCHEMES.get(cfg.WEIGHTING.NAME).scheme
     return head.loss.has_softmax or not scheme.needs_softmax
 
@@ -81,9 +81,9 @@ def check_weighting(cfg: CfgNode, network: type[SegmentationModel], space: Label
 
     Raises:
         ConfigError: an unknown head, a key that the scheme does not have or that is out of range,
-            weights that are shared with a head that has none.
+            or weights taken over from a head that has none.
     """
-    # Counts are not there yet, and no check depends on their values.
+    # The counts are not known yet, and no check depends on their values.
     build_weighted_losses(cfg, network, space, torch.ones(space.num_classes), ())
 
 
@@ -94,7 +94,7 @@ def build_weighted_losses(
     class_counts: Tensor | None,
     terms: Sequence[str],
 ) -> WeightedLosses:
-    """Builds the loss of each head: weighted where WEIGHTING.HEADS says so, else plain.
+    """Builds the loss of each head, class-weighted for the heads of WEIGHTING.HEADS.
 
     Args:
         cfg: the config.
@@ -136,7 +136,7 @@ def _key_of(cfg: CfgNode, field: str) -> str:
 
 
 def _weight_sources(cfg: CfgNode, chosen: Mapping[str, HeadSpec]) -> dict[str, str]:
-    """Returns head -> head whose weights it takes over, by WEIGHTS_FROM or by the network."""
+    """Returns for each head that takes over weights the head that has them."""
     if cfg.WEIGHTING.WEIGHTS_FROM is None:
         wanted = {name: head.weights_from for name, head in chosen.items()}
         return {name: other for name, other in wanted.items() if other in chosen}
@@ -188,7 +188,7 @@ def _scheme(
 
 
 def _settings(cfg: CfgNode, space: LabelSpace) -> dict[str, Any]:
-    """Returns field -> value of WEIGHTING's keys; those that the scheme lacks must not be set."""
+    """Returns WEIGHTING's values by field; keys that the scheme lacks must not be set."""
     keys = config_keys(SCHEMES.get(cfg.WEIGHTING.NAME).scheme.Settings)
     own = {"NAME", "HEADS", "WEIGHTS_FROM"}
     foreign = [
@@ -209,7 +209,7 @@ def _settings(cfg: CfgNode, space: LabelSpace) -> dict[str, Any]:
 
 
 def _per_class(cfg: CfgNode) -> list[str]:
-    """Names the scheme's settings that hold one value per class."""
+    """Returns the names of the scheme's settings that hold one value per class."""
     settings = SCHEMES.get(cfg.WEIGHTING.NAME).scheme.Settings
     return [field.name for field, declared in declarations(settings) if declared.per_class]
 

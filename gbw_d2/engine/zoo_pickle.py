@@ -1,8 +1,8 @@
-"""Reads the ``.pkl`` files of Detectron2's and Caffe2's model zoos, in which code cannot hide.
+"""Reads ``.pkl`` files of Detectron2's and Caffe2's model zoos without executing code.
 
-A pickle may call whatever it names. Here it can name but the few things that arrays are written
-with, and even these are not NumPy's: rebuilt by NumPy, an array of forged type reads memory that is
-not its own.
+A pickle can call any function that it names. Here it can only name the few classes that arrays are
+written with, and even these are replacements of NumPy's: NumPy would let an array of a forged type
+read memory outside its data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NUMBER = re.compile("[biuf][1248]")
 
 
 class _DType:
-    """Stands for ``numpy.dtype``: numbers of 1 to 8 bytes and nothing else."""
+    """Replaces ``numpy.dtype``; only numbers of 1 to 8 bytes are allowed."""
 
     def __init__(self, name: str, *_: Any) -> None:
         if not (isinstance(name, str) and _NUMBER.fullmatch(name)):
@@ -31,7 +31,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for ``numpy.ndarray`` while the file is read."""
+    """Replaces ``numpy.ndarray`` while the file is read."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, is_fortran, data = state
@@ -46,7 +46,7 @@ def _from_buffer(data: bytes, dtype: _DType, shape: tuple[int, ...], order: Any)
     if not (isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape)):
         raise pickle.UnpicklingError(f"an array of shape {shape!r}")
     array = np.frombuffer(bytes(data), dtype.dtype).reshape(shape, order=order)
-    # torch takes numbers in the machine's own byte order only.
+    # PyTorch accepts numbers in the machine's byte order only.
     return array.astype(dtype.dtype.newbyteorder("="))
 
 
@@ -91,8 +91,8 @@ def read_zoo_pickle(path: str | Path) -> dict[str, Any]:
             (Detectron2).
 
     Returns:
-        What Detectron2's checkpointer makes of it: ``model`` (name -> array), ``__author__`` and
-        ``matching_heuristics``.
+        The entries that Detectron2's checkpointer expects: ``model`` (arrays by name),
+        ``__author__`` and ``matching_heuristics``.
 
     Raises:
         pickle.UnpicklingError: the file names code, or holds something else than arrays and plain

@@ -311,7 +311,7 @@ def test_resuming_goes_back_to_a_whole_checkpoint(
     (tmp_path / "model_0000003.pth").write_bytes(b"")
     checkpointer.leave_out_damaged()
     assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1
-    assert "is cut off; going on from the one before it, model_0000001.pth" in caplog.text
+    assert "is truncated; resuming from the one before it, model_0000001.pth" in caplog.text
     # Nothing to go back to: the file's own error.
     (tmp_path / "model_0000001.pth").write_bytes(whole[:-1])
     checkpointer.leave_out_damaged()
