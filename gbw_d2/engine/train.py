@@ -87,9 +87,8 @@ def evaluate_only(cfg: CfgNode, resume: bool) -> dict[str, float]:
         Returns:
             metrics of the first test set by name; {} on all processes except the first.
 
-
-
-    Raises: CheckpointError: the weights cannot be read or are of another network.
+    Raises:
+        CheckpointError: the weights cannot be read or are of another network.
     """
     start = time.perf_counter()
     model = build_model(cfg)
