@@ -1,1 +1,1 @@
-"""Networks: what a strategy may ask of them (protocol), the architectures, and post-processing."""
+"""Networks: their interface to strategies (protocol), the architectures, and post-processing."""

@@ -1,4 +1,4 @@
-"""What a network may be able to do beside the contract, for strategies that ask for it."""
+"""Optional interfaces of networks, which some strategies require."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class FoundObject:
     """A thing that a network finds in an image.
 
     Attributes:
-        class_id: of the label space.
+        class_id: class id of the label space.
         score: 0..1.
-        place: rows and columns of the image that its mask can touch.
-        mask: (h, w) bool, its pixels there.
+        place: rows and columns of the image that contain its mask.
+        mask: (h, w) bool, its pixels within these rows and columns.
     """
 
     class_id: int
@@ -37,12 +37,12 @@ class FoundObject:
 
 @dataclass(frozen=True)
 class ConsistencySettings:
-    """How the proposals of two views of a picture are compared.
+    """Settings of the comparison of proposals between two views of an image.
 
     Attributes:
-        most: proposals of each picture that are compared.
-        class_weight: of the distance of their classes' probabilities.
-        mask_weight: of the distance of their masks' probabilities.
+        most: maximum number of proposals to compare per image.
+        class_weight: weight of the distance between class probabilities.
+        mask_weight: weight of the distance between mask probabilities.
     """
 
     most: int
@@ -51,52 +51,53 @@ class ConsistencySettings:
 
 
 class CrossViewNetwork(Protocol):
-    """What a network may be able to do beside the contract: be checked by views."""
+    """Optional interface of networks whose detections can be compared between views."""
 
     def consistency_losses(
         self, clean: Outputs, view: Outputs, settings: ConsistencySettings
     ) -> Losses:
-        """Returns how much instance heads say otherwise of a view; {} without an instance branch.
+        """Returns the distances of the instance heads' predictions on a view, or {} without any.
 
         Args:
-            clean: outputs in training of pictures as they are, without gradient.
-            view: of the same pictures, resized.
-            settings: what is compared, and weights.
+            clean: training outputs on the original images, without gradient.
+            view: training outputs on the same images, resized.
+            settings: number of proposals, and weights.
         """
         ...
 
     def detected(self, batch: Batch) -> list[tuple[Tensor, list[FoundObject] | None]]:
-        """Runs inference; returns what there is before semantics and objects are merged.
+        """Runs inference without merging semantic segmentation and objects.
 
         Returns:
-            Per image logits (K, H, W) and objects at the file's size, the surest object first;
-            None without an instance branch.
+            Per image, logits (K, H, W) and objects at the file's size, by descending score; None
+            without an instance branch.
         """
         ...
 
 
 class SegmentTeacher(Protocol):
-    """What a network may be able to do beside the contract: teach by segments."""
+    """Optional interface of networks whose segments can serve as pseudo-labels."""
 
     def taught_segments(
         self, outputs: Outputs, shift: Tensor | None, least_score: float | None = None
     ) -> TaughtSegments:
-        """Returns a frozen copy's segments.
+        """Returns the segments predicted by a frozen copy (the teacher).
 
         Args:
-            outputs: of this copy, with instances.
+            outputs: outputs of this copy, with instances.
             shift: the student's ``pseudo_label_shift``.
-            least_score: things of a lower score have no class; None: as in the copy's results.
+            least_score: things of a lower score get no class; None for the rule of the copy's
+                results.
         """
         ...
 
     def segment_targets(self, segments: TaughtSegments, worth: SegmentWorth) -> Targets:
-        """Makes targets of segments; ``mix_targets`` pastes others onto them."""
+        """Makes targets of segments, onto which ``mix_targets`` can paste others."""
         ...
 
 
 def full_worth(segments: TaughtSegments) -> SegmentWorth:
-    """Returns the worth of labels, for all segments."""
+    """Returns the worth that true labels have, for all segments."""
     weights = torch.ones_like(segments.confidence)
     everywhere = weights.bool()
     return SegmentWorth(everywhere, everywhere, weights[:, 0, 0], 1, weights)

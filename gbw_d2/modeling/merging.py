@@ -1,11 +1,11 @@
-"""From semantic logits and detections to a panoptic map, by one of two rules.
+"""Merges semantic logits and detections into a panoptic map, by one of two rules.
 
 * ``score_order`` (Kirillov et al., Panoptic FPN, CVPR 2019): detections are painted in the order of
   their scores; one that is mostly hidden by those before it is dropped. A detection's class wins.
 * ``edaps`` (Saha et al., EDAPS, ICCV 2023): detections are painted class by class, the later over
-  the earlier; their class is that which most of their pixels have semantically.
+  the earlier; a detection gets the semantic class of most of its pixels.
 
-Masks are pasted one box at a time into its own region, never as a stack of whole images.
+Masks are pasted one by one into the region of their box, never as a stack of whole images.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from gbw_d2.errors import UserError
 from gbw_d2.modeling.postprocessing import class_probabilities, segment_table
 from gbw_d2.modeling.rois.masks import pasted_mask, pasted_region
 
-# Probability from which on a pixel belongs to a mask, as in Detectron2.
+# A pixel belongs to a mask from this probability on, as in Detectron2.
 MASK_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What RoI heads find in one image.
+    """The detections of RoI heads in one image.
 
     Attributes:
         boxes: (D, 4) x0, y0, x1, y1 in pixels.
         scores: (D,) 0..1.
-        classes: (D,) int64, place of the class among the things.
+        classes: (D,) int64, index of the class among the things.
         masks: (D, m, m) probabilities inside the box.
     """
 
@@ -50,13 +50,13 @@ class Detections:
 
 @dataclass(frozen=True)
 class MergingSettings:
-    """How detections and semantics become one map.
+    """Settings of the merging of detections and semantic segmentation.
 
     Args:
         rule: a name in ``RULES``.
-        min_score: detections below are dropped, 0..1.
-        most_hidden: ``score_order``: a detection of which more than this share is painted already
-            is dropped, 0..1.
+        min_score: detections with a lower score are dropped, 0..1.
+        most_hidden: ``score_order``: a detection is dropped if more than this share of it is
+            already covered, 0..1.
         stuff_area: smaller stuff regions become void, pixels.
 
     Raises:
@@ -80,18 +80,19 @@ class MergingSettings:
 def paint_by_score(
     found: Detections, size: tuple[int, int], most_hidden: float
 ) -> tuple[Tensor, Tensor]:
-    """Paints detections where nothing is yet, the surest first.
+    """Paints detections by descending score onto free pixels.
 
-    A detection is dropped where it has no pixel, or more than ``most_hidden`` of its pixels are
-    painted already. The host waits once, for the boxes.
+    A detection is dropped if it has no pixel, or if more than ``most_hidden`` of its pixels are
+    already covered. The host waits once, for the boxes.
 
     Args:
-        found: of one image.
+        found: detections of one image.
         size: (rows, columns) of the map.
-        most_hidden: share, 0..1.
+        most_hidden: maximum covered share, 0..1.
 
     Returns:
-        (H, W) int32, row of the detection + 1 at each pixel, 0 = none; (D,) bool, which are kept.
+        (H, W) int32, index of the detection + 1 at each pixel, 0 = none; (D,) bool, whether it is
+        kept.
     """
     canvas = torch.zeros(size, dtype=torch.int32, device=found.boxes.device)
     kept = torch.zeros(len(found), dtype=torch.bool, device=canvas.device)
@@ -112,10 +113,10 @@ def paint_by_score(
 
 @torch.no_grad()
 def paint_over(found: Detections, size: tuple[int, int]) -> Tensor:
-    """Paints detections class by class, within a class the surest first, over what is there.
+    """Paints detections class by class, by descending score, over earlier ones.
 
     Returns:
-        (H, W) int32, row of the detection + 1 at each pixel, 0 = none.
+        (H, W) int32, index of the detection + 1 at each pixel, 0 = none.
     """
     canvas = torch.zeros(size, dtype=torch.int32, device=found.boxes.device)
     order = torch.argsort(-found.scores, stable=True)
@@ -137,7 +138,7 @@ def _score_order(
     found: Detections, labels: Tensor, thing_ids: Tensor, settings: MergingSettings
 ) -> _Things:
     canvas, kept = paint_by_score(found, tuple(labels.shape), settings.most_hidden)
-    # The surest is segment 1.
+    # The detection with the highest score is segment 1.
     order = torch.argsort(-found.scores)
     order = order[kept[order]]
     number = torch.zeros(len(found) + 1, dtype=torch.int64, device=labels.device)
@@ -181,12 +182,12 @@ def merge_detections(
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Merges detections with semantic logits.
 
-    Pixels that are a thing semantically and in no detection are void. Under ``edaps`` so are pixels
-    of stuff below a mask.
+    Pixels whose semantic class is a thing but which are in no detection become void; under
+    ``edaps``, so do stuff pixels under a mask.
 
     Args:
         sem_logits: (K, H, W).
-        found: of the same image, in its pixels.
+        found: detections of the same image, in its pixels.
         thing_ids: class ids of the things.
         settings: rule and thresholds.
 

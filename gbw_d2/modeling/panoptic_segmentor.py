@@ -1,4 +1,4 @@
-"""What architectures with an instance branch share: ``MODEL.SEMANTIC_ONLY`` leaves it out."""
+"""The base class of architectures whose instance branch ``MODEL.SEMANTIC_ONLY`` removes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class PanopticSegmentor(DenseSegmentor):
     @classmethod
     @abstractmethod
     def instance_targets(cls, cfg: Any, space: LabelSpace) -> TargetGenerator:
-        """Returns what makes the label entries of the instance branch.
+        """Returns the generator of the instance branch's label entries.
 
         Args:
             cfg: the config.
-            space: the classes that the network learns.
+            space: the label space of the network.
         """

@@ -1,4 +1,4 @@
-"""The losses of a network whose class weights are all 1: what it has by default."""
+"""The default losses of a network, without class weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def plain_losses(heads: Mapping[str, HeadSpec], num_classes: int) -> WeightedLos
     """Builds the loss of each head with scheme "none".
 
     Args:
-        heads: of the network.
+        heads: the heads of the network by name.
         num_classes: K of the label space.
     """
     return WeightedLosses(

@@ -1,16 +1,16 @@
-"""From semantic logits, a centre heat map and offsets to a panoptic map.
+"""Merges semantic logits, a centre heat map and offsets into a panoptic map.
 
 Panoptic-DeepLab (Cheng et al., CVPR 2020), section 3.3.
 
 The maps are those of Detectron2's ``get_panoptic_segmentation``, ties included:
 
-* equal heat map values within one window are all peaks; of more than ``top_k`` peaks those strictly
-  above the ``top_k``-th highest value stay;
+* equal heat map values within one window are all peaks; of ``top_k`` or more peaks only those
+  strictly above the ``top_k``-th highest value are kept;
 * of two centres at the same distance (as ``torch.norm`` rounds it) the first in raster order wins;
 * of two classes with as many pixels in an instance, and of two equal logits, the smaller id wins.
 
-The cost is not Detectron2's: it makes a table of all pixels x centres. Here a grid of tiles tells
-which centres can be the nearest for a vote in that tile, mostly one or two of them.
+It is faster than Detectron2's, which makes a table of all pixels x centres: here a grid of tiles
+lists the centres that can be the nearest for a vote in a tile, mostly one or two.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from gbw_d2.errors import UserError
 
 from detectron2.structures import Boxes, Instances
 
-# Numbers in one block of a table of distances or probabilities: 4 MB in float32.
+# Elements in one block of a table of distances or probabilities: 4 MB in float32.
 _BLOCK = 1 << 20
 # Side of the tiles that share a list of near centres, in pixels.
 _TILE = 16
-# Two squared distances closer than this, relatively, may be one distance in float32.
+# Two squared distances with a smaller relative difference may be equal distances in float32.
 _ROUNDING = 2e-6
 
 
@@ -82,7 +82,7 @@ def find_centers(center: Tensor, settings: PanopticSettings) -> tuple[Tensor, Te
 
 
 def group_pixels(centers: Tensor, offset: Tensor, pixels: Tensor) -> Tensor:
-    """Gives each pixel the nearest centre of the point that it votes for.
+    """Assigns each pixel to the centre nearest to the point that it votes for.
 
     Args:
         centers: (P, 2) (y, x), P >= 1.
@@ -99,13 +99,14 @@ def group_pixels(centers: Tensor, offset: Tensor, pixels: Tensor) -> Tensor:
     votes_x = (pixels - y * width) + flat[1, pixels]
     near, count = _near_centers(centers, height, width)
     columns = -(-width // _TILE)
-    # False for what is not a number, too.
+    # False also for NaN.
     inside = (votes_y >= 0) & (votes_y < height) & (votes_x >= 0) & (votes_x < width)
     tile = (votes_y / _TILE).long() * columns + (votes_x / _TILE).long()
     tile = torch.where(inside, tile, 0)
     nearest = near[tile, 0]
     candidates = torch.where(inside, count[tile], len(centers))
-    # By powers of four, so that the few votes with many candidates do not widen everybody's rows.
+    # Grouped by powers of four, so that the few votes with many candidates do not enlarge the table
+    # of all votes.
     low, wide = 1, near.shape[1]
     while low < wide:
         high = min(4 * low, wide)
@@ -121,12 +122,13 @@ def group_pixels(centers: Tensor, offset: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _near_centers(centers: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Lists for each tile the centres that can be the nearest to a point in it.
+    """Lists for each tile the centres that can be nearest to a point in it.
 
     Returns:
-        (T, C) int64 indices of centres, ascending, filled up with -1; (T,) how many there are.
+        (T, C) int64 indices of centres, ascending, padded with -1; (T,) number of centres.
     """
-    # A centre is out if even its nearest point of the tile is farther than another's farthest.
+    # A centre is excluded if its distance to the tile's nearest point exceeds another's to the
+    # farthest point.
     inner, outer = [], []
     for axis, length in enumerate((height, width)):
         start = torch.arange(0, length, _TILE, device=centers.device)[:, None]
@@ -147,7 +149,7 @@ def _near_centers(centers: Tensor, height: int, width: int) -> tuple[Tensor, Ten
 
 
 def _nearest(votes_y: Tensor, votes_x: Tensor, centers: Tensor, rows: Tensor) -> Tensor:
-    """Chooses among the centres listed in ``rows``, (M, C) or (1, C), -1 = none: (M,) indices."""
+    """Returns (M,) indices of the nearest centre among ``rows``, (M, C) or (1, C), -1 = none."""
     dy = centers[rows, 0] - votes_y[:, None]
     dx = centers[rows, 1] - votes_x[:, None]
     # By subtraction: the expanded form of the square cancels for far-away points.
@@ -155,7 +157,7 @@ def _nearest(votes_y: Tensor, votes_x: Tensor, centers: Tensor, rows: Tensor) ->
     least, place = squared.min(dim=1)
     close = (squared <= least[:, None] * (1 + _ROUNDING)).sum(dim=1) > 1
     tied = close.nonzero()[:, 0]
-    # The root decides: its rounding makes ties of distances that differ in the last bit.
+    # The square root is needed: its rounding makes ties of distances that differ in the last bit.
     distance = torch.stack([dy[tied], dx[tied]], dim=-1).norm(dim=-1)
     none = (rows < 0).expand(len(votes_y), -1)[tied]
     place[tied] = distance.masked_fill_(none, torch.inf).argmin(dim=1)
@@ -249,12 +251,12 @@ def class_probabilities(logits: Tensor, highest: Tensor, classes: Tensor) -> Ten
 def segment_table(
     segments: Tensor, classes: Tensor, scores: Tensor, probability: Tensor, is_thing: Tensor
 ) -> list[dict[str, Any]]:
-    """Lists the segments; the one place where results are copied to the host.
+    """Lists the segments; the only place where results are copied to the host.
 
     Args:
-        segments: (M,) number of each pixel's segment, 0 = void, 1..S.
+        segments: (M,) segment number of each pixel, 0 = void, 1..S.
         classes: (S,) class ids.
-        scores: (S,) of each segment, 0..1.
+        scores: (S,) score of each segment, 0..1.
         probability: (M,) 0..1; its mean over a segment is a factor of the score.
         is_thing: (K,) bool.
 
@@ -280,11 +282,11 @@ def segment_table(
 
 
 def instances_of(panoptic_map: Tensor, segments_info: Sequence[dict[str, Any]]) -> Instances:
-    """Lists the things of a panoptic map as Detectron2 ``Instances``; empty where there is none.
+    """Returns the things of a panoptic map as Detectron2 ``Instances``, possibly empty.
 
     Args:
         panoptic_map: (H, W) int segment ids.
-        segments_info: of :func:`panoptic_from_centers`.
+        segments_info: the table of :func:`panoptic_from_centers`.
 
     Returns:
         Instances with ``pred_classes`` (class ids), ``scores`` (0..1), ``pred_masks`` (S, H, W)

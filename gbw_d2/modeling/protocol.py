@@ -1,4 +1,4 @@
-"""What the engine and the adaptation strategies may ask of any network, and nothing else of it."""
+"""The complete interface of a network to the engine and to the adaptation strategies."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class HeadSpec:
     Attributes:
         loss: the class of its loss; built with a scheme, these class ids, and the label space's
             number of classes.
-        class_ids: class ids of the label space that its weights belong to, in order.
-        has_classifier: whether ``losses`` hands the loss a classifier's input and output, so that
-            schemes can measure there.
-        weights_from: head whose weights this one takes over, where both are weighted and nobody
-            says otherwise; None for weights of its own.
+        class_ids: class ids of the label space that have a weight, in order.
+        has_classifier: whether ``losses`` passes a classifier's input and output to the loss, so
+            that schemes can measure there.
+        weights_from: head whose weights this one takes over by default, if both are weighted; None
+            for its own weights.
     """
 
     loss: type[WeightedLoss]
@@ -43,12 +43,13 @@ class HeadSpec:
 
 @dataclass(frozen=True)
 class SemanticPrediction:
-    """Logits of a semantic head at its own resolution, and the size that they stand for.
+    """Logits of a semantic head at its own resolution, and the size of the network's input.
 
     Attributes:
         logits: (N, K, h, w).
         size: (rows, columns) of the network's input.
-        features: (N, D, h, w), the classifier's input; None where there is none to measure at.
+        features: (N, D, h, w), the classifier's input; None if there is no classifier to measure
+            at.
     """
 
     logits: Tensor
@@ -57,7 +58,7 @@ class SemanticPrediction:
 
     @property
     def classifier(self) -> tuple[Tensor, Tensor] | None:
-        """Input and output of the classifier at its resolution, None where there is none."""
+        """The input and output of the classifier at its resolution, or None."""
         return None if self.features is None else (self.features, self.logits)
 
     @cached_property
@@ -71,12 +72,12 @@ class SemanticPrediction:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network says of a batch of images.
+    """The outputs of a network for a batch of images.
 
     Attributes:
-        semantic: of the semantic head.
-        auxiliary: of a second semantic head that serves training alone; None where there is none.
-        private: what the network's own losses, pseudo-targets and results need; opaque to all
+        semantic: prediction of the semantic head.
+        auxiliary: prediction of a second semantic head used in training only, or None.
+        private: data for the network's own losses, pseudo-targets and results; opaque to all
             others.
     """
 
@@ -85,7 +86,7 @@ class Outputs:
     private: Any = None
 
     def predictions(self) -> Iterator[SemanticPrediction]:
-        """Yields the predictions of the semantic heads that there are, the main one first."""
+        """Yields the predictions of all semantic heads, the main one first."""
         yield self.semantic
         if self.auxiliary is not None:
             yield self.auxiliary
@@ -107,12 +108,12 @@ class SegmentMaps:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a network learns from, of a batch of images; what is None has no loss.
+    """The targets of a batch of images; a target that is None has no loss.
 
     Attributes:
         semantic: (N, H, W) int64 class ids, 255 = ignore.
         segments: the segments of the same images.
-        private: the network's own targets of its instance heads, made by its target generator.
+        private: the network's own targets for its instance heads, made by its target generator.
     """
 
     semantic: Tensor | None = None
@@ -121,19 +122,19 @@ class Targets:
 
     @property
     def has_instances(self) -> bool:
-        """Whether there is something for the network's instance heads to learn from."""
+        """Whether there are targets for the network's instance heads."""
         return self.private is not None
 
 
 @dataclass(frozen=True)
 class TaughtSegments:
-    """The segments that a teacher finds in a batch of images; nothing of them is on the host.
+    """The segments that a teacher predicts in a batch of images, all on the device.
 
     Attributes:
-        owners: (N, H, W) int64, number of each pixel's segment, 0..S-1; 0 = void.
-        classes: (N, S) int64 class ids by number, 255 = none; numbers may be without a pixel.
-        confidence: (N, H, W) float32 in 0..1, of each pixel's own segment there; 0 on void.
-        greatest: (N, H, W) float32 in 0..1, the greatest confidence of any segment there.
+        owners: (N, H, W) int64, segment number of each pixel, 0..S-1; 0 = void.
+        classes: (N, S) int64 class id of each number, 255 = none; numbers may have no pixel.
+        confidence: (N, H, W) float32 in 0..1, confidence of each pixel's segment; 0 on void.
+        greatest: (N, H, W) float32 in 0..1, maximum confidence of all segments at the pixel.
     """
 
     owners: Tensor
@@ -144,14 +145,14 @@ class TaughtSegments:
 
 @dataclass(frozen=True)
 class SegmentWorth:
-    """What of a teacher's segments a student shall learn from, and how much.
+    """Which of a teacher's segments a student is trained on, and with which weights.
 
     Attributes:
-        reliable: (N, H, W) bool; a segment's mask counts as the share of these among its pixels.
-        usable: (N, H, W) bool, pixels at which masks are learned.
-        no_object: (N,) float32 in 0..1, how much it counts that there is nothing else.
-        least_area: smaller segments are none, pixels.
-        pixels: (N, H, W) float32 in 0..1, the weights of pixels that follow: for other losses.
+        reliable: (N, H, W) bool; the weight of a segment's mask is its share of reliable pixels.
+        usable: (N, H, W) bool, pixels at which masks are trained.
+        no_object: (N,) float32 in 0..1, weight of "no object".
+        least_area: smaller segments are dropped, pixels.
+        pixels: (N, H, W) float32 in 0..1, the resulting weights of pixels, for other losses.
     """
 
     reliable: Tensor
@@ -163,13 +164,14 @@ class SegmentWorth:
 
 @dataclass(frozen=True)
 class PixelPseudoLabels:
-    """What a strategy makes of a teacher's semantic prediction.
+    """The semantic pseudo-labels that a strategy makes of a teacher's prediction.
 
     Attributes:
         labels: (N, H, W) int64 class ids; every pixel has one.
         confidence: (N, H, W) float32, probability of the label, 0..1.
-        kept: (N, H, W) bool, False where no pseudo-label counts, as on the own car's hood.
-        thresholds: (K,) confidence from which on the strategy calls a pixel of a class confident.
+        kept: (N, H, W) bool, False where pseudo-labels are ignored, such as on the ego vehicle's
+            hood.
+        thresholds: (K,) a pixel of a class is confident from this confidence on, 0..1.
     """
 
     labels: Tensor
@@ -179,19 +181,19 @@ class PixelPseudoLabels:
 
     @property
     def confident(self) -> Tensor:
-        """(N, H, W) bool, the confident pixels among those that are kept."""
+        """The confident pixels (N, H, W) bool among those that are kept."""
         return (self.confidence >= self.thresholds[self.labels]) & self.kept
 
 
 @dataclass(frozen=True)
 class View:
-    """One image as it was shown to a network: resized, perhaps mirrored, in windows.
+    """One resized, possibly mirrored view of an image, and the network's outputs on its windows.
 
     Attributes:
         shown: (rows, columns) of the resized image.
         flip: whether it was mirrored left to right.
-        windows: (place, outputs of that place as a batch of one), made while they are read; place
-            is (rows, columns) as slices of the resized image.
+        windows: pairs (place, outputs there as a batch of one), computed when iterated; place is
+            (rows, columns) as slices of the resized image.
     """
 
     shown: Size
@@ -200,14 +202,14 @@ class View:
 
 
 class FrozenEncoder(Protocol):
-    """An encoder by itself."""
+    """An encoder without the rest of its network."""
 
     def __call__(self, images: Tensor) -> Features:
         """Maps (N, 3, H, W) to feature maps by name."""
 
 
 class TargetGenerator(Protocol):
-    """Makes a network's own label entries of one sample; runs in loader processes, so picklable."""
+    """Makes a network's own label entries of a sample in loader processes, so it is picklable."""
 
     def __call__(
         self,
@@ -221,7 +223,7 @@ class TargetGenerator(Protocol):
             class_map: (H, W) class ids, 255 = ignore, after crop and flip.
             segment_map: (H, W) segment ids, 0 = void; None where no instances are labelled.
             segments_info: COCO dicts with ``id``, ``category_id`` (class id, 255 = not a class) and
-                ``iscrowd``; may list segments that the crop does not show.
+                ``iscrowd``; it may list segments outside the crop.
         """
         ...
 
@@ -232,13 +234,13 @@ class SegmentationModel(Protocol):
     Sizes: N images, K classes, H x W input pixels. Built as ``Architecture(cfg)``.
     """
 
-    # The classes that are predicted.
+    # The classes that the network predicts.
     label_space: LabelSpace
-    # The encoder: it learns at SOLVER.BASE_LR, all else at HEAD_LR_FACTOR times that.
+    # The encoder, trained at SOLVER.BASE_LR; all else is trained at HEAD_LR_FACTOR times that.
     backbone: nn.Module
     # The losses of its heads; no sub-module, and None in frozen copies.
     weighted_losses: WeightedLosses | None
-    # How often a training step waits for the device, beyond what the engine does.
+    # How often a training step waits for the device, in addition to the engine's waits.
     waits_per_step: int
 
     @classmethod
@@ -248,16 +250,16 @@ class SegmentationModel(Protocol):
 
     @classmethod
     def predicts_instances(cls, cfg: Any) -> bool:
-        """Whether instances are read from labels, and PQ is asked for."""
+        """Whether the network predicts instances, so that labels need them and PQ is computed."""
         ...
 
     @classmethod
     def target_generator(cls, cfg: Any, space: LabelSpace) -> TargetGenerator:
-        """Returns what makes the network's own label entries."""
+        """Returns the generator of the network's own label entries."""
         ...
 
     def semantic_heads(self) -> tuple[str, ...]:
-        """Names the predictions that ``outputs`` has in training, the main one first."""
+        """Returns the names of the predictions in training, the main one first."""
         ...
 
     def images(self, batch: Batch) -> Tensor:
@@ -265,26 +267,26 @@ class SegmentationModel(Protocol):
         ...
 
     def normalised(self, pictures: Tensor) -> Tensor:
-        """Turns pictures (N, 3, H, W), RGB in 0..1, into the network's input."""
+        """Normalises images (N, 3, H, W), RGB in 0..1, to the network's input."""
         ...
 
     def pictures(self, images: Tensor) -> Tensor:
-        """Turns the network's input (N, 3, H, W) back into pictures, RGB in 0..1."""
+        """Maps the network's input (N, 3, H, W) back to images, RGB in 0..1."""
         ...
 
     def targets(self, batch: Batch) -> Targets:
-        """Moves and stacks the batch's label entries; what a batch lacks is None."""
+        """Moves and stacks the batch's label entries; entries that a batch lacks are None."""
         ...
 
     def features(
         self, images: Tensor, draws: Sequence[np.random.Generator] | None = None
     ) -> Features:
-        """Runs the encoder: (N, 3, H, W) -> feature maps by name.
+        """Runs the encoder, which maps (N, 3, H, W) to feature maps by name.
 
         Args:
-            images: of :meth:`images`.
-            draws: one generator per image, keyed by its sample, for networks that draw crops of
-                their own in training; None in inference.
+            images: the result of :meth:`images`.
+            draws: one generator per image, keyed by its sample, for networks that draw crops or
+                RoIs in training; None in inference.
         """
         ...
 
@@ -292,9 +294,9 @@ class SegmentationModel(Protocol):
         """Runs the heads.
 
         Args:
-            features: of :meth:`features`.
+            features: the result of :meth:`features`.
             image_size: (rows, columns) of the network's input.
-            instances: False leaves out what only instances need.
+            instances: whether to run the instance heads.
         """
         ...
 
@@ -309,21 +311,21 @@ class SegmentationModel(Protocol):
         """Returns the losses whose targets are present: ``loss_<head>``, and any without classes.
 
         Args:
-            outputs: of :meth:`outputs`.
+            outputs: the result of :meth:`outputs`.
             targets: a loss exists if and only if its target does.
             pixel_weights: (N, H, W) in 0..1, pseudo-label confidence for the semantic losses; None
-                = 1 everywhere. Instance targets bring weights of their own.
+                = 1 everywhere. Instance targets have their own weights.
             term: which images these are (``keys.TERM_*``); weighting keeps its state per term.
-            log: takes what the losses used.
+            log: receives the class weights that the losses used.
         """
         ...
 
     def pseudo_targets(self, outputs: Outputs, pseudo_labels: PixelPseudoLabels) -> Targets:
-        """Makes targets of a teacher's outputs: its pseudo-labels, and instances where it has any.
+        """Makes targets of a teacher's outputs: pseudo-labels, and instances if it predicts any.
 
         Args:
-            outputs: of a frozen copy of this network, with instances.
-            pseudo_labels: what the strategy made of the semantic prediction.
+            outputs: outputs of a frozen copy of this network, with instances.
+            pseudo_labels: the strategy's pseudo-labels by the semantic prediction.
         """
         ...
 
@@ -333,38 +335,38 @@ class SegmentationModel(Protocol):
         Args:
             mask: (N, H, W) bool, True where the source's pixel is pasted.
             source: targets of the images that are pasted.
-            target: targets of the images beneath. What either lacks, the mixture lacks.
+            target: targets of the images underneath. The mixture lacks what either lacks.
         """
         ...
 
     def pseudo_label_shift(self) -> Tensor | None:
-        """Returns (K,) to add to the semantic logits that pseudo-labels are made of, None for 0.
+        """Returns (K,) to add to semantic logits before pseudo-labels are taken, or None for 0.
 
-        It takes out what class weights have put into them, where
-        ``WEIGHTING.PSEUDO_LABEL_ADJUSTMENT`` asks for it. A teacher's logits get its student's.
+        It removes prior shift that class weights cause, by ``WEIGHTING.PSEUDO_LABEL_ADJUSTMENT``. A
+        teacher's logits get the shift of its student.
         """
         ...
 
     def frozen_copy(self) -> SegmentationModel:
-        """Returns a copy of the whole network that never gets gradients, in evaluation mode."""
+        """Returns a copy of the whole network without gradients, in evaluation mode."""
         ...
 
     def frozen_encoder(self) -> FrozenEncoder:
-        """Returns a copy of the encoder that never gets gradients, in evaluation mode."""
+        """Returns a copy of the encoder without gradients, in evaluation mode."""
         ...
 
     def merge_views(
         self, views: Iterable[View], image_size: Size, sample: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Merges what the network said of several views of one image into one result.
+        """Merges the network's outputs on several views of one image into one result.
 
         Args:
-            views: in any order; each is read once.
+            views: views in any order; each is iterated once.
             image_size: (rows, columns) of the image at the network's resolution.
             sample: ``height`` and ``width`` give the result's size in pixels.
 
         Returns:
-            As the network's inference result of that image.
+            The result of that image, as in inference.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What every dense architecture shares: images in, encoder, semantic head, losses, results."""
+"""The base class of dense architectures: images, encoder, semantic head, losses and results."""
 
 from __future__ import annotations
 
@@ -55,28 +55,28 @@ class DenseSegmentor(nn.Module):
     """A backbone and a semantic head of Detectron2, with class-weighted cross-entropy.
 
     Architectures derive from it and add their instance branch: ``heads``, ``predicts_instances``
-    and ``target_generator`` say what there is; ``instance_outputs``, ``loss_calls``,
-    ``pseudo_targets``, ``dense_maps`` and ``result`` compute it. See
-    :class:`gbw_d2.modeling.protocol.SegmentationModel` for all that is asked of a network.
+    and ``target_generator`` declare it; ``instance_outputs``, ``loss_calls``, ``pseudo_targets``,
+    ``dense_maps`` and ``result`` compute it. :class:`gbw_d2.modeling.protocol.SegmentationModel` is
+    the interface of a network.
 
     Args:
         backbone: maps (N, 3, H, W) to feature maps by name.
         sem_seg_head: a Detectron2 head with ``layers(features)`` and a final ``predictor``.
         auxiliary_head: a second head of the same form for training, or None.
-        label_space: the classes that are predicted.
-        pixel_mean: per channel, 0..255, in ``INPUT.FORMAT`` order.
-        pixel_std: likewise.
+        label_space: the classes that the network predicts.
+        pixel_mean: mean of each channel, 0..255, in ``INPUT.FORMAT`` order.
+        pixel_std: standard deviation of each channel, likewise.
         loss_factors: factor of each head's loss.
         image_format: order of the images' channels, RGB or BGR.
         weighted_losses: the loss of each head.
-        neck: maps the backbone's feature maps to further ones for the heads, or None.
+        neck: computes further feature maps for the heads from the backbone's, or None.
 
     Attributes:
         target_entries: names of a sample's label entries that are this network's own.
-        target_padding: value with which such an entry is padded, where that is not 0.
+        target_padding: padding values of such entries that are not padded with 0.
         displacements: names of dense maps that hold (dy, dx) in pixels.
         waits_per_step: how often a training step waits for the device.
-        not_exported: what ``export_outputs`` leaves out and why, for people; "" = nothing.
+        not_exported: a message about what ``export_outputs`` omits and why; "" = nothing.
     """
 
     target_entries: tuple[str, ...] = ()
@@ -113,11 +113,12 @@ class DenseSegmentor(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     def _hold(self, losses: WeightedLosses | None) -> None:
-        # No sub-module: their state is saved beside the network, and no copy of it has them.
+        # Not a sub-module: their state is saved beside the network, and copies of the network lack
+        # them.
         object.__setattr__(self, "weighted_losses", losses)
 
     def train(self, mode: bool = True) -> DenseSegmentor:
-        """Sets the mode of the network and of its losses, whose state moves in training alone."""
+        """Sets the mode of the network and its losses, whose state is updated in training only."""
         super().train(mode)
         if self.weighted_losses is not None:
             self.weighted_losses.train(mode)
@@ -142,7 +143,7 @@ class DenseSegmentor(nn.Module):
 
     @classmethod
     def build_neck(cls, cfg: Any, shape: Mapping[str, ShapeSpec]) -> nn.Module | None:
-        """Builds what stands between a backbone of this shape and the heads, None for nothing."""
+        """Builds the neck between a backbone of this shape and the heads, or returns None."""
         return None
 
     @classmethod
@@ -184,13 +185,13 @@ class DenseSegmentor(nn.Module):
 
     @property
     def size_divisibility(self) -> int:
-        """Of which rows and columns of a batch are multiples, by padding; 0 = of nothing."""
+        """The number of which a batch's padded rows and columns are multiples; 0 = no padding."""
         own = self.backbone.size_divisibility
         return own if self.neck is None else max(own, self.neck.size_divisibility)
 
     @property
     def device(self) -> torch.device:
-        """Where the network's parameters are."""
+        """The device of the network's parameters."""
         return self.pixel_mean.device
 
     def _stack(self, batch: Sequence[Mapping[str, Any]], key: str, pad: float) -> Tensor:
@@ -273,7 +274,7 @@ class DenseSegmentor(nn.Module):
         return SemanticPrediction(logits, image_size, classifier_features)
 
     def instance_outputs(self, features: Features, image_size: Size) -> Any:
-        """Runs the instance branch; returns the outputs' private part, None without a branch."""
+        """Runs the instance branch; returns the outputs' private part, or None without a branch."""
         return None
 
     def losses(
@@ -287,7 +288,7 @@ class DenseSegmentor(nn.Module):
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
         assert self.weighted_losses is not None, "a frozen copy has no losses"
         calls = self.loss_calls(outputs, targets, pixel_weights)
-        # Heads that take over another one's weights read them there.
+        # Heads that take over another head's weights read them from this log.
         log = WeightLog() if log is None else log
         bound = {head: partial(call, term=term, log=log) for head, call in calls.items()}
         values = in_order(self.weighted_losses, bound)
@@ -296,7 +297,7 @@ class DenseSegmentor(nn.Module):
     def loss_calls(
         self, outputs: Outputs, targets: Targets, pixel_weights: Tensor | None
     ) -> dict[str, Callable[..., Tensor]]:
-        """Returns head -> its loss, waiting for ``term`` and ``log``, where there is a target."""
+        """Returns by head the losses that have targets, as functions of ``term`` and ``log``."""
         assert self.weighted_losses is not None
         if targets.semantic is None:
             return {}
@@ -319,7 +320,7 @@ class DenseSegmentor(nn.Module):
     def mix_targets(self, mask: Tensor, source: Targets, target: Targets) -> Targets:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`.
 
-        Private targets are mixed map by map; segments are not, as nobody learns from them here.
+        Private targets are mixed map by map; segments are dropped, because no loss here uses them.
         """
         semantic = private = None
         if source.semantic is not None and target.semantic is not None:
@@ -342,7 +343,7 @@ class DenseSegmentor(nn.Module):
             batch: samples with ``image``; ``height`` and ``width`` give a result's size in pixels.
         """
         if not self.training and len({sample[keys.IMAGE].shape for sample in batch}) > 1:
-            # In one batch the smaller would be padded, and predictions depend on padding.
+            # Images of different sizes run separately, because padding would change predictions.
             return [self([sample])[0] for sample in batch]
         images = self._normalised(batch)
         size = (images.tensor.shape[-2], images.tensor.shape[-1])
@@ -362,13 +363,13 @@ class DenseSegmentor(nn.Module):
         ]
 
     def dense_maps(self, outputs: Outputs) -> dict[str, Tensor]:
-        """Returns what is predicted of each pixel: name -> (N, C, H, W) at the input's size."""
+        """Returns the dense predictions (N, C, H, W) by name, at the input's size."""
         return {SEMANTIC_LOGITS: outputs.semantic.dense()}
 
     def result(
         self, maps: Mapping[str, Tensor], image_size: Size, sample: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Turns one image's dense maps (C, H, W) into its result at the file's size."""
+        """Computes one image's result at its file's size from its dense maps (C, H, W)."""
         height, width = result_size(sample, image_size)
         logits = sem_seg_postprocess(maps[SEMANTIC_LOGITS], image_size, height, width)
         return {keys.SEM_SEG: logits}
@@ -388,7 +389,7 @@ class DenseSegmentor(nn.Module):
 
 
 def result_size(sample: Mapping[str, Any], image_size: Size) -> Size:
-    """Returns (rows, columns) of the result: of the file on disk where the sample names it."""
+    """Returns (rows, columns) of the result: the file's size if the sample has it."""
     return sample.get(keys.HEIGHT, image_size[0]), sample.get(keys.WIDTH, image_size[1])
 
 

@@ -1,4 +1,4 @@
-"""A teacher's panoptic maps as segments, for networks that predict pixels."""
+"""Converts a teacher's panoptic maps to segments, for networks that classify pixels."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def segments_of_maps(
     by_score: bool,
     least_score: float | None = None,
 ) -> TaughtSegments:
-    """Makes segments of panoptic maps, whose tables the host has already seen.
+    """Makes segments of panoptic maps, whose tables are already on the host.
 
-    A pixel's confidence is the probability of its segment's class there.
+    A pixel's confidence is the probability of its segment's class at the pixel.
 
     Args:
-        logits: (N, K, H, W) of the semantic head.
+        logits: (N, K, H, W), logits of the semantic head.
         results: of each image, (H, W) int32 segment ids and Detectron2's table, ids 1..S in order.
-        by_score: True: the confidence of a thing is its score, as where another head found it.
-        least_score: things of a lower score have no class; None keeps all.
+        by_score: whether the confidence of a thing is its score, for things found by another head.
+        least_score: things of a lower score get no class; None keeps all.
     """
     maps, tables = zip(*results, strict=True)
     owners = torch.stack(maps).long()
@@ -69,7 +69,7 @@ def _is_unsure(segment: Mapping[str, Any], least_score: float | None) -> bool:
 def without_unsure(
     segments: TaughtSegments, is_thing: Tensor, least_score: float
 ) -> TaughtSegments:
-    """Takes the class of things whose mean confidence is lower than a score."""
+    """Removes the class of things whose mean confidence is lower than a score."""
     owners, classes = segments.owners, segments.classes
     count = classes.shape[1]
     areas = owner_sums(owners, count).clamp(min=1)
@@ -81,7 +81,7 @@ def without_unsure(
 
 
 def large_classes(segments: TaughtSegments, least_area: int) -> Tensor:
-    """Returns the classes of segments, 255 for those of fewer than ``least_area`` pixels."""
+    """Returns the classes of segments, 255 for segments of fewer than ``least_area`` pixels."""
     areas = owner_sums(segments.owners, segments.classes.shape[1])
     return torch.where(areas >= least_area, segments.classes, IGNORE_LABEL)
 

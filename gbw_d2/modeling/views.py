@@ -1,4 +1,4 @@
-"""Averages dense predictions over views of one image: windows, scales, mirrored ones."""
+"""Averages dense predictions over views of one image: windows, scales and mirror images."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def merged_maps(
 ) -> Maps:
     """Averages the dense maps of a network over views; logits are averaged as probabilities.
 
-    A window counts less towards its border, where the network sees least of the surroundings. An
-    instance that no window holds whole is predicted in parts.
+    A window's weight decreases towards its border, where the network sees the least context. An
+    instance that is not completely inside a window is predicted in parts.
 
     Args:
-        views: of one image.
-        image_size: (rows, columns) that all are brought to.
-        maps_of: outputs -> dense maps by name, (1, C, H, W) at the size of the network's input.
+        views: views of one image.
+        image_size: (rows, columns) to which all are resized.
+        maps_of: maps outputs to dense maps by name, (1, C, H, W) at the size of the network's
+            input.
         probabilities: name of the map of logits (K, H, W).
-        displacements: names of maps (2, H, W) of (dy, dx) in pixels: a mirrored dx changes its
-            sign, and those of a larger view are longer.
+        displacements: names of maps (2, H, W) of (dy, dx) in pixels: mirroring changes the sign of
+            dx, and resizing scales both.
 
     Returns:
         maps (C, H, W) by name, with log-probabilities as logits.
@@ -44,7 +45,7 @@ def merged_maps(
         total = {key: total[key] + value if total else value for key, value in maps.items()}
         count += 1
     total = {key: value / count for key, value in total.items()}
-    # Not 0: resizing multiplies by 0, which turns minus infinity into NaN.
+    # Not 0, because resizing multiplies by 0, which would turn minus infinity into NaN.
     smallest = torch.finfo(torch.float32).tiny
     total[probabilities] = total[probabilities].clamp_min(smallest).log()
     return total
@@ -56,7 +57,7 @@ def _blended(view: View, maps_of: Callable[[Outputs], Mapping[str, Tensor]]) -> 
     sums: Maps = {}
     for place, outputs in view.windows:
         high, wide = (part.stop - part.start for part in place)
-        # The padding to the network's stride is no part of the picture.
+        # The padding to the network's stride is not part of the image.
         maps = {k: v[0, :, :high, :wide].to(torch.float32) for k, v in maps_of(outputs).items()}
         if (high, wide) == view.shown:
             return maps

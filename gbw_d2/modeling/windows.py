@@ -1,4 +1,4 @@
-"""Windows of a fixed size on a batch of images: where they lie, cut out, and pasted back."""
+"""Windows of a fixed size in a batch of images: their positions, cropping and pasting."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Place(NamedTuple):
 def drawn_places(
     draws: Sequence[np.random.Generator], image_size: Size, window: Size, multiple: int
 ) -> list[Place]:
-    """Draws one place per image, all that fit equally likely.
+    """Draws one position per image uniformly among those that fit.
 
     Args:
         draws: one generator per image.
         image_size: (rows, columns), multiples of ``multiple``.
         window: (rows, columns), likewise, and not larger.
-        multiple: of which top and left are multiples.
+        multiple: top and left are multiples of this, pixels.
     """
     steps = [
         (length - part) // multiple + 1 for length, part in zip(image_size, window, strict=True)
@@ -43,12 +43,12 @@ def drawn_places(
 
 
 def sliding_places(image_size: Size, window: Size, multiple: int) -> list[Place]:
-    """Returns where windows lie that cover an image, each half over the one before.
+    """Returns positions of windows that cover an image, each overlapping the previous one by half.
 
     Args:
         image_size: (rows, columns), multiples of ``multiple``.
         window: (rows, columns), likewise, and not larger.
-        multiple: of which top and left are multiples.
+        multiple: top and left are multiples of this, pixels.
     """
 
     def starts(length: int, part: int) -> list[int]:
@@ -60,7 +60,7 @@ def sliding_places(image_size: Size, window: Size, multiple: int) -> list[Place]
 
 
 def cut_out(maps: Tensor, places: Sequence[Place], window: Size) -> Tensor:
-    """Cuts one window out of each image: (N, ..., H, W) -> (N, ..., rows, columns).
+    """Crops one window of each image, from (N, ..., H, W) to (N, ..., rows, columns).
 
     Args:
         maps: images, or maps of them at the same size.
@@ -79,16 +79,16 @@ def cut_out(maps: Tensor, places: Sequence[Place], window: Size) -> Tensor:
 def pasted(
     windows: Sequence[Tensor], places: Sequence[Sequence[Place]], stride: int, size: Size
 ) -> tuple[Tensor, Tensor]:
-    """Pastes maps of windows where they belong; where several lie, the result is their mean.
+    """Pastes maps of windows at their positions, averaged where windows overlap.
 
     Args:
         windows: each (N, C, rows, columns), maps of one window of each image.
-        places: of each of them, one per image, in pixels of the image.
-        stride: pixels per cell of the maps, which divides every place.
+        places: positions of each window, one per image, in image pixels.
+        stride: pixels per cell of the maps, which divides every position.
         size: (rows, columns) of the result, cells.
 
     Returns:
-        (N, C, H, W), 0 where no window lies, and (N, 1, H, W) bool, True where one does.
+        (N, C, H, W), 0 outside windows, and (N, 1, H, W) bool, True inside.
     """
     first = windows[0]
     total = first.new_zeros(*first.shape[:2], *size)

@@ -1,4 +1,4 @@
-"""Backbones that Detectron2 lacks; importing one enters it into its BACKBONE_REGISTRY."""
+"""Backbones that Detectron2 lacks; importing them fills Detectron2's BACKBONE_REGISTRY."""
 
 from gbw_d2.modeling.backbones.dilated_resnet import build_dilated_resnet_backbone
 from gbw_d2.modeling.backbones.small_resnet import build_small_resnet_backbone

@@ -1,4 +1,4 @@
-"""The ResNet of Detectron2's DeepLab with its stem's map, which heads of finer maps read."""
+"""The ResNet of Detectron2's DeepLab with its stem as an output, for heads that need finer maps."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STEM = "stem"
 
 @BACKBONE_REGISTRY.register()
 def build_dilated_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
-    """Builds Detectron2's ``build_resnet_deeplab_backbone``, which refuses the name ``stem``.
+    """Builds Detectron2's ``build_resnet_deeplab_backbone``, but allows ``stem`` as an output.
 
     Args:
-        cfg: reads ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT`` as that one does.
+        cfg: reads ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT`` like Detectron2's function.
         input_shape: channels of the image.
     """
     names = list(cfg.MODEL.RESNETS.OUT_FEATURES)
@@ -27,6 +27,6 @@ def build_dilated_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
     stages.defrost()
     stages.MODEL.RESNETS.OUT_FEATURES = [name for name in names if name != STEM]
     backbone = build_resnet_deeplab_backbone(stages, input_shape)
-    # The network computes that map anyhow; here it is asked to hand it out.
+    # The network computes this map anyway; here it becomes an output.
     backbone._out_features = names
     return backbone

@@ -1,4 +1,4 @@
-"""Names of an encoder's weights in files of others, turned into timm's names.
+"""Maps the names of an encoder's weights in other projects' files to timm's names.
 
 The lists of names come from running the official code (tests/modeling/backbones/official_names):
 NVlabs/SegFormer 65fa8cfa, facebookresearch/dinov2 b8931f7b, facebookresearch/dinov3 6876159a, and
@@ -24,7 +24,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class KeyMap:
-    """A naming: what it is called, and (state, encoder) -> state in the encoder's names."""
+    """A naming scheme: its name, and a function that renames a state to the encoder's names."""
 
     name: str
     rename: Callable[[State, nn.Module], State]
@@ -33,13 +33,13 @@ class KeyMap:
 def _by_timm(state: State, encoder: nn.Module) -> State:
     """Renames as timm does for this encoder: official Swin, PVT and MiT, DINOv2, DINOv3 and others.
 
-    It resamples patches and positions to the encoder's sizes, too.
+    It also resamples patch and position embeddings to the encoder's sizes.
     """
     _check_biases(state, encoder)
     convert = getattr(sys.modules[type(encoder).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state
-    # timm prints what it looked for in vain.
+    # timm prints missing names.
     with contextlib.redirect_stdout(io.StringIO()):
         return convert(state, encoder)
 
@@ -47,7 +47,8 @@ def _by_timm(state: State, encoder: nn.Module) -> State:
 def _check_biases(state: State, encoder: nn.Module) -> None:
     """Raises UserError where a transformer's query and value biases would be dropped.
 
-    timm has DINOv3 with and without them, and drops them on loading into the latter.
+    timm has DINOv3 with and without these biases, and silently drops them when loading into the
+    latter.
     """
     own = dict(encoder.named_parameters())
     for name, bias in state.items():
@@ -110,7 +111,7 @@ def _segformer_of_transformers(state: State, encoder: nn.Module) -> State:
 
 
 def _efficientnet_pytorch(state: State, encoder: nn.Module) -> State:
-    """Pairs by order: the files of efficientnet_pytorch list the same layers in the same order."""
+    """Pairs weights by order: efficientnet_pytorch's files list layers in the same order."""
     if next(iter(state)) != "_conv_stem.weight":
         return state
     own = encoder.state_dict()
@@ -120,7 +121,7 @@ def _efficientnet_pytorch(state: State, encoder: nn.Module) -> State:
     return {name: value for value, (name, _) in pairs}
 
 
-# The first that covers an encoder is taken; the last renames nothing.
+# The first map that covers an encoder is used; the last one renames nothing.
 KEY_MAPS = (
     KeyMap("timm's names, or official ones that timm converts", _by_timm),
     KeyMap("transformers' Segformer", _segformer_of_transformers),

@@ -1,7 +1,7 @@
-"""Weights for an encoder from a file of whatever naming: read, unwrap, rename, count, load.
+"""Loads an encoder's weights from a file with any known naming, and checks their coverage.
 
-Weights of another naming that load nothing train on as if nothing were wrong, so what is found is
-counted, and less than 90 % of the encoder's parameters is an error.
+If no name matched, training would silently start from random weights. So the matched parameters are
+counted, and fewer than 90 % of the encoder's parameters is an error.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from gbw_d2.errors import UserError
 from gbw_d2.files.archives import check_archive
 from gbw_d2.modeling.backbones.key_maps import KEY_MAPS, KeyMap
 
-# Share of an encoder's parameters that a file must hold.
+# Minimum share of an encoder's parameters that a file must hold.
 MIN_COVERAGE = 0.9
-# Entries of a file that hold the weights, and what others put before each name.
+# Entries of a file that may hold the weights, and prefixes that other projects add to names.
 _ENVELOPES = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "teacher", "student")
 _PACKAGE = "package:"
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "backbone.", "encoder.", "bottom_up.")
 
 
 class PretrainedError(UserError):
-    """Initial weights are missing, cannot be read, or are of another encoder."""
+    """Initial weights are missing, cannot be read, or belong to another encoder."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a file holds of an encoder.
+    """The coverage of an encoder's parameters by a file.
 
     Attributes:
-        found: number of the encoder's parameters that the file has in their shape.
+        found: number of the encoder's parameters that the file has with the right shape.
         total: number of all its parameters.
-        missing: names of parameters, and of statistics that nothing else can give, not in the file.
+        missing: names of parameters, and of batch-norm statistics, that the file lacks.
         unexpected: names in the file that the encoder lacks.
         shapes: (name, shape in the file, shape in the encoder) where they differ.
     """
@@ -54,7 +54,7 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """Share of the encoder's parameters that the file has, 0..1."""
+        """The share of the encoder's parameters that the file has, 0..1."""
         return self.found / max(1, self.total)
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ def _some(names: Sequence[str], limit: int = 3) -> str:
 
 
 def coverage(state: Mapping[str, Tensor], encoder: nn.Module) -> Coverage:
-    """Counts which parameters of an encoder a state holds by name and shape.
+    """Compares a state with an encoder's parameters by name and shape.
 
     Args:
         state: tensors by the encoder's names.
@@ -100,9 +100,10 @@ def coverage(state: Mapping[str, Tensor], encoder: nn.Module) -> Coverage:
 
 
 def envelope(loaded: Any) -> Any:
-    """Returns the dictionary of weights in what a file holds; names stay as they are.
+    """Returns the dictionary of weights inside a file's content, with unchanged names.
 
-    A running mean (ema) goes before the weights it follows; a file of ours has neither.
+    A running mean (ema) is preferred to the weights that it averages; files of this project have
+    neither.
     """
     while isinstance(loaded, Mapping):
         inside = [loaded[k] for k in _ENVELOPES if isinstance(loaded.get(k), Mapping)]
@@ -113,14 +114,14 @@ def envelope(loaded: Any) -> Any:
 
 
 def unusable(value: Tensor | np.ndarray) -> str:
-    """Says in words why a tensor or an array can be no weight; "" where it can."""
+    """Returns why a tensor or array cannot be a weight, or "" if it can."""
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
     if value.layout is not torch.strided or value.is_meta or value.is_quantized:
         return "is no plain tensor"
     if value.is_complex():
         return "holds complex numbers"
-    # Eight bits of floating point have no such question of their own.
+    # isfinite is not implemented for 8-bit floating point.
     small = value.is_floating_point() and value.element_size() == 1
     if not torch.isfinite(value.float() if small else value).all():
         return "holds numbers that are not finite: training has diverged, or the file is damaged"
@@ -128,12 +129,12 @@ def unusable(value: Tensor | np.ndarray) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns how an error of others begins, for a message of ours."""
+    """Returns the first line of another library's error, for an error message."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def unwrap(loaded: Any) -> dict[str, Tensor]:
-    """Takes the weights out of what a file holds, without what others put around them.
+    """Returns the weights inside a file's content, without enclosing entries and prefixes.
 
     Raises:
         PretrainedError: no dictionary of tensors by name is in it.
@@ -154,21 +155,21 @@ def unwrap(loaded: Any) -> dict[str, Tensor]:
         stripped = False
         for prefix in _PREFIXES:
             inner = {n[len(prefix) :]: v for n, v in state.items() if n.startswith(prefix)}
-            # A backbone beside heads is taken out of them.
+            # If the file also has heads, only its backbone is taken.
             if inner:
                 state, stripped = inner, True
     return state
 
 
 def read_weights(path: str, trust: bool = False) -> dict[str, Tensor]:
-    """Reads a file of weights (.safetensors, or what ``torch.save`` wrote).
+    """Reads a file of weights (.safetensors, or a file written by ``torch.save``).
 
     Args:
-        path: of the file; ``package:NAME/inner/path`` is inside an installed Python package.
-        trust: whether it may run code that it holds.
+        path: the file; ``package:NAME/inner/path`` is a file in an installed Python package.
+        trust: whether the file may execute code that it contains.
 
     Raises:
-        PretrainedError: there is none, or it cannot be read.
+        PretrainedError: the file does not exist or cannot be read.
     """
     path = _in_package(path) if path.startswith(_PACKAGE) else path
     if not Path(path).is_file():
@@ -213,21 +214,21 @@ def _in_package(path: str) -> str:
 
 
 def hub_weights(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Fetches timm's own weights of an encoder; the only place that asks the network.
+    """Downloads timm's own weights of an encoder; the only place with network access.
 
     Args:
-        name: of timm's models, the tag chooses between several weights.
-        arguments: that the encoder was created with.
+        name: name of timm's model; its tag chooses between several weights.
+        arguments: arguments that the encoder was created with.
 
     Raises:
-        PretrainedError: timm has none, or they cannot be fetched.
+        PretrainedError: timm has no weights, or they cannot be downloaded.
     """
     import timm
 
     try:
         return timm.create_model(name, pretrained=True, **arguments).state_dict()
     except Exception as error:
-        # The hub's client, its transport and timm raise a dozen kinds between them.
+        # The hub's client, its transport and timm raise a dozen different exceptions.
         known = timm.models.get_pretrained_cfg(name)
         source = known and (known.hf_hub_id or known.url)
         reason = (str(error) or type(error).__name__).splitlines()[0][:160]
@@ -244,8 +245,8 @@ def choose(
     """Renames a state by the first key map that covers 90 % of an encoder.
 
     Returns:
-        the map's name, the renamed state, and what it covers; of the map that covers most where
-        none covers that much.
+        the map's name, the renamed state, and its coverage; if no map covers 90 %, those of the map
+        with the highest coverage.
     """
     best: tuple[str, dict[str, Tensor], Coverage] | None = None
     for key_map in key_maps:
@@ -254,7 +255,7 @@ def choose(
         except UserError:
             raise
         except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
-            # A map for another encoder may stumble over what it does not know.
+            # A map for another encoder may fail on unknown names.
             continue
         covered = coverage(renamed, encoder)
         if best is None or covered.share > best[2].share:
@@ -266,19 +267,19 @@ def choose(
 
 
 def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> str:
-    """Loads a state of any known naming into an encoder, in place.
+    """Loads a state with any known naming into an encoder, in place.
 
     Args:
-        encoder: of timm, without its classifier.
-        state: of :func:`read_weights` or :func:`hub_weights`.
-        source: where it comes from, for messages.
+        encoder: timm's encoder without its classifier.
+        state: the result of :func:`read_weights` or :func:`hub_weights`.
+        source: origin of the weights, for messages.
 
     Returns:
-        one line about what was loaded.
+        one line that describes the loaded weights.
 
     Raises:
-        PretrainedError: less than 90 % of its parameters are in it, or statistics that are frozen
-            are not, or a key map knows better.
+        PretrainedError: the state has fewer than 90 % of the parameters, lacks statistics that are
+            frozen, or a key map finds an error.
     """
     try:
         name, renamed, covered = choose(state, encoder)
@@ -297,7 +298,7 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -
     try:
         encoder.load_state_dict(fitting, strict=False)
     except RuntimeError as error:
-        # A buffer of another shape, of which the coverage does not speak.
+        # A buffer of another shape, which the coverage does not include.
         reason = " ".join(str(error).split())[:300]
         raise PretrainedError(f"weights '{source}' do not fit the encoder: {reason}") from error
     return f"Encoder weights '{source}' ({name}): {covered.share:.1%} of its parameters; {covered}"

@@ -1,6 +1,6 @@
-"""A ResNet of Detectron2's blocks for small images: strides 2 to 16, or to 32.
+"""A ResNet of Detectron2's blocks for small images, with strides 2 to 16 or 32.
 
-Detectron2's own stems reduce by 4 at once, where a pole of the toy world is half a pixel wide.
+Detectron2's own stems have stride 4, at which a pole of the toy world is half a pixel wide.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Stem(CNNBlockBase):
 
 @BACKBONE_REGISTRY.register()
 def build_small_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
-    """Builds stem (stride 2), res2 (4), res3 (8), res4 (16), one basic block each; res5 on demand.
+    """Builds stem (stride 2), res2 (4), res3 (8), res4 (16) and optionally res5, of one block each.
 
     Args:
         cfg: reads ``MODEL.RESNETS``: STEM_OUT_CHANNELS, RES2_OUT_CHANNELS (doubled from stage to

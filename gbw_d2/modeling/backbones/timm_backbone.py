@@ -22,7 +22,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 logger = logging.getLogger(__name__)
 
-# The names of Detectron2's ResNets, so that every head's IN_FEATURES fit.
+# The names of Detectron2's ResNet outputs, so that every head's IN_FEATURES fit.
 NAME_OF_STRIDE = {2: "stem", 4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 NORMS = ("auto", "FrozenBN", "GN")
 OUTPUT_NORMS = ("", "final", "LN")
@@ -37,7 +37,9 @@ class _ChannelNorm(nn.LayerNorm):
 
 
 class DetailStem(nn.Sequential):
-    """A convolution of stride 2 on the images, for heads that read what an encoder begins after."""
+    """A convolution of stride 2 on the images, for heads that need a finer map than the encoder
+    has.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(
@@ -48,24 +50,24 @@ class DetailStem(nn.Sequential):
 
 
 class TimmBackbone(Backbone):
-    """An encoder of timm that gives maps by name, of ceil(rows / stride) x ceil(columns / stride).
+    """An encoder of timm with maps by name, of ceil(rows / stride) x ceil(columns / stride).
 
-    Pictures of other sizes than the encoder takes are padded with 0, the mean colour, at the bottom
-    and right, and what belongs to the padding is cut off its maps. Batch norms are frozen: their
-    statistics never change, whatever mode the network is in.
+    Images of sizes that the encoder does not accept are padded with 0, the mean colour, at the
+    bottom and right, and the maps are cropped accordingly. Batch norms are frozen: their statistics
+    never change in any mode.
 
     Args:
-        encoder: of ``create_encoder``.
-        indices: numbers of the maps that are taken of it.
+        encoder: the result of ``create_encoder``.
+        indices: indices of the encoder's maps to use.
         keys: the config's ``MODEL.TIMM`` node.
-        trust_weights: whether PRETRAINED may be a pickle that runs code.
-        other_weights: whether MODEL.WEIGHTS names a file, which may hold the encoder too.
-        with_detail: whether a map of stride 2, which the encoder lacks, is made of the images.
+        trust_weights: whether PRETRAINED may be a pickle that executes code.
+        other_weights: whether MODEL.WEIGHTS names a file, which may also hold the encoder.
+        with_detail: whether to add a map of stride 2, computed from the images.
 
     Attributes:
-        steps_from_output: by name of each of the encoder's parameters, how many layers lie between
-            it and the output, for layer-wise learning rates.
-        adapters: names of what is not the encoder's, and always starts from random weights.
+        steps_from_output: number of layers between each of the encoder's parameters, by name, and
+            the output, for layer-wise learning rates.
+        adapters: names of parts outside the encoder, which always start from random weights.
         undecayed: names of position tables, class tokens and layer scales.
     """
 
@@ -121,7 +123,7 @@ class TimmBackbone(Backbone):
         self.adapters = frozenset(
             name for name, _ in self.named_parameters() if not name.startswith("encoder.")
         )
-        # Frozen from the start, whether or not a mode is set before the first picture.
+        # Frozen from the start, even if no mode is set before the first image.
         self.train(self.training)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -131,18 +133,18 @@ class TimmBackbone(Backbone):
         return {"stem": ShapeSpec(channels=_DETAIL_CHANNELS, stride=2), **self.shapes}
 
     def train(self, mode: bool = True) -> TimmBackbone:
-        """Sets the mode of all but the batch norms, which stay in evaluation mode."""
+        """Sets the mode of all modules except batch norms, which stay in evaluation mode."""
         super().train(mode)
         for norm in batch_norms(self.encoder):
             norm.eval()
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Turns images (N, 3, H, W) into maps (N, C, ceil(H / stride), ceil(W / stride))."""
+        """Maps images (N, 3, H, W) to maps (N, C, ceil(H / stride), ceil(W / stride))."""
         rows, columns = images.shape[-2:]
         multiple = self.size_multiple
         padded = F.pad(images, (0, -columns % multiple, 0, -rows % multiple))
-        # Prefix tokens are left out and NHWC is turned by timm.
+        # timm removes prefix tokens and converts NHWC.
         maps = self.encoder.forward_intermediates(
             padded,
             indices=self.indices,
@@ -159,11 +161,11 @@ class TimmBackbone(Backbone):
         return features
 
     def load_pretrained(self) -> None:
-        """Loads what MODEL.TIMM.PRETRAINED names: nothing, timm's own weights, or a file.
+        """Loads the weights of MODEL.TIMM.PRETRAINED: none, timm's own weights, or a file.
 
         Raises:
-            UserError: they cannot be had, are of another encoder, or batch norms are frozen without
-                any weights.
+            UserError: the weights are not available, belong to another encoder, or batch norms are
+                frozen without any weights.
         """
         if self.pretrained is False:
             if batch_norms(self.encoder) and not self.other_weights:
@@ -182,7 +184,7 @@ class TimmBackbone(Backbone):
 def _settle_batch_norm(encoder: nn.Module, keys: Any) -> None:
     norm = keys.NORM
     if norm == "auto":
-        # Statistics are those of the weights that they come with; random weights have none.
+        # Statistics belong to the weights of the same file; random weights have none.
         norm = "FrozenBN" if keys.PRETRAINED else "GN"
     if norm == "GN":
         batch_to_group_norm(encoder)
@@ -205,7 +207,7 @@ def _frozen_names(encoder: nn.Module, stages: int) -> set[str]:
 
 def _undecayed_names(encoder: nn.Module) -> set[str]:
     named = set(encoder.no_weight_decay()) if hasattr(encoder, "no_weight_decay") else set()
-    # What has one axis and is neither bias nor norm scales a layer.
+    # A parameter with one axis that is neither a bias nor in a norm is a layer scale.
     scales = {
         name
         for name, parameter in encoder.named_parameters()
@@ -228,7 +230,7 @@ def _pyramid_strides(patch: int) -> list[int]:
 
 
 def _chosen(encoder: TimmEncoder, keys: Any) -> list[int]:
-    """Returns the numbers of the maps that MODEL.TIMM.OUT_INDICES names, in order."""
+    """Returns the indices of the maps that MODEL.TIMM.OUT_INDICES names, in order."""
     count, wanted = len(encoder.maps), [int(index) for index in keys.OUT_INDICES]
     if any(not -count <= index < count for index in wanted):
         raise UserError(
@@ -284,14 +286,15 @@ def _check_keys(keys: Any) -> None:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
-    """Builds ``MODEL.TIMM.NAME`` with random weights; ``load_pretrained`` gives it others.
+    """Builds ``MODEL.TIMM.NAME`` with random weights; ``load_pretrained`` loads others.
 
     Args:
         cfg: reads ``MODEL.TIMM`` (see config.py) and ``MODEL.TRUST_WEIGHTS``.
         input_shape: channels of the image.
 
     Raises:
-        UserError: an unknown name, an encoder without spatial maps, or keys that do not fit it.
+        UserError: an unknown name, an encoder without spatial maps, or keys that do not fit the
+            encoder.
     """
     keys = cfg.MODEL.TIMM
     _check_keys(keys)
@@ -305,7 +308,7 @@ def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
             "and its last norm only one; 'LN' gives each map a norm of its own"
         )
     indices = _chosen(encoder, keys)
-    # Heads for small pictures read stride 2, where transformers begin at 4.
+    # Heads for small images need stride 2, but transformers begin with stride 4.
     read = {*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, *cfg.MODEL.INS_EMBED_HEAD.IN_FEATURES}
     has_stem = any(encoder.maps[index].stride == 2 for index in indices) or (
         encoder.is_plain and encoder.maps[0].stride <= 8

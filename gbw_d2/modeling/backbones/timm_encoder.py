@@ -1,4 +1,4 @@
-"""One of timm's encoders, asked what maps it gives, their strides, and what sizes it takes."""
+"""Creates an encoder of timm and determines its maps, their strides and its accepted sizes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import nn
 
 from gbw_d2.errors import UserError
 
-# Tried one after the other: encoders of one picture size often have a switch to take any. Swin
-# then keeps the windows of the size that it was created for, and without the second switch its
-# last stage shifts none (findings/timm_swin_dynamic_size.sh).
+# Tried in turn: encoders with a fixed image size often have a switch to accept any size. Swin then
+# keeps the windows of the size that it was created for, and without the second switch its last
+# stage shifts none (findings/timm_swin_dynamic_size.sh).
 _ADAPTATIONS: tuple[dict[str, Any], ...] = (
     {},
     {"dynamic_img_size": True, "always_partition": True},
     {"dynamic_img_size": True},
 )
-# What timm's encoders have for dense prediction, all but a few.
+# The method of timm's encoders for dense prediction, which few encoders lack.
 _NEEDED = ("forward_intermediates", "prune_intermediate_layers", "group_matcher")
 
 
 @dataclass(frozen=True)
 class EncoderMap:
-    """A feature map: its number in timm's ``feature_info``, channels, and stride in pixels."""
+    """A feature map: its index in timm's ``feature_info``, channels, and stride in pixels."""
 
     index: int
     channels: int
@@ -36,13 +36,13 @@ class EncoderMap:
 
 @dataclass(frozen=True)
 class TimmEncoder:
-    """What ``create_encoder`` returns.
+    """An encoder of timm and the properties of its maps.
 
     Attributes:
         module: the encoder without its classifier, with random weights.
-        arguments: all that it was created with; the same again give the same shapes.
-        maps: every map that it has, in its order.
-        size_multiple: rows and columns that it takes are multiples of this.
+        arguments: all arguments it was created with, from which an equal encoder can be created.
+        maps: all of its maps, in its order.
+        size_multiple: accepted rows and columns are multiples of this.
     """
 
     module: nn.Module
@@ -52,22 +52,22 @@ class TimmEncoder:
 
     @property
     def is_plain(self) -> bool:
-        """True for a plain vision transformer, whose blocks all have one stride."""
+        """Whether it is a plain vision transformer, whose blocks all have the same stride."""
         return len({each.stride for each in self.maps}) == 1
 
 
 def create_encoder(name: str, arguments: Mapping[str, Any]) -> TimmEncoder:
-    """Creates an encoder of timm with random weights, and reads off what a head must know.
+    """Creates an encoder of timm with random weights, and determines the properties of its maps.
 
-    What sizes it takes is found out by running it once without memory (torch's meta device).
+    The accepted sizes are found by running it on PyTorch's meta device, without memory.
 
     Args:
-        name: of timm's models, with a tag or without.
+        name: name of timm's model, with or without a tag.
         arguments: passed on to ``timm.create_model``.
 
     Raises:
-        UserError: no such model, arguments that it does not take, or no spatial maps for pictures
-            of any size.
+        UserError: an unknown model, arguments that it does not accept, or no spatial maps for
+            images of any size.
     """
     import timm
 
@@ -79,7 +79,7 @@ def create_encoder(name: str, arguments: Mapping[str, Any]) -> TimmEncoder:
             with torch.device("meta"):
                 probe = timm.create_model(name, pretrained=False, **keywords).eval()
         except Exception as error:
-            # Any class of timm may raise anything on arguments that it does not know.
+            # timm's classes may raise any exception on unknown arguments.
             if extra:
                 continue
             raise UserError(
@@ -100,7 +100,7 @@ def create_encoder(name: str, arguments: Mapping[str, Any]) -> TimmEncoder:
 
 
 def check_name(name: str) -> None:
-    """Raises UserError, with near matches, where timm has no model of that name."""
+    """Raises UserError, with similar names, if timm has no model of this name."""
     import timm
 
     if not name:
@@ -134,9 +134,9 @@ def _maps(encoder: nn.Module) -> tuple[EncoderMap, ...]:
 
 
 def _multiples(encoder: nn.Module, maps: Sequence[EncoderMap]) -> list[int]:
-    """What a side may have to be a multiple of: the last stride, or the size of its windows."""
+    """Returns candidates for ``size_multiple``: the last stride, and the size of windows."""
     strides = {each.stride for each in maps}
-    # The pyramid of a plain encoder goes on to stride 32.
+    # The pyramid of a plain encoder extends to stride 32.
     last = math.lcm(32, *strides) if len(strides) == 1 else max(strides, default=0)
     trained = encoder.pretrained_cfg.get("input_size", (3, 0, 0))[-1]
     return [multiple for multiple in (last, trained) if multiple > 0]
@@ -151,7 +151,7 @@ def _misfit(encoder: nn.Module, maps: Sequence[EncoderMap], multiple: int) -> st
                 torch.zeros(1, 3, rows, columns), output_fmt="NCHW", intermediates_only=True
             )
         except Exception as error:
-            # A size that does not fit ends in whatever operation notices first.
+            # A size that does not fit raises the error of the first operation that fails.
             return f"at {rows}x{columns}: {_first_line(error)}"
     for each, tensor in zip(maps, found, strict=False):
         if tensor.ndim != 4 or (tensor.shape[2] * each.stride, tensor.shape[3] * each.stride) != (

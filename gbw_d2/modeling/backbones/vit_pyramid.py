@@ -1,4 +1,4 @@
-"""Maps of several strides made of a plain vision transformer's one."""
+"""Maps of several strides computed from the single stride of a plain vision transformer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _norm(channels: int) -> nn.Module:
 
 
 def _scaled(steps: int, channels: int) -> list[nn.Module]:
-    """Layers that double rows and columns so many times, or halve them where it is negative."""
+    """Returns layers that double rows and columns ``steps`` times, or halve them if negative."""
     if steps < 0:
         return [nn.MaxPool2d(2**-steps)]
     layers: list[nn.Module] = []
@@ -29,13 +29,13 @@ class VitPyramid(nn.Module):
     """The simple feature pyramid (Li et al., ViTDet, ECCV 2022, section 3), with group norm.
 
     Each level is made of a map of the transformer alone, without a top-down path: a 1 x 1
-    convolution, transposed convolutions or pooling to its stride, a 3 x 3 convolution. Here the
-    1 x 1 convolution comes first, so that all levels are equally wide, and the norms, which ViTDet
-    takes over channels, over groups: without a norm the maps of DINOv2 are too large for heads.
+    convolution, transposed convolutions or pooling to its stride, a 3 x 3 convolution. Here the 1 x
+    1 convolution comes first, so that all levels have the same width, and group norm replaces
+    ViTDet's norm over channels. Without a norm the values of DINOv2's maps are too large for heads.
 
     Args:
-        in_channels: of the transformer's tokens.
-        channels: of every level.
+        in_channels: channels of the transformer's tokens.
+        channels: channels of every level.
         steps: powers of two from each level to the patch: 2 for stride 4 where patches have 16.
     """
 
@@ -53,6 +53,6 @@ class VitPyramid(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Turns one map (N, D, h, w), or one per level, into (N, C, h 2^steps, w 2^steps) each."""
+        """Maps (N, D, h, w), one map or one per level, to (N, C, h 2^steps, w 2^steps) each."""
         sources = list(maps) * len(self.levels) if len(maps) == 1 else list(maps)
         return [level(source) for level, source in zip(self.levels, sources, strict=True)]

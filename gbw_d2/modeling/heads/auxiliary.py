@@ -15,7 +15,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 
 
 class AuxiliaryHead(nn.Module):
-    """A fully convolutional head (PSPNet, section 3.3) used in training only.
+    """A fully convolutional head (PSPNet, section 3.3) that is used in training only.
 
     Args:
         in_feature: name of the feature map it reads.
@@ -47,10 +47,10 @@ class AuxiliaryHead(nn.Module):
 
 
 def build_auxiliary_head(cfg: Any, shape: Mapping[str, ShapeSpec]) -> AuxiliaryHead | None:
-    """Builds the head of ``MODEL.AUXILIARY_HEAD``, or None where it is not enabled.
+    """Builds the head of ``MODEL.AUXILIARY_HEAD``, or returns None if it is not enabled.
 
     Raises:
-        ValueError: the backbone does not give the feature map that is named.
+        ValueError: the backbone does not have the named feature map.
     """
     keys = cfg.MODEL.AUXILIARY_HEAD
     if not keys.ENABLED:

@@ -1,4 +1,4 @@
-"""Runs a semantic head of Detectron2 so that its classifier can be measured at."""
+"""Runs a semantic head of Detectron2 and also returns the input of its classifier."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from gbw_d2.modeling.protocol import Features
 
 
 def classifier_input_and_logits(head: nn.Module, features: Features) -> tuple[Tensor, Tensor]:
-    """Runs a semantic head of Detectron2 and keeps the input of its last layer, ``predictor``.
+    """Runs a semantic head of Detectron2 and captures the input of its last layer, ``predictor``.
 
     Returns:
-        features (N, D, h, w) that the classifier reads, and its logits (N, K, h, w).
+        the classifier's input (N, D, h, w), and its logits (N, K, h, w).
     """
     recorded: list[tuple[Tensor, Tensor]] = []
     hook = head.predictor.register_forward_hook(

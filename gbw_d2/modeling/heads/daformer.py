@@ -1,4 +1,4 @@
-"""The head of DAFormer: maps of all strides, fused with their surroundings."""
+"""The head of DAFormer: context-aware fusion of maps of all strides."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def _conv(in_channels: int, channels: int, norm: str, kernel: int, **kwargs: Any
 
 
 class SeparableASPP(nn.Module):
-    """Parallel depthwise separable dilated convolutions, without image pooling, and one over all.
+    """Parallel depthwise separable dilated convolutions without image pooling, then a bottleneck.
 
     A branch of dilation 1 is a plain 1 x 1 convolution (DeepLabV3+, section 3.1).
 
     Args:
         in_channels: D.
-        channels: of each branch and of what comes out.
-        dilations: of the branches.
+        channels: channels of each branch and of the output.
+        dilations: dilations of the branches.
         norm: a normalisation of Detectron2's ``get_norm``.
     """
 
@@ -72,10 +72,10 @@ class DAFormerHead(nn.Module):
 
     Args:
         in_features: names of the feature maps, the finest first.
-        in_channels: of each.
-        channels: of embeddings and fusion; 256 in the paper.
+        in_channels: channels of each map.
+        channels: channels of embeddings and fusion; 256 in the paper.
         num_classes: K.
-        dilations: of the fusion; 1, 6, 12, 18 in the paper.
+        dilations: dilations of the fusion; 1, 6, 12, 18 in the paper.
         dropout: share of channels that is dropped before the classifier, 0..1.
         norm: a normalisation of Detectron2's ``get_norm``; batch norm in the reference.
     """
@@ -100,7 +100,7 @@ class DAFormerHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-        """Reads ``MODEL.SEM_SEG_HEAD``, of the ASPP keys ASPP_DILATIONS and ASPP_DROPOUT."""
+        """Reads the constructor's arguments from ``MODEL.SEM_SEG_HEAD``."""
         return {
             **head_arguments(cfg, input_shape, cls.__name__),
             "dilations": tuple(cfg.MODEL.SEM_SEG_HEAD.ASPP_DILATIONS),

@@ -1,4 +1,4 @@
-"""The head of DeepLabV2: parallel dilated convolutions to the classes, summed."""
+"""The head of DeepLabV2: the sum of parallel dilated convolutions to the classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DilatedClassifier(nn.Module):
     Args:
         in_channels: D.
         num_classes: K.
-        dilations: of the branches, all of which are summed.
+        dilations: dilations of the branches.
     """
 
     def __init__(self, in_channels: int, num_classes: int, dilations: Sequence[int]) -> None:
@@ -45,19 +45,19 @@ class DilatedClassifier(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class DeepLabV2Head(nn.Module):
-    """A dilated classifier on one feature map of the backbone, with nothing in between.
+    """A dilated classifier directly on one feature map of the backbone.
 
     Class weights by a measure at the classifier (``WEIGHTING.MEASURE`` class_gradient or
-    hindrance) take it for a 1 x 1 one: what they measure here is the gradient at the centre
-    taps, which is exact and the same in every branch. The eight outer taps of each branch read
-    other cells and are left out, so the measure approximates that of the whole classifier.
-    ``WEIGHTING.MEASURE norm`` is exact.
+    hindrance) treat it as a 1 x 1 convolution: they measure the gradient of the centre taps, which
+    is exact and equal in every branch. The eight outer taps of each branch read other cells and are
+    ignored, so the measure approximates that of the whole classifier. ``WEIGHTING.MEASURE norm`` is
+    exact.
 
     Args:
         in_feature: name of the feature map.
         in_channels: its channels.
         num_classes: K.
-        dilations: of the branches; 6, 12, 18, 24 in the paper.
+        dilations: dilations of the branches; 6, 12, 18, 24 in the paper.
     """
 
     @configurable

@@ -1,4 +1,4 @@
-"""Maps of several strides, brought to one width and one size."""
+"""Projects maps of several strides to the same number of channels and the same size."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class LevelEmbedding(nn.Module):
 
     Args:
         in_features: names of the levels, the finest first.
-        in_channels: of each.
-        channels: of what comes out.
+        in_channels: channels of each level.
+        channels: channels of the outputs.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class LevelEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features = tuple(in_features)
-        # 1 x 1 convolutions are the linear layers of the pixels.
+        # 1 x 1 convolutions are linear layers on pixels.
         self.layers = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
 
     def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
@@ -46,15 +46,15 @@ class LevelEmbedding(nn.Module):
 
 
 def head_arguments(cfg: Any, input_shape: Mapping[str, ShapeSpec], head: str) -> dict[str, Any]:
-    """Reads what heads on level embeddings share from ``MODEL.SEM_SEG_HEAD``.
+    """Reads the arguments that heads on level embeddings share from ``MODEL.SEM_SEG_HEAD``.
 
     Args:
         cfg: reads IN_FEATURES, CONVS_DIM, ASPP_DROPOUT, NORM, NUM_CLASSES.
-        input_shape: of the backbone.
+        input_shape: the backbone's maps.
         head: name of the head, for errors.
 
     Raises:
-        UserError: fewer than two feature maps are named, or one that the backbone lacks.
+        UserError: fewer than two feature maps are named, or the backbone lacks one of them.
     """
     keys = cfg.MODEL.SEM_SEG_HEAD
     names = sorted(set(keys.IN_FEATURES), key=lambda n: getattr(input_shape.get(n), "stride", 0))
@@ -74,7 +74,7 @@ def head_arguments(cfg: Any, input_shape: Mapping[str, ShapeSpec], head: str) ->
 
 
 def classifier(channels: int, num_classes: int) -> nn.Conv2d:
-    """Returns a 1 x 1 convolution to the classes that starts near zero, as the references' do."""
+    """Returns a 1 x 1 convolution to the classes, initialised near zero as by the authors."""
     layer = nn.Conv2d(channels, num_classes, 1)
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(layer.bias)

@@ -17,7 +17,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 
 
 class _GivenMaps(Backbone):
-    """Hands on feature maps that are there already, where FPN would run an encoder."""
+    """Returns given feature maps, in place of the encoder that Detectron2's FPN would run."""
 
     def __init__(self, shape: Mapping[str, ShapeSpec]) -> None:
         super().__init__()
@@ -30,18 +30,17 @@ class _GivenMaps(Backbone):
 
 
 def build_pyramid(cfg: Any, shape: Mapping[str, ShapeSpec]) -> FPN:
-    """Builds the pyramid of ``MODEL.FPN``, with one more level by pooling, as Mask R-CNN has it.
+    """Builds the pyramid of ``MODEL.FPN``, with Mask R-CNN's additional level by pooling.
 
-    The encoder is not part of it: it has a learning rate of its own, and a semantic head may read
-    its maps directly.
+    The encoder is not part of the pyramid: it has its own learning rate, and a semantic head may
+    read its maps directly.
 
     Args:
         cfg: the config.
-        shape: of the encoder's feature maps.
+        shape: shapes of the encoder's feature maps.
 
     Raises:
-        UserError: maps that the encoder does not give, or whose strides are no powers of two in a
-            row.
+        UserError: the encoder lacks a map, or the maps' strides are not consecutive powers of two.
     """
     keys, names = cfg.MODEL.FPN, list(cfg.MODEL.FPN.IN_FEATURES)
     if not names or any(name not in shape for name in names):

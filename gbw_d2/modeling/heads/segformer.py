@@ -23,8 +23,9 @@ class SegFormerHead(nn.Module):
 
     Args:
         in_features: names of the feature maps, the finest first.
-        in_channels: of each.
-        channels: of the embeddings; 256 for MiT-B0 and B1, 768 for larger ones in the paper.
+        in_channels: channels of each map.
+        channels: channels of the embeddings; 256 for MiT-B0 and B1, 768 for larger encoders in the
+        paper.
         num_classes: K.
         dropout: share of channels that is dropped before the classifier, 0..1.
         norm: a normalisation of Detectron2's ``get_norm``; SyncBN in the reference.
@@ -61,6 +62,6 @@ class SegFormerHead(nn.Module):
 
     def layers(self, features: Mapping[str, Tensor]) -> Tensor:
         """Returns logits (N, K, h, w) at the resolution of its finest feature map."""
-        # The coarsest first, as in the reference, so that its weights fit.
+        # The coarsest level first, as in the authors' code, so that its weights fit.
         fused = self.fuse(torch.cat(self.embedding(features)[::-1], dim=1))
         return self.predictor(self.dropout(fused))

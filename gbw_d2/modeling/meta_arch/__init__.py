@@ -1,4 +1,4 @@
-"""Architectures, one file each; importing one enters it into Detectron2's META_ARCH_REGISTRY."""
+"""Architectures, one file each; importing them fills Detectron2's META_ARCH_REGISTRY."""
 
 from gbw_d2.modeling.meta_arch.hrda import GBWHRDA
 from gbw_d2.modeling.meta_arch.mask2former import GBWMask2Former

@@ -1,4 +1,4 @@
-"""GBWHRDA: a coarse look at the whole and a fine one at a part, fused by a learned attention."""
+"""GBWHRDA: a coarse prediction of the context and a fine one of crops, fused by scale attention."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _HALF = 2
 
 
 class CropFeatures(dict[str, Tensor]):
-    """Feature maps of the context by name, with those of the detail windows beside them.
+    """Feature maps of the context by name, and feature maps of the detail windows.
 
     Args:
         context: maps of the whole images at half their size.
-        details: maps of one window of each image; several where windows slide.
-        places: of each of these, one per image.
+        details: maps of one window per image; several such maps if windows slide.
+        places: positions of each of these windows, one per image.
         window: (rows, columns) of a window, pixels.
     """
 
@@ -60,11 +60,11 @@ class CropFeatures(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class Details:
-    """What is predicted of the detail windows.
+    """The prediction on the detail windows.
 
     Attributes:
-        prediction: of all of them, (N x windows, K, h, w), window by window.
-        places: of each window, one per image.
+        prediction: prediction on all windows, (N x windows, K, h, w), window by window.
+        places: positions of each window, one per image.
     """
 
     prediction: SemanticPrediction
@@ -77,17 +77,17 @@ class Details:
 
 
 def fused(context: Tensor, detail: Tensor, covered: Tensor, attention: Tensor) -> Tensor:
-    """Fuses a coarse prediction of the whole with a fine one of a part (HRDA, equations 7 and 8).
+    """Fuses a coarse prediction with a fine one of a part (HRDA, equations 7 and 8).
 
-    up(a) d + up((1 - a) c), a the attention where detail windows lie and 0 elsewhere. The paper's
-    code has d = 0 elsewhere, which shrinks the result along a window's border, where up(a) is not
-    0 yet; here d is up(c) there.
+    up(a) d + up((1 - a) c), where a is the attention inside detail windows and 0 outside. Outside,
+    the authors' code has d = 0, which reduces the result along a window's border, where up(a) is
+    not yet 0; here d is up(c) outside.
 
     Args:
         context: (N, C, h, w), c.
         detail: (N, C, 2h, 2w), d.
         covered: (N, 1, 2h, 2w) bool, where detail windows lie; their edges are even.
-        attention: (N, C, h, w) or (N, 1, h, w) in 0..1, how much the detail counts.
+        attention: (N, C, h, w) or (N, 1, h, w) in 0..1, weight of the detail.
 
     Returns:
         (N, C, 2h, 2w).
@@ -99,7 +99,7 @@ def fused(context: Tensor, detail: Tensor, covered: Tensor, attention: Tensor) -
 
 
 class ContextEncoder(nn.Module):
-    """An encoder of the context alone.
+    """An encoder that sees the context alone.
 
     Args:
         backbone: maps images to feature maps by name.
@@ -116,22 +116,22 @@ class ContextEncoder(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class GBWHRDA(DenseSegmentor):
-    """Hoyer et al., HRDA, ECCV 2022, around any backbone and any semantic head of Detectron2.
+    """HRDA (Hoyer et al., ECCV 2022) with any backbone and any semantic head of Detectron2.
 
-    One network looks at the whole image at half its size (context) and at windows of it at full
-    size (detail). With ``draws`` there is one window per image, drawn from its generator; without,
-    as in inference and for pseudo-labels, windows slide over the image by half their size. An
-    attention per class and place, read from the context, fuses both predictions. The fused one and
-    that of the windows are learned from the same labels. docs/equations.md 12.
+    One network predicts the whole image at half its size (context) and windows of it at full size
+    (detail). With ``draws`` there is one window per image, drawn by its generator; without, as in
+    inference and for pseudo-labels, windows slide over the image by half their size. An attention
+    per class and position, predicted from the context, fuses both predictions. The fused prediction
+    and the detail prediction are trained on the same labels. docs/equations.md 12.
 
-    Class weights are measured at the one classifier that both predictions come from, and those of
-    the fused loss count for the detail loss too, unless ``WEIGHTING.WEIGHTS_FROM`` says otherwise.
+    Class weights are measured at the classifier that both predictions share; the detail loss takes
+    over the weights of the fused loss, unless ``WEIGHTING.WEIGHTS_FROM`` is set otherwise.
 
     Args:
-        scale_attention: a head with ``layers(features)`` that gives K channels before the sigmoid.
+        scale_attention: a head whose ``layers(features)`` returns K channels before the sigmoid.
         window: (rows, columns) of a detail window, pixels.
-        stride: pixels of the picture per cell of the semantic head's logits.
-        multiple: of which sizes of images, and sizes and places of windows, are multiples.
+        stride: image pixels per cell of the semantic head's logits.
+        multiple: image sizes, window sizes and window positions are multiples of this, pixels.
         kwargs: of :class:`DenseSegmentor`.
     """
 
@@ -158,7 +158,7 @@ class GBWHRDA(DenseSegmentor):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Reads ``MODEL.HRDA`` beside the shared arguments."""
+        """Reads the shared arguments and ``MODEL.HRDA``."""
         arguments, keys = super().from_config(cfg), cfg.MODEL.HRDA
         backbone, factors = arguments["backbone"], arguments["loss_factors"]
         shape = backbone.output_shape()
@@ -199,7 +199,7 @@ class GBWHRDA(DenseSegmentor):
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`; by name, maps of the context.
 
         Raises:
-            UserError: images of a size that windows do not fit, or of an open one.
+            UserError: windows do not fit the images' size, or the size is not fixed.
         """
         if any(isinstance(length, torch.SymInt) for length in images.shape):
             raise UserError(
@@ -219,7 +219,7 @@ class GBWHRDA(DenseSegmentor):
         else:
             places = [drawn_places(draws, size, window, self.multiple)]
         context = self.backbone(F.avg_pool2d(images, _HALF))
-        # Window by window: no pass is larger than one of training.
+        # Window by window, so that no pass is larger than one in training.
         details = [self.backbone(cut_out(images, each, window)) for each in places]
         return CropFeatures(context, details, places, window)
 
@@ -241,7 +241,7 @@ class GBWHRDA(DenseSegmentor):
         logits = fused(context.logits, *paste([each.logits for each in seen]), attention)
         inputs = None
         if self.training:
-            # What the classifier reads of it: exactly that where all classes share an attention.
+            # The fused classifier input, which is exact if all classes share one attention.
             with torch.no_grad():
                 read = paste([each.features for each in seen])
                 inputs = fused(context.features, *read, attention.mean(1, keepdim=True))
@@ -279,11 +279,11 @@ def window_size(asked: Sequence[int], crop: Sequence[int], multiple: int) -> Siz
 
     Args:
         asked: ``MODEL.HRDA.DETAIL_SIZE``.
-        crop: ``INPUT.CROP_SIZE``, of which it is half, rounded down, where nothing is asked for.
-        multiple: of which both are multiples.
+        crop: ``INPUT.CROP_SIZE``, half of which, rounded down, is used if ``asked`` is empty.
+        multiple: both sizes must be multiples of this, pixels.
 
     Raises:
-        UserError: neither is given, or it is no such multiple.
+        UserError: neither is given, or the size is not a multiple.
     """
     if len(asked) == 0 and len(crop) == 2:
         rows, columns = (max(1, side // _HALF // multiple) * multiple for side in crop)

@@ -86,7 +86,8 @@ class GBWPanopticDeepLab(PanopticSegmentor):
         heads = super().heads(cfg, space)
         if cls.predicts_instances(cfg):
             heads[CENTER] = HeadSpec(ClassWeightedCenterLoss, space.thing_ids)
-            # Their own gradients tell the size of a class and not its error (docs/equations.md 7).
+            # Their own gradients depend on the size of a class and not on its error
+            # (docs/equations.md 7).
             heads[OFFSET] = HeadSpec(ClassWeightedOffsetLoss, space.thing_ids, weights_from=CENTER)
         return heads
 
@@ -124,7 +125,7 @@ class GBWPanopticDeepLab(PanopticSegmentor):
         if self.ins_embed_head is None:
             return None
         center, offset = self.ins_embed_head.layers(features)
-        # The branch predicts in units of its stride, as Detectron2's does.
+        # The branch predicts in units of its stride, like Detectron2's.
         stride = self.ins_embed_head.common_stride
         return {
             CENTER: upsampled(center, image_size),
@@ -151,7 +152,7 @@ class GBWPanopticDeepLab(PanopticSegmentor):
         return calls
 
     def pseudo_targets(self, outputs: Outputs, pseudo_labels: PixelPseudoLabels) -> Targets:
-        """Adds the teacher's centres and offsets as targets, with weight where it is confident."""
+        """Adds the teacher's centres and offsets as targets, weighted by its confidence."""
         targets = super().pseudo_targets(outputs, pseudo_labels)
         if outputs.private is None:
             return targets
@@ -206,7 +207,7 @@ class GBWPanopticDeepLab(PanopticSegmentor):
         rows, columns = result_size(sample, image_size)
         center = _resized(maps[CENTER], image_size, (rows, columns))
         offset = _resized(maps[OFFSET], image_size, (rows, columns))
-        # Offsets are lengths: they grow with the picture.
+        # Offsets are lengths and scale with the image.
         offset = offset * offset.new_tensor([rows / image_size[0], columns / image_size[1]]).view(
             2, 1, 1
         )
@@ -224,6 +225,6 @@ class GBWPanopticDeepLab(PanopticSegmentor):
 
 
 def _resized(maps: Tensor, image_size: Size, size: Size) -> Tensor:
-    # The padding of the batch is cut off first: it is no part of the picture.
+    # The batch's padding is cropped first, because it is not part of the image.
     cut = maps[:, : image_size[0], : image_size[1]]
     return cut if image_size == size else upsampled(cut[None], size)[0]

@@ -1,1 +1,1 @@
-"""What networks learn from, made of class and segment maps in the loader processes."""
+"""The targets of networks, made of class and segment maps in the loader processes."""

@@ -2,7 +2,7 @@
 
 Equal to Detectron2's ``PanopticDeepLabTargetGenerator`` with ``ignore_stuff_in_offset``, without
 its loop over segments, and with one difference: a crowd region gets no centre. Detectron2 draws
-one, whose Gaussian then stands as a true centre on the pixels around the crowd.
+one, whose Gaussian then marks a false centre on the pixels around the crowd.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def center_and_offset_targets(
         * instance class (H, W) int64, 255 where no instance is.
     """
     height, width = segment_map.shape
-    # All that follows is computed once per run of pixels, and spread over them at the end.
+    # Values are computed once per run of equal pixels, and expanded to pixels at the end.
     first, length, ids = runs_of(segment_map)
     numbers, categories, is_crowd = segment_attributes(ids, segments_info)
     known = categories != IGNORE_LABEL
@@ -115,12 +115,12 @@ def center_and_offset_targets(
 def taught_center_targets(
     owners: Tensor, classes: Tensor, weights: Tensor, is_thing: Tensor, sigma: float
 ) -> dict[str, Tensor]:
-    """Builds the same targets of segments on the device, of a batch at once.
+    """Builds the same targets from a batch of segments on the device.
 
     Args:
         owners: (N, H, W) int64, number of each pixel's segment, 0..S-1.
         classes: (N, S) int64 class ids, 255 = no segment.
-        weights: (N, H, W) float32, how much a pixel counts; void counts nothing.
+        weights: (N, H, W) float32, weight of each pixel; void has weight 0.
         is_thing: (K,) bool.
         sigma: standard deviation of the Gaussians in pixels.
 

@@ -1,7 +1,7 @@
-"""A map of numbered instances and their classes: what networks with RoI heads learn from.
+"""The targets of networks with RoI heads: a map of numbered instances, and their classes.
 
-Boxes and masks follow from the map on the device, so that loader processes send one number per
-pixel and no mask, and the instances of two images can be mixed pixel by pixel.
+Boxes and masks are computed from the map on the device, so that loader processes send one number
+per pixel instead of masks, and the instances of two images can be mixed pixel by pixel.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INSTANCE_CLASSES = "instance_classes"  # (S,) int64, place of each instance's cl
 ENTRIES = (INSTANCE_NUMBERS, INSTANCE_CLASSES)
 
 IGNORED = -1
-# Class of a row that holds no instance.
+# Class of an entry without an instance.
 NO_INSTANCE = -1
 
 
@@ -35,18 +35,18 @@ def numbered_instances(
     thing_ids: Sequence[int],
     min_area: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Numbers the instances that a crop shows.
+    """Numbers the instances in a crop.
 
-    Crowds, void, and instances with fewer than ``min_area`` pixels in the crop are neither an
-    object nor background: they become ignore regions. Detectron2 drops crowds, which makes
-    background of them.
+    Crowds, void, and instances with fewer than ``min_area`` pixels in the crop become ignore
+    regions, neither object nor background. Detectron2 drops crowds and so treats them as
+    background.
 
     Args:
         segment_map: (H, W) segment ids, 0 = void.
         segments_info: COCO dicts; ``category_id`` in the same ids as ``thing_ids``, 255 = a class
             that the network does not have: void.
         thing_ids: class ids of the things.
-        min_area: pixels that an instance must show.
+        min_area: minimum area of an instance in the crop, pixels.
 
     Returns:
         Arrays under the names above.
@@ -72,7 +72,7 @@ class InstanceTargetGenerator:
 
     Attributes:
         thing_ids: class ids of the things.
-        min_area: pixels that an instance must show; smaller ones are ignored.
+        min_area: minimum area of an instance, pixels; smaller ones are ignored.
     """
 
     thing_ids: tuple[int, ...]
@@ -97,19 +97,20 @@ class InstanceTargets:
 
     Attributes:
         numbers: (N, H, W) int32, number of the instance at each pixel, 0 = none, -1 = ignored.
-        classes: (N, S) int64, place of each instance's class among the things; -1 = no instance.
-            Instance 1 is in column 0. A row may have instances of which no pixel is left.
+        classes: (N, S) int64, index of each instance's class among the things; -1 = no instance.
+            Instance 1 is in column 0. Instances may have no visible pixel.
     """
 
     numbers: Tensor
     classes: Tensor
 
     def boxes(self) -> tuple[Tensor, Tensor]:
-        """Returns boxes (N, S, 4) as x0, y0, x1, y1, ends exclusive, and (N, S) which are there."""
+        """Returns boxes (N, S, 4) as x0, y0, x1, y1, ends exclusive, and (N, S), which exist."""
         count = self.classes.shape[1]
         images, height, width = self.numbers.shape
         device = self.numbers.device
-        # Rows and columns on which each instance shows. Writing True needs no order among pixels.
+        # Rows and columns that contain each instance. Writing True does not depend on the order of
+        # pixels.
         rows = torch.zeros(images, count + 1, height, dtype=torch.bool, device=device)
         columns = torch.zeros(images, count + 1, width, dtype=torch.bool, device=device)
         image = torch.arange(images, device=device).view(-1, 1, 1)
@@ -136,12 +137,12 @@ class InstanceTargets:
 def taught_instances(
     owners: Tensor, classes: Tensor, wanted: Tensor, thing_ids: Sequence[int]
 ) -> InstanceTargets:
-    """Makes instances of segments: things that are not wanted, and void, are ignore regions.
+    """Makes instances of segments; unwanted things and void become ignore regions.
 
     Args:
         owners: (N, H, W) int64, number of each pixel's segment, 0..S-1; 0 = void.
         classes: (N, S) int64 class ids, 255 = no segment.
-        wanted: (N, S) bool.
+        wanted: (N, S) bool, the things to use.
         thing_ids: class ids of the things.
     """
     place = torch.full((IGNORE_LABEL + 1,), NO_INSTANCE)
@@ -156,7 +157,7 @@ def taught_instances(
 
 
 def stacked_classes(classes: Sequence[Tensor]) -> Tensor:
-    """Stacks the classes (S_i,) of N images into (N, S), filled up with -1."""
+    """Stacks the classes (S_i,) of N images into (N, S), padded with -1."""
     return torch.nn.utils.rnn.pad_sequence(
         list(classes), batch_first=True, padding_value=NO_INSTANCE
     )

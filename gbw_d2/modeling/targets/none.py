@@ -1,4 +1,4 @@
-"""No label entries beside the class map: what purely semantic networks learn from."""
+"""The targets of purely semantic networks, which need no entries beside the class map."""
 
 from __future__ import annotations
 
