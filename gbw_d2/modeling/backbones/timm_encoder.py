@@ -71,6 +71,8 @@ def create_encoder(name: str, arguments: Mapping[str, Any]) -> TimmEncoder:
     """
     import timm
 
+    from gbw_d2.modeling.backbones.swin import pad_then_shift
+
     check_name(name)
     reason = "it gives no feature maps"
     for extra in _ADAPTATIONS:
@@ -91,7 +93,7 @@ def create_encoder(name: str, arguments: Mapping[str, Any]) -> TimmEncoder:
             misfit = _misfit(probe, maps, multiple)
             if misfit is None:
                 module = timm.create_model(name, pretrained=False, **keywords)
-                return TimmEncoder(module, keywords, maps, multiple)
+                return TimmEncoder(pad_then_shift(module), keywords, maps, multiple)
             reason = misfit
     raise UserError(
         f"MODEL.TIMM.NAME '{name}' has no spatial maps for pictures of any size ({reason}); "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -17,19 +18,20 @@ from gbw_d2.modeling.mask2former.official_names import renamed_weights
 
 ROOT = Path(__file__).parents[3]
 NAMES = Path(__file__).parent / "official_names.txt"
+SWIN_NAMES = Path(__file__).parent / "official_names_swin_t.txt"
 
 
-def official_heads() -> dict[str, Tensor]:
-    rows = [line.split() for line in NAMES.read_text().splitlines() if not line.startswith("#")]
+def official(names: Path) -> dict[str, Tensor]:
+    rows = [line.split() for line in names.read_text().splitlines() if not line.startswith("#")]
     return {
         name: torch.empty([int(side) for side in shape.split("x")], device="meta")
         for name, shape in rows
     }
 
 
-def build() -> Any:
-    words = ["encoders/resnet50_stride32", "DATASETS.LABEL_SPACE", "cityscapes_19"]
-    words += ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "meta"]
+def build(encoder: str = "encoders/resnet50_stride32", *keys: str) -> Any:
+    words = [encoder, "DATASETS.LABEL_SPACE", "cityscapes_19"]
+    words += ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "meta", *keys]
     cfg = load_config(str(ROOT / "configs/synthia_panoptic_mask2former_gbw.yaml"), words)
     resolve(cfg)
     with torch.device("meta"):
@@ -40,7 +42,7 @@ def test_every_name_of_the_heads_has_its_place() -> None:
     model = build()
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     heads = {name for name in own if name.startswith("sem_seg_head.")}
-    found = renamed_weights(official_heads())
+    found = renamed_weights(official(NAMES))
     assert found.keys() == heads and len(heads) > 300
     assert all(tuple(value.shape) == own[name] for name, value in found.items())
 
@@ -49,9 +51,22 @@ def test_a_whole_file_is_taken_with_its_encoder() -> None:
     model = build()
     # Detectron2's ResNet has one naming; statistics that are only there are no part of ours.
     encoder = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
-    checkpoint = {"model": {**encoder, **official_heads(), "pixel_mean": torch.zeros(3, 1, 1)}}
+    checkpoint = {"model": {**encoder, **official(NAMES), "pixel_mean": torch.zeros(3, 1, 1)}}
     fit_names(model, checkpoint)
     assert checkpoint["model"].keys() == model.state_dict().keys()
+
+
+@pytest.mark.slow
+def test_a_whole_file_with_swin_is_taken_with_the_norms_of_its_maps() -> None:
+    keys = ["MODEL.TIMM.NAME", "swin_tiny_patch4_window7_224", "MODEL.TIMM.PRETRAINED", "False"]
+    model = build("encoders/swin_b", *keys)
+    encoder_file = {k: torch.zeros(v.shape) for k, v in official(SWIN_NAMES).items()}
+    checkpoint = {"model": {**encoder_file, **official(NAMES)}}
+    fit_names(model, checkpoint)
+    found, own = checkpoint["model"], model.state_dict()
+    assert found.keys() == own.keys() and "backbone.output_norms.res5.weight" in own
+    encoder = [name for name in own if name.startswith("backbone.")]
+    assert len(encoder) > 170 and all(found[name].shape == own[name].shape for name in encoder)
 
 
 def test_attention_of_three_inputs_is_pytorchs() -> None:
