@@ -13,7 +13,6 @@ from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.structures import Boxes, pairwise_iou
 
 # Share of a box's pixels from which on an ignore region makes it neither object nor background.
 IGNORED_SHARE = 0.5
@@ -58,16 +57,39 @@ def match_boxes(
     labels = torch.tensor(matcher.labels).to(device, non_blocking=True)
     if not len(boxes):
         return torch.zeros(count, dtype=torch.int64, device=device), labels[0].expand(count)
-    overlap = pairwise_iou(Boxes(boxes), Boxes(candidates))
-    overlap = overlap.masked_fill(~there.unsqueeze(1), 0)
+    overlap = box_overlaps(boxes.masked_fill(~there.unsqueeze(1), 0), candidates)
     best, rows = overlap.max(dim=0)
     limits = torch.tensor(matcher.thresholds[1:-1]).to(device, non_blocking=True)
     found = labels[torch.bucketize(best, limits, right=True)]
     if matcher.allow_low_quality_matches:
         most = overlap.max(dim=1, keepdim=True).values
-        claimed = ((overlap == most) & (most > 0)).any(dim=0)
+        claimed = (overlap == most.masked_fill(most == 0, torch.inf)).any(dim=0)
         found = torch.where(claimed, torch.ones_like(found), found)
     return rows, found
+
+
+def box_overlaps(boxes: Tensor, candidates: Tensor) -> Tensor:
+    """Computes intersection over union, bit for bit as Detectron2's ``pairwise_iou``.
+
+    Columns and rows by themselves and in place: Detectron2's pairs of (S, M, 2), of which the last
+    axis is too short for vector instructions, take most of the time of matching anchors.
+
+    Args:
+        boxes: (S, 4) x0, y0, x1, y1.
+        candidates: (M, 4) likewise.
+
+    Returns:
+        (S, M), 0..1; 0 where a box has no area.
+    """
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    other = (candidates[:, 2] - candidates[:, 0]) * (candidates[:, 3] - candidates[:, 1])
+    x0, y0, x1, y1 = boxes.t().unsqueeze(2)
+    left, top, right, bottom = candidates.t().contiguous()
+    shared = torch.minimum(x1, right).sub_(torch.maximum(x0, left)).clamp_(min=0)
+    shared *= torch.minimum(y1, bottom).sub_(torch.maximum(y0, top)).clamp_(min=0)
+    # Nothing is shared with a box without area: any divisor but 0 does.
+    area = area.masked_fill(area == 0, 1).unsqueeze(1)
+    return shared.div_((area + other).sub_(shared))
 
 
 def ignored_shares(ignored: Tensor, boxes: Tensor) -> Tensor:

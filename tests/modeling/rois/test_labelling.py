@@ -8,6 +8,7 @@ import torch
 
 from gbw_d2.modeling.rois.labelling import (
     box_deltas,
+    box_overlaps,
     draw_rows,
     ignored_shares,
     image_generators,
@@ -35,6 +36,23 @@ def test_matches_are_detectron2s(low_quality: bool) -> None:
     expected_rows, expected = matcher(pairwise_iou(Boxes(boxes), Boxes(candidates)))
     assert torch.equal(rows, expected_rows) and torch.equal(labels, expected.long())
     assert set(labels.tolist()) == {-1, 0, 1} or not low_quality
+
+
+@pytest.mark.parametrize("whole_pixels", [False, True])
+def test_overlaps_are_detectron2s_bit_for_bit(whole_pixels: bool) -> None:
+    boxes, candidates = make_boxes(9, 0), make_boxes(50, 1)
+    if whole_pixels:
+        boxes, candidates = boxes.round(), candidates.round()
+    # Without area: a point, a line, and a row that holds no box.
+    boxes[0, 2:] = boxes[0, :2]
+    boxes[1, 2] = boxes[1, 0]
+    boxes[2] = 0
+    candidates[0, 2:] = candidates[0, :2]
+    candidates[1, 3] = candidates[1, 1]
+    candidates[2], candidates[3] = 0, boxes[5]
+    found = box_overlaps(boxes, candidates)
+    assert torch.equal(found, pairwise_iou(Boxes(boxes), Boxes(candidates)))
+    assert found[5, 3] == 1 and (found > 0).any(1).tolist() == [False] * 3 + [True] * 6
 
 
 def test_rows_without_an_instance_claim_nothing() -> None:
