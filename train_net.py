@@ -6,7 +6,10 @@
     python train_net.py --config-file configs/toy/panoptic_gbw.yaml --with uda/advent weighting/none
     python train_net.py --config-file configs/synthia_panoptic_gbw.yaml --num-gpus 8
     python train_net.py --config-file configs/toy/panoptic_gbw.yaml --check
-    torchrun --nproc-per-node 2 train_net.py --config-file configs/toy/panoptic_gbw.yaml
+    python train_net.py --config-file configs/toy/panoptic_gbw.yaml --num-processes 1
+
+Without a GPU several processes share each batch, as many as there are cores to use and as divide
+it; ``--num-processes N`` says how many, and torchrun may start them too.
 
 A config is one base file on each of six axes: each ``axis/name`` after ``--with`` replaces the one
 of that axis; ``--with`` alone lists them. Any config key may follow as ``KEY VALUE``. Results are
@@ -18,12 +21,18 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from functools import partial
 
 from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
 
 from gbw_d2.catalog.preflight import check_data, check_keys
 from gbw_d2.commands import finish
 from gbw_d2.composition import asks_for_listing, listing, parse
+from gbw_d2.engine.launcher import Place, run_in_processes
+from gbw_d2.engine.process_count import count_processes
+
+AGAIN = "the same command with --resume goes on from the last checkpoint"
 
 
 def main(args: Namespace) -> dict[str, float]:
@@ -36,19 +45,28 @@ def main(args: Namespace) -> dict[str, float]:
     return job(cfg, args.resume)
 
 
-def start() -> None:
+def work(arguments: Sequence[str], place: Place | None = None) -> None:
+    """Does what a command line asks for, in this process, on GPUs, or as one of a group."""
+    from gbw_d2.engine.distributed import default_argument_parser, run
+
+    run(main, parse(default_argument_parser(__doc__).parse_args, arguments), place)
+
+
+def start() -> int | None:
     """Looks for keys and data that are not there, then starts one process or several."""
     arguments = sys.argv[1:]
     if asks_for_listing(arguments):
         print(listing())
-        return
+        return None
     # Before the imports of the engine: they take ten seconds, this takes one.
     check_keys(arguments)
     check_data(arguments)
-    from gbw_d2.engine.distributed import default_argument_parser, run
-
-    run(main, parse(default_argument_parser(__doc__).parse_args, arguments))
+    number = count_processes(arguments)
+    if number > 1:
+        return run_in_processes(partial(work, arguments), number, AGAIN)
+    work(arguments)
+    return None
 
 
 if __name__ == "__main__":
-    sys.exit(finish(start, "the same command with --resume goes on from the last checkpoint"))
+    sys.exit(finish(start, AGAIN))

@@ -19,7 +19,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def finish(work: Callable[[], int | None], again: str = "the same command begins anew") -> int:
-    """Runs a command to its end.
+    """Runs a command to its end and says how it ended.
 
     Args:
         work: the command; returns its exit code, None for 0.
@@ -29,34 +29,43 @@ def finish(work: Callable[[], int | None], again: str = "the same command begins
         The exit code: that of ``work``, 2 where the user can mend what is wrong, 130 after Ctrl-C;
         each of these with one message and no traceback.
     """
+    code, message = outcome(work, again)
+    if code == INTERRUPTED:
+        # A second one would end what Python does on its way out with a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # torchrun's processes all come here.
+        if os.environ.get("RANK", "0") != "0":
+            message = ""
+        elif sys.stderr.isatty():
+            message = f"\n{message}"  # the terminal shows ^C
+    if message:
+        print(message, file=sys.stderr)
+    return code
+
+
+def outcome(work: Callable[[], int | None], again: str) -> tuple[int, str]:
+    """Runs a command to its end; arguments as for :func:`finish`.
+
+    Returns:
+        the exit code, and the line that says why it is not 0; "" where there is nothing to say.
+    """
     # What a full log or a writer's thread cannot write, the main thread will be told of.
     logging.raiseExceptions = False
     threading.excepthook = _tell_of_a_thread
     try:
-        return work() or DONE
+        return work() or DONE, ""
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return USER_ERROR, f"error: {error}"
     except KeyboardInterrupt:
-        # A second one would end what Python does on its way out with a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # torchrun's processes all come here.
-        if os.environ.get("RANK", "0") == "0":
-            begin = "\n" if sys.stderr.isatty() else ""  # the terminal shows ^C
-            print(f"{begin}stopped; {again}", file=sys.stderr)
-        return INTERRUPTED
+        return INTERRUPTED, f"stopped; {again}"
     except OSError as error:
         if error.errno in NO_ROOM:
             _close_logs()
-            print(
-                f"error: {error}: nothing half-written is left behind; make room, then {again}",
-                file=sys.stderr,
-            )
-        elif error.filename is not None:
-            print(f"error: {error}", file=sys.stderr)
-        else:
+            rest = f"nothing half-written is left behind; make room, then {again}"
+            return USER_ERROR, f"error: {error}: {rest}"
+        if error.filename is None:
             raise
-        return USER_ERROR
+        return USER_ERROR, f"error: {error}"
 
 
 def _tell_of_a_thread(given: threading.ExceptHookArgs) -> None:

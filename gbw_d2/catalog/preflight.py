@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,7 @@ from gbw_d2.key_names import read_key_names, unknown_key
 # Options of train_net.py that a word follows; the others stand alone.
 VALUED_OPTIONS = (
     *("--config-file", "--num-gpus", "--num-machines", "--machine-rank", "--dist-url"),
+    "--num-processes",
 )
 LONE_OPTIONS = ("--resume", "--eval-only", "--check")
 
@@ -35,7 +36,9 @@ def check_data(arguments: Sequence[str]) -> None:
         ConfigError: the config file is not there or cannot be read, or a base that ``--with`` names
             is not there.
     """
-    datasets = _dataset_keys(list(arguments))
+    prefix = "DATASETS."
+    values = read_values(arguments)
+    datasets = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
     keys = ("TEST",) if "--eval-only" in arguments else ("TRAIN", "TARGET", "TEST")
     space = datasets.get("LABEL_SPACE")
     # Scored weights have classes of their own.
@@ -56,7 +59,8 @@ def check_keys(arguments: Sequence[str]) -> None:
         ConfigError: the first such key; or, as :func:`check_data`, what is wrong with the files.
     """
     choices, rest = split_command_line(arguments)
-    config_file, words = _split_options(rest)
+    options, words = split_options(rest)
+    config_file = options.get("--config-file", "")
     known = read_key_names()
     if not config_file or known is None:
         return
@@ -67,18 +71,59 @@ def check_keys(arguments: Sequence[str]) -> None:
             raise unknown_key(where, wrong, known.leaves)
 
 
-def _split_options(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """Returns the config file and the words KEY VALUE ...; neither where an option is strange."""
-    config_file, at = "", 0
+def read_values(arguments: Sequence[str]) -> dict[str, Any]:
+    """Reads what the config file and the command line set; nothing is derived or checked.
+
+    Args:
+        arguments: the command line of train_net.py, without the program's name.
+
+    Returns:
+        full name of a key -> its value, the text of it where the command line sets it; empty
+        without a config file.
+
+    Raises:
+        ConfigError: the config file is not there or cannot be read, or a base that ``--with`` names
+            is not there.
+    """
+    choices, rest = split_command_line(arguments)
+    words = [part for argument in rest for part in argument.split("=", 1)]
+    pairs = list(pairwise(words))
+    config_file = next((value for word, value in pairs if word == "--config-file"), "")
+    if not config_file:
+        return {}
+    values = dict(_flat(compose(config_file, choices)))
+    return values | {word: value for word, value in pairs if "." in word}
+
+
+def _flat(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def split_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Takes the options of train_net.py off a command line.
+
+    Args:
+        arguments: without the program's name and without ``--with``.
+
+    Returns:
+        option -> its value, "" where it has none, and the words KEY VALUE ...; both empty where an
+        option is not one of train_net.py.
+    """
+    options: dict[str, str] = {}
+    at = 0
     while at < len(arguments) and arguments[at].startswith("-"):
         option, is_joined, value = arguments[at].partition("=")
         at += 1
         if option in VALUED_OPTIONS and not is_joined:
             value, at = "".join(arguments[at : at + 1]), at + 1
         elif option not in VALUED_OPTIONS and (option not in LONE_OPTIONS or is_joined):
-            return "", []
-        config_file = value if option == "--config-file" else config_file
-    return config_file, list(arguments[at:])
+            return {}, []
+        options[option] = value
+    return options, list(arguments[at:])
 
 
 def _look(name: str) -> None:
@@ -89,19 +134,6 @@ def _look(name: str) -> None:
             f"dataset '{name}': {error}\nTo try everything without any data: "
             "--config-file configs/toy/panoptic_gbw.yaml makes its own toy world"
         ) from error
-
-
-def _dataset_keys(arguments: list[str]) -> dict[str, Any]:
-    choices, rest = split_command_line(arguments)
-    words = [part for argument in rest for part in argument.split("=", 1)]
-    pairs = list(pairwise(words))
-    config_file = next((value for word, value in pairs if word == "--config-file"), "")
-    if not config_file:
-        return {}
-    found = compose(config_file, choices).get("DATASETS", {})
-    keys = dict(found) if isinstance(found, Mapping) else {}
-    overrides = {word: value for word, value in pairs if word.startswith("DATASETS.")}
-    return keys | {word.removeprefix("DATASETS."): value for word, value in overrides.items()}
 
 
 def _names(value: Any) -> list[str]:

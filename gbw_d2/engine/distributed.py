@@ -1,4 +1,4 @@
-"""Starting several processes, and making their gradients one."""
+"""Several processes as one group, and their gradients as one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import argparse
 import multiprocessing
 import multiprocessing.process
 import os
+import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -18,50 +21,75 @@ from torch.multiprocessing import ProcessExitedException
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.commands import INTERRUPTED, USER_ERROR, finish
+from gbw_d2.engine.launcher import Place
 from gbw_d2.errors import UserError
 
 from detectron2 import engine
 from detectron2.engine import launch
 from detectron2.utils import comm
 
-__all__ = ["average_gradients", "broadcast_parameters", "default_argument_parser", "run"]
+__all__ = [
+    "average_gradients",
+    "broadcast_parameters",
+    "default_argument_parser",
+    "lost_contact",
+    "run",
+]
 
 # Gradients are sent in buckets of about this many bytes.
 _BUCKET_BYTES = 25 * 2**20
+# Detectron2's own affair, whenever processes talk to each other.
+warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
 # Given to other processes after Ctrl-C.
 _SECONDS_TO_END = 10
+# One process makes data or counts classes while the others wait; whoever is killed is seen anyway.
+_PATIENCE = timedelta(days=7)
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """Returns Detectron2's parser with ``--check``."""
+    """Returns Detectron2's parser with ``--check`` and ``--num-processes``."""
     parser = engine.default_argument_parser(epilog)
     parser.add_argument("--check", action="store_true", help="check all that a run needs, and stop")
+    parser.add_argument(
+        "--num-processes",
+        type=int,
+        metavar="N",
+        help="processes on the CPU that share each batch, 1 = one; default: without a GPU, as many "
+        "as there are cores to use and as divide SOLVER.IMS_PER_BATCH",
+    )
     return parser
 
 
-def run(main: Callable[[Any], Any], args: Any) -> Any:
+def run(main: Callable[[Any], Any], args: Any, place: Place | None = None) -> Any:
     """Runs ``main(args)`` in this process, in torchrun's processes, or in one per GPU.
 
     Args:
         main: what each process runs.
         args: of Detectron2's argument parser (``num_gpus``, ``num_machines``, ...).
+        place: of this process where ``run_in_processes`` started it.
 
     Raises:
         UserError: more GPUs are asked for than there are.
     """
+    if place is not None:
+        _join_on_cpu(place)
+        # After an error it stays in the group until it has reported (gbw_d2/engine/launcher.py).
+        result = main(args)
+        _leave()
+        return result
     if "LOCAL_RANK" in os.environ:
         _join_torchrun()
         try:
             result = main(args)
-            # Whoever leaves first would tear down connections that the others still read from.
-            dist.barrier()
-            return result
-        finally:
+        except BaseException:
             dist.destroy_process_group()
+            raise
+        _leave()
+        return result
     if args.num_gpus * args.num_machines > 1 and torch.cuda.device_count() < args.num_gpus:
         raise UserError(
             f"--num-gpus {args.num_gpus}, but {torch.cuda.device_count()} are visible; several "
-            "processes on the CPU are started by `torchrun --nproc-per-node 2 train_net.py ...`"
+            "processes on the CPU are started by --num-processes"
         )
     # One process runs here and raises as it is; several report to this one.
     several = args.num_gpus * args.num_machines > 1
@@ -107,6 +135,33 @@ def _report_user_errors(main: Callable[[Any], Any], args: Any) -> None:
     code = finish(work)
     if code:
         sys.exit(code)
+
+
+def _join_on_cpu(place: Place) -> None:
+    # Gloo takes the interface of the host's name, which others can reach and which may go down.
+    names = [name for _, name in socket.if_nameindex()]
+    loopback = [name for name in ("lo", "lo0") if name in names]
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
+    dist.init_process_group(
+        "gloo",
+        timeout=_PATIENCE,
+        init_method=f"file://{place.store}",
+        rank=place.rank,
+        world_size=place.number,
+    )
+    comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
+
+
+def _leave() -> None:
+    # Whoever leaves first would tear down connections that the others still read from.
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def lost_contact(error: BaseException | None) -> bool:
+    """Whether an error says no more than that another process has gone."""
+    return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
 def _join_torchrun() -> None:

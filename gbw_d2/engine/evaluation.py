@@ -269,6 +269,7 @@ def write_results(
     first = next(iter(results.values()), Scores({}, {}, 0, 0))
     run = run_info(yaml.safe_load(cfg.dump()), cfg.SEED, iterations, wall_seconds, cfg.MODEL.DEVICE)
     run["test_images"] = {n: {"scored": s.images, "of": s.whole} for n, s in results.items()}
+    run["processes"] = comm.get_world_size()
     run |= {"weights": cfg.EVAL.WEIGHTS, "selection": "last iteration"}
     run |= more or {}
     folder = Path(cfg.OUTPUT_DIR)

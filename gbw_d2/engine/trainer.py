@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
-from gbw_d2.engine.distributed import average_gradients
+from gbw_d2.engine.distributed import average_gradients, lost_contact
 from gbw_d2.engine.finite import FiniteCheck, Flags, gradient_norm
 from gbw_d2.engine.precision import Precision
 from gbw_d2.errors import UserError
@@ -23,11 +23,11 @@ from detectron2.utils import comm
 
 def _is_ours_to_mend(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, UserError | OSError)
+    return not (isinstance(error, UserError | OSError) or lost_contact(error))
 
 
-# Detectron2's loop logs a traceback of every error; errors that users can correct are reported in
-# one line.
+# Detectron2's loop logs a traceback of every error; errors that users can correct, and that another
+# process was killed, are reported in one line.
 logging.getLogger("detectron2.engine.train_loop").addFilter(_is_ours_to_mend)
 
 

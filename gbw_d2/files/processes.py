@@ -42,14 +42,14 @@ def in_processes(
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(start,)
     ) as pool:
-        with _interrupts_ignored():
+        with interrupts_ignored():
             results = pool.map(work, items, chunksize=chunksize)
         yield from results
 
 
 def run_to_end(command: Sequence[str]) -> int:
     """Runs a command and returns its exit code; on Ctrl-C it gets SIGTERM, and time to clean up."""
-    with _interrupts_ignored():
+    with interrupts_ignored():
         process = subprocess.Popen(command)
     try:
         return process.wait()
@@ -63,7 +63,7 @@ def run_to_end(command: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
+def interrupts_ignored() -> Iterator[None]:
     """Lets processes that are started meanwhile, for milliseconds, ignore Ctrl-C for ever."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say so
@@ -76,12 +76,13 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _start_worker(start: Callable[[], None] | None) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if start is not None:
         start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Ends this process when the one that started it has ended; for a thread of its own."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
