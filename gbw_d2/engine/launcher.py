@@ -171,9 +171,11 @@ def _killed(child: _Child, name: str, again: str) -> End:
     if code < 0:
         names = {each.value: each.name for each in signal.Signals}
         code, how = 128 - code, f"was killed by {names.get(-code, f'signal {-code}')}"
+    said = ""
     if code == 128 + signal.SIGKILL:
         how += ", as a machine does where memory runs out"
-    said = child.said.read_text(errors="replace") if child.said.is_file() else ""
+    elif child.said.is_file():
+        said = child.said.read_text(errors="replace")
     return End(
         code,
         f"{said}error: {name} (process id {child.process.pid}) {how}, so the others were stopped; "
@@ -218,8 +220,8 @@ def _process(place: Place, said: Path, work: Work, again: str, reports: Connecti
     threading.Thread(target=end_with_parent, daemon=True).start()
     if place.rank > 0:
         # The first process speaks.
-        with said.open("wb") as file:
-            os.dup2(file.fileno(), 1)
+        with open(os.devnull, "wb") as nothing, said.open("wb") as file:
+            os.dup2(nothing.fileno(), 1)
             os.dup2(file.fileno(), 2)
 
     def work_here() -> None:

@@ -148,7 +148,7 @@ def refused(repository: Path, datasets: Path, *settings: str, options: tuple[str
     done = subprocess.run(
         [
             *(sys.executable, "train_net.py", "--config-file", "configs/toy/panoptic_gbw.yaml"),
-            *(*options, *small, "DATALOADER.NUM_WORKERS", "1", *settings),
+            *("--num-processes", "1", *options, *small, "DATALOADER.NUM_WORKERS", "1", *settings),
         ],
         cwd=repository,
         capture_output=True,

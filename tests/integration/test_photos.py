@@ -20,7 +20,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared/data/camvid"
-RECIPE = ("--config-file", "configs/camvid_day_to_dusk_semantic_gbw.yaml")
+RECIPE = (
+    *("--config-file", "configs/camvid_day_to_dusk_semantic_gbw.yaml", "--num-processes", "1"),
+)
 # ImageNet weights are a package that need not be installed.
 SMALL = ("--with", "encoders/resnet_tiny", "SOLVER.MAX_ITER", "4", "DATALOADER.NUM_WORKERS", "0")
 

@@ -54,7 +54,7 @@ def test_the_users_command(
     done = run(
         repository,
         official_folders,
-        *("train_net.py", "--config-file", f"configs/{config}.yaml"),
+        *("train_net.py", "--config-file", f"configs/{config}.yaml", "--num-processes", "1"),
         *("SOLVER.MAX_ITER", "2", "INPUT.CROP_SIZE", "(128, 256)", "OUTPUT_DIR", str(tmp_path)),
         # ImageNet weights cannot be had on a machine without the internet.
         *("MODEL.WEIGHTS", "", "DATALOADER.NUM_WORKERS", "2"),

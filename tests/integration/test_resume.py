@@ -36,7 +36,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def command(out: Path, *more: str) -> list[str]:
     return [
-        *("train_net.py", "--config-file", "configs/toy/panoptic_gbw.yaml", *more),
+        *("train_net.py", "--config-file", "configs/toy/panoptic_gbw.yaml"),
+        *("--num-processes", "1", *more),
         *("OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", str(ITERATIONS)),
         *("SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.LOG_PERIOD", "1", "TEST.EVAL_PERIOD", "0"),
         *("INPUT.CROP_SIZE", "(64, 128)", "SOLVER.IMS_PER_BATCH", "2", "WEIGHTING.MOMENTUM", "0.9"),

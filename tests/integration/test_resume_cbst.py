@@ -46,7 +46,8 @@ IN_TRAINING = {
 
 def command(out: Path, *more: str) -> list[str]:
     return [
-        *("train_net.py", "--config-file", "configs/toy/semantic_source_only.yaml", *more),
+        *("train_net.py", "--config-file", "configs/toy/semantic_source_only.yaml"),
+        *("--num-processes", "1", *more),
         *("--with", "uda/crst_lrent"),
         *("OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", "8", "UDA.CBST.WARM_UP", "0.25"),
         *("UDA.CBST.ROUNDS", "2", "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.LOG_PERIOD", "1"),

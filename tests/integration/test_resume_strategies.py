@@ -57,7 +57,8 @@ def command(name: str, out: Path, *more: str) -> list[str]:
     name, *switched = name.split(" + ")
     bases = ("--with", "models/panoptic_fpn_tiny") if "rois" in switched else ()
     return [
-        *("train_net.py", "--config-file", "configs/toy/panoptic_source_only.yaml", *more, *bases),
+        *("train_net.py", "--config-file", "configs/toy/panoptic_source_only.yaml"),
+        *("--num-processes", "1", *more, *bases),
         *("UDA.NAME", name, "OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", "4"),
         *("SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.LOG_PERIOD", "1", "TEST.EVAL_PERIOD", "0"),
         *("INPUT.CROP_SIZE", "(64, 128)", "SOLVER.IMS_PER_BATCH", "2", "WEIGHTING.NAME", "gbw"),

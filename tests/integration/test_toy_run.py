@@ -23,9 +23,12 @@ def command(
     *arguments: str,
     launcher: tuple[str, ...] = (),
     script: str = "train_net.py",
+    processes: int = 1,
 ) -> str:
     """Runs a script, expects success, and returns what it printed."""
     start = list(launcher) or [sys.executable]
+    if script == "train_net.py":
+        arguments = ("--num-processes", str(processes), *arguments)
     done = subprocess.run(
         [*start, script, *arguments],
         cwd=repository,
@@ -84,7 +87,7 @@ def test_train_then_eval_only_agree(
 
 
 def test_two_processes_equal_one(repository: Path, toy_datasets: Path, tmp_path: Path) -> None:
-    def run(folder: str, launcher: tuple[str, ...]) -> dict:
+    def run(folder: str, processes: int = 1, launcher: tuple[str, ...] = ()) -> dict:
         out = tmp_path / folder
         command(
             repository,
@@ -93,15 +96,19 @@ def test_two_processes_equal_one(repository: Path, toy_datasets: Path, tmp_path:
             # The absolute error's slope jumps at 0, where rounding decides.
             *("MODEL.INS_EMBED_HEAD.OFFSET_LOSS_WEIGHT", "0.0"),
             launcher=launcher,
+            processes=processes,
         )
         return torch.load(out / "model_final.pth", weights_only=True)["model"]
 
-    one = run("one", ())
-    two = run("two", (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"))
+    one, two = run("one"), run("two", processes=2)
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    torchruns = run("torchruns", launcher=torchrun)
     for key, value in one.items():
         assert torch.allclose(two[key], value, atol=1e-5), key
+        assert torch.equal(two[key], torchruns[key]), key
     single, double = results(tmp_path / "one"), results(tmp_path / "two")
     assert double["metrics"]["mIoU_16"] == pytest.approx(single["metrics"]["mIoU_16"], abs=0.5)
+    assert (single["run"]["processes"], double["run"]["processes"]) == (1, 2)
 
 
 def test_the_teacher_is_scored_on_request_and_the_best_is_named(
@@ -131,11 +138,12 @@ def test_mistakes_exit_with_2_and_no_traceback(repository: Path, tmp_path: Path)
     done = subprocess.run(
         [
             *(sys.executable, "train_net.py", "--config-file", "configs/toy/panoptic_gbw.yaml"),
-            *("WEIGHTING.NAME", "gwb", "OUTPUT_DIR", str(tmp_path)),
+            *("--num-processes", "2", "WEIGHTING.NAME", "gwb", "OUTPUT_DIR", str(tmp_path)),
         ],
         cwd=repository,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "unknown weighting scheme 'gwb'; did you mean 'gbw'?" in done.stderr
+    # Two processes find it, one says it.
+    assert done.stderr.count("unknown weighting scheme 'gwb'; did you mean 'gbw'?") == 1

@@ -90,14 +90,15 @@ def _row(row: tuple[Any, ...]) -> str:
     return "| " + " | ".join(str(cell) for cell in row) + " |"
 
 
-def command(family: str, strategy: str, out: Path, *more: str) -> list[str]:
+def command(family: str, strategy: str, out: Path, *more: str, processes: int = 1) -> list[str]:
     """Returns the command line of a run of six short steps with an evaluation in their midst."""
     with_, keys = (), FAMILIES[family]
     if keys[:1] == ("--with",):
         with_, keys = keys, ()
     return [
         *(sys.executable, "train_net.py", "--config-file", "configs/toy/panoptic_source_only.yaml"),
-        *(*more, *with_, "UDA.NAME", strategy, "WEIGHTING.NAME", "gbw", *keys),
+        *("--num-processes", str(processes), *more, *with_),
+        *("UDA.NAME", strategy, "WEIGHTING.NAME", "gbw", *keys),
         *("OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "1"),
         *("SOLVER.LOG_PERIOD", "1", "TEST.EVAL_PERIOD", "3", "EVAL.PICTURES", "0"),
         *("INPUT.CROP_SIZE", "(64, 128)", "INPUT.TEST_SIZE", "(64, 128)"),
@@ -120,10 +121,10 @@ def _pair(
         kill_at = moments.randint(1, len(lines)) if phases.total() < args.kills else None
         said, ended = _watch(words, kill_at, moments.uniform(0, 0.3))
         if not ended:
-            phases[_phase(said[-1])] += 1
+            phases[phase(said[-1])] += 1
             continue
         ends += 1
-        found |= set(_differences(*(_load(run / "model_final.pth") for run in (whole, killed))))
+        found |= set(differences(*(load(run / "model_final.pth") for run in (whole, killed))))
         if kill_at is None:
             break
         shutil.rmtree(killed)
@@ -217,25 +218,25 @@ def _kill(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
-def _phase(line: str) -> str:
+def phase(line: str) -> str:
     """Names what the run did when it died, by the last line that it printed."""
     return next((name for name, words in PHASES.items() if re.search(words, line)), "start-up")
 
 
-def _load(path: Path) -> Any:
+def load(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
     """Returns the paths at which two checkpoints differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         lost = [f"{path}/{key}" for key in a.keys() ^ b.keys()]
         both = [key for key in a if key in b]
-        return lost + [d for key in both for d in _differences(a[key], b[key], f"{path}/{key}")]
+        return lost + [d for key in both for d in differences(a[key], b[key], f"{path}/{key}")]
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         if len(a) != len(b):
             return [path]
-        return [d for i in range(len(a)) for d in _differences(a[i], b[i], f"{path}/{i}")]
+        return [d for i in range(len(a)) for d in differences(a[i], b[i], f"{path}/{i}")]
     equal = torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
     return [] if equal else [path]
 

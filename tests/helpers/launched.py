@@ -1,0 +1,43 @@
+"""What the processes of tests/engine/test_launcher.py do; they import this file by its name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from gbw_d2.commands import finish
+from gbw_d2.engine.launcher import Place, run_in_processes
+from gbw_d2.errors import UserError
+
+
+def work(folder: Path, case: str, place: Place) -> None:
+    """Does what a case says; waits for ever where only the other process does something."""
+    (folder / f"{place.rank}.pid").write_text(str(os.getpid()))
+    print(f"process {place.rank} prints")
+    while len(list(folder.glob("*.pid"))) < place.number:
+        time.sleep(0.01)
+    if case == "all well":
+        (folder / f"{place.rank}.threads").write_text(os.environ["OMP_NUM_THREADS"])
+        return
+    if case == "same mistake":
+        raise UserError("no such thing")
+    if place.rank == 1 and case == "one mistake":
+        raise UserError("a truncated file")
+    if place.rank == 1 and case == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if place.rank == 1 and case == "bug":
+        raise KeyError("a bug")
+    if case == "killed":
+        # As gloo does for those that lost contact.
+        raise RuntimeError("gloo/transport: connection closed by peer")
+    while True:
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    mine = partial(work, Path(sys.argv[1]), sys.argv[2])
+    sys.exit(finish(lambda: run_in_processes(mine, 2, "go on"), "go on"))
