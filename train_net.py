@@ -30,7 +30,7 @@ from gbw_d2.catalog.preflight import check_data, check_keys
 from gbw_d2.commands import finish
 from gbw_d2.composition import asks_for_listing, listing, parse
 from gbw_d2.engine.launcher import Place, run_in_processes
-from gbw_d2.engine.process_count import count_processes
+from gbw_d2.engine.process_count import count_processes, with_loading
 
 AGAIN = "the same command with --resume goes on from the last checkpoint"
 
@@ -63,7 +63,7 @@ def start() -> int | None:
     check_data(arguments)
     number = count_processes(arguments)
     if number > 1:
-        return run_in_processes(partial(work, arguments), number, AGAIN)
+        return run_in_processes(partial(work, with_loading(arguments, number)), number, AGAIN)
     work(arguments)
     return None
 

@@ -29,6 +29,14 @@ from gbw_d2.engine.process_count import OPTION
 from gbw_d2.files.processes import end_with_parent, interrupts_ignored
 
 CRASHED = 1
+# What processes start with where the environment says nothing else. Threads of several would only
+# wait for each other's cores. glibc gives memory of a step back and takes it anew in the next, for
+# which the system clears it each time: it keeps tensors of up to 32 MiB, the most it can be told.
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
 # Between SIGTERM and SIGKILL. Who waits for another process inside torch hears SIGTERM only when
 # that one has ended.
 _SECONDS_TO_END = 10
@@ -93,8 +101,7 @@ def run_in_processes(work: Work, number: int, again: str) -> int:
     Raises:
         KeyboardInterrupt: Ctrl-C; no process is left.
     """
-    # Threads of several processes would only wait for each other's cores.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.update(_ENVIRONMENT | os.environ)
     print(f"{number} processes share each batch on the CPU ({OPTION} 1: one process)", flush=True)
     with tempfile.TemporaryDirectory() as folder, _ended_by_sigterm():
         children: list[_Child] = []

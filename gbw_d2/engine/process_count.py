@@ -13,6 +13,7 @@ from gbw_d2.composition import split_command_line
 from gbw_d2.errors import UserError
 
 OPTION = "--num-processes"
+LOADERS = "DATALOADER.NUM_WORKERS"
 # Where these are given, somebody else says how many processes there are.
 _OTHERS = ("--num-gpus", "--num-machines", "--machine-rank", "--dist-url")
 # A driver's library, and the functions that start it and count its devices.
@@ -66,6 +67,27 @@ def _asked(text: str, others: Sequence[str], values: Mapping[str, Any]) -> int:
             "--num-gpus, or MODEL.DEVICE cpu"
         )
     return number
+
+
+def with_loading(
+    arguments: Sequence[str], number: int, environment: Mapping[str, str] = os.environ
+) -> list[str]:
+    """Lets processes that take all cores load their samples themselves.
+
+    Loaders beside them would take the same cores, and more memory. ``DATALOADER.NUM_WORKERS`` on
+    the command line is left as it is.
+
+    Args:
+        arguments: of train_net.py, without the program's name.
+        number: of processes, 2 or more.
+        environment: as for :func:`count_processes`.
+
+    Returns:
+        the arguments, with ``DATALOADER.NUM_WORKERS 0`` at their end where no core is left.
+    """
+    if LOADERS in arguments or number * _threads(environment) < usable_cores():
+        return list(arguments)
+    return [*arguments, LOADERS, "0"]
 
 
 def usable_cores() -> int:

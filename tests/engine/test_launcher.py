@@ -18,7 +18,10 @@ LINE = "2 processes share each batch on the CPU (--num-processes 1: one process)
 
 
 def start(folder: Path, case: str) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    own = ("OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+    environment = {k: v for k, v in os.environ.items() if k not in own}
+    if case == "all well":
+        environment["MALLOC_TRIM_THRESHOLD_"] = "7"
     return subprocess.Popen(
         [sys.executable, str(ROOT / "tests/helpers/launched.py"), str(folder), case],
         stdout=subprocess.PIPE,
@@ -71,7 +74,9 @@ def test_a_mistake_is_told_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_all_well(tmp_path: Path) -> None:
     assert finished(tmp_path, "all well") == (0, f"{LINE}process 0 prints\n", "")
-    assert [(tmp_path / f"{rank}.threads").read_text() for rank in (0, 1)] == ["1", "1"]
+    # One thread and memory that is kept, unless the environment says else.
+    found = [(tmp_path / f"{rank}.environment").read_text() for rank in (0, 1)]
+    assert found == ["1 33554432 7"] * 2
 
 
 @pytest.mark.slow

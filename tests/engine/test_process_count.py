@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gbw_d2.engine import process_count
-from gbw_d2.engine.process_count import count_processes, usable_cores
+from gbw_d2.engine.process_count import count_processes, usable_cores, with_loading
 from gbw_d2.errors import UserError
 
 TOY = ("--config-file", "configs/toy/panoptic_gbw.yaml")
@@ -82,6 +82,16 @@ def test_threads_that_are_asked_for_take_cores() -> None:
 def test_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, 1, gpu=False)
     assert count_processes(TOY, {}) == 1
+
+
+def test_who_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Four cores are left for loaders, none is, or the command line says how many there are.
+    assert with_loading(TOY, 2, {}) == [*TOY]
+    assert with_loading(TOY, 2, {"OMP_NUM_THREADS": "3"}) == [*TOY, "DATALOADER.NUM_WORKERS", "0"]
+    on(monkeypatch, 2, gpu=False)
+    assert with_loading(TOY, 2, {}) == [*TOY, "DATALOADER.NUM_WORKERS", "0"]
+    asked = [*TOY, "DATALOADER.NUM_WORKERS", "2"]
+    assert with_loading(asked, 2, {}) == asked
 
 
 def test_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
