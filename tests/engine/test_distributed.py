@@ -33,7 +33,7 @@ def test_more_gpus_than_there_are() -> None:
     if torch.cuda.device_count() >= 64:
         pytest.skip("this machine has them")
     args = Namespace(num_gpus=64, num_machines=1, machine_rank=0, dist_url="auto")
-    with pytest.raises(UserError, match=r"--num-gpus 64, but .*torchrun"):
+    with pytest.raises(UserError, match=r"--num-gpus 64, but .*--num-processes"):
         distributed.run(lambda _: None, args)
 
 
