@@ -277,7 +277,10 @@ def _legend(
     if marks_rare:
         handles.append(Line2D([], [], linestyle="", label=f"*  below {RARE_SHARE:g} % of pixels"))
     figure.suptitle(title, fontsize=12)
-    columns = 4 if len(handles) > 5 else len(handles)
+    # As many side by side as fit: a letter is about 0.085 inches wide, what stands before it 0.7.
+    width = 0.7 + 0.085 * max(len(str(handle.get_label())) for handle in handles)
+    most = 4 if len(handles) > 5 else len(handles)
+    columns = max(1, min(most, int(figure.get_figwidth() / width)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 

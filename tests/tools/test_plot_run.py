@@ -102,6 +102,17 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         read_scores(path)
 
 
+def test_the_legend_of_long_names_fits(tool: ModuleType, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    runs = [read_run(folder, f"day_to_dusk_self_training-inverse_frequency-{i}") for i in range(5)]
+    figure = tool.draw_weights(runs, "semantic")
+    figure.set_dpi(20)
+    figure.savefig(tmp_path / "a.png", dpi="figure")
+    (legend,) = figure.legends
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1
+
+
 def test_run_names(tmp_path: Path) -> None:
     a, b = tmp_path / "x/run", tmp_path / "y/run"
     assert run_names([a, tmp_path / "x/other"]) == ["run", "other"]
