@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a segmentation network on a labelled source and an unlabelled target, and scores it.
+"""Trains a segmentation network on a labelled source and an unlabelled target, and evaluates it.
 
     python train_net.py --config-file configs/toy/panoptic_gbw.yaml
     python train_net.py --config-file configs/toy/panoptic_gbw.yaml --eval-only --resume
@@ -11,10 +11,10 @@
 Without a GPU several processes share each batch, as many as there are cores to use and as divide
 it; ``--num-processes N`` says how many, and torchrun may start them too.
 
-A config is one base file on each of six axes: each ``axis/name`` after ``--with`` replaces the one
-of that axis; ``--with`` alone lists them. Any config key may follow as ``KEY VALUE``. Results are
-written to OUTPUT_DIR. ``--check`` reads the config, weights, a batch and a label of each test set,
-as training would, and stops.
+A config consists of one base file on each of six axes; each ``axis/name`` after ``--with`` replaces
+that of its axis, and ``--with`` alone lists all names. Any config keys may follow as ``KEY VALUE``.
+Results are written to OUTPUT_DIR. ``--check`` reads the config, the weights, a batch and a label of
+each test set, as training would, and then stops.
 """
 
 from __future__ import annotations

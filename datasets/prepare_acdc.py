@@ -22,7 +22,7 @@ SIZE = (1080, 1920)
 
 
 def check_condition(args: argparse.Namespace, condition: str) -> list[str]:
-    """Looks over a condition's training and test images; returns what cannot be used.
+    """Checks a condition's training and test images; returns problems.
 
     Where the panoptic labels are there, the test's are read too.
 

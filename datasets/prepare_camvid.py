@@ -22,7 +22,7 @@ from gbw_d2.data.formats.camvid import NUM_IMAGES, form_of, load_camvid
 
 
 def check_split(args: argparse.Namespace, split: str) -> list[str]:
-    """Reads the images and labels of a split; returns what cannot be used.
+    """Reads the images and labels of a split; returns problems.
 
     Raises:
         DatasetError: something is missing.
@@ -33,7 +33,7 @@ def check_split(args: argparse.Namespace, split: str) -> list[str]:
 
 
 def check(args: argparse.Namespace) -> list[str]:
-    """Looks over the three splits."""
+    """Checks the three splits."""
     missing = collect(_tell_form, args.root)
     return missing or [p for split in NUM_IMAGES for p in collect(check_split, args, split)]
 

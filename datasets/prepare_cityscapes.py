@@ -4,13 +4,13 @@
     python datasets/prepare_cityscapes.py --check       # writes nothing, reads 100 images of each
     python datasets/prepare_cityscapes.py --check --sample 0     # ... reads all of them
 
-Training makes them too, where it needs them. It reads `leftImg8bit` and `gtFine`
+Training makes them too if it needs them. It reads `leftImg8bit` and `gtFine`
 (leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip) and writes into `gtFine`:
 
     <split>/<city>/*_gtFine_labelTrainIds.png
     cityscapes_panoptic_<split>_trainId.json and the folder of the same name
 
-An interrupted run goes on where it stopped. The default folder is
+An interrupted run continues where it stopped. The default folder is
 `$DETECTRON2_DATASETS/cityscapes`, or `datasets/cityscapes`. Only the oracle needs labels of train:
 `--splits val` is enough without it. Exit code 2: something is missing or cannot be used.
 """
@@ -105,7 +105,7 @@ def warn_of_images(root: Path, split: str) -> None:
 
 
 def check_split(root: Path, split: str, args: argparse.Namespace) -> list[str]:
-    """Returns what is wrong with a split, in words."""
+    """Returns the problems of a split as messages."""
     looks = (warn_of_images, load_semantic, load_panoptic)
     problems = [text for look in looks for text in problems_of(look, root, split)]
     if not problems:
@@ -116,7 +116,7 @@ def check_split(root: Path, split: str, args: argparse.Namespace) -> list[str]:
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:
-    """Looks over each split."""
+    """Checks each split."""
     problems = [text for split in args.splits for text in check_split(args.root, split, args)]
     if not problems:
         print(f"{args.root}: {' and '.join(args.splits)} can be used")
@@ -124,7 +124,7 @@ def check(args: argparse.Namespace) -> Sequence[str]:
 
 
 def make(args: argparse.Namespace) -> Sequence[str]:
-    """Makes what is missing, then looks."""
+    """Makes missing files, then checks all."""
     for split in args.splits:
         make_labels(args.root, split, panoptic=True, workers=args.workers)
         if problems_of(load_panoptic, args.root, split):

@@ -1,4 +1,4 @@
-"""What the prepare scripts share: the command line, checks of a labelled source, exit codes.
+"""Shared parts of the prepare scripts: command line, checks of datasets, exit codes.
 
 Importing it also makes the package importable from a checkout that is not installed.
 """
@@ -40,7 +40,7 @@ from gbw_d2.label_spaces import LabelSpace
 
 Work = Callable[[argparse.Namespace], Sequence[str]]
 MAX_PROBLEMS = 10
-AGAIN = "the same command goes on where this one stopped"
+AGAIN = "the same command continues where this one stopped"
 
 
 def run_script(
@@ -55,15 +55,16 @@ def run_script(
 
     Args:
         description: the script's docstring, shown by ``--help``.
-        folder: name of the dataset's folder below the datasets' root; None = there is none, and no
+        folder: name of the dataset's folder below the datasets' root; None for no folder and no
             option ``--root``.
-        holds: what lies in that folder, for ``--help``.
-        make: makes what is missing and checks it; gets the arguments, returns problems in words.
+        holds: content of that folder, for ``--help``.
+        make: makes missing files and checks all; called with the arguments, returns problems as
+            messages.
         check: the same for ``--check``; it writes nothing.
         add_options: adds the script's own options.
 
     Returns:
-        The exit code: 0, or 2 where something is missing or cannot be used.
+        The exit code: 0, or 2 if files are missing or invalid.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -100,13 +101,13 @@ def add_sample_option(parser: argparse.ArgumentParser) -> None:
 def warn_of_count(
     found: int, expected: int, what: str = "the whole dataset", scored: bool = False
 ) -> None:
-    """Warns where a dataset has another number of images than its release.
+    """Warns if a dataset has another number of images than its release.
 
     Args:
         found: images.
         expected: images of the release.
-        what: was released.
-        scored: networks are scored on it.
+        what: description of the release.
+        scored: whether it is a test set.
     """
     if found != expected:
         partial = "; scores of a part of it are called ..._partial" if scored else ""
@@ -241,7 +242,7 @@ def spread(records: list[Record], sample: int) -> list[Record]:
 
 
 def tell_classes(found: Survey) -> list[str]:
-    """Prints classes, objects and what looks odd; returns what makes them useless."""
+    """Prints classes, instances and warnings; returns problems."""
     if found.space is None or not found.number:
         return []
     print(table(found))
@@ -251,7 +252,7 @@ def tell_classes(found: Survey) -> list[str]:
 
 
 def problems_of(look: Callable[..., object], *arguments: object) -> list[str]:
-    """Returns what a look at some files finds wrong; empty when all is well."""
+    """Returns the error that a check raises as a list, or an empty list."""
     try:
         look(*arguments)
     except DatasetError as error:
@@ -260,7 +261,7 @@ def problems_of(look: Callable[..., object], *arguments: object) -> list[str]:
 
 
 def collect(look: Callable[..., list[str]], *arguments: object) -> list[str]:
-    """Returns the problems that a look returns, or the one that ends it."""
+    """Returns the problems that a check returns, or the error that it raises."""
     try:
         return look(*arguments)
     except DatasetError as error:

@@ -27,7 +27,7 @@ from gbw_d2.data.formats.crosscity import (
 
 
 def check_city(args: argparse.Namespace, city: str) -> list[str]:
-    """Looks over a city's training and test images; returns what cannot be used.
+    """Checks a city's training and test images; returns problems.
 
     Raises:
         DatasetError: something is missing.

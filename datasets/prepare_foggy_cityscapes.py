@@ -33,13 +33,13 @@ from gbw_d2.data.spec import Record
 
 
 def check_train(args: argparse.Namespace, beta: str) -> list[str]:
-    """Looks over the training images of one fog, which need no labels."""
+    """Checks the training images of one fog density, which need no labels."""
     records = load_images(args.root, "train", foggy_images(beta))
     return _check(f"foggy_cityscapes_{beta}_unlabelled_train", records, args, "train")
 
 
 def check_val(args: argparse.Namespace, beta: str) -> list[str]:
-    """Looks over the test images of one fog with Cityscapes' labels."""
+    """Checks the test images of one fog density with Cityscapes' labels."""
     records = load_panoptic(args.root, "val", foggy_images(beta))
     return _check(f"foggy_cityscapes_{beta}_panoptic_val", records, args, "val")
 
@@ -50,7 +50,7 @@ def _check(name: str, records: list[Record], args: argparse.Namespace, split: st
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:
-    """Looks over each fog."""
+    """Checks each fog density."""
     looks = (check_train, check_val)
     return [p for beta in args.betas for look in looks for p in collect(look, args, beta)]
 

@@ -5,8 +5,8 @@
 
 It writes nothing, with and without --check. The default folder is
 `$DETECTRON2_DATASETS/mapillary_vistas`, or `datasets/mapillary_vistas`. The training images need no
-labels unless they are an oracle's: `--splits val` looks at the test images alone. Exit code 2:
-something is missing or cannot be used.
+labels except for the oracle: `--splits val` checks the test images alone. Exit code 2: something is
+missing or cannot be used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gbw_d2.data.formats.vistas import NUM_IMAGES, load_labelled
 
 
 def check_split(args: argparse.Namespace, split: str) -> list[str]:
-    """Looks over a split; returns what cannot be used.
+    """Checks a split; returns problems.
 
     Raises:
         DatasetError: something is missing.
@@ -32,7 +32,7 @@ def check_split(args: argparse.Namespace, split: str) -> list[str]:
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:
-    """Looks over each split."""
+    """Checks each split."""
     return [problem for split in args.splits for problem in collect(check_split, args, split)]
 
 

@@ -1,12 +1,12 @@
-"""Checks own data that a YAML or JSON file describes, and counts the classes of its labels.
+"""Checks your own data, described by a YAML or JSON file, and counts the classes of its labels.
 
     python datasets/prepare_own.py toy_own/data.yaml --check        # reads all; writes nothing
     python datasets/prepare_own.py toy_own/data.yaml                # and keeps the class counts
 
-Prints the share of each class and its instances, names every value that the file does not list
-with the first label that has it, and stops where instances look like another coding than the one
-stated. The file's path is relative to `$DETECTRON2_DATASETS`, or to `datasets`;
-docs/your_own_data.md says what it holds. Exit code 2: something cannot be used.
+Prints the share and the instances of each class, lists every value that the file lacks with the
+first label that has it, and stops if instances seem to have another coding than stated. The file's
+path is relative to `$DETECTRON2_DATASETS`, or to `datasets`; docs/your_own_data.md describes its
+content. Exit code 2: the data cannot be used.
 """
 
 from __future__ import annotations

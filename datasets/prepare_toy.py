@@ -1,4 +1,4 @@
-"""Makes the toy world: procedural street data sets in SYNTHIA's and Cityscapes' layouts.
+"""Makes the toy world: procedurally generated street datasets in SYNTHIA's and Cityscapes' layouts.
 
     python datasets/prepare_toy.py                     # 1300 images, half a minute on two cores
     python datasets/prepare_toy.py --check             # is it there and whole? what is in it?
@@ -6,8 +6,8 @@
     python datasets/prepare_toy.py --layout gta5       # the toy twin of another dataset
     python datasets/prepare_toy.py --layout large      # both again, 4400 images of 256 x 512
 
-An interrupted run goes on where it stopped. The default folder is `$DETECTRON2_DATASETS/toy`, or
-`datasets/toy`; a further layout lies beside it, in `toy_<layout>`. Exit code 2: it is not whole.
+An interrupted run continues where it stopped. The default folder is `$DETECTRON2_DATASETS/toy`, or
+`datasets/toy`; a further layout is beside it, in `toy_<layout>`. Exit code 2: it is incomplete.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def make(args: argparse.Namespace) -> Sequence[str]:
 
 
 def check(args: argparse.Namespace) -> Sequence[str]:
-    """Looks whether it is there and whole, and reads some of its labels."""
+    """Checks that it exists and is complete, and reads some of its labels."""
     root, settings = layout_root(args), settings_of(args)
     if args.layout:
         check_layout(root, LAYOUTS.get(args.layout))

@@ -1,7 +1,7 @@
-"""Cityscapes' 19 classes, with the ids that they have in data sets of its family.
+"""Cityscapes' 19 classes, with their ids in related datasets.
 
-Only readers of such data sets (Cityscapes, GTA5, SYNTHIA, Cross-City, Vistas, the toy world) and
-the protocols of published tables need these ids; everything else asks a
+Only the readers of these datasets (Cityscapes, GTA5, SYNTHIA, Cross-City, Vistas, the toy world)
+and the protocols of published tables need these ids; all other code uses a
 :class:`gbw_d2.label_spaces.LabelSpace`.
 """
 
@@ -22,7 +22,7 @@ class CityscapesClass:
         cityscapes_id: raw label id in Cityscapes and GTA5, 0..33.
         synthia_id: raw class id in SYNTHIA-RAND-CITYSCAPES; terrain, truck and train have one there
             but never occur.
-        is_thing: True where instances are counted.
+        is_thing: whether the class has instances.
         color: RGB, 0..255, Cityscapes' palette.
     """
 
@@ -62,7 +62,7 @@ TRAIN_IDS_16: tuple[int, ...] = tuple(t for t in TRAIN_IDS_19 if t not in (9, 14
 # Without wall, fence and pole as well.
 TRAIN_IDS_13: tuple[int, ...] = tuple(t for t in TRAIN_IDS_16 if t not in (3, 4, 5))
 
-# SYNTHIA ids that carry no class of ours: void, parking-slot, road-work, lane-marking.
+# SYNTHIA ids without one of these classes: void, parking-slot, road-work, lane-marking.
 SYNTHIA_VOID_IDS: tuple[int, ...] = (0, 13, 14, 22)
 
 
@@ -78,7 +78,7 @@ def raw_to_train_id(attribute: str) -> np.ndarray:
         attribute: the column of the class table, ``"cityscapes_id"`` or ``"synthia_id"``.
 
     Returns:
-        (256,) uint8: raw id -> train id, 255 for every id without a class.
+        (256,) uint8: the train id of each raw id, 255 for ids without a class.
     """
     table = np.full(256, 255, dtype=np.uint8)
     for c in CLASSES:

@@ -1,4 +1,4 @@
-"""Maps of ids: from one label space to another by a table, and as colours of COCO's PNG files."""
+"""Conversion of id maps between label spaces, and to and from the colours of COCO's PNG files."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def ids_of_colors(colors: np.ndarray) -> np.ndarray:
 
 
 def colors_of_ids(ids: np.ndarray) -> np.ndarray:
-    """Codes ids (H, W), 0 .. 2 ** 24 - 1, as :func:`ids_of_colors` reads them: blue first, uint8.
+    """Encodes ids (H, W), 0 .. 2 ** 24 - 1, as uint8 colours; inverts :func:`ids_of_colors`.
 
     Raises:
-        ValueError: an id that three bytes do not hold.
+        ValueError: an id does not fit into three bytes.
     """
     largest = int(ids.max(initial=0))
     if largest >= 1 << 24:
@@ -41,13 +41,13 @@ def colors_of_ids(ids: np.ndarray) -> np.ndarray:
 
 
 def look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Returns ``table[ids]`` of a table of 256 entries, several times as fast.
+    """Returns ``table[ids]`` for a table of 256 entries, several times faster than NumPy.
 
     Args:
         table: (256,) numbers.
         ids: uint8, of any shape.
     """
-    # OpenCV takes no empty array, and copies what it does not know.
+    # OpenCV does not accept empty arrays or other dtypes.
     if ids.size == 0:
         return table[ids]
     rows = np.ascontiguousarray(ids).reshape(1, -1)
@@ -55,18 +55,18 @@ def look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def is_identity(table: np.ndarray) -> bool:
-    """True where a table of the class ids 0..K-1 changes none of them."""
+    """Whether a table maps each of the class ids 0..K-1 to itself."""
     return bool((table == np.arange(len(table))).all())
 
 
 def regrouped(counts: np.ndarray, table: np.ndarray, num_classes: int, axis: int) -> np.ndarray:
-    """Sums what was counted by class id of one space to the class ids of another.
+    """Sums counts by class ids of one label space to counts by class ids of another.
 
     Args:
         counts: an array whose ``axis`` is indexed by class id.
-        table: (256,) uint8, class id -> class id of the other space, 255 = none.
-        num_classes: of the other space.
-        axis: which one.
+        table: (256,) uint8, class id of the other space for each class id, 255 = none.
+        num_classes: number of classes of the other space.
+        axis: the axis to sum over.
 
     Returns:
         The same shape but for ``axis``, which has ``num_classes`` entries.
@@ -85,22 +85,22 @@ def translated_segments(
     is_thing: np.ndarray,
     was_thing: np.ndarray,
 ) -> tuple[np.ndarray, SegmentsInfo]:
-    """Takes a panoptic map to another label space.
+    """Converts a panoptic map to another label space.
 
-    Segments of no class there become void. A stuff class has one segment, so where several classes,
-    or a thing, become a stuff class, their segments are joined. A labelled stuff class that becomes
-    a thing has no instances, so its segment is a crowd.
+    Segments without a class there become void. A stuff class has a single segment, so the segments
+    of classes that become the same stuff class are joined. A labelled stuff class that becomes a
+    thing class has no instances, so its segment becomes a crowd.
 
     Args:
         segment_map: (H, W) integer segment ids, 0 = void.
         segments: dictionaries with ``id`` and ``category_id``, a class id; labels also have
             ``iscrowd``.
-        table: (256,) uint8, class id -> class id of the other space, 255 = none.
-        is_thing: (256,) bool, of the other space's class ids.
-        was_thing: (256,) bool, of this space's class ids.
+        table: (256,) uint8, class id of the other space for each class id, 255 = none.
+        is_thing: (256,) bool, whether each class id of the other space is a thing.
+        was_thing: (256,) bool, whether each class id of this space is a thing.
 
     Returns:
-        The map, itself where no id changes, and the segments; an ``area`` stays true.
+        The map (the same object if no id changes) and the segments, with updated ``area``.
     """
     many = np.bincount(table, minlength=256) > 1
     stuff: dict[int, dict[str, Any]] = {}

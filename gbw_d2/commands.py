@@ -1,4 +1,4 @@
-"""How a command ends: what people see of it, and its exit code."""
+"""The end of a command: its messages and its exit code."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from collections.abc import Callable
 from gbw_d2.errors import UserError
 
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
-# A full disk, a quota, a file system that takes no files, or none of this size.
+# Errors of a full disk, an exceeded quota, or a file system that accepts no files or none of this
+# size.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
-def finish(work: Callable[[], int | None], again: str = "the same command begins anew") -> int:
-    """Runs a command to its end and says how it ended.
+def finish(work: Callable[[], int | None], again: str = "the same command starts again") -> int:
+    """Runs a command to its end and prints its last message.
 
     Args:
-        work: the command; returns its exit code, None for 0.
-        again: how to go on after Ctrl-C or on a disk that has room again.
+        work: the command, which returns its exit code or None for 0.
+        again: how to continue after Ctrl-C, or once the disk has space again.
 
     Returns:
-        The exit code: that of ``work``, 2 where the user can mend what is wrong, 130 after Ctrl-C;
-        each of these with one message and no traceback.
+        The exit code: that of ``work``, 2 for an error that the user can correct, or 130 after
+        Ctrl-C; the latter two with a message and without a traceback.
     """
     code, message = outcome(work, again)
     if code == INTERRUPTED:
-        # A second one would end what Python does on its way out with a traceback.
+        # A second Ctrl-C would interrupt Python's shutdown with a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # torchrun's processes all come here.
+        # With torchrun every process executes this.
         if os.environ.get("RANK", "0") != "0":
             message = ""
         elif sys.stderr.isatty():
@@ -47,9 +48,9 @@ def outcome(work: Callable[[], int | None], again: str) -> tuple[int, str]:
     """Runs a command to its end; arguments as for :func:`finish`.
 
     Returns:
-        the exit code, and the line that says why it is not 0; "" where there is nothing to say.
+        the exit code, and the message about a code other than 0, or "".
     """
-    # What a full log or a writer's thread cannot write, the main thread will be told of.
+    # Errors in writing a log or in a writer's thread are reported by the main thread.
     logging.raiseExceptions = False
     threading.excepthook = _tell_of_a_thread
     try:
@@ -74,7 +75,7 @@ def _tell_of_a_thread(given: threading.ExceptHookArgs) -> None:
 
 
 def _close_logs() -> None:
-    """Closes log files, whose rest a full disk does not take: at exit it would be a traceback."""
+    """Closes log files; on a full disk, closing them at exit would print a traceback."""
     for name in ("", *logging.root.manager.loggerDict):
         for handler in logging.getLogger(name).handlers:
             stream = getattr(handler, "stream", None)

@@ -1,7 +1,7 @@
-"""Detectron2 0.6 on today's NumPy, Pillow, torch and torchvision, and nothing else.
+"""Repairs that Detectron2 0.6 needs with current NumPy, Pillow, PyTorch and torchvision.
 
-Import this before anything of Detectron2. Each repair is made only where it is missing, so that
-Detectron2's main branch, which needs none of them, runs untouched.
+Import this module before Detectron2. Each repair is made only if it is needed, so that Detectron2's
+main branch, which needs none, is unchanged.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# Detectron2 0.6 scripts some of its functions when it is imported; users can do nothing about that.
+# Detectron2 0.6 calls torch.jit.script when it is imported, about which users can do nothing.
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 
 class _MissingExtension(ModuleType):
-    """Stands where ``detectron2._C`` would be; asking it for an operator says what is missing."""
+    """Replaces ``detectron2._C``; access to an operator raises an explanatory error."""
 
-    # detectron2.utils.collect_env calls these three whenever the module exists.
+    # detectron2.utils.collect_env calls these three functions if the module exists.
     @staticmethod
     def get_compiler_version() -> str:
         return "not compiled"
@@ -40,7 +40,7 @@ class _MissingExtension(ModuleType):
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
-            # Import machinery probes dunder names and expects this error, not ours.
+            # Python's import system probes special names and expects this error.
             raise AttributeError(name)
         raise ImportError(
             f"Detectron2's compiled operator '{name}' is not in this installation, which has its "
@@ -50,7 +50,7 @@ class _MissingExtension(ModuleType):
 
 
 class _LoadedWhenCalled(ModuleType):
-    """Stands for a module while others take functions out of it; calling one imports it."""
+    """Replaces a module whose functions others import by name; a call imports the module."""
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
@@ -64,10 +64,11 @@ class _LoadedWhenCalled(ModuleType):
 
 
 def _import_torchvision() -> None:
-    """Imports torchvision without torch's compiler.
+    """Imports torchvision without PyTorch's compiler.
 
-    Detectron2 imports torchvision, whose roi_align.py takes one function from there to ask it when
-    it is called on a GPU: half of all that our imports cost, after torch itself.
+    Detectron2 imports torchvision, whose roi_align.py imports the compiler for a single function
+    that is only called on a GPU. That takes half of this project's import time, after PyTorch's
+    own.
     """
     compiler = "torch._dynamo.utils"
     if compiler in sys.modules:
@@ -80,7 +81,7 @@ def _import_torchvision() -> None:
 
 
 def _detectron2_has_extension() -> bool:
-    # find_spec("detectron2._C") would import detectron2, so the folder is looked at instead.
+    # find_spec("detectron2._C") would import detectron2, so the folder is searched instead.
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.submodule_search_locations is None:
         raise ImportError(
@@ -97,11 +98,11 @@ def _detectron2_has_extension() -> bool:
 def _repair() -> None:
     if "detectron2._C" not in sys.modules and not _detectron2_has_extension():
         sys.modules["detectron2._C"] = _MissingExtension("detectron2._C")
-    # NumPy 1.24 removed these aliases of Python's own types.
+    # NumPy 1.24 removed these aliases of Python's types.
     for name, python_type in (("int", int), ("float", float), ("object", object), ("bool", bool)):
         if name not in np.__dict__:
             setattr(np, name, python_type)
-    # Pillow 10 removed LINEAR, which was BILINEAR.
+    # Pillow 10 removed LINEAR, an alias of BILINEAR.
     if not hasattr(Image, "LINEAR"):
         Image.LINEAR = Image.BILINEAR
     _import_torchvision()

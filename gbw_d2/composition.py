@@ -1,8 +1,8 @@
-"""A config is one choice on each of six axes: reading a leaf, and replacing its choices.
+"""Composition of configs from base files, one for each of six axes.
 
-A base file is named ``axis/name`` and lies in ``configs/base/<axis>/<name>.yaml``. A leaf names one
-of each axis in ``_BASE_``, in the order of the axes; later files win. To replace one of them is to
-leave it out altogether, and not to lay another one over it.
+A base file is called ``axis/name`` and is the file ``configs/base/<axis>/<name>.yaml``. A config
+(leaf) names one base of each axis in ``_BASE_``, in the order of the axes; later files override
+earlier ones. A replaced base is not read at all.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ OPTION = "--with"
 
 
 class ConfigError(UserError):
-    """A config cannot be read; the message says which file or key, and what is known."""
+    """A config cannot be read; the message names the file or key, and the known ones."""
 
 
 def known_choices() -> dict[str, list[str]]:
-    """Lists the names that there are on each axis."""
+    """Returns the names of the bases of each axis."""
     return {axis: sorted(p.stem for p in (BASES / axis).glob("*.yaml")) for axis in AXES}
 
 
 def listing() -> str:
-    """Returns all axes with their names, for people."""
+    """Returns a text that lists all axes and their bases."""
     lines = (f"{axis}: {' '.join(names)}" for axis, names in known_choices().items())
     return "\n".join((f"{OPTION} AXIS/NAME ... replaces the config's choice on that axis:", *lines))
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits ``axis/name ... KEY VALUE ...`` before the first word without a slash."""
+    """Splits ``axis/name ... KEY VALUE ...`` at the first word without a slash."""
     count = next((i for i, word in enumerate(words) if "/" not in word), len(words))
     return list(words[:count]), list(words[count:])
 
 
 def split_command_line(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes ``--with axis/name ...`` out of a command line.
+    """Separates ``--with axis/name ...`` from a command line.
 
     Returns:
         the choices, and all other arguments in their order.
@@ -66,12 +66,11 @@ def parse(parse_args: Callable[[list[str]], Namespace], arguments: Sequence[str]
     """Parses a command line with ``--with``.
 
     Args:
-        parse_args: of a parser that has ``opts``, the words ``KEY VALUE ...``.
-        arguments: without the program's name.
+        parse_args: method of a parser with ``opts``, the words ``KEY VALUE ...``.
+        arguments: command line without the program's name.
 
     Returns:
-        what the parser makes of the rest; ``opts`` begin with the choices, as ``load_config`` takes
-        them.
+        the parsed remaining arguments; ``opts`` begin with the choices, as in ``load_config``.
 
     Raises:
         ConfigError: a base is named where config keys are expected.
@@ -86,19 +85,19 @@ def parse(parse_args: Callable[[list[str]], Namespace], arguments: Sequence[str]
 
 
 def compose(config_file: str | Path, choices: Sequence[str] = ()) -> dict[str, Any]:
-    """Reads a YAML file with its ``_BASE_`` files, some of them replaced.
+    """Reads a YAML file with its ``_BASE_`` files, some of which may be replaced.
 
     Args:
         config_file: path of the leaf.
-        choices: ``axis/name``, one for each axis that is to be replaced.
+        choices: ``axis/name`` for each axis to replace.
 
     Returns:
-        the nested keys that the files set; OUTPUT_DIR has the choices in its name where they are
-        not the leaf's own.
+        the nested keys that the files set; choices that differ from the leaf's are appended to
+        OUTPUT_DIR.
 
     Raises:
         ConfigError: a missing file, an unknown axis or name, an axis named twice or without a base
-            in the leaf, or YAML that asks to run code.
+            in the leaf, or YAML that would execute code.
     """
     if not Path(config_file).is_file():
         raise ConfigError(
@@ -124,7 +123,7 @@ def compose(config_file: str | Path, choices: Sequence[str] = ()) -> dict[str, A
 
 
 def _checked(choices: Sequence[str]) -> dict[str, str]:
-    """Returns axis -> name."""
+    """Returns the chosen name by axis."""
     known = known_choices()
     wanted: dict[str, str] = {}
     for word in choices:
@@ -140,7 +139,7 @@ def _checked(choices: Sequence[str]) -> dict[str, str]:
 def _unknown(word: str, known: Mapping[str, Sequence[str]]) -> str:
     axis, _, name = word.partition("/")
     words = [f"{axis}/{name}" for axis, names in known.items() for name in names]
-    # The right name on a wrong axis is near too.
+    # The right name on a wrong axis is also a suggestion.
     same = [w for w in words if w.endswith(f"/{name}")]
     near = same or difflib.get_close_matches(word, words, n=3, cutoff=0.6)
     hint = former_name(name) or (f"; did you mean {' or '.join(near)}?" if near else "")
@@ -151,7 +150,7 @@ def _unknown(word: str, known: Mapping[str, Sequence[str]]) -> str:
 def _read(
     path: Path, wanted: Mapping[str, str], found: dict[str, str], above: tuple[Path, ...] = ()
 ) -> dict[str, Any]:
-    """Reads a file and, before it, its bases; notes in ``found`` which choices it names."""
+    """Reads a file after its bases; adds the bases of axes that it names to ``found``."""
     if path.resolve() in above:
         raise ConfigError(f"{path}: it is a base of itself, by {above[-1].name}; take it out")
     above = (*above, path.resolve())
@@ -174,7 +173,7 @@ def _read(
         found[axis] = file.stem
         if axis in wanted and wanted[axis] != file.stem:
             file = BASES / axis / f"{wanted[axis]}.yaml"
-        # What a base file builds on is its own affair, and no choice of the leaf.
+        # Bases of a base file are not choices of the leaf.
         _merge(_read(file, {}, {}, above), merged)
     _merge(content, merged)
     return merged

@@ -1,7 +1,7 @@
-"""Every config key of this project: its default, its unit and its meaning, one line each.
+"""All config keys of this project with default, unit and meaning.
 
-Keys that are not here are Detectron2's own. The defaults train on the source with plain
-cross-entropy: strategies and weighting are asked for by name.
+All other keys are Detectron2's. The defaults train on the source with plain cross-entropy;
+adaptation strategies and class weighting are off unless named.
 """
 
 from __future__ import annotations
@@ -35,66 +35,70 @@ def add_gbw_config(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
-    # Datasets without labels that adaptation strategies learn from; () = none.
+    # Unlabelled target datasets of adaptation strategies; () = none.
     cfg.DATASETS.TARGET = ()
-    # Every random draw of a run follows from this; negative = drawn anew and written to the log.
+    # Seed of all random numbers of a run; negative = a random seed, written to the log.
     cfg.SEED = 0
-    # What the network predicts: a name of gbw_d2/label_spaces.py, or the path of a data.yaml below
-    # the datasets' root (docs/your_own_data.md).
+    # Classes that the network predicts: a name of gbw_d2/label_spaces.py, or the path of a
+    # data.yaml relative to the datasets' root (docs/your_own_data.md).
     cfg.DATASETS.LABEL_SPACE = "cityscapes_16"
     # Rare class sampling of source images (DAFormer): P(c) = softmax((1 - f_c) / TEMPERATURE).
     cfg.DATASETS.RARE_CLASS_SAMPLING = CfgNode()
     cfg.DATASETS.RARE_CLASS_SAMPLING.ENABLED = False
     cfg.DATASETS.RARE_CLASS_SAMPLING.TEMPERATURE = 0.01
-    # A class counts as present in an image from this many pixels on (whole image).
+    # A class counts as present in an image if the whole image has more pixels of it than this.
     cfg.DATASETS.RARE_CLASS_SAMPLING.MIN_PIXELS = 3000
-    # A crop is drawn again until it shows MIN_PIXELS times this many pixels of the class.
+    # A crop is redrawn until it shows more than MIN_PIXELS times this number of pixels of the
+    # class.
     cfg.DATASETS.RARE_CLASS_SAMPLING.CROP_RATIO = 0.5
 
-    # Folder of decoded training images and labels, made as they are drawn (docs/speed.md); "": none
+    # Cache folder of decoded training images and labels (docs/speed.md); "" = none.
     cfg.DATALOADER.DECODED_CACHE = ""
 
     cfg.INPUT.FORMAT = "RGB"
     # Training crop (rows, columns) in pixels, after scaling; smaller images are padded.
     cfg.INPUT.CROP_SIZE = (512, 1024)
-    # Size (rows, columns) that a whole image is brought to before anything else; () = as on disk.
+    # Size (rows, columns) to which whole images are resized first; () = the file's size.
     cfg.INPUT.SOURCE_SIZE = ()
     cfg.INPUT.TARGET_SIZE = ()
-    # The same at test time; predictions are always scored at the size of the labels.
+    # The same at test time; predictions are always evaluated at the size of the labels.
     cfg.INPUT.TEST_SIZE = ()
     # Range of the random factor by which an image is resized before the crop.
     cfg.INPUT.SCALE_RANGE = (1.0, 1.0)
-    # In its place: lengths of which one is drawn for the shorter side, pixels; () = none.
+    # Instead of it: lengths, one of which is drawn for the shorter side, pixels; () = none.
     cfg.INPUT.SOURCE_SHORT_SIDES = ()
     cfg.INPUT.TARGET_SHORT_SIDES = ()
     # Probability of a horizontal flip, 0..1.
     cfg.INPUT.FLIP_PROBABILITY = 0.5
-    # A crop is drawn again (10 times at most) while one class covers more than this share of it.
+    # A crop is redrawn (at most 10 times) while one class has at least this share of its labelled
+    # pixels.
     cfg.INPUT.MAX_CLASS_SHARE = 1.0
     # Strength of random brightness, contrast and saturation; 0 = off.
     cfg.INPUT.COLOR_JITTER = 0.0
     # Standard deviation of the centre heat map's Gaussians, pixels.
     cfg.INPUT.GAUSSIAN_SIGMA = 8
-    # Instances of which a crop shows fewer pixels are ignore regions for RoI heads.
+    # Instances with fewer pixels in a crop are ignore regions for RoI heads.
     cfg.INPUT.MIN_INSTANCE_AREA = 0
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
-    # "auto" = cuda where there is one, else cpu.
+    # "auto" = cuda if available, else cpu.
     cfg.MODEL.DEVICE = "auto"
-    # True: weights may be any pickle, which can run code; only for files whose source you trust.
+    # True: weights may be any pickle, which can execute code; only for files from trusted sources.
     cfg.MODEL.TRUST_WEIGHTS = False
-    # Whether MODEL.WEIGHTS may be of a network of other classes: rows of shared names are kept,
-    # what has another shape is started anew. Else that is an error.
+    # Whether MODEL.WEIGHTS may belong to a network with other classes: classifier rows of shared
+    # class names are kept, tensors of another shape are initialised anew. Otherwise this is an
+    # error.
     cfg.MODEL.REINITIALISE_MISMATCHED = False
-    # True: no instance branch is built and no PQ is asked for.
+    # True: no instance branch is built, and PQ is not computed.
     cfg.MODEL.SEMANTIC_ONLY = False
-    # 0 = the label space's number; anything else must equal it.
+    # 0 = the label space's number of classes; any other value must equal it.
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 0
-    # Our one semantic loss is the class-weighted cross-entropy; hard-pixel mining is Detectron2's.
+    # The only semantic loss is the class-weighted cross-entropy; Detectron2's hard-pixel mining is
+    # not available.
     cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 255
-    # A second semantic head on an earlier feature map, for training only.
+    # A second semantic head on an earlier feature map, used in training only.
     cfg.MODEL.AUXILIARY_HEAD = CfgNode()
     cfg.MODEL.AUXILIARY_HEAD.ENABLED = False
     cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = "res4"
@@ -107,68 +111,73 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Adds detectron2 Instances to the inference output (masks: one H x W plane each).
     cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES = False
     cfg.MODEL.PANOPTIC_FPN.PREDICT_INSTANCES = False
-    # How detections and semantics become one map: score_order | edaps (gbw_d2/modeling/merging.py).
+    # Rule for merging detections and semantic segmentation: score_order | edaps
+    # (gbw_d2/modeling/merging.py).
     cfg.MODEL.PANOPTIC_FPN.COMBINE.RULE = "score_order"
-    # Score from which on a teacher's detection is an instance to learn from, 0..1.
+    # Minimum score of a teacher's detection that becomes an instance pseudo-label, 0..1.
     cfg.MODEL.PANOPTIC_FPN.PSEUDO_LABEL_SCORE = 0.75
 
 
 def _add_timm_keys(cfg: CfgNode) -> None:
     # For MODEL.BACKBONE.NAME build_timm_backbone.
     keys = cfg.MODEL.TIMM = CfgNode()
-    # A model of timm.list_models(); what follows a dot chooses between several weights of it.
+    # A model of timm.list_models(); the tag after a dot chooses between several weights of it.
     keys.NAME = ""
-    # Numbers of its maps, () = the last of each stride. Of a plain transformer they are blocks: one
-    # for all levels of its pyramid (() = the last), or one for each level.
+    # Indices of its maps, () = the last of each stride. For a plain transformer these are blocks:
+    # one for all levels of its pyramid (() = the last), or one for each level.
     keys.OUT_INDICES = ()
-    # Initial weights: False (or None) = random, True = timm's own, which are downloaded, or a file.
+    # Initial weights: False (or None) = random, True = timm's own (downloaded), or a file.
     keys.PRETRAINED = None
-    # What else timm.create_model is given, as a mapping: {drop_path_rate: 0.1}.
+    # Further arguments of timm.create_model, as a mapping: {drop_path_rate: 0.1}.
     keys.ARGS = CfgNode(new_allowed=True)
     # Batch norm: FrozenBN (statistics never change) | GN (group norm in its place) | auto: FrozenBN
     # with PRETRAINED, else GN.
     keys.NORM = "auto"
-    # True: scales and shifts of frozen batch norms are learned.
+    # True: scales and shifts of frozen batch norms are trained.
     keys.TRAIN_AFFINE = False
-    # Norm on what comes out: "" | final (a plain transformer's own last norm) | LN (one per map).
+    # Norm of the output maps: "" | final (a plain transformer's own last norm) | LN (one per map).
     keys.OUTPUT_NORM = ""
-    # Channels of the pyramid that a plain transformer gets.
+    # Channels of a plain transformer's feature pyramid.
     keys.PYRAMID_CHANNELS = 256
-    # True: intermediate results are computed again in the backward pass, for less memory.
+    # True: activations are recomputed in the backward pass, to save memory (gradient
+    # checkpointing).
     keys.CHECKPOINTING = False
-    # 1 = the stem is not trained, 2 = nor the first stage (plain transformers: block), and so on.
+    # 0 = all is trained, 1 = the stem is frozen, 2 = also the first stage (plain transformers:
+    # block), and so on.
     keys.FREEZE_STAGES = 0
 
 
 def _add_hrda_keys(cfg: CfgNode) -> None:
-    # For MODEL.META_ARCHITECTURE GBWHRDA, around whatever MODEL.SEM_SEG_HEAD says.
+    # For MODEL.META_ARCHITECTURE GBWHRDA, with the head of MODEL.SEM_SEG_HEAD.
     hrda = cfg.MODEL.HRDA = CfgNode()
     # (rows, columns) of a window at full size, pixels; () = half of INPUT.CROP_SIZE.
     hrda.DETAIL_SIZE = ()
-    # Share of the semantic loss that the windows' own prediction has, 0..1; lambda_d of the paper.
+    # Weight of the detail windows' own prediction in the semantic loss, 0..1; lambda_d of the
+    # paper.
     hrda.DETAIL_LOSS_SHARE = 0.1
-    # Channels of the head that gives the attention, a SegFormer head.
+    # Channels of the scale attention's head, a SegFormer head.
     hrda.ATTENTION_CHANNELS = 256
 
 
 def _add_training_keys(cfg: CfgNode) -> None:
     # SGD, ADAM or ADAMW.
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Learning rate of everything but the backbone, as a multiple of BASE_LR.
+    # Learning rate of everything except the backbone, as a multiple of BASE_LR.
     cfg.SOLVER.HEAD_LR_FACTOR = 1.0
-    # Learning rate of a backbone's layer as a multiple of the one after it, 0..1; 1 = all alike.
+    # Learning rate of a backbone's layer as a multiple of that of the next layer, 0..1; 1 = all
+    # equal.
     cfg.SOLVER.LAYER_DECAY = 1.0
     # Weight decay of an encoder's position tables, class tokens and layer scales; None =
     # WEIGHT_DECAY. Norms and biases have Detectron2's WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS.
     cfg.SOLVER.WEIGHT_DECAY_TABLES = None
-    # The same of learned vectors (nn.Embedding), such as queries.
+    # The same for learned vectors (nn.Embedding), such as queries.
     cfg.SOLVER.WEIGHT_DECAY_EMBEDDINGS = None
     # Iterations between two lines of the log, of metrics.json and of class_weights.csv.
     cfg.SOLVER.LOG_PERIOD = 20
-    # Newest checkpoints that are kept beside the final one; 0 = all.
+    # Number of newest checkpoints to keep, in addition to the final one; 0 = all.
     cfg.SOLVER.CHECKPOINTS_KEPT = 2
-    # Length of the learning-rate schedule, iterations; 0 = as long as the run. Longer than it: the
-    # run stops before the rate has come to its end, as several references do.
+    # Length of the learning-rate schedule, iterations; 0 = that of the run. If longer, the run ends
+    # before the rate has reached its end, as in several published codes.
     cfg.SOLVER.LR_ITERS = 0
     # Parts into which each process splits its share of a batch; gradients are averaged over them,
     # so that a batch that needs 8 GPUs fits on one.
@@ -176,23 +185,24 @@ def _add_training_keys(cfg: CfgNode) -> None:
     # With SOLVER.AMP.ENABLED: bfloat16, or float16 with a loss scaler.
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     cfg.EVAL = CfgNode()
-    # Which network is scored: student, or teacher where the strategy has one.
+    # Network to evaluate: student, or teacher if the strategy has one.
     cfg.EVAL.WEIGHTS = "student"
-    # Names of gbw_d2/evaluation/protocols.py, the leading one first; () = all that fit.
+    # Names of gbw_d2/evaluation/protocols.py, the leading one first; () = the default ones.
     cfg.EVAL.PROTOCOLS = ()
-    # Mask AP of the instances by pycocotools, beside PQ; keeps all predicted masks until the end.
+    # Whether to compute mask AP by pycocotools in addition to PQ; keeps all predicted masks until
+    # the end.
     cfg.EVAL.INSTANCE_AP = False
-    # Panoptic predictions are written to OUTPUT_DIR/predictions in COCO panoptic format (those of
-    # a second test set below a folder of its name).
+    # Whether to write panoptic predictions to OUTPUT_DIR/predictions in COCO panoptic format (for a
+    # second test set, in a folder of its name).
     cfg.TEST.SAVE_PREDICTIONS = False
     # Test images drawn as image | ground truth | prediction at each evaluation; 0 = none.
     cfg.EVAL.PICTURES = 3
-    # Target images on which criteria without labels are measured at each evaluation (label_free/*;
-    # gbw_d2/evaluation/label_free.py), always the same ones; 0 = none.
+    # Number of target images for the label-free criteria at each evaluation (label_free/*;
+    # gbw_d2/evaluation/label_free.py), always the same images; 0 = none.
     cfg.EVAL.LABEL_FREE_IMAGES = 0
-    # The checkpoint that is best by this is kept beside the last one: a criterion without labels
+    # The best checkpoint by this is kept in addition to the last one: a label-free criterion
     # ("label_free/neighbourhood_density"), or a metric of the first test set ("mIoU_16"), which
-    # files, log and results.json call chosen on the target's labels. "" = last iteration only.
+    # files, log and results.json mark as chosen on target labels. "" = last checkpoint only.
     cfg.EVAL.BEST_ON = ""
 
 
@@ -200,20 +210,21 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     cfg.UDA = CfgNode()
     # Adaptation strategy: a name of gbw_d2/uda.
     cfg.UDA.NAME = "source_only"
-    # Share of the run, 0..1, that is source training alone before the target comes in: predictions
-    # of random weights are nothing to learn from. (cbst has a stage for it, CBST.WARM_UP.)
+    # Share of the run, 0..1, with source training only, because the first predictions on the target
+    # are useless. (cbst has a stage for it, CBST.WARM_UP.)
     cfg.UDA.WARM_UP = 0.0
 
     masked = cfg.UDA.MASKED_CONSISTENCY = CfgNode()
-    # Weight of the losses on target pictures with hidden blocks (MIC), for strategies with
+    # Weight of the losses on target images with hidden blocks (MIC), for strategies with
     # pseudo-labels (self_training, cbst); 0 = off, 1 in the paper.
     masked.LOSS_WEIGHT = 0.0
-    # Side of a block, pixels (a sixteenth of the crop's in MIC), and the share that is hidden.
+    # Side of a block, pixels (a sixteenth of the crop's side in MIC), and the share of hidden
+    # blocks.
     masked.BLOCK = 64
     masked.RATIO = 0.7
 
     entropy = cfg.UDA.MIN_ENTROPY = CfgNode()
-    # Weight of the target's mean normalised entropy, and of the auxiliary head's where it has one.
+    # Weights of the target's mean normalised entropy, for the main head and for the auxiliary head.
     entropy.LOSS_WEIGHT = 0.001
     entropy.AUXILIARY_LOSS_WEIGHT = 0.0002
 
@@ -224,21 +235,22 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     squares.IMAGE_WEIGHTING_RATIO = 0.2
     # The factor 1/2: auto (as released: without image weighting only) | always | never.
     squares.HALF = "auto"
-    # The mean runs over the classes too, as released; False = over pixels alone, K times as much.
+    # True: mean over pixels and classes, as released; False: over pixels only, K times as much.
     squares.MEAN_OVER_CLASSES = True
-    # The auxiliary head learns the pseudo-labels of both heads' mean (needs MODEL.AUXILIARY_HEAD).
+    # True: the auxiliary head is trained on pseudo-labels of both heads' mean (needs
+    # MODEL.AUXILIARY_HEAD).
     squares.MULTI_LEVEL = False
-    # A pixel has such a pseudo-label where a head gives a class more than this probability.
+    # A pixel has such a pseudo-label if a head predicts a class with more than this probability.
     squares.THRESHOLD = 0.95
     # Weight of that loss, as a multiple of LOSS_WEIGHT.
     squares.AUXILIARY_FACTOR = 0.1
 
     adversarial = cfg.UDA.ADVERSARIAL = CfgNode()
-    # What the discriminator sees: softmax (AdaptSegNet) | self_information (AdvEnt).
+    # Input of the discriminator: softmax (AdaptSegNet) | self_information (AdvEnt).
     adversarial.INPUT = "softmax"
     # binary_cross_entropy | least_squares.
     adversarial.LOSS = "binary_cross_entropy"
-    # Weight of the student's adversarial loss, and of the auxiliary head's where there is one.
+    # Weights of the student's adversarial loss, for the main head and for the auxiliary head.
     adversarial.LOSS_WEIGHT = 0.001
     adversarial.AUXILIARY_LOSS_WEIGHT = 0.0002
     # Channels of the discriminator's first convolution; the next have 2, 4 and 8 times as many.
@@ -255,41 +267,45 @@ def _add_strategy_keys(cfg: CfgNode) -> None:
     cbst = cfg.UDA.CBST = CfgNode()
     # class_balanced (CBST): a portion of each predicted class | global (ST): of all pixels.
     cbst.POLICY = "class_balanced"
-    # Share of the run that trains on the source alone; 0 where MODEL.WEIGHTS has done that.
+    # Share of the run with source training only; 0 if MODEL.WEIGHTS was already trained on the
+    # source.
     cbst.WARM_UP = 0.5
-    # Rounds of labelling and training that share the rest evenly.
+    # Number of rounds of labelling and training, which divide the rest of the run evenly.
     cbst.ROUNDS = 3
     # Learning rate of the first round as a multiple of BASE_LR, and the factor from round to round.
     cbst.LR_FACTOR = 0.2
     cbst.LR_DECAY = 0.7071
-    # Portion of the pixels that is labelled in the first round, its growth per round, its limit.
+    # Portion of the pixels that are labelled in the first round, its growth per round, and its
+    # limit.
     cbst.PORTION_START = 0.2
     cbst.PORTION_STEP = 0.05
     cbst.PORTION_MAX = 0.5
-    # The same for the portion of the source images that is drawn (nested subsets).
+    # The same for the portion of the source images that are used (nested subsets).
     cbst.SOURCE_PORTION_START = 1.0
     cbst.SOURCE_PORTION_STEP = 0.0
     cbst.SOURCE_PORTION_MAX = 1.0
-    # Portion of the target images that is labelled and drawn, by class-balanced confidence.
+    # Portion of the target images that are labelled and used, by class-balanced confidence.
     cbst.TARGET_PORTION = 1.0
-    # Pixels of a predicted class that are kept at the least, however small the portion.
+    # Minimum number of labelled pixels per predicted class, for any portion.
     cbst.MIN_PIXELS_PER_CLASS = 1
-    # Label instances too, by the same rule on their scores (panoptic networks only).
+    # Whether to label instances too, by the same rule on their scores (panoptic networks only).
     cbst.INSTANCE_PSEUDO_LABELS = True
     # Weight of the loss on pseudo-labels.
     cbst.LOSS_WEIGHT = 1.0
-    # For labelling, multiply probabilities by how often the source has the class at that place.
+    # Whether to multiply probabilities by the source's class frequency at each position for
+    # labelling.
     cbst.SPATIAL_PRIOR = False
     # Side of the prior's Gaussian kernel as a share of the rows; 70 of GTA5's 1052.
     cbst.PRIOR_KERNEL = 0.0665
-    # Probability of a crop to be drawn for a rare class; 0 = off, as it must be for ST.
+    # Probability that a crop is drawn for a rare class; 0 = off, as needed for ST.
     cbst.MINING_PROBABILITY = 0.8
-    # Rare classes: those predicted at less than this share of the pixels; else the rarest so many.
+    # Rare classes: those predicted at less than this share of the pixels, or else this number of
+    # rarest classes.
     cbst.MINING_SHARE = 0.001
     cbst.MINING_CLASSES = 3
     # none | mrkld | lrent (CRST).
     cbst.REGULARISER = "none"
-    # Weight of MRKLD; CRST's setting 0.1 is squared on its way and acts as 0.01.
+    # Weight of MRKLD; CRST's code squares its setting 0.1 to 0.01.
     cbst.MRKLD_WEIGHT = 0.01
     # LRENT: soft labels ~ (p_c / t_c)^(1 / alpha).
     cbst.LRENT_ALPHA = 0.25
@@ -299,12 +315,12 @@ def _add_weighting_keys(cfg: CfgNode) -> None:
     cfg.WEIGHTING = CfgNode()
     # A name of gbw_d2/weighting/schemes.
     cfg.WEIGHTING.NAME = "none"
-    # Heads whose loss is weighted, as a list of the network's heads; None or "all": those that the
-    # scheme is defined for. A scheme that measures at a classifier takes the norm of the gradients
-    # of heads that have none.
+    # Heads whose loss is weighted, as a list of the network's heads; None or "all": those for which
+    # the scheme is defined. For heads without a classifier, a scheme that measures at a classifier
+    # uses the norm of the gradients instead.
     cfg.WEIGHTING.HEADS = None
-    # Pairs [head, other head]: the first takes over the class weights of the second. None: as the
-    # network says (offsets take those of centres); []: every head has weights of its own.
+    # Pairs [head, other head]: the first head takes over the class weights of the second. None: the
+    # network's default (offsets take those of centres); []: every head has its own weights.
     cfg.WEIGHTING.WEIGHTS_FROM = None
     # The settings of all schemes (gbw_d2/weighting/schemes); None = the scheme's own default.
     for name in SCHEMES:
@@ -334,14 +350,14 @@ def load_config(config_file: str, words: Sequence[str] = ()) -> CfgNode:
 
     Args:
         config_file: path of the leaf YAML file.
-        words: ``axis/name ... KEY VALUE ...``: bases that replace the leaf's, then overrides.
+        words: ``axis/name ... KEY VALUE ...``: bases that replace the leaf's, then values of keys.
 
     Returns:
         the merged, unfrozen config.
 
     Raises:
-        ConfigError: a missing file, an unknown base or key, a wrong type, or YAML that asks to run
-            code.
+        ConfigError: a missing file, an unknown base or key, a wrong type, or YAML that would
+            execute code.
     """
     cfg = get_cfg()
     add_gbw_config(cfg)
@@ -362,7 +378,7 @@ def load_config(config_file: str, words: Sequence[str] = ()) -> CfgNode:
             "pairs; options such as --eval-only come before them"
         )
     try:
-        # Several types are right for these, and yacs keeps to that of the value before.
+        # These keys accept several types, but yacs only accepts that of the previous value.
         if "MODEL.TIMM.PRETRAINED" in overrides[::2]:
             cfg.MODEL.TIMM.PRETRAINED = None
         if "WEIGHTING.HEADS" in overrides[::2]:

@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Something outside the code is wrong; the message says what was found, expected, and to do."""
+    """An error outside the code; its message says what was found, expected, and what to do."""

@@ -1,4 +1,4 @@
-"""Names that configs and command lines of earlier versions have, and what became of each."""
+"""Names of configs and command lines in earlier versions, and their replacements."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ FORMER_NAMES = {
 
 
 def former_name(name: object) -> str:
-    """Returns what became of a name, to stand behind it in an error; "" for any other one."""
+    """Returns the replacement of a former name as part of an error message; "" for other names."""
     known = FORMER_NAMES.get(name) if isinstance(name, str) else None
     return f"; {known}" if known else ""

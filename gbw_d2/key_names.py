@@ -1,7 +1,7 @@
-"""The names of all config keys, read from the files that define them and run by none of them.
+"""The names of all config keys, read from the source files without executing them.
 
-Detectron2's defaults cannot be imported without torch, which takes seconds; a wrong key is told
-before that. What a file defines is what it assigns: ``cfg.A.B = value``, ``cfg.A = CfgNode()``.
+Importing Detectron2's defaults imports PyTorch, which takes seconds; wrong keys are reported before
+that. A file defines the keys that it assigns: ``cfg.A.B = value``, ``cfg.A = CfgNode()``.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _DETECTRON2 = (
     "projects/panoptic_deeplab/config.py",
 )
 _OURS = ("config.py", "cvrn_keys.py", "mask2former_keys.py", "self_training_keys.py")
-# What the root of all keys, and a node of keys, are called in these files.
+# The names of the root of all keys, and of the class of nodes, in these files.
 _ROOTS = ("cfg", "_C")
 _NODES = ("CN", "CfgNode")
 
 
 @dataclass(frozen=True)
 class KeyNames:
-    """The names of keys, in full.
+    """The full names of all keys.
 
     Args:
         leaves: keys that hold a value.
         nodes: keys that hold other keys.
-        open_nodes: those of them below which any name may stand.
+        open_nodes: nodes that may contain any key.
     """
 
     leaves: frozenset[str]
@@ -44,7 +44,7 @@ class KeyNames:
     open_nodes: frozenset[str]
 
     def first_unknown(self, names: Iterable[str]) -> str | None:
-        """Returns the first name that is no key, None where all are."""
+        """Returns the first name that is no key, or None."""
         return next((name for name in names if not self._is_known(name)), None)
 
     def _is_known(self, name: str) -> bool:
@@ -53,7 +53,7 @@ class KeyNames:
         return any(name.startswith(f"{node}.") for node in self.open_nodes)
 
     def names_in(self, content: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-        """Yields the full names of the keys that nested mappings set, as far as nodes reach."""
+        """Yields the full names of the keys that nested mappings set."""
         for key, value in content.items():
             name = f"{prefix}{key}"
             if name in self.nodes and isinstance(value, Mapping):
@@ -63,7 +63,7 @@ class KeyNames:
 
 
 def unknown_key(where: str, wrong: str, known: Iterable[str]) -> ConfigError:
-    """Returns the error of a key that is not there, with the nearest ones.
+    """Returns the error about an unknown key, with similar names.
 
     Args:
         where: the file or command line that sets it.
@@ -76,7 +76,7 @@ def unknown_key(where: str, wrong: str, known: Iterable[str]) -> ConfigError:
 
 
 def read_key_names() -> KeyNames | None:
-    """Reads the names of Detectron2's keys and of ours; None where Detectron2's files are not."""
+    """Reads the names of Detectron2's and this project's keys; None without Detectron2's files."""
     found = importlib.util.find_spec("detectron2")
     if found is None or not found.submodule_search_locations:
         return None
@@ -97,7 +97,7 @@ def read_key_names() -> KeyNames | None:
 
 
 def _assigned(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Yields (name, "leaf", "node" or "open") of each key that a file assigns."""
+    """Yields the name and the kind ("leaf", "node" or "open") of each key that a file assigns."""
     for body in [tree.body, *(f.body for f in tree.body if isinstance(f, ast.FunctionDef))]:
         prefixes = dict.fromkeys(_ROOTS, "")
         for statement in body:
@@ -112,7 +112,7 @@ def _assigned(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def _name(node: ast.expr, prefixes: Mapping[str, str]) -> str | None:
-    """Returns the full name of ``cfg.A.B``, None of anything else."""
+    """Returns the full name of ``cfg.A.B``, or None for other expressions."""
     if not isinstance(node, ast.Attribute):
         return None
     if isinstance(node.value, ast.Name):

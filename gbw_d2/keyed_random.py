@@ -1,4 +1,4 @@
-"""Random draws that are functions of a seed and a key; needs nothing but NumPy."""
+"""Random generators that are determined by a seed and a key."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import numpy as np
 
 
 def keyed_rng(seed: int, *key: int | str) -> np.random.Generator:
-    """Returns the generator that belongs to a seed and a key; different keys are independent."""
+    """Returns the generator of a seed and a key; generators of different keys are independent."""
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
     return np.random.default_rng([seed, *words])

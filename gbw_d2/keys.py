@@ -1,6 +1,6 @@
-"""Names of batch and result entries: each string is spelt here and nowhere else."""
+"""Names of the entries of batches and results, defined only here."""
 
-# Records and mapped samples (Detectron2's own names where it has one).
+# Entries of records and samples (with Detectron2's names where it has one).
 FILE_NAME = "file_name"
 IMAGE_ID = "image_id"
 DRAW = "draw"  # int, number of a training sample in its stream; keys the strategies' random draws
@@ -14,14 +14,14 @@ SEM_SEG = "sem_seg"
 SEGMENTS = "segments"  # (H, W) int32 segment ids, 0 = void
 # COCO dicts of these segments: id, category_id (class id, 255 = not a class), iscrowd
 SEGMENTS_INFO = "segments_info"
-# Where a crop is drawn for a class: what it shows, one count per class id 0..255, and (class id,
-# whether it shows as many pixels of it as were asked for).
+# Of crops drawn for a class: pixels per class id 0..255, and (class id, whether the crop has as
+# many pixels of it as requested).
 CLASS_PIXELS = "class_pixels"
 ASKED = "asked"
 PANOPTIC_SEG = "panoptic_seg"  # inference output: ((H, W) int32 segment ids, segments_info)
 INSTANCES = "instances"  # inference output: detectron2 Instances
 
-# Loss terms: which images a loss comes from. Weighting keeps its running state per (head, term).
+# Loss terms: the images that a loss comes from. Weighting keeps its state per (head, term).
 TERM_SOURCE = "source"
 TERM_MIXED = "mixed"
 TERM_PSEUDO = "pseudo"

@@ -1,11 +1,11 @@
-"""What the classes are: a label space owns them, and two spaces meet by the names of their classes.
+"""Label spaces, which define classes, and the mapping between two label spaces by class names.
 
-A *class id* 0..K-1 belongs to one :class:`LabelSpace`. The reader of a data set speaks the ids of
-that data set's own space (``DatasetSpec.label_space``), a network those of the run's space
-(``DATASETS.LABEL_SPACE``). One table of 256 entries leads from the one to the other:
+A *class id* 0..K-1 belongs to one :class:`LabelSpace`. The reader of a dataset returns ids of that
+dataset's own space (``DatasetSpec.label_space``), a network predicts ids of the run's space
+(``DATASETS.LABEL_SPACE``). A table of 256 entries maps one to the other:
 
-* :func:`training_table`: labels of a data set, as the network is to learn them;
-* :func:`scoring`: labels of a test set and predictions of a network, as they are compared.
+* :func:`training_table`: from labels of a dataset to training labels of the network; *
+:func:`scoring`: from labels of a test set and predictions of a network to comparable ids.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from gbw_d2.errors import UserError
 from gbw_d2.registry import Registry
 
 IGNORE_LABEL = 255
-# Class ids are 8 bits: 255 is void, and 254 is what a reader marks unknown values with.
+# Class ids have 8 bits: 255 is void, and readers mark unknown values with 254.
 MAX_CLASSES = 254
-# The name, in a data.yaml, of what has no class.
+# The name of unlabelled pixels in a data.yaml.
 VOID = "void"
 
 
 @dataclass(frozen=True)
 class SemanticClass:
-    """One class.
+    """A semantic class.
 
     Args:
-        name: any text; classes of different spaces are the same where their names are.
-        is_thing: True where instances are counted.
+        name: any text; classes of different spaces with the same name are the same class.
+        is_thing: whether the class has instances.
         color: RGB, 0..255.
-        raw_id: its id in prediction files that official scripts read; None = the class id.
+        raw_id: its id in prediction files for official scripts; None for the class id.
     """
 
     name: str
@@ -47,15 +47,15 @@ class SemanticClass:
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes of a data set or of a network, numbered 0..K-1 in their order.
+    """The classes of a dataset or of a network, numbered 0..K-1 in order.
 
     Args:
         name: its name in configs (``DATASETS.LABEL_SPACE``): a built-in one, or a file's path.
-        classes: 1 to 254 of them, with different names.
-        within: the space that this one is a part of. Classes of it that are missing here are left
-            out on purpose: void in training, and in tests what the protocol says.
-        aliases: name of a class elsewhere -> the name here that it counts as, or ``void``.
-        subsets: name -> names of classes that are also scored by themselves.
+        classes: 1 to 254 classes with different names.
+        within: the space of which this one is a part. Its classes that are missing here are left
+            out on purpose: they are void in training, and treated by the protocol in evaluation.
+        aliases: for names of classes in other spaces, the name of the class here, or ``void``.
+        subsets: by name, the names of classes that also have a mean of their own.
     """
 
     name: str
@@ -82,12 +82,12 @@ class LabelSpace:
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """Name of each class id."""
+        """The name of each class id."""
         return tuple(c.name for c in self.classes)
 
     @cached_property
     def id_of(self) -> dict[str, int]:
-        """Class id of each name."""
+        """The class id of each name."""
         return {name: i for i, name in enumerate(self.class_names)}
 
     @cached_property
@@ -102,21 +102,21 @@ class LabelSpace:
 
     @cached_property
     def is_thing(self) -> np.ndarray:
-        """(256,) bool: class id -> whether it is a thing; False where there is no class."""
+        """(256,) bool: whether each class id is a thing; False for ids without a class."""
         table = np.zeros(256, dtype=bool)
         table[list(self.thing_ids)] = True
         return table
 
     @cached_property
     def colors(self) -> np.ndarray:
-        """RGB palette, (256, 3) uint8: row i colours class id i, all other rows are black."""
+        """The RGB palette, (256, 3) uint8, indexed by class id; all other rows are black."""
         palette = np.zeros((256, 3), dtype=np.uint8)
         palette[: self.num_classes] = [c.color for c in self.classes]
         return palette
 
     @property
     def family(self) -> LabelSpace:
-        """The largest space that this one is a part of; itself where it is part of none."""
+        """The largest space of which this one is a part, or itself."""
         return self if self.within is None else self.within.family
 
     @cached_property
@@ -126,16 +126,16 @@ class LabelSpace:
 
     @cached_property
     def to_family(self) -> np.ndarray:
-        """Table (256,) uint8: class id -> id in :attr:`family`, 255 where there is none."""
+        """The table (256,) uint8 from class ids to ids in :attr:`family`, 255 for none."""
         return _table(self.class_names, self.family.id_of)
 
     @cached_property
     def from_family(self) -> np.ndarray:
-        """Table (256,) uint8: id in :attr:`family` -> class id, 255 where there is none."""
+        """The table (256,) uint8 from ids in :attr:`family` to class ids, 255 for none."""
         return _table(self.family.class_names, self.id_of)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns it as plain Python, for checkpoints; :func:`space_from_dict` reads it."""
+        """Returns the label space as plain Python values; :func:`space_from_dict` inverts it."""
         return {
             "name": self.name,
             "classes": [
@@ -149,10 +149,10 @@ class LabelSpace:
 
 
 def space_from_dict(content: Mapping[str, Any]) -> LabelSpace:
-    """Makes the label space that :meth:`LabelSpace.as_dict` described.
+    """Makes a label space from the result of :meth:`LabelSpace.as_dict`.
 
     Raises:
-        UserError: it is no such description.
+        UserError: the content is invalid.
     """
     try:
         within = content["within"]
@@ -173,7 +173,7 @@ def space_from_dict(content: Mapping[str, Any]) -> LabelSpace:
 
 
 def _check_types(space: LabelSpace) -> None:
-    """Raises TypeError where a label space that was read holds what none can hold."""
+    """Raises TypeError if a label space that was read has invalid values."""
     members = [name for names in space.subsets.values() for name in names]
     texts = [space.name, *space.class_names, *space.subsets, *members]
     texts += [text for pair in space.aliases.items() for text in pair]
@@ -191,17 +191,17 @@ def _check_types(space: LabelSpace) -> None:
 
 
 class _LabelSpaces(Registry[LabelSpace]):
-    """The built-in label spaces, and those that a run has read from a file or a checkpoint."""
+    """The built-in label spaces, and those read from files or checkpoints."""
 
     def __init__(self) -> None:
         super().__init__("label space")
         self._read: set[str] = set()
 
     def adopt(self, space: LabelSpace) -> LabelSpace:
-        """Enters a space that was read, in place of an older one of that name.
+        """Adds a label space that was read, replacing an older one of the same name.
 
         Raises:
-            UserError: it has the name of a built-in one, but other classes.
+            UserError: a built-in label space has the same name but other classes.
         """
         if space.name in self._entries and space.name not in self._read:
             if space.class_names != self._entries[space.name].class_names:
@@ -215,7 +215,7 @@ class _LabelSpaces(Registry[LabelSpace]):
         return space
 
     def names(self) -> list[str]:
-        """Returns the names of the built-in ones, sorted: errors offer these."""
+        """Returns the sorted names of the built-in label spaces, for error messages."""
         return sorted(self._entries.keys() - self._read)
 
 
@@ -223,7 +223,7 @@ CITYSCAPES_19 = LabelSpace(
     "cityscapes_19",
     tuple(SemanticClass(c.name, c.is_thing, c.color, c.cityscapes_id) for c in CLASSES),
 )
-# The 11 classes that published tables of CamVid have, coarser than Cityscapes'.
+# The 11 classes of published tables on CamVid, coarser than Cityscapes'.
 CAMVID_11 = LabelSpace(
     "camvid_11",
     tuple(
@@ -255,20 +255,20 @@ for _space in (
 
 
 def training_table(data: LabelSpace, network: LabelSpace) -> np.ndarray:
-    """Says what a network is to learn from the labels of a data set.
+    """Returns the table from a dataset's class ids to a network's training labels.
 
-    Classes meet by name; ``network.aliases`` joins others. Classes that ``network`` leaves out of
-    the space it is a part of (``within``) are void.
+    Classes are matched by name; ``network.aliases`` maps further names. Classes that ``network``
+    leaves out of the space of which it is a part (``within``) are void.
 
     Args:
-        data: the data set's classes.
+        data: the dataset's classes.
         network: the run's classes.
 
     Returns:
-        (256,) uint8: class id of ``data`` -> class id of ``network``, 255 = void.
+        (256,) uint8: class id of ``network`` for each class id of ``data``, 255 = void.
 
     Raises:
-        UserError: a class on either side has no partner on the other.
+        UserError: a class of either space has no counterpart in the other.
     """
     renamed = _renamed(data, network)
     _check_partners(
@@ -279,15 +279,15 @@ def training_table(data: LabelSpace, network: LabelSpace) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a network and a test set meet.
+    """The mapping of a network's and a test set's classes to common classes for evaluation.
 
     Attributes:
-        space: the classes that are compared: those of the test set, joined where the network's
-            space joins them.
-        truth: (256,) uint8, class id of the test set -> id in ``space``, 255 = void.
-        prediction: (256,) uint8, class id of the network -> id in ``space``, 255 = no class there.
-        network: the classes that are predicted.
-        subsets: name -> names in ``space`` that either side wants scored by themselves.
+        space: the common classes: those of the test set, merged where the network's space merges
+            them.
+        truth: (256,) uint8, id in ``space`` for each class id of the test set, 255 = void.
+        prediction: (256,) uint8, id in ``space`` for each class id of the network, 255 = none.
+        network: the classes that the network predicts.
+        subsets: by name, the names in ``space`` of classes with a mean of their own.
     """
 
     space: LabelSpace
@@ -298,23 +298,23 @@ class Scoring:
 
     @cached_property
     def predictable(self) -> tuple[str, ...]:
-        """Names in ``space`` that the network can predict, in the order of ``space``."""
+        """The names in ``space`` that the network can predict, in the order of ``space``."""
         reached = set(self.prediction.tolist())
         return tuple(n for i, n in enumerate(self.space.class_names) if i in reached)
 
 
 def scoring(network: LabelSpace, truth: LabelSpace) -> Scoring:
-    """Says how predictions of a network are compared with the labels of a test set.
+    """Returns how predictions of a network are compared with the labels of a test set.
 
-    Classes meet by name, after the aliases of each side were applied to the names of the other:
-    a test set that is coarser says what joins into its classes, and so does a network that is.
+    Classes are matched by name, after the aliases of each space have been applied to the names of
+    the other: the coarser of the two defines which classes are merged.
 
     Args:
         network: the run's classes.
         truth: the test set's classes.
 
     Raises:
-        UserError: a class on either side has no partner on the other.
+        UserError: a class of either space has no counterpart in the other.
     """
     true_names, said_names = _renamed(truth, network), _renamed(network, truth)
     kept = tuple(dict.fromkeys(name for name in true_names if name != VOID))
@@ -331,7 +331,7 @@ def scoring(network: LabelSpace, truth: LabelSpace) -> Scoring:
 
 
 def _joined(truth: LabelSpace, network: LabelSpace, names: tuple[str, ...]) -> LabelSpace:
-    """The test set's space where the network's joins some of its classes."""
+    """Returns the test set's space with the classes merged that the network's space merges."""
     rows = [
         truth.classes[truth.id_of[n]] if n in truth.id_of else network.classes[network.id_of[n]]
         for n in names
@@ -340,7 +340,7 @@ def _joined(truth: LabelSpace, network: LabelSpace, names: tuple[str, ...]) -> L
 
 
 def _renamed(space: LabelSpace, other: LabelSpace) -> list[str]:
-    """What ``other`` calls the classes of ``space``."""
+    """Returns the names of the classes of ``space`` in ``other``."""
     return [n if n in other.id_of else other.aliases.get(n, n) for n in space.class_names]
 
 
@@ -352,10 +352,10 @@ def _table(names: Iterable[str], ids: Mapping[str, int]) -> np.ndarray:
 
 
 def _check_partners(*sides: Any) -> None:
-    """Raises UserError where a class has no partner.
+    """Raises UserError if a class has no counterpart.
 
     Args:
-        sides: a space, what the other one calls its classes, the other one, its names.
+        sides: a space, the names of its classes in the other, and the same for the other space.
     """
     lonely = [
         (

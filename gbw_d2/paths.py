@@ -1,4 +1,4 @@
-"""Paths as people write them, with ``~`` and ``$VAR``."""
+"""Expansion of ``~`` and ``$VAR`` in paths."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from gbw_d2.errors import UserError
 
 
 class PathError(UserError):
-    """A path names a variable that is not set."""
+    """A path contains an environment variable that is not set."""
 
 
 def expanded(text: str, where: str) -> str:
-    """Writes ``~`` and ``$VAR`` of a path out.
+    """Expands ``~`` and ``$VAR`` in a path.
 
     Args:
         text: the path.
-        where: which file or key it stands in, for the error.
+        where: the file or key that contains it, for the error message.
 
     Raises:
         PathError: a variable is not set.

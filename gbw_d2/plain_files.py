@@ -1,8 +1,8 @@
-"""YAML and JSON as plain values, or one line that says what is wrong.
+"""Readers of YAML and JSON files whose errors are one line.
 
-The parsers raise a dozen kinds of errors between them, and take what nothing here can use: a key
-that stands twice, of which one is lost, lists within themselves, a few lines of aliases that stand
-for gigabytes, text that no file name can hold.
+The parsers raise a dozen kinds of errors, and accept content that cannot be used: duplicate keys,
+of which one is lost, lists that contain themselves, a few lines of aliases that expand to
+gigabytes, and text that no file name can contain.
 """
 
 from __future__ import annotations
@@ -15,39 +15,40 @@ from typing import Any
 
 import yaml
 
-# Far beyond what people write.
+# Limits far beyond what real files contain.
 _MAX_DEPTH = 50
 _MAX_VALUES = 1_000_000
-# JSON may write what is no text: half of a pair of code units, or the end of a C string.
+_TOO_DEEP = "lists or keys are nested too deeply"
+# JSON can encode invalid text: single surrogates, or the null character.
 _SUSPICIOUS = re.compile(r"\\u(?:d[89a-f]|0000)", re.IGNORECASE)
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _MERGE = "tag:yaml.org,2002:merge"
 
 
 class ContentError(ValueError):
-    """A file is not what its format says, or holds what cannot be used; one line says which."""
+    """A file violates its format, or has content that cannot be used; the message is one line."""
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Reads a YAML or JSON file; no tag of it runs code.
+    """Reads a YAML or JSON file without executing code by tags.
 
     Args:
-        path: in UTF-8, with or without a mark at its beginning.
+        path: the file, in UTF-8 with or without a byte order mark.
 
     Raises:
-        ContentError: it is neither.
-        OSError: it cannot be read.
+        ContentError: the content is invalid.
+        OSError: the file cannot be read.
     """
     return parse_yaml(_text(path))
 
 
 def parse_yaml(text: str) -> Any:
-    """Reads YAML; as :func:`read_yaml`."""
+    """Parses YAML; see :func:`read_yaml`."""
     try:
         return yaml.load(text, _Loader)
     except RecursionError:
-        raise ContentError("lists or keys stand within each other too deep") from None
-    # The parser hands on what Python says of `!!int x` or of the 99th day of a month.
+        raise ContentError(_TOO_DEEP) from None
+    # The parser passes on Python's errors about `!!int x` or the 99th day of a month.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
         # YAML's messages have several lines.
         raise ContentError(_one_line(error)) from error
@@ -57,21 +58,21 @@ def read_json(path: str | Path) -> Any:
     """Reads a JSON file.
 
     Args:
-        path: in UTF-8, with or without a mark at its beginning.
+        path: the file, in UTF-8 with or without a byte order mark.
 
     Raises:
-        ContentError: it is none.
-        OSError: it cannot be read.
+        ContentError: the content is invalid.
+        OSError: the file cannot be read.
     """
     return parse_json(_text(path))
 
 
 def parse_json(text: str) -> Any:
-    """Reads JSON; as :func:`read_json`."""
+    """Parses JSON; see :func:`read_json`."""
     try:
         content = json.loads(text)
     except RecursionError:
-        raise ContentError("lists or keys stand within each other too deep") from None
+        raise ContentError(_TOO_DEEP) from None
     except ValueError as error:
         raise ContentError(_one_line(error)) from error
     if _SUSPICIOUS.search(text):
@@ -107,17 +108,17 @@ def _texts(content: Any) -> Iterator[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Looks at the whole file before values are made of it."""
+    """Checks the whole file before values are constructed."""
 
     def fetch_flow_collection_start(self, token: Any) -> None:
         super().fetch_flow_collection_start(token)
-        # The scanner's work grows with the square of it.
+        # The scanner's work is quadratic in this depth.
         if self.flow_level > _MAX_DEPTH:
-            raise ContentError("lists or keys stand within each other too deep")
+            raise ContentError(_TOO_DEEP)
 
     def add_indent(self, column: int) -> bool:
         if len(self.indents) > _MAX_DEPTH:
-            raise ContentError("lists or keys stand within each other too deep")
+            raise ContentError(_TOO_DEEP)
         return bool(super().add_indent(column))
 
     def get_single_node(self) -> yaml.Node | None:
@@ -128,13 +129,13 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count(node: yaml.Node, known: dict[int, int], depth: int) -> int:
-    """Returns of how many values a node is, each alias counted as what it stands for."""
+    """Returns the number of values of a node, with aliases expanded."""
     if id(node) in known:
         if not known[id(node)]:
             raise _problem("it holds itself", node)
         return known[id(node)]
     if depth > _MAX_DEPTH:
-        raise _problem("lists or keys stand within each other too deep", node)
+        raise _problem(_TOO_DEEP, node)
     known[id(node)], total = 0, 1
     if isinstance(node, yaml.ScalarNode):
         if _NO_TEXT.search(node.value):

@@ -1,6 +1,6 @@
-"""Which numbers config keys may hold, in one table, checked in one place before anything runs.
+"""The table of allowed values of config keys, checked before a run starts.
 
-Keys of WEIGHTING are declared with their schemes (gbw_d2/settings.py).
+The keys of WEIGHTING are declared with their schemes (gbw_d2/settings.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SHARE_BELOW_ONE = _range(0, 1, high_excluded=True)
 _SHARE_ABOVE_NONE = _range(0, 1, low_excluded=True)
 _FROM_ONE = _range(1, whole=True)
 _COUNT = _range(0, whole=True)
-# None: as another key says.
+# None: the value of another key.
 _NOT_NEGATIVE_OR_NONE = _range(0, math.inf, high_excluded=True, also=(None,))
 _SHARE_OR_NONE = _range(0, 1, also=(None,))
 
@@ -47,7 +47,7 @@ def _of_decoder(node: str) -> dict[str, Declaration]:
     return {f"{node}.{key}": declared for key, declared in keys.items()}
 
 
-# Of Detectron2's RPN and RoI heads, which GBWPanopticFPN has.
+# Keys of Detectron2's RPN and RoI heads, which GBWPanopticFPN uses.
 _DETECTOR: Mapping[str, Declaration] = {
     "MODEL.FPN.OUT_CHANNELS": _FROM_ONE,
     "MODEL.ANCHOR_GENERATOR.SIZES": _POSITIVE,
@@ -94,7 +94,7 @@ _DETECTOR: Mapping[str, Declaration] = {
     "TEST.DETECTIONS_PER_IMAGE": _FROM_ONE,
 }
 
-# Key -> range of its number, or of each of its numbers.
+# The range of each key's number, or of each of its numbers.
 RANGES: Mapping[str, Declaration] = {
     "SEED": _range(None, 2**32 - 1, whole=True),
     "DATALOADER.NUM_WORKERS": _COUNT,
@@ -274,8 +274,8 @@ RANGES: Mapping[str, Declaration] = {
     "UDA.CBST.LRENT_ALPHA": _POSITIVE,
 }
 
-# Names that Detectron2 looks up only where it builds what they name, after data have been made;
-# those of this project are told by what reads them.
+# Names that Detectron2 looks up only after data have been made; names of this project are checked
+# where they are read.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "MODEL.RESNETS.STEM_TYPE": ("basic", "deeplab"),
@@ -285,7 +285,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
 }
 
-# Key -> how many numbers it may hold; sizes may be () too.
+# The allowed numbers of values of a key; sizes may also be ().
 _BLURS = ("UDA.SELF_TRAINING.BLUR_SIGMA", "UDA.MASK_TEACHER.BLUR_SIGMA")
 _SCALES = ("INPUT.SCALE_RANGE", "UDA.CVRN.SCALE_RANGE")
 _SIZES = (
@@ -299,7 +299,7 @@ LENGTHS: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(("MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"), (4,)),
 }
 _NUMBER_WORDS = ("no", "one", "two", "three", "four")
-# (least, greatest) in this order.
+# Keys that hold (minimum, maximum) in this order.
 _ORDERED = (*_SCALES, *_BLURS)
 
 
@@ -307,7 +307,7 @@ def check_ranges(cfg: Any) -> None:
     """Checks every number of :data:`RANGES` and every name of :data:`NAMES`.
 
     Raises:
-        ConfigError: the first that is out of its range, with key, value and range in one line.
+        ConfigError: a value is out of range; the message names key, value and range in one line.
     """
     for key, names in NAMES.items():
         if _value(cfg, key) not in names:

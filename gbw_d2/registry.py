@@ -1,4 +1,4 @@
-"""A name-to-object table whose errors list the known names; needs nothing but Python."""
+"""A table of objects by name, whose errors list the known names."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 class UnknownNameError(UserError):
-    """A config names something that no registry holds."""
+    """A config contains a name that is not registered."""
 
 
 class Registry(Generic[T]):
-    """Maps names to objects; the one place where a config's name becomes code.
+    """Maps the names in configs to objects.
 
     Args:
-        kind: what the entries are, in words ("weighting scheme"); used in error messages.
+        kind: description of the entries ("weighting scheme") for error messages.
     """
 
     def __init__(self, kind: str) -> None:
@@ -28,10 +28,10 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Returns a decorator that files its argument under ``name``.
+        """Returns a decorator that registers its argument under ``name``.
 
         Raises:
-            ValueError: the name is taken.
+            ValueError: the name is already registered.
         """
 
         def add(entry: T) -> T:
@@ -46,7 +46,7 @@ class Registry(Generic[T]):
         """Returns the entry called ``name``.
 
         Raises:
-            UnknownNameError: no such entry; the message lists the known ones.
+            UnknownNameError: the name is not registered; the message lists the known ones.
         """
         if not isinstance(name, str):
             raise UnknownNameError(f"{self.kind} is {name!r}; expected a name")

@@ -1,4 +1,4 @@
-"""Settings that are declared once: default, range and meaning stand in a dataclass, field by field.
+"""Settings with default, range and meaning, each declared once as a dataclass field.
 
 Config keys, their check and the documentation's tables are made from such dataclasses, so that a
 new method with a new key is one file.
@@ -21,11 +21,11 @@ _NUMBERS = ("float", "int", float, int)
 
 
 class SettingError(ValueError):
-    """A setting that has a value which is not allowed.
+    """A setting has a value that is not allowed.
 
     Args:
-        name: of the setting's field.
-        found: what it is and what is expected, to be read after its name.
+        name: name of the setting's field.
+        found: its value and what is expected, a text that follows the name.
     """
 
     def __init__(self, name: str, found: str) -> None:
@@ -36,20 +36,19 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True)
 class Declaration:
-    """What is known of one setting beside its default.
+    """The declaration of a setting, apart from its default.
 
     Attributes:
         meaning: one sentence for the documentation.
-        low: least value of a number; None for any.
-        high: greatest value of a number; None for any.
-        low_excluded: the least value itself is not allowed.
-        high_excluded: the greatest value itself is not allowed.
-        whole: it is a whole number, of the type int.
-        also: further values that are allowed, such as None for "not set".
-        choices: returns what is allowed, for a setting that names something or is one of a few
-            numbers.
+        low: minimum of a number; None for no minimum.
+        high: maximum of a number; None for no maximum.
+        low_excluded: whether the minimum itself is not allowed.
+        high_excluded: whether the maximum itself is not allowed.
+        whole: whether it must be an int.
+        also: further allowed values, such as None for "not set".
+        choices: returns the allowed values, for a setting with a few names or numbers.
         key: name of its config key; "" for the field's name in upper case.
-        per_class: it holds one value per class id, of which a head takes those of its classes.
+        per_class: whether it has one value per class id, of which a head uses those of its classes.
     """
 
     meaning: str
@@ -64,7 +63,7 @@ class Declaration:
     per_class: bool = False
 
     def expected(self) -> str:
-        """Says in words which values are allowed; "" where all are."""
+        """Returns a text about the allowed values, or "" if all are allowed."""
         if self.choices is not None:
             return f"one of {', '.join(map(str, self.choices()))}"
         limits = []
@@ -99,7 +98,7 @@ def setting(default: Any, meaning: str, **limits: Any) -> Any:
     """Declares a setting: a dataclass field with a meaning and a range.
 
     Args:
-        default: its value where nobody sets it.
+        default: its default value.
         meaning: one sentence for the documentation.
         limits: fields of :class:`Declaration`.
     """
@@ -116,7 +115,7 @@ def declarations(settings: Any) -> Iterator[tuple[dataclasses.Field[Any], Declar
 
 
 def config_keys(settings: Any) -> dict[str, str]:
-    """Returns config key -> field name of a settings dataclass."""
+    """Returns the field names of a settings dataclass by config key."""
     return {each.key or field.name.upper(): field.name for field, each in declarations(settings)}
 
 
@@ -124,7 +123,8 @@ def check_settings(settings: Any) -> None:
     """Checks every declared value of a settings instance.
 
     Raises:
-        SettingError: the first one that is not allowed; names it, its value and what is expected.
+        SettingError: a value is not allowed; the message names the setting, its value and what is
+            expected.
     """
     for field, declared in declarations(settings):
         value = getattr(settings, field.name)
@@ -137,16 +137,16 @@ def check_settings(settings: Any) -> None:
 
 
 def merge_settings(cls: type[Any], kind: str, *layers: Mapping[str, Any]) -> Any:
-    """Builds settings from layers of values, later ones first in rank; None means "not set".
+    """Builds settings from layers of values, of which later ones take precedence; None = "not set".
 
     Args:
         cls: the settings dataclass.
-        kind: what has these settings, in words, for errors.
-        layers: field name -> value.
+        kind: description of the settings' owner for error messages.
+        layers: values by field name.
 
     Raises:
-        ValueError: a name that is no setting, or a value that is no number or out of range; the
-            text "inf" is a number.
+        ValueError: an unknown name, or a value that is no number or out of range; the text "inf"
+            counts as a number.
     """
     known = [field.name for field in dataclasses.fields(cls)]
     numbers = [field.name for field in dataclasses.fields(cls) if field.type in _NUMBERS]
@@ -164,7 +164,7 @@ def merge_settings(cls: type[Any], kind: str, *layers: Mapping[str, Any]) -> Any
 def _number(name: str, value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
-    # YAML and command lines leave inf a text.
+    # YAML and command lines give inf as a text.
     if value == "inf":
         return math.inf
     raise SettingError(name, f"is {value!r}; expected a number")

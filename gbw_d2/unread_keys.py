@@ -1,4 +1,4 @@
-"""Detectron2's config keys that nothing here reads: setting one must not pass in silence."""
+"""Detectron2's config keys without effect in this project, which are reported if set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TEST_SIZE = "INPUT.TEST_SIZE sets the size at test time"
 _ORDER = "images come in the order of SEED; DATASETS.RARE_CLASS_SAMPLING draws rare classes"
 _PLAIN_TEST = "nothing like it exists here; demo.py averages views, evaluation does not"
 
-# Key, or what stands before several keys -> what to do instead.
+# What to do instead, by key or by prefix of several keys.
 UNREAD: Mapping[str, str] = {
     "MODEL.LOAD_PROPOSALS": _NO_DETECTOR,
     "MODEL.MASK_ON": _NO_DETECTOR,
@@ -85,7 +85,7 @@ def leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def advice(key: str) -> str | None:
-    """Returns what to do instead of setting a key; None where something reads it."""
+    """Returns what to do instead of setting a key, or None if the key has an effect."""
     while key:
         if key in UNREAD:
             return UNREAD[key]
@@ -94,12 +94,12 @@ def advice(key: str) -> str | None:
 
 
 def check_unread(cfg: CfgNode) -> None:
-    """Looks for keys that are set and that nothing reads.
+    """Checks that no key without effect is set.
 
-    An architecture of others names in its ``detectron2_keys`` what it reads of them.
+    An external architecture lists the keys that it reads in ``detectron2_keys``.
 
     Raises:
-        ConfigError: the first such key, with the one to use in its place.
+        ConfigError: such a key is set; the message names what to use instead.
     """
     defaults = get_cfg()
     add_gbw_config(defaults)
@@ -119,5 +119,5 @@ def check_unread(cfg: CfgNode) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A tuple of defaults is a list in YAML."""
+    """Converts tuples to lists, because YAML has no tuples."""
     return list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Pictures of labels and predictions; arrays in, arrays out."""
+"""Images of labels and predictions as arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gbw_d2.files.atomic import write_atomically
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 
-# Of runs and arms in plots: also people who see few colours can tell them apart (Okabe and Ito).
+# Colours of plots that are distinguishable with colour blindness (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 
 
@@ -41,7 +41,7 @@ def color_panoptic(
         (H, W, 3) uint8 RGB.
     """
     known = sorted((s["id"], s["category_id"]) for s in segments_info)
-    # The first row is void; np.unique over the map would sort all of its pixels.
+    # The first row is void. np.unique is avoided, because it would sort all pixels.
     ids = np.array([0, *(i for i, _ in known)], dtype=np.int64)
     colors = np.zeros((len(ids), 3), dtype=np.uint8)
     things = np.zeros(len(ids), dtype=bool)
@@ -64,11 +64,11 @@ def color_panoptic(
 
 
 def overlay(image: np.ndarray, colors: np.ndarray, opacity: float) -> np.ndarray:
-    """Lays colours over an image; where they are black (ignore, void) the image is left as it is.
+    """Overlays colours on an image, which is unchanged where they are black (ignore, void).
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        colors: (H, W, 3) uint8 RGB, of :func:`color_semantic` or :func:`color_panoptic`.
+        colors: (H, W, 3) uint8 RGB, the result of :func:`color_semantic` or :func:`color_panoptic`.
         opacity: 0 (image only) .. 1 (colours only).
 
     Returns:
@@ -81,17 +81,17 @@ def overlay(image: np.ndarray, colors: np.ndarray, opacity: float) -> np.ndarray
 def with_legend(
     picture: np.ndarray, entries: Sequence[tuple[str, tuple[int, int, int]]]
 ) -> np.ndarray:
-    """Puts rows of coloured squares with names under a picture.
+    """Adds a legend of coloured squares with names below an image.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
         entries: name and RGB colour of each square.
 
     Returns:
-        (H + h, W, 3) uint8 RGB; h depends on W and the names alone.
+        (H + h, W, 3) uint8 RGB; h depends on W and the names only.
     """
     line = round(40 * max(0.4, picture.shape[1] / 2400))
-    # OpenCV's own letters are ASCII alone.
+    # OpenCV's fonts have ASCII characters only.
     font = ImageFont.truetype(_font_file(), round(0.7 * line))
     cell = max((round(font.getlength(name)) for name, _ in entries), default=0) + 5 * line // 2
     columns = max(1, picture.shape[1] // cell)
@@ -109,7 +109,7 @@ def with_legend(
 
 @cache
 def _font_file() -> str:
-    """The file of a font with letters of many scripts, which comes with Matplotlib."""
+    """Returns the file of Matplotlib's font, which covers many scripts."""
     from matplotlib.font_manager import findfont
 
     return findfont("DejaVu Sans")
@@ -121,13 +121,13 @@ def panel(
     max_width: int = 512,
     min_width: int = 384,
 ) -> np.ndarray:
-    """Lays pictures out as a titled grid.
+    """Arranges images as a grid with titles.
 
     Args:
-        rows: one list of RGB pictures per row; all of a row have one size.
+        rows: one list of RGB images per row; all images of a row have the same size.
         titles: one per column.
-        max_width: wider pictures are shrunk to this many pixels.
-        min_width: narrower pictures are enlarged to this many pixels.
+        max_width: wider images are reduced to this width, pixels.
+        min_width: narrower images are enlarged to this width, pixels.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -149,10 +149,10 @@ def panel(
 
 
 def write_png(path: str | Path, picture: np.ndarray) -> None:
-    """Writes a picture, under a temporary name first.
+    """Writes an image atomically.
 
     Args:
-        path: the file; its folder is made where it is missing.
+        path: the file; its folder is made if it is missing.
         picture: (H, W, 3) RGB, or (H, W) ids; uint8.
 
     Raises:

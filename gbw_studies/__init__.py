@@ -1,3 +1,3 @@
-"""Studies: grids of runs, what came out of them, and their tables and pictures."""
+"""Studies: grids of runs, their results, and tables and plots of these."""
 
 from gbw_d2 import passive_waiting  # noqa: F401  (the commands here run this before torch)

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Says how well criteria without labels tell which checkpoint is good: rank correlations with mIoU.
+"""Computes rank correlations between label-free criteria and mIoU, over checkpoints of runs.
 
     uv run -m gbw_studies.label_free output/my_runs/*
     uv run -m gbw_studies.label_free output/my_runs/* --metric recall_16
 
-Takes the output folders of runs with EVAL.LABEL_FREE_IMAGES and TEST.EVAL_PERIOD set, and prints a
-Markdown table for each pair of source and target among them. Spearman's correlation is turned such
-that 1 means: the better the criterion, the higher the metric of the first test set. "later" is no
-measurement: it takes the later checkpoint for the better one.
+The arguments are OUTPUT_DIRs of runs with EVAL.LABEL_FREE_IMAGES and TEST.EVAL_PERIOD. The output
+is a Markdown table for each pair of source and target. The sign of Spearman's correlation is such
+that 1 means that a better criterion implies a higher metric on the first test set. The row "later"
+is a baseline that considers the later checkpoint the better one.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Prints the class weights of runs, averaged over time: a static copy of an adaptive weighting.
+"""Prints the class weights of runs, averaged over time, as a static copy of an adaptive weighting.
 
     uv run -m gbw_studies.mean_class_weights output/toy/semantic_gbw
     uv run -m gbw_studies.mean_class_weights output/toy/gbw_seed_* --terms source mixed
 
-The line can stand in a study; `fixed` takes the numbers in the order of the class ids. Runs count
-the same, and so do loss terms; a batch counts for the classes that it shows. Of the term source
-alone, as it is by default, the copy acts on the source alone.
+The printed line can be used in a study; `fixed` takes the numbers in the order of the class ids.
+All runs and all loss terms have equal weight; a batch counts for the classes that it contains. For
+the loss term source alone, the default, the copy acts on the source alone.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Draws how often each class is among the labels of a loss term: do pseudo-labels run away?
+"""Plots each class's share of the labels of a loss term over time, to see pseudo-labels drift.
 
     uv run -m gbw_studies.plot_label_shares output/toy/semantic_gbw
     uv run -m gbw_studies.plot_label_shares output/none output/gbw --names none GBW
 
 Reads class_weights.csv. The grey line is the class's share among the source's labels of the first
-run. A class whose share among mixed images or pseudo-labels leaves it for good is one that the
-teacher has learned to see where it is not, or no longer to see. Writes plots/label_shares.png into
-the first folder.
+run. If a class's share in mixed images or pseudo-labels departs from that line permanently, the
+teacher predicts the class where it is not, or no longer predicts it. Writes plots/label_shares.png
+into the first folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draws what a self-training run has labelled: kept share of each class in each round.
+"""Plots the share of pseudo-labelled pixels of each class in each round of self-training.
 
     uv run -m gbw_studies.plot_rounds output/toy/semantic_source_only-uda_cbst
     uv run -m gbw_studies.plot_rounds output/cbst output/cbst_global

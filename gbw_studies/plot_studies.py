@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws what the proposed arms of studies gain, beside their first rivals, by recipe and test set.
+"""Plots the gains of studies' proposed arms beside their first rivals, by recipe and test set.
 
     uv run -m gbw_studies.plot_studies studies/margins.yaml studies/long.yaml --out gains.png
     uv run -m gbw_studies.plot_studies studies/long.yaml --without toy_synthia_semantic_val

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws class weights over the classes' shares of the pixels: how much of a weighting is frequency.
+"""Plots class weights over the classes' shares of the pixels, to compare with frequency weights.
 
     uv run -m gbw_studies.plot_weights_by_share output/toy/semantic_gbw
     uv run -m gbw_studies.plot_weights_by_share output/toy/gbw_seed_* --term source --phases 4

@@ -3,9 +3,9 @@
     uv run -m gbw_studies.released_scale
 
 Labels are drawn pixel by pixel with about the class shares of Cityscapes: g_k depends on class
-counts and softmax alone, not on where the pixels lie. The logits are noise of deviation 1; a share
-of the pixels, those that the network gets right, has the margin on its label, the others on a
-random class. The last columns are the relative scale on the same logits.
+counts and softmax alone, not on where the pixels lie. The logits are noise of standard deviation 1
+plus a margin, which is on the label for a share of the pixels (correct predictions), and on a
+random class for the others. The last columns are the relative scale on the same logits.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Shifts the prior of trained networks towards rare classes, and shows what that gains.
+"""Applies a prior shift towards rare classes to trained networks, and evaluates the effect.
 
     uv run -m gbw_studies.shift_prior output/toy/semantic_source_only output/toy/semantic_gbw
     uv run -m gbw_studies.shift_prior output/none_* output/gbw_* --names none none GBW GBW
     uv run -m gbw_studies.shift_prior output/toy/semantic_source_only --save 0.2 shifted.pth
 
-Adds -strength log(share of class c) to the logits of class c, the shares being those of the
-source's labelled pixels (Menon et al., Long-tail learning via logit adjustment, ICLR 2021, eq. 9):
-recall of rare classes against precision, for any network, whatever weights it was trained with. Two
-networks are compared fairly at the same recall, or each at its best strength. Scores are those of
-the semantic branch of the network that the run's EVAL.WEIGHTS names. --save writes the first one
-with the shift in its classifier's bias, for MODEL.WEIGHTS.
+Adds -strength log(share of class c) to the logits of class c, where the shares are those of the
+source's labelled pixels (Menon et al., Long-tail learning via logit adjustment, ICLR 2021, eq. 9).
+This trades precision for recall of rare classes, for any network, with or without class weights. A
+fair comparison of two networks is at the same recall, or with each at its best strength. The
+semantic branch of the network named by the run's EVAL.WEIGHTS is evaluated. --save writes the first
+network with the shift in its classifier's bias, for MODEL.WEIGHTS.
 
 Nothing is trained. Writes plots/prior_shift.png and, after each run, prior_shift.csv into the first
-folder. A strength that is chosen by these numbers is chosen on the test set's labels: say so, or
-choose on the source's validation set.
+folder. Choosing a strength by these numbers uses the test set's labels: report that, or choose on
+the source's validation set.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Runs a study: a grid of recipes x weightings x seeds, in a queue that can be stopped at any time.
+"""Runs a study, a grid of recipes x arms x seeds, which can be interrupted at any time.
 
     uv run -m gbw_studies.study studies/scale.yaml              # what is missing of it
     uv run -m gbw_studies.study studies/scale.yaml --status     # how far it is
     uv run -m gbw_studies.study studies/scale.yaml --arms none gbw --seeds 0 1
     uv run -m gbw_studies.results_table studies/scale.yaml      # tables and pictures
 
-A run is done when results.jsonl in the study's folder has a line of the same package (the code of
-gbw_d2 that trains, comments aside), the same config and the same seed; what another study beside it
-has done is copied from there. Stop it as you like: finished runs are kept, half-finished ones go on
-at their last checkpoint, if they had come to one. Do not edit gbw_d2 meanwhile: run a study from a
-clone of its own. Exit code 1: some runs ended in an error. Those that diverged are in the table as
-failed, and --retry runs them again; others are not done.
+A run is done if results.jsonl in the study's folder has a line with the same package (the training
+code of gbw_d2 without comments), the same config and the same seed; results of other studies in the
+same folder are reused. After an interruption, finished runs are kept, and unfinished runs resume
+from their last checkpoint. Do not edit gbw_d2 meanwhile: run a study in a separate clone. Exit code
+1: some runs ended with an error. Diverged runs are marked as failed in the table, and --retry runs
+them again; other runs with errors are not done.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_study(study, queue, args)
         return 1 if queue.failures else 0
 
-    return finish(work, "the same command goes on with what is missing")
+    return finish(work, "the same command continues with the missing runs")
 
 
 if __name__ == "__main__":

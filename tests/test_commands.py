@@ -83,7 +83,7 @@ def test_exit_codes_pass() -> None:
 def test_a_second_ctrl_c_is_not_heard(capsys: pytest.CaptureFixture[str]) -> None:
     assert finish(lambda: signal.raise_signal(signal.SIGINT)) == 130
     signal.raise_signal(signal.SIGINT)
-    assert capsys.readouterr().err == "stopped; the same command begins anew\n"
+    assert capsys.readouterr().err == "stopped; the same command starts again\n"
 
 
 def test_one_of_torchruns_processes_speaks(

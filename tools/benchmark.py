@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures time and peak memory as ratios within one run; writes JSON and prints a table.
+"""Measures time and peak memory relative to a reference; writes JSON and prints a table.
 
     uv run tools/benchmark.py weighting                      # the losses on their own
     uv run tools/benchmark.py upsampled                      # the loss from low resolution
@@ -23,8 +23,8 @@
     uv run tools/benchmark.py versions --beside CHECKOUT --config-file FILE  # two versions' steps
     uv run tools/benchmark.py weighting --repetitions 21 --out weighting.json
 
-Every repetition runs all candidates, in turning order; a ratio is the median over repetitions of
-candidate / reference within the same repetition. Quiet the machine first.
+Every repetition runs all candidates in rotating order; a ratio is the median over repetitions of
+candidate / reference within the same repetition. Results are only reliable on an idle machine.
 """
 
 from __future__ import annotations

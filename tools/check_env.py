@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Says whether this machine can run gbw_d2, and what to do where it cannot.
+"""Checks whether this machine can run gbw_d2, and says what to do if not.
 
     uv run tools/check_env.py
 
-Exit code 0: everything that is needed works. 2: something is missing; each line says what.
+Exit code 0: everything works. 2: something is missing, as the lines marked MISSING say.
 """
 
 from __future__ import annotations

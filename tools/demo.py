@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Shows what a trained network sees in images, folders of images and videos; no labels needed.
+"""Predicts images, folders of images and videos with a trained network, without labels.
 
     uv run tools/demo.py --config-file configs/toy/panoptic_gbw.yaml \\
         --weights output/toy/panoptic_gbw --input "photos/*.jpg" --output predictions
@@ -7,7 +7,7 @@
 
 Writes overlays/, semantic/ (class ids), for panoptic networks panoptic/ and panoptic.json (COCO
 panoptic format), and for semantic ones semantic.json. Config keys: --opts KEY VALUE ..., last.
-Exit code 0: all was read. 1: some inputs could not be read; they are named. 2: nothing could run.
+Exit code 0: all inputs were read. 1: some inputs, which are listed, could not be read. 2: error.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     return finish(
         lambda: demo(parse(parser().parse_args, given)),
-        "the same command begins anew; what was done until now is written",
+        "the same command starts again; results so far are written",
     )
 
 

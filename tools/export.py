@@ -7,10 +7,10 @@
 
 Input: images (N, 3, H, W), float32, 0..255, channels in INPUT.FORMAT order; the normalisation is
 part of the file. Outputs: semantic_logits, and center and offset where there are instances, all at
-H x W. The merging to a panoptic map is not exported: gbw_d2/modeling/postprocessing.py does it.
+H x W. The merging into a panoptic map is not exported; gbw_d2/modeling/postprocessing.py has it.
 The file also holds the network's classes, as JSON: `label_space` in the metadata of an ONNX file,
-`label_space.json` among the extra files of a .pt2 file.
-A file is there only when its outputs equal the network's. Exit code 1: they do not. 2: no export.
+`label_space.json` among the extra files of a .pt2 file. A file is only kept if its outputs equal
+the network's. Exit code 1: they differ. 2: error.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Draws class weights over time, loss curves and per-class scores of runs, as PNG and SVG.
+"""Plots class weights over time, loss curves and per-class scores of runs, as PNG and SVG.
 
     uv run tools/plot_run.py output/toy/panoptic_gbw
     uv run tools/plot_run.py output/source_only output/gbw --out comparison
 
-Runs share the axes, one colour each, named by their folders. weights.* (one more file per further
-head), losses.* and classes.* are written to the first folder's plots/, or to --out. What an
-unfinished run does not have yet is named and left out.
+Runs share the axes and have one colour each, named by their folders. weights.* (one file per head),
+losses.* and classes.* are written to the first folder's plots/, or to --out. Data that an
+unfinished run lacks are listed and left out.
 """
 
 from __future__ import annotations

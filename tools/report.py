@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Writes a page about one run or several: scores, curves, class weights, best and worst images.
+"""Writes an HTML report about one or several runs: scores, curves, class weights, images.
 
     uv run tools/report.py output/toy/panoptic_gbw
     uv run tools/report.py output/toy/panoptic_source_only output/toy/panoptic_gbw --out report.html
 
 The page is one file that needs no server and no network: report.html in the first OUTPUT_DIR, or
---out. The first run is what the others are compared with. Images are those that the first run has
-the lowest and the highest score on, predicted anew by each run's last checkpoint; without
-checkpoint or data set the page says so. Exit code 2: nothing to report.
+--out. The other runs are compared with the first. It shows the images with the first run's lowest
+and highest scores, predicted again by each run's last checkpoint; the page says if checkpoint or
+dataset are missing. Exit code 2: there is nothing to report.
 """
 
 from __future__ import annotations

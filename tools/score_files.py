@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Scores panoptic maps that were written before, without the network, on all cores.
+"""Computes PQ of existing panoptic prediction files, without a network, on all cores.
 
     uv run tools/score_files.py TRUE.json PREDICTED.json
 

@@ -1,4 +1,4 @@
-"""The datasets, one file each, and how a name in a config finds its dataset."""
+"""The datasets, one file each, and their lookup by name."""
 
 from gbw_d2.catalog.lookup import find_label_space, get_dataset, register_with_detectron2
 from gbw_d2.catalog.registration import DATASETS, register_dataset, register_datasets

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-# Importing them registers. A new one is one file and one line here.
+# Importing these modules registers their datasets. A new dataset needs one file and one line here.
 from gbw_d2.catalog import (  # noqa: F401
     acdc,
     camvid,
@@ -29,11 +29,11 @@ from gbw_d2.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
 
 
 def get_dataset(name: str) -> DatasetSpec:
-    """Returns the dataset called ``name``, with all of ours registered.
+    """Returns the dataset called ``name``.
 
     Args:
-        name: a registered name, or ``file.yaml:split``, a split of the data that a file describes
-            (:mod:`gbw_d2.data.formats.own`); it is registered on the way.
+        name: a registered name, or ``file.yaml:split``, a split of your own data
+            (:mod:`gbw_d2.data.formats.own`), which this call registers.
 
     Raises:
         UnknownNameError: no such dataset; the message lists the known ones.
@@ -46,13 +46,13 @@ def get_dataset(name: str) -> DatasetSpec:
 
 
 def find_label_space(name: str) -> LabelSpace:
-    """Returns the label space that a config names, and enters it into ``LABEL_SPACES``.
+    """Returns the label space that a config names, and registers it in ``LABEL_SPACES``.
 
     Args:
-        name: a built-in one, or the path of a data.yaml below the datasets' root.
+        name: a built-in label space, or the path of a data.yaml relative to the datasets' root.
 
     Raises:
-        UnknownNameError: neither; the message lists the built-in ones.
+        UnknownNameError: it is neither; the message lists the built-in label spaces.
         DatasetError: the file cannot be read.
     """
     return (
@@ -67,7 +67,7 @@ def _load(name: str) -> list[Record]:
 
 
 def register_with_detectron2() -> None:
-    """Enters every dataset into Detectron2's ``DatasetCatalog`` and ``MetadataCatalog``, once."""
+    """Registers every dataset in Detectron2's ``DatasetCatalog`` and ``MetadataCatalog``, once."""
     from gbw_d2 import compat  # noqa: F401, I001  (repairs must come before Detectron2)
     from detectron2.data import DatasetCatalog, MetadataCatalog
 

@@ -1,4 +1,4 @@
-"""Looks for mistakes before anything heavy is imported, so that they are told in seconds."""
+"""Checks a command line before large libraries are imported, so that errors appear in seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gbw_d2.data.formats.own import is_description
 from gbw_d2.data.spec import DatasetError
 from gbw_d2.key_names import read_key_names, unknown_key
 
-# Options of train_net.py that a word follows; the others stand alone.
+# Options of train_net.py that take a value; all others are flags.
 VALUED_OPTIONS = (
     *("--config-file", "--num-gpus", "--num-machines", "--machine-rank", "--dist-url"),
     "--num-processes",
@@ -22,26 +22,26 @@ LONE_OPTIONS = ("--resume", "--eval-only", "--check")
 
 
 def check_data(arguments: Sequence[str]) -> None:
-    """Looks for the files of every dataset that a run will read and does not make itself.
+    """Checks that the files of every dataset of a run exist, unless the run makes them itself.
 
-    What is wrong with options and with the values of keys is left to their own readers, which are
-    heavier and say it better.
+    Errors in options and in the values of keys are left to their parsers, which are slower to
+    import but have better messages.
 
     Args:
         arguments: the command line of train_net.py, without the program's name.
 
     Raises:
-        DatasetError: files are missing; the message says which, where, and what makes them.
-        UnknownNameError: there is no such dataset.
-        ConfigError: the config file is not there or cannot be read, or a base that ``--with`` names
-            is not there.
+        DatasetError: files are missing; the message says which, where, and how to make them.
+        UnknownNameError: a dataset is unknown.
+        ConfigError: the config file, or a base that ``--with`` names, does not exist or cannot be
+            read.
     """
     prefix = "DATASETS."
     values = read_values(arguments)
     datasets = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
     keys = ("TEST",) if "--eval-only" in arguments else ("TRAIN", "TARGET", "TEST")
     space = datasets.get("LABEL_SPACE")
-    # Scored weights have classes of their own.
+    # With --eval-only the classes are those of the weights.
     if isinstance(space, str) and is_description(space) and "TRAIN" in keys:
         find_label_space(space)
     for key in keys:
@@ -50,13 +50,13 @@ def check_data(arguments: Sequence[str]) -> None:
 
 
 def check_keys(arguments: Sequence[str]) -> None:
-    """Looks for config keys that there are not, in the config file and on the command line.
+    """Checks the config file and the command line for unknown config keys.
 
     Args:
         arguments: the command line of train_net.py, without the program's name.
 
     Raises:
-        ConfigError: the first such key; or, as :func:`check_data`, what is wrong with the files.
+        ConfigError: a key is unknown, or a config file has an error as in :func:`check_data`.
     """
     choices, rest = split_command_line(arguments)
     options, words = split_options(rest)
@@ -72,18 +72,18 @@ def check_keys(arguments: Sequence[str]) -> None:
 
 
 def read_values(arguments: Sequence[str]) -> dict[str, Any]:
-    """Reads what the config file and the command line set; nothing is derived or checked.
+    """Reads the values that the config file and the command line set, without checking them.
 
     Args:
         arguments: the command line of train_net.py, without the program's name.
 
     Returns:
-        full name of a key -> its value, the text of it where the command line sets it; empty
-        without a config file.
+        The values by full name of their key, as text if the command line sets them; empty without a
+        config file.
 
     Raises:
-        ConfigError: the config file is not there or cannot be read, or a base that ``--with`` names
-            is not there.
+        ConfigError: the config file, or a base that ``--with`` names, does not exist or cannot be
+            read.
     """
     choices, rest = split_command_line(arguments)
     words = [part for argument in rest for part in argument.split("=", 1)]
@@ -104,14 +104,14 @@ def _flat(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def split_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Takes the options of train_net.py off a command line.
+    """Separates the options of train_net.py from a command line.
 
     Args:
-        arguments: without the program's name and without ``--with``.
+        arguments: the command line without the program's name and without ``--with``.
 
     Returns:
-        option -> its value, "" where it has none, and the words KEY VALUE ...; both empty where an
-        option is not one of train_net.py.
+        The values by option, "" for flags, and the words KEY VALUE ...; both empty if an option is
+        unknown.
     """
     options: dict[str, str] = {}
     at = 0

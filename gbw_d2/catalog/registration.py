@@ -1,4 +1,4 @@
-"""The one table of datasets."""
+"""The table of all datasets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ DATASETS: Registry[DatasetSpec] = Registry("dataset")
 
 
 def register_dataset(spec: DatasetSpec) -> DatasetSpec:
-    """Files a dataset under its name; importing Detectron2 is put off until it is needed."""
+    """Registers a dataset under its name, without importing Detectron2."""
     return DATASETS.register(spec.name)(spec)
 
 
 def register_datasets(specs: Iterable[DatasetSpec]) -> None:
-    """Files several datasets, each under its name."""
+    """Registers several datasets, each under its name."""
     for spec in specs:
         register_dataset(spec)

@@ -1,4 +1,4 @@
-"""The toy world's twins of the real datasets: made on first use, read by the same code."""
+"""The toy counterparts of the real datasets, generated on first use and read by the same code."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from gbw_d2.data.formats.vistas import vistas_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, datasets_root
 from gbw_d2.files.processes import run_to_end
 
-# The own car's hood at the bottom of the toy Cityscapes (studies/FINDINGS.md, 4).
+# The ego vehicle's hood at the bottom of the toy Cityscapes (studies/FINDINGS.md, 4).
 HOOD = (0.0, 0.1)
 toy_cityscapes_specs = partial(cityscapes_specs, ignore_rows=HOOD)
 
 
-# Layout -> what makes its datasets, their prefix, and their folder in the layout's; "" is the
-# default world.
+# For each layout the function that makes its datasets, their prefix, and their folder in the
+# layout's; "" is the default toy world.
 _SPECS: dict[str, tuple[tuple[Callable[..., Iterator[DatasetSpec]], str, str], ...]] = {
     "": (
         (synthia_specs, "toy_synthia", "synthia"),
@@ -57,7 +57,7 @@ _SPECS: dict[str, tuple[tuple[Callable[..., Iterator[DatasetSpec]], str, str], .
 
 
 def layout_root(layout: str = "") -> Path:
-    """Returns the folder of a toy dataset; of the default world where no layout is named."""
+    """Returns the folder of a toy dataset, by default that of the default toy world."""
     return datasets_root() / (f"toy_{layout}" if layout else "toy")
 
 
@@ -68,8 +68,8 @@ def toy_specs(
 
     Args:
         layout: its name; "" for the default world.
-        root: gives its folder; called when a dataset is loaded, not before.
-        prepare: makes the files where there are none.
+        root: returns its folder; only called when a dataset is loaded.
+        prepare: makes the files if there are none.
     """
     for specs, prefix, folder in _SPECS[layout]:
         yield from specs(prefix, partial(_below, root, folder), prepare)
@@ -86,15 +86,15 @@ def _write(root: Path, *layout: str) -> None:
 
 
 def prepare_toy(layout: str = "") -> None:
-    """Writes a toy world where there is none; a finished one is used as it is.
+    """Writes a toy world if it does not exist; a finished one is kept.
 
     Args:
         layout: its name; "" for the default world.
 
     Raises:
-        DatasetError: the world there is of another version, or none can be written.
+        DatasetError: the existing world has another version, or none can be written.
     """
-    # Imported here: listing the datasets should not cost the drawing code's load time.
+    # Imported here, so that listing the datasets does not import the drawing code.
     from gbw_d2.toyworld.folder import MARKER
     from gbw_d2.toyworld.layouts import LAYOUTS
     from gbw_d2.toyworld.settings import FORMAT_VERSION
@@ -114,7 +114,7 @@ def _check_version(marker: Path, key: str, wanted: int) -> None:
     if found != wanted:
         raise DatasetError(
             f"{marker.parent} holds a toy world of version {found}, this program makes version "
-            f"{wanted} and their numbers differ: delete the folder, it is made anew"
+            f"{wanted} and their numbers differ: delete the folder, and it is made again"
         )
 
 

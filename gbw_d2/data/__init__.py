@@ -1,1 +1,1 @@
-"""Datasets, label spaces, mappers and loaders; imports nothing heavy by itself."""
+"""Datasets, mappers and loaders; importing this package imports no large library."""

@@ -1,7 +1,7 @@
-"""Scale, crop, flip and colour jitter, drawn from a given generator and from nothing else.
+"""Random scale, crop, flip and colour jitter, drawn from a given generator only.
 
-Detectron2's augmentations draw from NumPy's global state, which cannot make a sample a pure
-function of (seed, index); so the few that are needed stand here.
+Detectron2's augmentations draw from NumPy's global state, so that a sample would not be a pure
+function of (seed, index); therefore the few that are needed are implemented here.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import numpy as np
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL
 
-# A part of a label map -> its class ids, 255 = ignore.
+# Maps a part of a label map to its class ids, 255 = ignore.
 ClassesOf = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """What happens to a training image, in this order.
+    """The augmentations of a training image, in this order.
 
     Args:
-        resize: (rows, columns) that the whole image is brought to first; None keeps its size.
+        resize: (rows, columns) to which the whole image is resized first; None keeps its size.
         scale_range: lowest and highest factor of the random scale (uniform) that follows.
-        short_sides: in place of a random scale, lengths of which one is drawn for the shorter side,
+        short_sides: lengths, one of which is drawn for the shorter side in place of a random scale,
             pixels; () for none.
         crop_size: (rows, columns) of the random crop; smaller images are padded at the right and
             the bottom. None keeps the whole image.
         flip_probability: probability of a horizontal flip, 0..1.
-        cat_max_ratio: a crop is drawn again while one class has this share of its labelled pixels
-            or more, 0..1; 1 turns this off. Labelled images only.
-        crop_tries: crops that are drawn at the most; the last one is kept.
+        cat_max_ratio: the crop is redrawn while one class has at least this share of its labelled
+            pixels, 0..1; 1 for off. Only for labelled images.
+        crop_tries: maximum number of crops to draw; the last one is kept.
         color_jitter: brightness, contrast and saturation factors are drawn from 1 - j .. 1 + j.
         pad_value: padding of images, three values 0..255 in the image's channel order; padded
             labels are ignored.
@@ -73,11 +73,11 @@ class AugmentationSettings:
 
 @dataclass(frozen=True)
 class WantedPixels:
-    """A crop should show a class: rare class sampling asks for it.
+    """A class that a crop should show, as requested by rare class sampling.
 
     Args:
         class_id: class id in the semantic map.
-        pixels: the crop is drawn again until it has more than this many pixels of the class.
+        pixels: the crop is redrawn until it has more than this many pixels of the class.
     """
 
     class_id: int
@@ -98,7 +98,8 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = labels.shape
     if (height, width) == size:
         return labels
-    # OpenCV's nearest neighbour is half a pixel off the image's grid; its exact one is 8 bit only.
+    # OpenCV's nearest neighbour is off the image's grid by half a pixel; its exact variant supports
+    # 8 bits only.
     rows = (2 * np.arange(size[0]) + 1) * height // (2 * size[0])
     cols = (2 * np.arange(size[1]) + 1) * width // (2 * size[1])
     return labels[rows].take(cols, axis=1)
@@ -110,7 +111,7 @@ def crop_or_pad(
     size: tuple[int, int],
     fill: int | tuple[float, float, float],
 ) -> np.ndarray:
-    """Cuts ``size`` (rows, columns) out at ``corner`` (top, left), filled where it sticks out."""
+    """Crops ``size`` (rows, columns) at ``corner`` (top, left), with padding outside the array."""
     (top, left), (rows, cols) = corner, size
     part = array[top : top + rows, left : left + cols]
     if part.shape[:2] == (rows, cols):
@@ -171,13 +172,13 @@ def _drawn_scale(
 
 
 class Augmented(NamedTuple):
-    """An image, its label maps, and where its rows lie.
+    """An augmented image, its label maps, and the positions of its rows.
 
     Attributes:
         image: (H, W, 3) uint8.
         label_maps: each (H, W), ids.
-        rows: (H,) float32, the place of each row in the whole image: 0 its upper edge, 1 its lower
-            one, more on padding.
+        rows: (H,) float32, position of each row in the whole image: 0 at its upper edge, 1 at its
+            lower edge, above 1 on padding.
     """
 
     image: np.ndarray
@@ -193,20 +194,20 @@ def augment(
     wanted: WantedPixels | None = None,
     classes_of: ClassesOf = np.asarray,
 ) -> Augmented:
-    """Augments an image and its label maps alike.
+    """Applies the same augmentation to an image and its label maps.
 
     Args:
         image: (H, W, 3) uint8.
-        label_maps: pairs of a map of ids (H, W) and its value for padding; the first one, where
-            there is any, is what crops are judged by.
-        settings: what to do.
+        label_maps: pairs of a map of ids (H, W) and its value for padding; crops are accepted or
+            redrawn by the first map.
+        settings: the augmentations.
         rng: the only source of randomness.
         wanted: a class that the crop should show.
-        classes_of: makes class ids (255 = ignore) of a part of the first map; as it is, they are
-            class ids already.
+        classes_of: maps a part of the first map to class ids (255 = ignore); the default is the
+            identity.
 
     Returns:
-        What it has become, contiguous.
+        The augmented image and maps, contiguous.
     """
     rows, cols = settings.resize or image.shape[:2]
     factor = _drawn_scale((rows, cols), settings, rng)

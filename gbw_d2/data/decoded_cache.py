@@ -1,8 +1,8 @@
-"""Decoded images and labels on disk, as arrays: a crop of them is mapped, and nothing is decoded.
+"""A cache of decoded images and labels on disk, of which crops are read by memory mapping.
 
-An entry is one file: a head with the stamp of what it was made of, then the array's bytes. It is
-made where an image is first drawn, written whole or not at all, and made again where its source has
-changed or it is damaged; so any number of processes may share a folder.
+An entry is one file: a header with a stamp of its source files, then the array's bytes. It is made
+when an image is first drawn, written atomically, and made again if its source has changed or the
+entry is damaged; so any number of processes may share a folder.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from gbw_d2.files.atomic import replacing
 from gbw_d2.label_spaces import LabelSpace, training_table
 
 ImageReader = Callable[[str, str], np.ndarray]
-# An array and, of panoptic labels, the list of its segments.
+# An array and, for panoptic labels, the list of its segments.
 Decoded = tuple[np.ndarray, SegmentsInfo | None]
 
-# Raised whenever the same files would give another array, or the form of an entry changes.
+# The version, to be raised whenever the same files would give another array, or the format of an
+# entry changes.
 VERSION = 1
 SUFFIX = ".decoded"
 _MAGIC = b"gbw_d2.d"
-# Magic, length of the head, its checksum.
+# Magic bytes, the header's length, and its checksum.
 _START = 16
-# The array begins at a multiple of this, where it can be mapped.
+# The array begins at a multiple of this, so that it can be memory-mapped.
 _PAGE = 4096
 _KEY = "DATALOADER.DECODED_CACHE"
 _PANOPTIC, _SEMANTIC = "panoptic", "semantic"
-# Bytes of a pixel; segment ids above 65535 take four.
+# Bytes per pixel; segment ids above 65535 need four.
 _BYTES = {_PANOPTIC: 2, _SEMANTIC: 1}
 
 logger = logging.getLogger(__name__)
@@ -52,12 +53,12 @@ class DecodedCache:
     """A folder of decoded images and labels.
 
     Args:
-        folder: made where it is missing; several data sets may share it.
+        folder: the folder, made if it is missing; several datasets may share it.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        # Entries whose bytes this process has summed up: once is enough.
+        # Entries whose checksum this process has already verified.
         self._sound: set[Path] = set()
 
     def read_image(self, path: str, image_format: str) -> np.ndarray:
@@ -66,9 +67,9 @@ class DecodedCache:
         return self._get(self._entry(f"image {image_format}", path), _stamp([path]), decode)[0]
 
     def kept(self, spec: DatasetSpec, space: LabelSpace) -> DatasetSpec:
-        """Returns a dataset in the class ids of ``space`` whose labels are kept here.
+        """Returns a dataset in the class ids of ``space`` whose labels are cached here.
 
-        Its maps are read-only and of the smallest unsigned type that holds their ids.
+        Its maps are read-only, with the smallest unsigned type that holds their ids.
 
         Args:
             spec: a labelled dataset.
@@ -89,16 +90,16 @@ class DecodedCache:
         image_format: str,
         labels: tuple[DatasetSpec, LabelSpace, bool] | None = None,
     ) -> None:
-        """Logs how much a dataset will take here, before any of it is made.
+        """Logs how much disk space a dataset will need in the cache.
 
         Args:
             records: its images.
             image_format: ``"RGB"`` or ``"BGR"``.
-            labels: the dataset, the classes of the network, whether panoptic labels are read;
+            labels: the dataset, the network's label space, and whether panoptic labels are read;
                 None for images alone.
 
         Raises:
-            DatasetError: more than is free on the disk, or the folder cannot be made.
+            DatasetError: the disk has too little free space, or the folder cannot be made.
         """
         parts = [(f"image {image_format}", 3)]
         if labels is not None:
@@ -153,14 +154,14 @@ class DecodedCache:
         return found
 
     def _load(self, entry: Path, stamp: str) -> Decoded | None:
-        """Maps an entry; None where there is none, or it is stale or damaged."""
+        """Maps an entry into memory; None if it is missing, outdated or damaged."""
         try:
             with entry.open("rb") as file:
                 head = _read_head(file)
                 if head["stamp"] != stamp:
                     return None
                 shape, begin = tuple(head["shape"]), head["begin"]
-                # Raises ValueError where the file is too short.
+                # This raises ValueError if the file is too short.
                 mapped = np.memmap(file, np.dtype(head["dtype"]), "r", begin, shape)
         except FileNotFoundError:
             return None
@@ -214,7 +215,7 @@ def _decode_panoptic(
 
 
 def _kind(spec: DatasetSpec, space: LabelSpace, form: str) -> str:
-    """Names what decides, beside its files, what a label is: reader, its settings, classes."""
+    """Describes what labels depend on in addition to their files: reader, settings and classes."""
     read = spec.read_panoptic if form == _PANOPTIC else spec.read_semantic
     reader = getattr(read, "func", read)  # of a partial
     table = training_table(spec.classes, space)
@@ -223,7 +224,7 @@ def _kind(spec: DatasetSpec, space: LabelSpace, form: str) -> str:
 
 
 def _labels_of(record: Record) -> str:
-    """Stamps a record's label files, and whatever else it says of its labels."""
+    """Returns a stamp of a record's label files and of its other label entries."""
     files = sorted(k for k in record if k.endswith(keys.FILE_NAME) and k != keys.FILE_NAME)
     rest = {k: v for k, v in record.items() if k not in (keys.FILE_NAME, *files)}
     return _stamp([record[key] for key in files], json.dumps(rest, sort_keys=True, default=str))
@@ -241,7 +242,7 @@ def _stamp(paths: Sequence[str], more: str = "") -> str:
 
 
 def _head_bytes(head: dict[str, Any]) -> bytes:
-    # Numbers of NumPy become Python's.
+    # Converts NumPy's numbers to Python's.
     text = json.dumps(head, default=int).encode()
     start = _MAGIC + len(text).to_bytes(4, "little") + zlib.crc32(text).to_bytes(4, "little")
     return (start + text).ljust(_array_begin(len(text)), b"\0")
@@ -254,7 +255,7 @@ def _array_begin(length: int) -> int:
 def _read_head(file: Any) -> dict[str, Any]:
     start = file.read(_START)
     length, checksum = (int.from_bytes(start[i : i + 4], "little") for i in (8, 12))
-    # A damaged length may be anything; more than the file holds is not asked for.
+    # A damaged length may have any value, so it is limited to the file's size.
     text = file.read(min(length, os.fstat(file.fileno()).st_size))
     if start[:8] != _MAGIC or zlib.crc32(text) != checksum:
         raise ValueError("its head is damaged")

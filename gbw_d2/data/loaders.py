@@ -1,4 +1,4 @@
-"""Loaders whose sample ``i`` is the same for any number of workers, processes and restarts."""
+"""Loaders whose ``i``-th sample is the same for any number of workers, processes and restarts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TrainMapper = Callable[[Record, np.random.Generator, WantedPixels | None], Sampl
 
 
 class _DrawDataset(Dataset[Sample]):
-    """Item ``i`` is the sample of draw ``i``."""
+    """A dataset whose item ``i`` is the sample of draw ``i``."""
 
     def __init__(
         self, records: Sequence[Record], mapper: TrainMapper, stream: Stream, seed: int, name: str
@@ -66,7 +66,7 @@ class _TestDataset(Dataset[Sample]):
 
 
 class _Loader(DataLoader[Sample]):
-    """Raises what a worker met; torch would raise it with the worker's traceback as its text."""
+    """Raises a worker's error unchanged; PyTorch would add the worker's traceback to its text."""
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in super().__iter__():
@@ -77,7 +77,7 @@ class _Loader(DataLoader[Sample]):
 
 
 class _RankBatches(Sampler[list[int]]):
-    """The draws of one process: its slice of every global batch, from iteration ``start`` on."""
+    """The draws of one process, its slice of every global batch, from iteration ``start`` on."""
 
     def __init__(self, batch_size: int, rank: int, world_size: int, start: int) -> None:
         self.batch_size = batch_size
@@ -98,14 +98,14 @@ def _as_list(samples: Batch) -> Batch:
 
 
 def _start_worker(_: int) -> None:
-    # Workers are the parallelism; threads inside them only fight for the same cores.
+    # Workers run in parallel; threads inside them would only compete for the same cores.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
 def _allow_many_open_files() -> None:
-    # Every tensor that a worker hands over is an open file of this process until it is freed, and
-    # the usual soft limit of 1024 is soon reached; up to the hard limit it is ours to raise.
+    # Every tensor from a worker is an open file of this process until it is freed, so the usual
+    # soft limit of 1024 is soon reached; a process may raise it up to the hard limit.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = ENOUGH_OPEN_FILES if hard == resource.RLIM_INFINITY else min(ENOUGH_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -128,24 +128,24 @@ def build_train_loader(
 ) -> Iterator[Batch]:
     """Builds an endless iterator over batches.
 
-    Draw ``iteration * batch_size + rank * batch_size / world_size + j`` is sample ``j`` of a
-    process in an iteration, whatever came before.
+    Sample ``j`` of a process in an iteration is draw ``iteration * batch_size + rank * batch_size /
+    world_size + j``, independent of earlier iterations.
 
     Args:
         records: the dataset.
-        mapper: record, generator, wanted class -> sample.
-        stream: draw number -> record and wanted class.
+        mapper: makes a sample from record, generator and wanted class.
+        stream: returns the record and the wanted class of a draw.
         batch_size: images per iteration over all processes.
         seed: the run's seed, >= 0.
-        name: keys the augmentations; "source" and "target" are independent.
+        name: part of the augmentations' seeds, so that "source" and "target" are independent.
         num_workers: loader processes of this process; 0 loads in this process.
-        rank: this process, 0 .. ``world_size`` - 1.
+        rank: index of this process, 0 .. ``world_size`` - 1.
         world_size: number of processes.
         start: iteration of the first batch.
-        pin_memory: page-locked tensors, for copies to a GPU without waiting.
+        pin_memory: whether tensors are page-locked, for asynchronous copies to a GPU.
 
     Raises:
-        ValueError: the batch cannot be shared equally.
+        ValueError: the batch cannot be divided equally among the processes.
     """
     if batch_size < 1 or batch_size % world_size:
         raise UserError(
@@ -170,7 +170,7 @@ class PairedLoader:
 
     Args:
         source: endless iterator over source batches.
-        target: the same over target batches; None for strategies without a target.
+        target: endless iterator over target batches; None for strategies without a target.
     """
 
     def __init__(self, source: Iterator[Batch], target: Iterator[Batch] | None = None) -> None:

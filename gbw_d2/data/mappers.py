@@ -1,4 +1,4 @@
-"""From a record to a sample: with labels (source), never with labels (target), for tests."""
+"""Mappers from records to samples: labelled (source), unlabelled (target) and for tests."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 from gbw_d2.ops.segments import class_map, distinct
 
 Sample = dict[str, Any]
-# (class map, segment map or None, segments_info) -> a network's own label entries; see
+# Makes a network's own label entries of class map, segment map or None, and segments_info; see
 # gbw_d2.modeling.protocol.TargetGenerator.
 TargetGenerator = Callable[
     [np.ndarray, np.ndarray | None, SegmentsInfo], Mapping[str, torch.Tensor]
 ]
-# (path, "RGB" or "BGR") -> (H, W, 3) uint8
+# Reads the image (H, W, 3) uint8 of a path as "RGB" or "BGR".
 ImageReader = Callable[[str, str], np.ndarray]
 
-# All that a training sample takes over from its record: whatever names or holds a label stays out.
+# The only entries that a training sample takes over from its record, so that it contains no label.
 RECORD_KEYS = (keys.FILE_NAME, keys.IMAGE_ID, keys.HEIGHT, keys.WIDTH)
 
-# Written instances are numbered (class id + 1) x this + 1, 2, ...
+# Instances are written as (class id + 1) x this number + 1, 2, ...
 INSTANCES_PER_CLASS = 1000
-_REMEDY = "delete the round's folder, which is labelled anew"
+_REMEDY = "delete the round's folder, whose labels are then made again"
 
 
 def _read_checked_image(
@@ -51,7 +51,7 @@ def _read_checked_image(
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    # Always a copy: a flipped image one pixel wide counts as contiguous, and torch refuses it.
+    # Always a copy: NumPy calls a flipped image of one column contiguous, but PyTorch rejects it.
     return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
@@ -61,16 +61,16 @@ class SourceMapper:
     Args:
         read_semantic: the dataset's semantic reader, in class ids of ``label_space``
             (``DatasetSpec.in_space``).
-        read_panoptic: its panoptic reader; None for semantic-only training. Where given, the
-            semantic map is taken from the segments, which saves decoding a second file.
+        read_panoptic: its panoptic reader; None for semantic-only training. If given, the semantic
+            map is taken from the segments, which saves decoding a second file.
         label_space: classes of the network.
-        augmentation: what happens to image and labels.
+        augmentation: augmentation of image and labels.
         generate_targets: makes the network's own label entries.
         image_format: ``"RGB"`` or ``"BGR"``.
         read: reads the image.
 
     Raises:
-        UserError: no reader at all: the dataset has no labels.
+        UserError: there is no reader, because the dataset has no labels.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class SourceMapper:
         if segment_map is not None:
             label_maps.append((segment_map, 0))
         if semantic is None:
-            # Made of the segments where it is looked at: the crop is a part of the image.
+            # Class ids are computed from segments for the crop only.
             classes_of = partial(class_map, segments_info=segments)
         image, maps, _ = augment(image, label_maps, self.augmentation, rng, wanted, classes_of)
 
@@ -134,7 +134,7 @@ class SourceMapper:
     def _labels(self, record: Record) -> tuple[np.ndarray | None, np.ndarray | None, SegmentsInfo]:
         """Returns the semantic map in class ids, the map of the segments, and their list.
 
-        A map that is not read is None, but not both; the classes are then those of the segments.
+        One of the maps may be None; without a semantic map the classes are those of the segments.
         """
         if self.read_panoptic is not None:
             return None, *self.read_panoptic(record)
@@ -143,10 +143,10 @@ class SourceMapper:
 
 
 class TargetMapper:
-    """Makes a training sample of an image alone: it takes no reader and drops every label entry.
+    """Makes a training sample without labels: it has no label reader and drops all label entries.
 
     Args:
-        augmentation: what happens to the image.
+        augmentation: augmentation of the image.
         image_format: ``"RGB"`` or ``"BGR"``.
         read: reads the image.
     """
@@ -167,7 +167,7 @@ class TargetMapper:
         """Makes the sample of a record: ``RECORD_KEYS``, the image (3, H, W) uint8, its rows.
 
         Raises:
-            ValueError: a class is wanted, which only labels could show.
+            ValueError: a wanted class is given, which requires labels.
         """
         if wanted is not None:
             raise ValueError("rare class sampling needs labels, which the target does not have")
@@ -179,10 +179,10 @@ class TargetMapper:
 
 
 class _WrittenLabels(SourceMapper):
-    """Reads what a strategy wrote in place of a dataset's labels; arguments as in the next class.
+    """Reads the pseudo-labels that a strategy wrote; arguments as in the next class.
 
-    Stuff has no centre, so centres are known there; things without a kept instance are void for the
-    instance heads, while their semantic label stands.
+    Stuff pixels are labelled for the centre head, as stuff has no centres; things without a kept
+    instance are void for the instance heads but keep their semantic label.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class _WrittenLabels(SourceMapper):
         count = self.label_space.num_classes
         if labels.ndim != 2 or labels.dtype != np.uint8 or not _are_classes(labels, count):
             raise DatasetError(
-                f"'{path}' holds other things than class ids 0..{count - 1} and 255; {_REMEDY}"
+                f"'{path}' holds other values than class ids 0..{count - 1} and 255; {_REMEDY}"
             )
         return labels
 
@@ -247,16 +247,16 @@ def _check_instances(
 
 
 class PseudoLabelMapper:
-    """Makes a training sample of a target image and of labels that a strategy wrote for it.
+    """Makes a training sample of a target image and its pseudo-labels.
 
     Args:
-        folder: holds ``<image id>.png``, 8 bit class ids, 255 = ignore, at any size.
+        folder: folder of ``<image id>.png``, 8-bit class ids, 255 = ignore, at any size.
         label_space: classes of the network.
-        augmentation: what happens to image and labels.
+        augmentation: augmentation of image and labels.
         image_format: ``"RGB"`` or ``"BGR"``.
-        entry: of the sample that holds the label entries, as a dictionary of their own.
-        instance_folder: holds ``<image id>.png`` of the same size, a colour PNG file whose
-            R + 256 G + 65536 B is (class id + 1) x 1000 + number of the instance, from 1; 0 = none.
+        entry: name of the sample's entry for the label entries, a separate dictionary.
+        instance_folder: folder of ``<image id>.png`` of the same size, a colour PNG file whose R +
+            256 G + 65536 B is (class id + 1) x 1000 + number of the instance, from 1; 0 = none.
             None for semantic labels alone.
         generate_targets: as in :class:`SourceMapper`.
         read: reads the image.
@@ -290,7 +290,7 @@ class PseudoLabelMapper:
         """Makes the sample of a record: ``RECORD_KEYS``, the image, and the pseudo-labels' entry.
 
         Args:
-            record: one of the target's; whatever in it names or holds a label is not looked at.
+            record: a record of the target; its label entries are not used.
             rng: the only source of randomness.
             wanted: a class (class id) that the crop should show.
         """
@@ -300,7 +300,7 @@ class PseudoLabelMapper:
 
 
 class TestMapper:
-    """Adds the image to a record; labels are left to the evaluator, which reads them from it.
+    """Adds the image to a record; evaluators read the labels themselves.
 
     Args:
         image_format: ``"RGB"`` or ``"BGR"``.

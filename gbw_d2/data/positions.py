@@ -1,4 +1,4 @@
-"""Labelled pixels per class and place: counted once, cached as the class counts are."""
+"""Counts of classes by position, computed once and cached like the class counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gbw_d2.data.statistics import cached_counts, files_digest, in_space
 from gbw_d2.label_spaces import LabelSpace
 
 VERSION = 1
-# Rows and columns of the grid of places; labels are looked at once per cell, at its centre.
+# Rows and columns of the grid of positions; labels are sampled at the centre of each cell.
 GRID = (256, 512)
 
 
@@ -26,13 +26,13 @@ def class_position_counts(
     grid: tuple[int, int] = GRID,
     label_space: LabelSpace | None = None,
 ) -> np.ndarray:
-    """Counts by class how many images have which class at which place, or reads the cache.
+    """Counts the images that have a class at a position, or reads the counts from the cache.
 
     Args:
         spec: a labelled dataset.
-        records: its records where the caller has them; None loads them.
+        records: its records, or None to load them.
         cache_folder: as in :func:`gbw_d2.data.statistics.image_class_counts`.
-        grid: (rows, columns) of places; images of any size are brought to it.
+        grid: (rows, columns) of the grid of positions, for images of any size.
         label_space: as in :func:`gbw_d2.data.statistics.image_class_counts`.
 
     Returns:
@@ -62,7 +62,7 @@ def _count(spec: DatasetSpec, records: list[Record], grid: tuple[int, int]) -> n
 
     counts = np.zeros((classes + 1, *grid), dtype=np.int64)  # the last one: no class
     rows, columns = np.ogrid[: grid[0], : grid[1]]
-    # Threads: decoding, the larger part of the work, runs outside Python's lock.
+    # Threads suffice, because decoding, the larger part of the work, releases Python's global lock.
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
         for labels in tqdm(
             pool.map(look, records),
@@ -70,12 +70,12 @@ def _count(spec: DatasetSpec, records: list[Record], grid: tuple[int, int]) -> n
             desc=f"looking where {spec.name} has which class",
             unit="image",
         ):
-            # Each place occurs once, so that nothing is added twice in one go.
+            # Each position occurs once per image, so indexed addition counts correctly.
             counts[labels, rows, columns] += 1
     counts = counts[:classes]
     if not counts.any():
         raise DatasetError(
-            f"dataset '{spec.name}' has {len(records)} images and no labelled pixel at all; its "
-            "label files are not what they should be"
+            f"dataset '{spec.name}' has {len(records)} images and no labelled pixel at all; check "
+            "its label files"
         )
     return counts

@@ -1,4 +1,4 @@
-"""Which image is drawn when: draw ``i`` is a pure function of (seed, ``i``): resuming is exact."""
+"""Sampling of images; draw ``i`` depends on (seed, ``i``) only, so that resuming is exact."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gbw_d2.keyed_random import keyed_rng
 
 
 class Draw(NamedTuple):
-    """One draw: the position in the list of records, and a class that its crop should show."""
+    """One draw: an index into the list of records, and a class that the crop should show."""
 
     image: int
     wanted: WantedPixels | None = None
 
 
 class Stream(Protocol):
-    """An endless, restartable series of draws."""
+    """An endless sequence of draws with random access."""
 
     def __call__(self, index: int) -> Draw:
         """Returns draw number ``index`` (0, 1, 2, ...)."""
@@ -28,7 +28,7 @@ class Stream(Protocol):
 
 
 class EpochPermutation:
-    """Every image once per epoch, in an order of its own for each epoch.
+    """Draws every image once per epoch, in a new random order in each epoch.
 
     Args:
         num_images: length of the list of records.
@@ -55,16 +55,16 @@ class EpochPermutation:
 
 
 def nested_subset(num_images: int, portion: float, seed: int, name: str) -> np.ndarray:
-    """Draws a portion of the images; a greater portion holds the images of a smaller one.
+    """Draws a portion of the images; a larger portion includes the images of a smaller one.
 
     Args:
         num_images: length of the list of records.
-        portion: of it, in (0, 1]; at least one image is drawn.
+        portion: share of the images, in (0, 1]; at least one image is drawn.
         seed: the run's seed, >= 0.
-        name: of the stream.
+        name: name of the stream.
 
     Returns:
-        Positions in the list, rising.
+        Indices into the list, ascending.
     """
     order = keyed_rng(seed, name, "subset").permutation(num_images)
     return np.sort(order[: max(1, round(portion * num_images))])
@@ -77,7 +77,7 @@ def rare_class_probabilities(class_pixels: np.ndarray, temperature: float) -> np
 
     Args:
         class_pixels: (K,) labelled pixels of each class in the whole dataset.
-        temperature: T > 0; the smaller, the more the rarest class dominates.
+        temperature: T > 0; for smaller T the rarest class dominates more.
     """
     if temperature <= 0:
         raise UserError(f"the temperature of rare class sampling is {temperature}, expected > 0")
@@ -90,7 +90,7 @@ def rare_class_probabilities(class_pixels: np.ndarray, temperature: float) -> np
 
 
 class RareClassSampling:
-    """Draws a class, rare ones more often, and then an image that shows it.
+    """Draws a class, rare classes more often, and then an image that contains it.
 
     Args:
         image_class_pixels: (images, K) labelled pixels by class id, in the order of the records.
@@ -135,16 +135,16 @@ class RareClassSampling:
 
 
 class RareClassMining:
-    """Asks that crops show a rare class of their image (CBST; Zou et al., ECCV 2018).
+    """Requests crops that show a rare class of their image (CBST; Zou et al., ECCV 2018).
 
-    The authors centre the crop at a pixel of the class; here it is drawn anew until it shows one.
+    The authors centre the crop at a pixel of the class; here it is redrawn until it shows one.
 
     Args:
         stream: draws the images.
         image_class_pixels: (images, K) labelled pixels by class id, in the order of the records.
-        first: class ids that are asked for where the image shows one of them ...
-        second: ... and those that are asked for where it does not.
-        probability: of an image to be asked, 0..1.
+        first: class ids that are requested if the image contains one of them.
+        second: class ids that are requested otherwise.
+        probability: probability of a request for an image, 0..1.
         seed: the run's seed, >= 0.
         name: name of the stream.
     """

@@ -1,4 +1,4 @@
-"""What crops that were to show a class really show, told once per epoch."""
+"""Statistics, once per epoch, of whether crops show the classes that were requested."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def note_shown(sample: Sample, wanted: WantedPixels) -> None:
-    """Adds ``class_pixels`` and ``asked`` to a labelled sample; called where it is made."""
+    """Adds ``class_pixels`` and ``asked`` to a labelled sample."""
     if keys.SEM_SEG not in sample:
         return
     pixels = torch.bincount(sample[keys.SEM_SEG].flatten(), minlength=IGNORE_LABEL + 1).tolist()
@@ -28,7 +28,7 @@ def note_shown(sample: Sample, wanted: WantedPixels) -> None:
 
 
 class ShownClasses:
-    """Adds up what samples of :func:`note_shown` show.
+    """Accumulates the statistics of samples of :func:`note_shown`.
 
     Args:
         class_names: name of each class id.
@@ -40,7 +40,7 @@ class ShownClasses:
         self.asked, self.met, self.shown, self.pixels = np.zeros((4, len(class_names)), np.int64)
 
     def add(self, sample: Sample) -> None:
-        """Adds a sample."""
+        """Adds a sample's statistics."""
         class_id, met = sample[keys.ASKED]
         pixels = np.array(sample[keys.CLASS_PIXELS][: len(self.class_names)])
         self.crops += 1
@@ -52,8 +52,9 @@ class ShownClasses:
     def table(self) -> str:
         """Returns one line per class.
 
-        How often crops were drawn for it, how many of these show as much of it as was asked for,
-        how many crops show it at all, and its share of the labelled pixels.
+        It gives the number of crops for which the class was requested, the number of these with as
+        many pixels as requested, the number of crops with the class, and its share of the labelled
+        pixels.
         """
         width = max(map(len, self.class_names))
         lines = [
@@ -69,11 +70,11 @@ class ShownClasses:
 def log_shown(
     batches: Iterable[Batch], num_images: int, class_names: Sequence[str]
 ) -> Iterator[Batch]:
-    """Passes batches on and logs what each epoch's crops showed, where classes were asked for.
+    """Yields the batches, and logs the statistics of each epoch if classes were requested.
 
     Args:
-        batches: of the source.
-        num_images: draws of an epoch.
+        batches: batches of the source.
+        num_images: draws per epoch.
         class_names: name of each class id.
     """
     epoch, seen = -1, ShownClasses(class_names)
@@ -94,5 +95,5 @@ def log_shown(
 
 
 def _share(crops: int, num_images: int) -> str:
-    # Other processes draw the rest, or the run was resumed within the epoch.
+    # Other processes draw the rest, or the run was resumed within this epoch.
     return "" if crops == num_images else f" (of {num_images}, in this process)"

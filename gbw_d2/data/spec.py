@@ -1,4 +1,4 @@
-"""What a dataset is to this project: its records, its readers, its root."""
+"""The definition of a dataset: its records, its label readers and its root folder."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ Record = dict[str, Any]
 SegmentsInfo = list[dict[str, Any]]
 SemanticReader = Callable[[Record], np.ndarray]
 PanopticReader = Callable[[Record], tuple[np.ndarray, SegmentsInfo]]
-# (split, whether with instances)
+# Called with the split and whether with instances.
 LabelWork = Callable[[str, bool], None]
 
 
 class DatasetError(UserError):
-    """A dataset is missing or broken; the message says what was found and what to do."""
+    """A dataset is missing or damaged; the message says what was found and what to do."""
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One dataset: how its files are listed and how its labels are read.
+    """One dataset: lists its files and reads its labels.
 
     Args:
         name: its name in configs (``DATASETS.TRAIN`` and so on).
         load: lists the images as Detectron2 records: ``file_name``, ``image_id``, ``height``,
-            ``width`` (pixels) and whatever the readers below need. It raises
-            :class:`DatasetError` when files are missing.
-        read_semantic: record -> (H, W) uint8 class ids of ``label_space``, 255 = ignore; None for
-            an unlabelled dataset.
-        read_panoptic: record -> ((H, W) int32 segment ids, 0 = void; COCO ``segments_info`` with
-            ``id``, ``category_id`` (class id of ``label_space``), ``iscrowd``); None where no
-            instances are read.
-        prepare: makes the files that can be made (the toy world, Cityscapes' panoptic files) where
-            they are missing; called by one process before ``load``.
-        check: looks in seconds whether ``prepare`` will find what it needs, and raises
-            :class:`DatasetError` where not; None where it needs nothing.
-        label_key: whatever else than reader and files decides what the labels are; counted classes
-            are counted anew when it changes.
-        label_space: the classes that the readers speak of; None for an unlabelled dataset.
+            ``width`` (pixels) and further entries that the readers below need. It raises
+            :class:`DatasetError` if files are missing.
+        read_semantic: reads a record's class ids of ``label_space``, (H, W) uint8, 255 = ignore;
+            None for an unlabelled dataset.
+        read_panoptic: reads a record's segments: ((H, W) int32 segment ids, 0 = void; COCO
+            ``segments_info`` with ``id``, ``category_id`` (class id of ``label_space``),
+            ``iscrowd``); None if the dataset has no instances.
+        prepare: makes missing files that can be made (the toy world, Cityscapes' panoptic files);
+            called by one process before ``load``.
+        check: quickly checks that ``prepare`` will find its input, and raises :class:`DatasetError`
+            if not; None if it needs no input.
+        label_key: further settings that the labels depend on, beside reader and files; when it
+            changes, classes are counted anew.
+        label_space: the classes of the readers' class ids; None for an unlabelled dataset.
         ignore_rows: share of the rows at the top and at the bottom of each image that show no
-            class, such as the own car's hood; 0..1.
-        count_images: counts the images of the whole set: of the release where there is one, else
-            those found, with a label or without. Scores of fewer are called partial. None = as
-            many as ``load`` lists.
+            class, such as the ego vehicle's hood; 0..1.
+        count_images: returns the number of images of the whole set: that of the release if there is
+            one, else that of the images found, with or without a label. Metrics on fewer images are
+            called partial. None for the number that ``load`` lists.
     """
 
     name: str
@@ -71,21 +71,22 @@ class DatasetSpec:
             raise ValueError(f"dataset '{self.name}' has readers, but no label space they speak")
 
     def in_space(self, space: LabelSpace) -> DatasetSpec:
-        """Returns this dataset with readers that speak the class ids of ``space``.
+        """Returns this dataset with readers that return class ids of ``space``.
 
         Raises:
-            UserError: a class of either has no partner in the other.
+            UserError: a class of either label space has no counterpart in the other.
         """
         if self.label_space is None or self.label_space == space:
             return self
         return self.translated(training_table(self.label_space, space), space)
 
     def translated(self, table: np.ndarray, space: LabelSpace) -> DatasetSpec:
-        """Returns this dataset with readers that speak another space's class ids.
+        """Returns this dataset with readers that return another label space's class ids.
 
         Args:
-            table: (256,) uint8, class id of this dataset -> class id of ``space``, 255 = void.
-            space: the other space.
+            table: (256,) uint8, class id of ``space`` for each class id of this dataset, 255 =
+                void.
+            space: the other label space.
         """
         own = self.classes
         if is_identity(table[: own.num_classes]):
@@ -100,7 +101,7 @@ class DatasetSpec:
         )
 
     def look(self) -> None:
-        """Looks for all files that nothing makes on the way, and makes none.
+        """Checks that all files exist that cannot be made, and makes none.
 
         Raises:
             DatasetError: files are missing.
@@ -119,7 +120,7 @@ class DatasetSpec:
 
     @property
     def is_labelled(self) -> bool:
-        """True where any label can be read."""
+        """Whether the dataset has labels."""
         return self.read_semantic is not None or self.read_panoptic is not None
 
 

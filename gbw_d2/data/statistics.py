@@ -1,4 +1,4 @@
-"""Labelled pixels per image and class: counted once, cached, counted anew when the files change."""
+"""Labelled pixels per image and class, counted once, cached, and recounted when files change."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gbw_d2.files.atomic import replacing
 from gbw_d2.files.locking import exclusive
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace, training_table
 
-# Stands in the files' names; raised whenever the same labels would give other counts.
+# The version in the files' names, to be raised whenever the same labels would give other counts.
 VERSION = 1
 
 
 def files_digest(spec: DatasetSpec, records: list[Record]) -> str:
-    """The reader, and names and sizes of all files; a folder that is moved keeps its digest."""
+    """Returns a digest of the reader and all files' names and sizes, whatever their folder."""
     reader = getattr(spec.read_semantic, "func", spec.read_semantic)  # of a partial
     head = f"{VERSION} {getattr(reader, '__module__', '')} {spec.label_key} {len(records)}\n"
     digest = hashlib.sha256(head.encode())
@@ -44,7 +44,7 @@ def _count(spec: DatasetSpec, records: list[Record]) -> np.ndarray:
     def count(record: Record) -> np.ndarray:
         return np.bincount(read(record).ravel(), minlength=IGNORE_LABEL + 1)[:classes]
 
-    # Threads: decoding, the larger part of the work, runs outside Python's lock.
+    # Threads suffice, because decoding, the larger part of the work, releases Python's global lock.
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
         rows = tqdm(
             pool.map(count, records),
@@ -55,18 +55,18 @@ def _count(spec: DatasetSpec, records: list[Record]) -> np.ndarray:
         counts = np.stack(list(rows))
     if not counts.any():
         raise DatasetError(
-            f"dataset '{spec.name}' has {len(records)} images and no labelled pixel at all; its "
-            "label files are not what they should be"
+            f"dataset '{spec.name}' has {len(records)} images and no labelled pixel at all; check "
+            "its label files"
         )
     return counts
 
 
 def cached_counts(path: Path, count: Callable[[], np.ndarray]) -> np.ndarray:
-    """Reads counts from their cache, or makes them and that; one process counts, others wait.
+    """Reads counts from their cache, or counts and writes it; other processes wait meanwhile.
 
     Args:
-        path: of the cache; its name must change with what the counts depend on.
-        count: makes them.
+        path: the cache's file; its name must change with everything that the counts depend on.
+        count: computes the counts.
     """
     counts = load_counts(path)
     if counts is not None:
@@ -87,7 +87,7 @@ def load_counts(path: Path) -> np.ndarray | None:
             counts = cache["counts"]
         if counts.dtype.kind not in "iu" or counts.ndim < 2 or counts.min(initial=0) < 0:
             raise ValueError("it holds no counts")
-    # NumPy hands on whatever Python's parser or an archive raises of a damaged head.
+    # For a damaged header NumPy passes on any error of Python's parser or of an archive.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise DatasetError(f"cannot read the cache '{path}' ({reason}); delete it") from error
@@ -113,16 +113,17 @@ def image_class_counts(
 ) -> np.ndarray:
     """Counts the labelled pixels of every image by class, or reads them from the cache.
 
-    Where several processes or runs need the counts at once, one counts and the others wait.
+    If several processes or runs need the counts at once, one counts and the others wait.
 
     Args:
         spec: a labelled dataset.
-        records: its records where the caller has them; None loads them.
-        cache_folder: where the counts are kept; None is ``.class_statistics`` under
-            ``$DETECTRON2_DATASETS``. A file's name holds a digest of the dataset's file names and
-            sizes: other files are counted anew, and datasets with the same files share a count.
-        label_space: whose class ids are meant; None = the dataset's own. What is kept are the
-            dataset's own.
+        records: its records, or None to load them.
+        cache_folder: folder of the cached counts; None for ``.class_statistics`` in
+            ``$DETECTRON2_DATASETS``. Names of cache files contain a digest of the dataset's file
+            names and sizes: changed files are recounted, and datasets with the same files share
+            counts.
+        label_space: label space of the returned counts; None for the dataset's own, which is also
+            that of the cache.
 
     Returns:
         (images, K) int64, in the order of the records.
@@ -139,6 +140,6 @@ def image_class_counts(
 
 
 def in_space(counts: np.ndarray, spec: DatasetSpec, space: LabelSpace, axis: int) -> np.ndarray:
-    """Takes what was counted by class ids of a dataset to those of another label space."""
+    """Converts counts by class ids of a dataset to those of another label space."""
     table = training_table(spec.classes, space)
     return regrouped(counts, table, space.num_classes, axis)

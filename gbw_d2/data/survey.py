@@ -1,4 +1,4 @@
-"""What labels show: pixels, images and objects of each class, and what of that looks odd.
+"""Statistics of labels: pixels, images and instances of each class, with warnings.
 
 Every ``datasets/prepare_*.py --check`` prints this table and these warnings.
 """
@@ -17,22 +17,21 @@ from gbw_d2.data.spec import Record
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 from gbw_d2.ops.segments import segment_attributes
 
-# From so many images on, what none of them shows is worth a word.
+# Number of images from which on absent classes cause a warning.
 ENOUGH_IMAGES = 10
 
 
 @dataclass
 class Look:
-    """What one image shows.
+    """The statistics of one image.
 
     Attributes:
-        file: that was looked at.
+        file: the label file.
         pixels: (256,) labelled pixels of each class id.
         instances: (256,) instances of each class id, without crowds.
-        unknown: what its label file holds and the description does not list, as it is shown.
-        problem: why it cannot be read, "" where it can.
-        saturated: the only number of its things is the greatest one that its instance file can
-            hold.
+        unknown: values of its label file that the description does not list, as text.
+        problem: why the file cannot be read, or "".
+        saturated: whether all its things have the greatest number that its instance file can hold.
     """
 
     file: str
@@ -45,18 +44,19 @@ class Look:
 
 @dataclass(frozen=True)
 class Survey:
-    """What all images of a split show.
+    """The statistics of all images of a split.
 
     Attributes:
-        space: its classes; None where it has no labels.
+        space: its label space; None if it has no labels.
         pixels: (K,) labelled pixels.
-        images: (K,) images that show the class.
-        instances: (K,) instances, without crowds; None where no instances are read.
-        void: void pixels.
-        problems: in words, each with what to do.
-        most: (K,) most instances of the class in one image; None where no instances are read.
-        saturated: images whose instance file holds the greatest number alone.
-        number: of images.
+        images: (K,) number of images with the class.
+        instances: (K,) number of instances, without crowds; None if no instances are read.
+        void: number of void pixels.
+        problems: messages, each with what to do.
+        most: (K,) maximum number of instances of the class in one image; None if no instances are
+            read.
+        saturated: number of images whose instance file holds only the greatest number.
+        number: number of images.
     """
 
     space: LabelSpace | None
@@ -71,7 +71,7 @@ class Survey:
 
 
 def look_at_label(file: str, label: Any) -> Look:
-    """Counts what a reader gave: a class map (H, W), or a segment map with its list."""
+    """Returns the statistics of a class map (H, W), or of segments with their list."""
     found = Look(file)
     if not isinstance(label, tuple):
         found.pixels = np.bincount(label.ravel(), minlength=256)
@@ -85,10 +85,10 @@ def look_at_label(file: str, label: Any) -> Look:
 
 
 def is_saturated(values: np.ndarray, things: np.ndarray) -> bool:
-    """True where the things of an instance file bear the greatest number of its bits alone.
+    """Whether all things of an instance file have the greatest number of its bit depth.
 
     Args:
-        values: (H, W) of the file, in its own bits.
+        values: (H, W), values of the file with its own bit depth.
         things: (H, W) bool, where the class is a thing.
     """
     found = set(np.unique(values[things]).tolist()) - {0}
@@ -98,7 +98,7 @@ def is_saturated(values: np.ndarray, things: np.ndarray) -> bool:
 def summary(
     space: LabelSpace | None, looks: Sequence[Look], problems: list[str], has_instances: bool
 ) -> Survey:
-    """Adds up what images show."""
+    """Combines the statistics of images to those of a split."""
     count = 0 if space is None else space.num_classes
     pixels = np.array([each.pixels for each in looks]).reshape(-1, 256)
     instances = np.array([each.instances for each in looks]).reshape(-1, 256)
@@ -116,7 +116,7 @@ def summary(
 
 
 def of_counts(space: LabelSpace, counts: np.ndarray, records: list[Record]) -> Survey:
-    """Returns what counted classes show, where no label is read again.
+    """Returns a split's statistics from counted pixels, without reading labels again.
 
     Args:
         space: the classes.
@@ -136,9 +136,9 @@ def of_counts(space: LabelSpace, counts: np.ndarray, records: list[Record]) -> S
 
 
 def table(found: Survey) -> str:
-    """Returns shares, images, instances and instances per image of each class, as text.
+    """Returns a text table of the share, images, instances and instances per image of each class.
 
-    Instances per image are the mean over images that show the class, and the most in one image.
+    Instances per image are the mean over images with the class, and the maximum in one image.
     """
     if found.space is None:
         return ""
@@ -168,7 +168,7 @@ def _instance_cells(found: Survey, i: int) -> str:
 
 
 def suspicions(found: Survey) -> list[str]:
-    """Says what in the counts looks like labels of another coding, or cut off by a tool."""
+    """Returns warnings about labels with another coding, or values truncated by a tool."""
     space, total = found.space, int(found.pixels.sum())
     if space is None or not total:
         return []
@@ -204,10 +204,10 @@ def _lost_objects(found: Survey, space: LabelSpace) -> list[str]:
 
 
 def all_void(found: Survey) -> list[str]:
-    """Returns the problem of labels that are void throughout; empty where one pixel is not."""
+    """Returns the problem of labels that are entirely void, or nothing."""
     if found.space is None or not found.void or found.pixels.sum():
         return []
     return [
-        f"all pixels of {found.number} labels are void, so nothing can be learned or scored; do "
-        "the labels use other numbers than the classes do?"
+        f"all pixels of {found.number} labels are void, so nothing can be learned or evaluated; do "
+        "the labels use other numbers than the classes?"
     ]

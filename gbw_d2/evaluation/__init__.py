@@ -1,4 +1,4 @@
-"""Scores: PQ and mIoU under named protocols. Detectron2 is needed by ``evaluators`` alone."""
+"""PQ and mIoU under named protocols; only the evaluators need Detectron2."""
 
 from gbw_d2.evaluation.panoptic_quality import PanopticQuality
 from gbw_d2.evaluation.protocols import PROTOCOLS, Protocol, protocols_of

@@ -1,4 +1,4 @@
-"""Detectron2 evaluators: they read ground truth, translate class ids, and gather over processes."""
+"""Detectron2 evaluators for PQ and mIoU, which gather results over processes."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class SemanticEvaluator(ProtocolEvaluator):
     """mIoU, mean recall and mean precision under each protocol.
 
     Metrics: ``mIoU_16``, ``recall_16``, ``precision_16``, ``mIoU_classes_16`` and so on.
-    After :meth:`evaluate`, ``per_class`` holds protocol -> class name -> scores, and ``confusion``
-    the matrix of the whole test set.
+    After :meth:`evaluate`, ``per_class`` holds the scores by protocol and class name, and
+    ``confusion`` the confusion matrix of the whole test set.
 
     Args:
-        read_semantic: record -> (H, W) uint8 class ids of ``scoring.space``, 255 = ignore.
+        read_semantic: reads a record's class ids of ``scoring.space``, (H, W) uint8, 255 = ignore.
         scoring: how the classes of network and test set meet.
         protocols: which scores, see :mod:`gbw_d2.evaluation.protocols`; the leading one first.
-        output_dir: where ``semantic_per_image.csv`` and ``confusion.csv`` (pixels, truth x
-            prediction) go; None for nowhere.
+        output_dir: folder for ``semantic_per_image.csv`` and ``confusion.csv`` (pixels, truth x
+            prediction); None to write nothing.
     """
 
     task = "semantic"
@@ -120,19 +120,19 @@ class PanopticEvaluator(ProtocolEvaluator):
 
     Metrics: ``PQ_16``, ``SQ_th_16``, ``RQ_st_16_void``, ``PQ_classes_16`` and so on; with
     ``instance_ap`` also ``AP_16``, ``AP50_16`` and ``AP_classes_16``, under the protocols that
-    neither forgive ground truth nor serve compatibility.
-    After :meth:`evaluate`, ``per_class`` holds protocol -> class name -> scores.
+    neither turn ground truth into void nor serve compatibility. After :meth:`evaluate`,
+    ``per_class`` holds the scores by protocol and class name.
 
     Args:
-        read_panoptic: record -> ((H, W) int32 segment ids, 0 = void; COCO ``segments_info`` with
-            ``id``, ``category_id`` = class id of ``scoring.space``, ``iscrowd``).
+        read_panoptic: reads a record's segments: ((H, W) int32 segment ids, 0 = void; COCO
+            ``segments_info`` with ``id``, ``category_id`` = class id of ``scoring.space``,
+            ``iscrowd``).
         scoring: how the classes of network and test set meet.
         protocols: which scores, see :mod:`gbw_d2.evaluation.protocols`; the leading one first.
-        output_dir: where ``panoptic_per_image.csv`` goes; None for nowhere.
-        save_predictions: the folder of :class:`PanopticFiles`; None to keep maps in memory only,
-            one at a time.
-        instance_ap: score the instances by pycocotools too: those of the output's ``instances``
-            where there are any, else the things of the panoptic map with their ``score``.
+        output_dir: folder for ``panoptic_per_image.csv``; None to write nothing.
+        save_predictions: folder of :class:`PanopticFiles`; None to write no predictions.
+        instance_ap: whether to compute AP by pycocotools too, of the output's ``instances`` if
+            there are any, else of the panoptic map's things with their ``score``.
     """
 
     task = "panoptic"
@@ -157,7 +157,7 @@ class PanopticEvaluator(ProtocolEvaluator):
 
     def reset(self) -> None:
         """Forgets all images."""
-        # What is void changes the matching; what is averaged does not.
+        # Segments are matched once per set of void classes; averaging needs no new matching.
         self._quality = {
             _matching(p): PanopticQuality(panoptic_categories(self.space)) for p in self.protocols
         }
@@ -209,7 +209,7 @@ class PanopticEvaluator(ProtocolEvaluator):
         )
 
     def _scored_id(self, class_id: int, what: str) -> int:
-        """Returns the scored id of a predicted class; 255 where it is none of those scored."""
+        """Returns the id of a predicted class in the evaluated label space, or 255."""
         if not 0 <= class_id < self.network.num_classes:
             raise ValueError(
                 f"predicted {what} has category_id {class_id}, which is no class id of this label "
@@ -303,7 +303,7 @@ def _times(value: float | None, factor: float) -> float | None:
 def _void_to_class(
     pred_map: np.ndarray, pred_segments: SegmentsInfo, class_id: int
 ) -> tuple[np.ndarray, SegmentsInfo]:
-    """Void pixels join the segment of a class, or become one: EDAPS numbers void 0, and road."""
+    """Adds void pixels to a class's segment, as in EDAPS' code, where void and road are both 0."""
     void = pred_map == VOID
     if not void.any():
         return pred_map, pred_segments

@@ -14,10 +14,10 @@ RunLengths = dict[str, Any]
 
 
 class InstanceAP:
-    """Gathers masks, and scores them as COCO does (Lin et al., ECCV 2014).
+    """Collects masks and computes COCO's average precision (Lin et al., ECCV 2014).
 
     AP is the mean over IoU 0.50 to 0.95, with at most 100 predictions per image and class. Crowd
-    segments are ignored. Void pixels are not: COCO does not know them.
+    segments are ignored. Void pixels are not, because COCO has none.
 
     Args:
         category_ids: ids of the thing classes.
@@ -37,8 +37,9 @@ class InstanceAP:
         """Adds one image.
 
         Args:
-            name: the image, once.
-            predictions: (mask, category id, score) of each; masks of :func:`segment_masks`.
+            name: the image's unique name.
+            predictions: (mask, category id, score) of each predicted instance; masks of
+                :func:`segment_masks`.
             gt_map: (H, W) integer segment ids, 0 = void.
             gt_segments: COCO ``segments_info``; entries of other classes are left out.
         """
@@ -57,7 +58,7 @@ class InstanceAP:
         )
 
     def compute(self) -> dict[int, dict[str, float | None]]:
-        """Scores all images.
+        """Computes the average precision over all images.
 
         Returns:
             category id -> ``AP`` and ``AP50``, 0-100, None without ground truth.
@@ -66,7 +67,7 @@ class InstanceAP:
         from pycocotools.cocoeval import COCOeval
 
         truth, found = COCO(), COCO()
-        # The order of the images decides between equal scores, so it is not that of processes.
+        # Ties between equal scores depend on the images' order, which must not depend on processes.
         images = sorted(self.images, key=lambda image: image["name"])
         truth.dataset, found.dataset = (
             self._dataset(images, kind) for kind in ("truth", "predictions")
@@ -113,11 +114,11 @@ class InstanceAP:
 
 
 def segment_masks(segment_map: np.ndarray, ids: Iterable[int]) -> list[RunLengths]:
-    """Encodes segments of a map as COCO run lengths, all in one pass over the map.
+    """Encodes segments as COCO run lengths in a single pass over the map.
 
     Args:
         segment_map: (H, W) integer segment ids.
-        ids: the segments wanted; one that is not in the map has an empty mask.
+        ids: ids of the segments to encode; one that is not in the map has an empty mask.
 
     Returns:
         COCO's compressed run lengths, in the order of ``ids``.
@@ -125,7 +126,7 @@ def segment_masks(segment_map: np.ndarray, ids: Iterable[int]) -> list[RunLength
     from pycocotools import mask as mask_utils
 
     height, width = segment_map.shape
-    # COCO counts down the columns.
+    # COCO counts in column-major order.
     pixels = segment_map.T.ravel()
     begins = np.ones(pixels.size, dtype=bool)
     np.not_equal(pixels[1:], pixels[:-1], out=begins[1:])
@@ -138,7 +139,7 @@ def segment_masks(segment_map: np.ndarray, ids: Iterable[int]) -> list[RunLength
     for i in ids:
         runs = order[np.searchsorted(owner, i) : np.searchsorted(owner, i, side="right")]
         ends = np.stack([first[runs], last[runs]], axis=1).ravel()
-        # Alternately outside and inside, from the first pixel to the last.
+        # Run lengths alternate between outside and inside.
         counts = np.diff(ends, prepend=0, append=pixels.size).tolist()
         counts = counts[:-1] if counts[-1] == 0 else counts
         masks.append(mask_utils.frPyObjects({"counts": counts, "size": [height, width]}, 0, 0))

@@ -1,8 +1,8 @@
-"""Criteria that judge a network on images without labels.
+"""Criteria that evaluate a network on images without labels.
 
-Is it sure, does it say the same of an image however that is shown, does its teacher agree, and does
-it find about as much of each class as the source has? docs/which_checkpoint.md says what they are
-worth.
+They measure the prediction's entropy, its agreement between two views of an image, its agreement
+with the teacher, and the difference between predicted class shares and the source's.
+docs/which_checkpoint.md shows how well they rank checkpoints.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PREFIX = "label_free/"
-# Of the similarities in the soft neighbourhood density.
+# Temperature of the similarities in the soft neighbourhood density.
 TEMPERATURE = 0.05
-# Takes the place of a probability of 0 in a logarithm.
+# Replaces a probability of 0 in a logarithm.
 _LEAST = 1e-12
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """How a criterion is read.
+    """The properties of a criterion.
 
     Args:
-        greater_is_better: else the smaller value is the better one.
-        needs_teacher: whether it is there only where the strategy has a teacher.
+        greater_is_better: whether greater values are better.
+        needs_teacher: whether it needs a strategy with a teacher.
     """
 
     greater_is_better: bool
@@ -48,14 +48,14 @@ CRITERIA: Mapping[str, Criterion] = {
 
 @dataclass(frozen=True)
 class Look:
-    """What one image gives; everything is on the host.
+    """The statistics of one image, on the host.
 
     Args:
-        entropy: of the prediction, mean over the pixels, 0..1.
+        entropy: mean entropy of the prediction over the pixels, 0..1.
         density: soft neighbourhood density of some of its pixels, 0..1.
         shares: (K,) float64, mean probability of each class.
-        views: (K, K) int64 pixels by the class that either of two views is given.
-        teacher: the same of the student and its teacher; None without a teacher.
+        views: (K, K) int64, number of pixels by the predicted classes in two views.
+        teacher: the same for the student and its teacher; None without a teacher.
     """
 
     entropy: float
@@ -66,7 +66,7 @@ class Look:
 
 
 def mean_entropy(log_probabilities: Tensor) -> Tensor:
-    """Returns the mean over pixels of -sum_c p_c log p_c / log K, 0 (sure) to 1 (no idea).
+    """Returns the mean over pixels of -sum_c p_c log p_c / log K, 0 (certain) to 1 (uniform).
 
     Args:
         log_probabilities: (K, H, W) float32, natural logarithms.
@@ -81,8 +81,8 @@ def neighbourhood_density(probabilities: Tensor) -> Tensor:
 
     Saito et al., "Tune it the Right Way: Unsupervised Validation of Domain Adaptation via Soft
     Neighborhood Density", ICCV 2021 (arXiv 2108.10860), of softmax outputs: similarities are
-    cosines divided by 0.05; each pixel has the softmax of those to all others; the density is the
-    mean entropy of these, here divided by its greatest value, log(P - 1).
+    cosines divided by 0.05; each pixel has the softmax of its similarities to all other pixels; the
+    density is the mean entropy of these distributions, here divided by its maximum, log(P - 1).
 
     Args:
         probabilities: (P, K) float32; fewer than three pixels have no density, 0.
@@ -92,27 +92,27 @@ def neighbourhood_density(probabilities: Tensor) -> Tensor:
         return probabilities.new_zeros(())
     features = F.normalize(probabilities)
     similarity = features @ features.T / TEMPERATURE
-    # Nobody is a neighbour of itself.
+    # A pixel is not its own neighbour.
     others = ~torch.eye(number, dtype=torch.bool, device=similarity.device)
     log_shares = similarity[others].view(number, number - 1).log_softmax(1)
     return -(log_shares.exp() * log_shares).sum(1).mean() / math.log(number - 1)
 
 
 def class_pairs(first: Tensor, second: Tensor, num_classes: int) -> Tensor:
-    """Counts pixels by the class in either of two maps (H, W) of class ids: (K, K) int64."""
+    """Counts pixels by their classes in two maps (H, W) of class ids: (K, K) int64."""
     pairs = first.flatten() * num_classes + second.flatten()
     return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def agreement(pairs: Tensor) -> float:
-    """Returns the share of pixels, 0..1, that have one class in both maps."""
+    """Returns the share of pixels, 0..1, that have the same class in both maps."""
     return float(pairs.diagonal().sum() / pairs.sum())
 
 
 def agreement_miou(pairs: Tensor) -> float:
-    """Returns the mean over classes, 0..1, of the IoU of one map's pixels and the other's.
+    """Returns the mean IoU, 0..1, between the two maps.
 
-    A class that neither map has is left out, as in mIoU.
+    Classes in neither map are left out, as in mIoU.
     """
     both = pairs.diagonal().double()
     either = pairs.sum(0) + pairs.sum(1) - pairs.diagonal()
@@ -140,13 +140,13 @@ def look_at(
     views: tuple[Tensor, Tensor],
     teacher: tuple[Tensor, Tensor] | None,
 ) -> Look:
-    """Takes down what one image gives.
+    """Computes the statistics of one image.
 
     Args:
         logits: (K, H, W), any floating dtype.
-        pixels: (P,) int64, numbers of the pixels in the neighbourhood density, row by row.
+        pixels: (P,) int64, flat indices of the pixels for the neighbourhood density.
         views: (H, W) int64 class ids of each of two views.
-        teacher: likewise of the student and its teacher; None without a teacher.
+        teacher: the same for the student and its teacher; None without a teacher.
     """
     num_classes = logits.shape[0]
     log_probabilities = logits.float().log_softmax(0)
@@ -165,11 +165,11 @@ def criteria_of(looks: Sequence[Look], source_pixels: Tensor) -> dict[str, float
     """Returns the criteria of :data:`CRITERIA` of some images.
 
     Args:
-        looks: of each image; those of all processes together.
+        looks: statistics of each image, of all processes.
         source_pixels: (K,) labelled pixels of the source by class.
 
     Returns:
-        Name -> value: per cent, but the divergence, which is in natural units.
+        The values by name, in per cent, except the divergence, which is in nats.
     """
     views = torch.stack([look.views for look in looks]).sum(0)
     found = {

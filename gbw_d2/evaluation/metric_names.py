@@ -1,4 +1,4 @@
-"""The names of the metrics that an evaluation will have, before there is one."""
+"""The names of an evaluation's metrics, known before the evaluation."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ AVERAGE_PRECISION = ("AP", "AP50")
 
 
 def has_instance_ap(protocol: Protocol) -> bool:
-    """Whether AP is averaged under a protocol: COCO's truth is not forgiven."""
+    """Whether AP is averaged under a protocol, which must not turn ground truth into void."""
     return not protocol.void_classes and not protocol.is_compatibility
 
 
 def metric_names(
     protocols: Sequence[Protocol], instances: bool, instance_ap: bool
 ) -> tuple[str, ...]:
-    """Lists the metrics of a test set of which more is better, so without counts of classes.
+    """Lists the metrics of a test set of which greater is better, so without numbers of classes.
 
     Args:
-        protocols: those that it is scored by.
+        protocols: the test set's protocols.
         instances: whether the network predicts instances.
         instance_ap: EVAL.INSTANCE_AP.
     """

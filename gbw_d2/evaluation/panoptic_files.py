@@ -1,4 +1,4 @@
-"""PQ of files in COCO panoptic format, on all cores and without the network."""
+"""PQ of files in COCO panoptic format, computed on all cores without a network."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ _REMEDY = "write it anew"
 
 
 def score_files(truth: Path, prediction: Path, workers: int | None = None) -> PanopticQuality:
-    """Scores predicted panoptic maps beside the true ones, as ``panopticapi.evaluation`` does.
+    """Computes PQ of predicted panoptic maps, as ``panopticapi.evaluation`` does.
 
-    Decoding and counting run outside Python's lock, so threads share the images.
+    Threads share the images, because decoding and counting release Python's global lock.
 
     Args:
-        truth: JSON file; its PNG files lie in the folder of its name without the suffix.
-        prediction: the same of the predictions, whose categories are not read.
+        truth: JSON file of the ground truth; its PNG files are in the folder of the same name
+            without suffix.
+        prediction: JSON file of the predictions, likewise; its categories are not read.
         workers: threads; None = one per core.
 
     Returns:
-        All that was counted.
+        The accumulated counts.
 
     Raises:
-        UserError: a file cannot be read, an image has no prediction, or a map and its list differ.
+        UserError: a file cannot be read, an image has no prediction, or a map and its segments
+            differ.
     """
     content, guesses = _read(truth), _read(prediction)
     found = {entry["image_id"]: entry for entry in guesses["annotations"]}

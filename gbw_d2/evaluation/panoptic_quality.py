@@ -1,4 +1,4 @@
-"""Panoptic quality on arrays, by the rules of panopticapi."""
+"""Panoptic quality of arrays, by the rules of panopticapi."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _TABLE_IDS = 1 << 24
 _TABLE_PAIRS = 1 << 22
 # Up to so many they are counted in a table for each piece of the image.
 _FEW_PAIRS = 1 << 14
-# Words compared together: they stay in the processor's cache.
+# Number of words compared at a time, so that they stay in the processor's cache.
 _BLOCK = 1 << 17
-# Runs coded together: above 128 kB the allocator asks the system for each array.
+# Number of runs encoded at a time: above 128 kB each array is allocated by the operating system.
 _RUNS = 1 << 14
-# IoUs are summed in units of 2^-40: integers add up to the same sum in any order.
+# IoUs are summed as integers in units of 2^-40, so that sums do not depend on the order.
 _IOU_UNIT = 1 << 40
-# In place of a position in a list of segments.
+# Replacements of an index into a list of segments.
 _VOID_POSITION = -1
 _UNLISTED = -2
 
@@ -31,7 +31,7 @@ Segments = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class _SegmentTable:
-    """Segments_info as arrays: ids, index of the category (-1: not ours), crowd flag."""
+    """Segments_info as arrays: ids, indices of categories (-1: unknown), and crowd flags."""
 
     ids: np.ndarray
     category: np.ndarray
@@ -46,8 +46,8 @@ class PanopticQuality:
 
     * an unmatched prediction that lies by more than half on void plus the crowd segment of its own
       class is no false positive, and an unmatched crowd segment is no false negative;
-    * ground truth in the map whose segment is not listed, or whose category is not ours, is
-      neither void nor a segment: predictions there are false positives;
+    * ground truth pixels whose segment is not listed, or whose category is unknown, are neither
+      void nor a segment: predictions there are false positives;
     * a listed ground truth segment without a pixel is a false negative.
 
     Areas are counted in the maps; an ``area`` in ``segments_info`` is not read.
@@ -56,7 +56,7 @@ class PanopticQuality:
         categories: COCO categories, dicts with ``id`` and ``isthing``.
 
     Raises:
-        ValueError: no category, or an id twice.
+        ValueError: there is no category, or an id occurs twice.
     """
 
     def __init__(self, categories: Iterable[Mapping[str, Any]]) -> None:
@@ -76,7 +76,7 @@ class PanopticQuality:
 
     @property
     def state(self) -> np.ndarray:
-        """All that was counted, (categories, 4) int64: sum of IoU in 2^-40, TP, FP, FN.
+        """The accumulated counts, (categories, 4) int64: sum of IoU in 2^-40, TP, FP, FN.
 
         States add up exactly, in any order and over any number of processes.
         """
@@ -112,7 +112,7 @@ class PanopticQuality:
         Raises:
             ValueError: maps of different shape or not of integers, an id out of range or listed
                 twice, a predicted segment in the map but not in the list or the other way round,
-                or a predicted category that is not ours.
+                or an unknown predicted category.
         """
         gt_map, pred_map = _as_id_map(gt_map, "ground truth"), _as_id_map(pred_map, "predicted")
         if gt_map.shape != pred_map.shape:
@@ -123,7 +123,7 @@ class PanopticQuality:
         gt = self._segment_table(gt_segments, "ground truth")
         pred = self._segment_table(pred_segments, "predicted")
         gt_index, pred_index, counts = _count_pairs(gt_map, gt.ids, pred_map, pred.ids)
-        # Ids out of range are not listed, so only where there are such is every pixel looked at.
+        # Ids out of range are never listed, so all pixels are checked only if unlisted ids occur.
         if np.any(gt_index == _UNLISTED):
             _check_range(gt_map.view(np.int32), "ground truth")
         if np.any(pred_index == _UNLISTED):
@@ -176,7 +176,7 @@ class PanopticQuality:
 
         Args:
             category_ids: the categories to average; None for all.
-            state: what to average in place of all images, such as one image's.
+            state: counts to average in place of those of all images, such as one image's.
 
         Returns:
             ``PQ``, ``SQ``, ``RQ``, 0-100, the same with ``_th`` and ``_st`` for things and stuff,
@@ -276,7 +276,7 @@ def _as_id_map(array: np.ndarray, kind: str) -> np.ndarray:
     if array.dtype not in (np.int32, np.uint32):
         _check_range(array, kind)
         array = array.astype(np.int32)
-    # Read as unsigned, an id below 0 is a large one, which no list holds.
+    # As an unsigned number, an id below 0 is a large one, which no list contains.
     return np.ascontiguousarray(array).view(np.uint32)
 
 
@@ -291,13 +291,13 @@ def _check_range(values: np.ndarray, kind: str) -> None:
 def _count_pairs(
     gt_map: np.ndarray, gt_ids: np.ndarray, pred_map: np.ndarray, pred_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts the pixels of each pair of segments that meets.
+    """Counts the pixels of each pair of overlapping segments.
 
-    Runs of pixels with one pair are counted as one, since there are few of them.
+    Runs of pixels with the same pair are counted at once, because there are few runs.
 
     Returns:
-        Position in ``gt_ids``, position in ``pred_ids`` and number of pixels of each pair; a
-        position is -1 for void and -2 for what is not listed.
+        Index in ``gt_ids``, index in ``pred_ids`` and number of pixels of each pair; an index is -1
+        for void and -2 for ids that are not listed.
     """
     width = pred_ids.size + 2
     size = (gt_ids.size + 2) * width
@@ -334,11 +334,10 @@ def _joined(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 
 
 def _runs(gt: np.ndarray, pred: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields runs that make up all pixels, some at a time.
+    """Yields the runs of all pixels in portions.
 
-    Where the number of pixels is even, two neighbours are compared as one word of 64 bits, which
-    halves the comparisons; a run of equal words is then two runs of pixels, of the first ones and
-    of the second.
+    If the number of pixels is even, two neighbours are compared as one word of 64 bits, which
+    halves the comparisons; a run of equal words then consists of two interleaved runs of pixels.
 
     Returns:
         Ids in either map (runs, pixels of a word), and length in words (runs,).
@@ -366,7 +365,8 @@ def _runs(gt: np.ndarray, pred: np.ndarray) -> Iterator[tuple[np.ndarray, np.nda
 def _coder(ids: np.ndarray, factor: int, dtype: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from ids in a map to codes.
 
-    The code is 2 + the position in ``ids``, 1 for void, 0 for what is not listed; times ``factor``.
+    The code is 2 + the index in ``ids``, 1 for void, 0 for ids that are not listed; times
+    ``factor``.
     """
     largest = int(ids.max(initial=0))
     codes = (np.arange(ids.size) + 2) * factor
@@ -374,16 +374,16 @@ def _coder(ids: np.ndarray, factor: int, dtype: Any) -> Callable[[np.ndarray], n
         known, codes = np.append(ids, VOID), np.append(codes, [factor, 0])
         # Position -1, "not there", takes the last code.
         return lambda values: codes[_locate(known, values.astype(np.int64))]
-    # Zeros are given out by the system untouched: only the pages of ids that occur cost anything.
+    # Pages of zeros are allocated lazily: only the pages of occurring ids need memory.
     table = np.zeros(largest + 2, dtype=dtype)
     table[ids] = codes
     table[VOID] = factor
-    # What is larger takes the last entry, which stays 0.
+    # Larger ids take the last entry, which stays 0.
     return lambda values: table.take(values, mode="clip")
 
 
 def _locate(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the position in ``ids`` of each value, -1 where it is not there."""
+    """Returns the index in ``ids`` of each value, or -1."""
     if ids.size == 0:
         return np.full(values.shape, -1, dtype=np.int64)
     order = np.argsort(ids)
@@ -393,6 +393,6 @@ def _locate(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _sum_at(index: np.ndarray, amounts: np.ndarray, size: int) -> np.ndarray:
-    """Sums the amounts by index, leaving out negative ones: (size,) float64."""
+    """Sums the amounts by index, skipping negative indices: (size,) float64."""
     kept = index >= 0
     return np.bincount(index[kept], weights=amounts[kept], minlength=size).astype(np.float64)

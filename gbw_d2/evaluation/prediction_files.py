@@ -17,14 +17,15 @@ from gbw_d2.label_spaces import LabelSpace
 
 
 class PanopticFiles:
-    """Writes each map when it comes, and the JSON file when all are there.
+    """Writes each map as it is predicted, and the JSON file at the end.
 
     ``panoptic/<image id>.png`` holds R + 256 G + 65536 B = segment id, 0 = void; ``panoptic.json``
     lists the segments. Classes have their raw ids, so that ``panopticapi`` and Cityscapes'
-    ``evalPanopticSemanticLabeling`` read both as they are; those without one have their class id.
+    ``evalPanopticSemanticLabeling`` can read both files; classes without a raw id have their class
+    id.
 
     Args:
-        folder: where the two go; made where it is missing.
+        folder: output folder, made if it is missing.
         space: the classes of the segments.
     """
 
@@ -46,7 +47,7 @@ class PanopticFiles:
         """Writes one PNG file.
 
         Args:
-            image_id: becomes the file's name.
+            image_id: used as the file's name.
             segment_map: (H, W) integer segment ids, 0 = void.
             segments: dictionaries with ``id``, ``category_id`` (class id), and ``score`` if known.
 
@@ -54,8 +55,8 @@ class PanopticFiles:
             The image's entry of the JSON file.
 
         Raises:
-            UserError: an image id that is no file name.
-            ValueError: a segment id that three bytes do not hold.
+            UserError: the image id is no valid file name.
+            ValueError: a segment id does not fit into three bytes.
         """
         if not image_id or Path(image_id).name != image_id:
             raise UserError(
@@ -84,7 +85,7 @@ class PanopticFiles:
         """Writes the JSON file.
 
         Args:
-            annotations: what :meth:`add` returned, of all processes.
+            annotations: the results of :meth:`add` of all processes.
         """
         rows = sorted(annotations, key=lambda row: row["image_id"])
         content = {"annotations": rows, "categories": self._categories}

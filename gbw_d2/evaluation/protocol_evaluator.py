@@ -1,4 +1,4 @@
-"""What evaluators share: the loop over images, gathering over processes, naming of metrics."""
+"""The base class of evaluators: the loop over images, gathering, and names of metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Record = Mapping[str, Any]
 
 
 class ProtocolEvaluator(DatasetEvaluator):
-    """What both evaluators share: the loop over images, gathering, naming and the CSV per image."""
+    """The base class of both evaluators: loop over images, gathering, metrics and CSV per image."""
 
     task = ""
 
@@ -46,11 +46,11 @@ class ProtocolEvaluator(DatasetEvaluator):
         self.per_image: list[dict[str, Any]] = []
 
     def process(self, inputs: Iterable[Record], outputs: Iterable[Mapping[str, Any]]) -> None:
-        """Scores a batch.
+        """Evaluates a batch.
 
         Args:
             inputs: records of the images, as the dataset's ``load`` made them.
-            outputs: what the model returned for them.
+            outputs: the model's results for them.
 
         Raises:
             ValueError: prediction and ground truth do not fit; the message names the file.
@@ -61,7 +61,7 @@ class ProtocolEvaluator(DatasetEvaluator):
             try:
                 scores = self._score_image(record, output)
             except UserError:
-                # A label that cannot be read names its own file.
+                # The error of an unreadable label already names its file.
                 raise
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
@@ -69,14 +69,14 @@ class ProtocolEvaluator(DatasetEvaluator):
             self.per_image.append(row | scores)
 
     def evaluate(self) -> OrderedDict[str, float] | None:
-        """Gathers all processes and averages.
+        """Gathers the counts of all processes and averages over classes.
 
         Returns:
-            Flat metrics, 0-100, each named with its protocol; a mean over no class is NaN, since
-            Detectron2's hooks take floats only. None on all processes but the first.
+            Metrics by name, 0..100, named with their protocol; a mean over no class is NaN, because
+            Detectron2's hooks accept only floats. None on all processes except the first.
 
         Raises:
-            ValueError: no image was scored, or one was scored twice.
+            ValueError: no image was evaluated, or one was evaluated twice.
         """
         gathered = comm.gather((self._states(), self.per_image))
         if not comm.is_main_process():
@@ -96,15 +96,15 @@ class ProtocolEvaluator(DatasetEvaluator):
 
     @abstractmethod
     def _score_image(self, record: Record, output: Mapping[str, Any]) -> dict[str, Any]:
-        """Adds one image and returns its own scores."""
+        """Adds one image and returns its scores."""
 
     @abstractmethod
     def _states(self) -> Any:
-        """What was counted so far."""
+        """Returns the counts so far."""
 
     @abstractmethod
     def _merge(self, states: list[Any]) -> None:
-        """Replaces what was counted by what all processes counted."""
+        """Replaces the counts by those of all processes."""
 
     @abstractmethod
     def _average(self) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Which classes a score averages, and what happens to ground truth outside them."""
+"""Protocols: the classes over which scores are averaged, and the treatment of other classes."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import CITYSCAPES_19, LabelSpace, Scoring
 from gbw_d2.registry import Registry
 
-# Terrain, truck and train: SYNTHIA has none, Cityscapes does.
+# Terrain, truck and train, which Cityscapes has and SYNTHIA lacks.
 NOT_IN_SYNTHIA: tuple[str, ...] = names_of(tuple(t for t in TRAIN_IDS_19 if t not in TRAIN_IDS_16))
-# The protocol of label spaces of one's own: every class that the network can predict.
+# The protocol for your own label spaces: every class that the network can predict.
 ALL = "all"
-# What the names of metrics end with where images of the test set are missing.
+# Suffix of metrics on a partial test set.
 PARTIAL = "_partial"
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How per-class scores become one number; see docs/pq_and_miou.md.
+    """A rule for averaging per-class scores; see docs/pq_and_miou.md.
 
     Args:
-        name: the suffix of its metrics (``PQ_16_void``).
-        classes: names of the classes that are averaged.
-        void_classes: names of those whose ground truth becomes void, so that predictions there are
-            forgiven. Ground truth of any other class outside ``classes`` stays, and a prediction
-            there is a false positive.
-        void_is: the class that the prediction's void pixels count as, None for none; EDAPS'
-            evaluator counts them as road.
-        factor: what the means are multiplied by.
-        is_compatibility: for comparison with tables of others only, never the leading protocol.
+        name: suffix of its metrics (``PQ_16_void``).
+        classes: names of the averaged classes.
+        void_classes: names of classes whose ground truth becomes void, so that predictions there
+            are ignored. Predictions on ground truth of any other class outside ``classes`` are
+            false positives.
+        void_is: the class that replaces void in predictions, or None; EDAPS' evaluator counts void
+            as road.
+        factor: a factor of the means.
+        is_compatibility: whether it only serves to compare with published tables, so that it cannot
+            be the leading protocol.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Protocol:
     is_compatibility: bool = False
 
     def of_a_part(self) -> Protocol:
-        """Returns this protocol under the name of scores of a part of a test set."""
+        """Returns this protocol with the name for a partial test set."""
         return replace(self, name=f"{self.name}{PARTIAL}")
 
     def ids(self, space: LabelSpace) -> tuple[int, ...]:
@@ -54,7 +55,7 @@ class Protocol:
         return tuple(space.id_of[name] for name in self.void_classes)
 
 
-# Those of published tables, all on Cityscapes' 19 classes.
+# The protocols of published tables, all on Cityscapes' 19 classes.
 PROTOCOLS: Registry[Protocol] = Registry("protocol")
 for _protocol in (
     Protocol("19", names_of(TRAIN_IDS_19)),
@@ -73,15 +74,15 @@ for _protocol in (
 
 
 def protocols_of(scoring: Scoring) -> dict[str, Protocol]:
-    """Lists the protocols that a network can be scored by on a test set.
+    """Returns the protocols that are defined for a network on a test set.
 
     Args:
-        scoring: how the two meet.
+        scoring: the mapping between the classes of network and test set.
 
     Returns:
-        name -> protocol, the default ones first, those with most classes before others; on
-        Cityscapes' classes those of published tables, else ``all`` and the subsets. ``all`` and
-        those for compatibility can be asked for everywhere.
+        The protocols by name, the default ones first, by descending number of classes: on
+        Cityscapes' classes those of published tables, else ``all`` and the subsets. ``all`` and the
+        compatibility protocols can always be requested.
     """
     predicted = set(scoring.predictable)
     everything = Protocol(ALL, scoring.predictable)
@@ -100,7 +101,7 @@ def protocols_of(scoring: Scoring) -> dict[str, Protocol]:
 
 
 def default_protocols(scoring: Scoring, known: Mapping[str, Protocol]) -> tuple[str, ...]:
-    """Names those of :func:`protocols_of` that are used where none is asked for."""
+    """Returns the names of the protocols that are used by default."""
     published = _is_cityscapes(scoring.space)
     return tuple(
         name
@@ -114,11 +115,11 @@ def chosen_protocols(scoring: Scoring, asked: Iterable[str]) -> tuple[Protocol, 
 
     Args:
         scoring: as in :func:`protocols_of`.
-        asked: names of those wanted (EVAL.PROTOCOLS); those of other test sets are passed over.
-            () = the default ones.
+        asked: requested names (EVAL.PROTOCOLS), of which those of other test sets are skipped; ()
+            for the default protocols.
 
     Raises:
-        UserError: none of those that are asked for fits.
+        UserError: none of the requested protocols is defined.
     """
     known = protocols_of(scoring)
     names = tuple(asked) or default_protocols(scoring, known)

@@ -1,4 +1,4 @@
-"""Scores as people read them: tables, with rare classes marked."""
+"""Text tables of scores, with rare classes marked."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def merge_per_class(*parts: PerClass) -> PerClass:
 def format_table(
     metrics: Mapping[str, Any], per_class: PerClass, protocol: str | None = None, title: str = ""
 ) -> str:
-    """Writes the scores as plain text.
+    """Returns the scores as a plain-text table.
 
     Args:
-        metrics: flat metrics, each named with its protocol.
+        metrics: metrics by name, with their protocol in the name.
         per_class: protocol -> class name -> scores.
         protocol: whose classes are listed one by one; None for the first of ``per_class``.
         title: a first line, such as the test set's name.
 
     Returns:
-        One line per protocol, then one line per class; ``*`` marks rare classes, ``-`` what is
-        undefined.
+        One line per protocol, then one line per class; ``*`` marks rare classes, ``-`` undefined
+        scores.
 
     Raises:
         ValueError: ``per_class`` does not have the protocol.

@@ -13,8 +13,9 @@ from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 class ConfusionMatrix:
     """Counts pixels by ground truth (rows) and prediction (columns).
 
-    The last column holds predictions outside the classes: false negatives of their row and nobody's
-    false positives. Equal to Cityscapes' ``evalPixelLevelSemanticLabeling`` on the 19 classes.
+    The last column holds predictions outside the classes: false negatives of their row, and false
+    positives of no class. Equal to Cityscapes' ``evalPixelLevelSemanticLabeling`` on the 19
+    classes.
 
     Args:
         space: the classes.
@@ -31,7 +32,7 @@ class ConfusionMatrix:
 
     @property
     def state(self) -> np.ndarray:
-        """All that was counted, (num_classes, num_classes + 1) int64; states add up."""
+        """The accumulated counts, (num_classes, num_classes + 1) int64, which are additive."""
         return self._state.copy()
 
     def merge(self, state: np.ndarray) -> None:
@@ -66,7 +67,7 @@ class ConfusionMatrix:
                 f"the prediction has shape {pred.shape}, the ground truth {gt.shape}; predict at "
                 "the size of the ground truth"
             )
-        # Labels that are no byte are counted as one that is no class, and named by the check.
+        # Labels outside 0..255 are counted as an invalid label, and the check reports them.
         pairs = _count_pairs(
             _as_bytes(gt, otherwise=self.num_classes), _as_bytes(pred, otherwise=self.num_classes)
         )
@@ -84,11 +85,11 @@ class ConfusionMatrix:
         return image
 
     def compute(self, protocol: Protocol, state: np.ndarray | None = None) -> dict[str, Any]:
-        """Scores the classes of a protocol.
+        """Computes the scores of a protocol.
 
         Args:
-            protocol: the classes to average and the ground truth to forget.
-            state: what to score in place of all images, such as one image's.
+            protocol: the classes to average, and those whose ground truth becomes void.
+            state: counts to use in place of those of all images, such as one image's.
 
         Returns:
             ``mIoU``, ``recall``, ``precision``: means over classes, 0-100, None over no class;
@@ -96,10 +97,10 @@ class ConfusionMatrix:
             ``recall``, ``precision``, ``share`` (per cent of the labelled pixels). IoU is None for
             a class with neither ground truth nor prediction, recall for one without ground truth;
             precision is None where IoU is, so a class that is never predicted has precision 0 and
-            cannot raise the mean by its silence. Means leave None out.
+            does not raise the mean by being left out. Means leave out None.
 
         Raises:
-            ValueError: the protocol has a class that is not in the label space.
+            ValueError: the label space lacks a class of the protocol.
         """
         lacking = {*protocol.classes, *protocol.void_classes} - self.space.id_of.keys()
         if lacking:
@@ -132,7 +133,7 @@ class ConfusionMatrix:
 
 
 def _as_bytes(ids: np.ndarray, otherwise: int) -> np.ndarray:
-    """Returns ids as uint8; those that are no byte become ``otherwise``."""
+    """Returns ids as uint8; ids outside 0..255 become ``otherwise``."""
     if ids.dtype == np.uint8:
         return ids
     return np.where((ids < 0) | (ids > IGNORE_LABEL), otherwise, ids).astype(np.uint8)
@@ -141,7 +142,7 @@ def _as_bytes(ids: np.ndarray, otherwise: int) -> np.ndarray:
 def _count_pairs(gt: np.ndarray, pred: np.ndarray) -> np.ndarray:
     """Counts each pair of two uint8 arrays: (256, 256) int64.
 
-    Runs of pixels with one pair are counted as one, unless most pixels are a run by themselves.
+    Runs of pixels with the same pair are counted at once, unless most runs have a single pixel.
     """
     pairs = np.left_shift(gt, 8, dtype=np.uint16).reshape(-1)
     pairs |= pred.reshape(-1)

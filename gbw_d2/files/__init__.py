@@ -1,1 +1,1 @@
-"""Writing files whole or not at all, and one process at a time."""
+"""Atomic writing of files, locks between processes, and worker processes."""

@@ -1,4 +1,4 @@
-"""Whether an archive still is what was written: torch reads damaged weights without a word."""
+"""Verification of archives' checksums, because PyTorch reads damaged weights without an error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def check_archive(path: str | Path) -> None:
     """Compares the parts of a zip archive with their checksums; any other file passes.
 
     Args:
-        path: such as what ``torch.save`` writes; its checksums are 0 where somebody turned them off
-            (``torch.serialization.set_crc32_options``), and such parts are passed over.
+        path: a file, such as one written by ``torch.save``; parts with checksum 0 are skipped,
+            because checksums can be turned off (``torch.serialization.set_crc32_options``).
 
     Raises:
-        zipfile.BadZipFile: a part is not what was written.
+        zipfile.BadZipFile: a part does not have its checksum.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -28,6 +28,6 @@ def check_archive(path: str | Path) -> None:
                     with archive.open(part) as file:
                         while file.read(_CHUNK):
                             pass
-    # Damaged heads lead to other places, unknown codings and passwords.
+    # Damaged headers cause errors about offsets, unknown compression and passwords.
     except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error) as error:
         raise zipfile.BadZipFile(str(error)) from error

@@ -1,4 +1,4 @@
-"""The one way in which files are written: whole, or not at all."""
+"""Atomic writing of files, used for all files of this project."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: str | Path, ending: str = ".tmp", alone: bool = False) -> Iterator[Path]:
-    """Gives a temporary name to write to, and renames that to ``path`` when the block has ended.
+    """Yields a temporary name to write to, and renames it to ``path`` at the end of the block.
 
-    Where the block raises, nothing is left of the temporary file and ``path`` is as it was.
+    If the block raises an error, the temporary file is removed and ``path`` is unchanged.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        ending: of the temporary name, for writers that go by it. It must be none that is looked
-            for in that folder, since a process that is killed leaves the temporary file behind.
-        alone: no other process writes this path. The name then holds no process number, so that
-            the next write replaces what a killed process left.
+        path: the file; its folder is made if it is missing.
+        ending: ending of the temporary name, for writers that depend on it. No reader of the folder
+        may look for this ending, because a killed process leaves the temporary file behind.
+        alone: whether no other process writes this path. The temporary name then has no process id,
+            so that the next write replaces a file that a killed process left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def replacing(path: str | Path, ending: str = ".tmp", alone: bool = False) -> It
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Lets an error of the system say which file it is about, as that of a full disk does not."""
+    """Adds the file's name to an OSError that lacks it, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -45,11 +45,11 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def write_atomically(path: str | Path, content: bytes | str, alone: bool = False) -> None:
-    """Writes a file whole; text as UTF-8.
+    """Writes a file atomically; text as UTF-8.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        content: all of it.
+        path: the file; its folder is made if it is missing.
+        content: the whole content.
         alone: as in :func:`replacing`.
     """
     with replacing(path, alone=alone) as temporary:
@@ -57,10 +57,10 @@ def write_atomically(path: str | Path, content: bytes | str, alone: bool = False
 
 
 def cut_to_whole_lines(path: str | Path) -> None:
-    """Takes off a last line without an end, which a killed process or a full disk leaves.
+    """Removes an incomplete last line, which a killed process or a full disk leaves.
 
     Args:
-        path: a file that is appended to line by line; it need not be there.
+        path: a file that is written line by line; it need not exist.
     """
     path = Path(path)
     if not path.is_file():
@@ -76,7 +76,7 @@ def put_in_place(made: Path, path: Path) -> None:
     """Renames a file or folder that was made elsewhere on the same disk.
 
     Args:
-        made: what is there, whole.
-        path: its place; a file there is replaced, a folder must not be there.
+        made: the complete file or folder.
+        path: its final path; an existing file is replaced, a folder must not exist there.
     """
     os.replace(made, path)

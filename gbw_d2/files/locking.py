@@ -1,4 +1,4 @@
-"""One process builds what is missing on disk, the others wait for it and then use it."""
+"""A lock with which one process makes a file while the others wait for it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Holds the only right to build ``path`` while the block runs; others wait.
+    """Holds the exclusive lock to make ``path`` during the block; other processes wait.
 
-    Whoever comes in must look again whether it is there: the process that was waited for may have
-    built it. The operating system ends the lock with its process, however that dies.
+    The block must check again whether ``path`` exists, because another process may have made it
+    meanwhile. The operating system releases the lock when its process ends in any way.
 
     Args:
-        path: what is built, a file or a folder; ``.<name>.lock`` stands beside it meanwhile.
+        path: the file or folder to make; ``.<name>.lock`` exists beside it meanwhile.
 
     Raises:
-        UserError: nothing can be written to the folder of ``path``.
+        UserError: the folder of ``path`` is not writable.
     """
     lock = path.with_name(f".{path.name}.lock")
     descriptor = _acquire(lock)
     try:
         yield
     finally:
-        # Removed while it is held: whoever waits for it finds another file there and starts anew.
+        # The lock file is removed while it is held: a waiting process notices that and tries again.
         lock.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -65,7 +65,7 @@ def _wait(descriptor: int, lock: Path) -> None:
             logger.warning("waiting for another process, which holds '%s'", lock)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
-        # Files are written whole in any case: without locks, work is done twice and no more.
+        # Files are written atomically in any case: without locks, work is only done twice.
         logger.warning("'%s' cannot be locked (%s); going on without", lock, error.strerror)
 
 

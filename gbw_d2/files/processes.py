@@ -1,4 +1,4 @@
-"""Work in several processes, which end with the one that started them."""
+"""Worker processes, which end together with the process that started them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def in_processes(
     chunksize: int = 1,
     start: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
-    """Does work in spawned processes; Ctrl-C reaches this process alone, and ends them all.
+    """Runs work in spawned processes; Ctrl-C is handled by this process, which ends them all.
 
     Args:
-        work: must be picklable.
-        items: what it is called with.
+        work: a picklable function.
+        items: its arguments.
         workers: number of processes.
-        chunksize: items that a process is handed at a time.
+        chunksize: number of items that a process gets at a time.
         start: called first in each process.
 
     Returns:
-        what ``work`` returned, in the order of ``items``.
+        the results of ``work``, in the order of ``items``.
     """
-    # Not forked: this may run inside a training process, with its threads.
+    # Spawned instead of forked, because this may run inside a training process with threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(start,)
@@ -48,7 +48,7 @@ def in_processes(
 
 
 def run_to_end(command: Sequence[str]) -> int:
-    """Runs a command and returns its exit code; on Ctrl-C it gets SIGTERM, and time to clean up."""
+    """Runs a command and returns its exit code; Ctrl-C sends it SIGTERM and waits for its end."""
     with interrupts_ignored():
         process = subprocess.Popen(command)
     try:
@@ -64,7 +64,7 @@ def run_to_end(command: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def interrupts_ignored() -> Iterator[None]:
-    """Lets processes that are started meanwhile, for milliseconds, ignore Ctrl-C for ever."""
+    """Makes processes that are started within the block ignore Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say so
         return
@@ -82,7 +82,7 @@ def _start_worker(start: Callable[[], None] | None) -> None:
 
 
 def end_with_parent() -> None:
-    """Ends this process when the one that started it has ended; for a thread of its own."""
+    """Ends this process when its parent process ends; to be run in a separate thread."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,1 +1,1 @@
-"""Predictions for images without labels: what tools/demo.py and tools/export.py are made of."""
+"""Prediction on images without labels, used by tools/demo.py and tools/export.py."""

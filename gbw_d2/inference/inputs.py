@@ -1,4 +1,4 @@
-"""Pictures and videos of people: found by file, folder or pattern, read one frame at a time."""
+"""Input images and videos, given by file, folder or pattern, and read one frame at a time."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Source:
     """An input file.
 
     Args:
-        path: as it was asked for.
-        name: of its results: the path below the inputs' common folder, without suffix.
+        path: the path as given.
+        name: name of its results: the path below the inputs' common folder, without suffix.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Source:
 
     @property
     def is_video(self) -> bool:
-        """True where it holds frames."""
+        """Whether the file is a video."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -51,12 +51,12 @@ def find_sources(inputs: Sequence[str], output: Path) -> tuple[list[Source], lis
         output: a folder whose files are results, not inputs.
 
     Returns:
-        the files, each once, in order; and one message per input that names none.
+        the files without duplicates, in order; and one message per input without any file.
     """
     found: dict[str, Path] = {}
     problems = []
     for text in inputs:
-        # A file whose name holds brackets is a file first.
+        # A file whose name contains brackets takes precedence over a pattern.
         hits = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))
         paths = [p for hit in hits for p in _files(Path(hit)) if not _is_below(p, output)]
         if not paths:
@@ -98,16 +98,16 @@ def _named(found: dict[str, Path]) -> list[Source]:
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """Reads a picture as a viewer shows it, turned the way the camera says.
+    """Reads an image, rotated by its EXIF orientation.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: it cannot be opened, is cut off or is no image.
+        InputError: it cannot be opened, is truncated or is no image.
     """
     try:
-        # OpenCV fills the rest of a JPEG file that is cut off with grey and does not say so.
+        # OpenCV fills the rest of a truncated JPEG file with grey, without an error.
         with Image.open(path) as picture:
             picture.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -126,9 +126,9 @@ class Video:
         path: the file.
 
     Attributes:
-        announced: frames that the file says it has; an estimate, 0 = unknown.
+        announced: number of frames by the file's header; an estimate, 0 = unknown.
         count: frames read so far.
-        fps: frames per second; 25 where the file does not say.
+        fps: frames per second; 25 if unknown.
 
     Raises:
         InputError: it cannot be opened as a video.
@@ -154,11 +154,11 @@ class Video:
             self._capture.release()
 
     def check_complete(self) -> None:
-        """Says, after the last frame, whether the file held what it announced.
+        """Checks, after the last frame, that the file had as many frames as announced.
 
         Raises:
             InputError: there was no frame, or the file ends early.
         """
-        # The announced number is an estimate, right to a second or so.
+        # The announced number is an estimate, correct to about a second.
         if self.count == 0 or self.count + self.fps < self.announced:
             raise InputError(f"'{self.path}' ends after {self.count} of {self.announced} frames")

@@ -17,13 +17,14 @@ from detectron2.config import CfgNode
 
 
 def resolve_for(cfg: CfgNode, device: str, weights: str | None = None) -> None:
-    """Checks a config whose network will run on ``device``, in place, and freezes it.
+    """Checks and freezes a config for inference on ``device``, in place.
 
     Args:
-        cfg: of :func:`gbw_d2.config.load_config`; also the config.yaml of a run elsewhere.
-        device: ``"auto"`` (cuda where there is one), ``"cpu"``, ``"cuda:1"`` and so on.
-        weights: a checkpoint or the OUTPUT_DIR of a run, whose classes are taken; no data set is
-            looked at then. None where the config's data sets will be used.
+        cfg: the result of :func:`gbw_d2.config.load_config`, possibly of another machine's
+            config.yaml.
+        device: ``"auto"`` (cuda if available), ``"cpu"``, ``"cuda:1"`` and so on.
+        weights: a checkpoint or a run's OUTPUT_DIR, whose classes are used; then no dataset is
+            needed. None if the config's datasets are used.
 
     Raises:
         UserError: the config does not fit, or the device cannot be used.
@@ -40,12 +41,12 @@ def load_network(cfg: CfgNode, weights: str, which: str = "student") -> nn.Modul
     """Builds the network of a config and loads its weights, for inference.
 
     Args:
-        cfg: a resolved config; MODEL.WEIGHTS is not looked at.
-        weights: a checkpoint, or the OUTPUT_DIR of a run for its last one.
-        which: ``"student"``, or ``"teacher"`` where the checkpoint has one beside it.
+        cfg: a resolved config; MODEL.WEIGHTS is ignored.
+        weights: a checkpoint, or a run's OUTPUT_DIR for its last checkpoint.
+        which: ``"student"``, or ``"teacher"`` if the checkpoint has one.
 
     Raises:
-        CheckpointError: there is none, or it is of another network.
+        CheckpointError: there is no checkpoint, or it belongs to another network.
     """
     model = build_model(cfg)
     folder = weights if Path(weights).is_dir() else ""
@@ -63,14 +64,13 @@ def load_network(cfg: CfgNode, weights: str, which: str = "student") -> nn.Modul
 
 
 class ExportedNetwork(nn.Module):
-    """A network as one function of tensors: images in, a tuple of its export outputs out.
+    """A network as a function of tensors, from images to a tuple of its export outputs.
 
     Args:
-        model: one with the methods of :class:`gbw_d2.modeling.protocol.SegmentationModel`; it is
-            put into evaluation mode.
+        model: a :class:`gbw_d2.modeling.protocol.SegmentationModel`; it is set to evaluation mode.
 
     Attributes:
-        output_names: of what it returns, in that order.
+        output_names: names of the outputs, in order.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -78,7 +78,7 @@ class ExportedNetwork(nn.Module):
         self.model = model
         self.eval()
         with torch.no_grad():
-            # Only running it tells which outputs a network has.
+            # A network's outputs are only known after running it.
             example = torch.zeros(1, 3, 64, 64, device=next(model.parameters()).device)
             self.output_names = list(model.export_outputs(example))
 

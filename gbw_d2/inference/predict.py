@@ -1,4 +1,4 @@
-"""Prediction of one image of any size, with a sliding window, flip and multi-scale averaging."""
+"""Prediction on one image of any size, with a sliding window, flip and multi-scale averaging."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from gbw_d2.modeling.protocol import Outputs, Size, View
 
 @dataclass(frozen=True)
 class Views:
-    """How an image is shown to the network; the default is once, whole, as in evaluation.
+    """The views of an image to average over; by default one view of the whole image.
 
     Args:
-        scales: factors by which it is resized; one view each.
-        flip: also mirror each view.
+        scales: resize factors, one view each.
+        flip: whether to add the mirror image of each view.
         window: (rows, columns) of a sliding window over each view, pixels; None = the whole view.
-        overlap: share of a window that the next one covers too, 0..1.
+        overlap: overlap of neighbouring windows as a share of a window, 0..1.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -44,7 +44,7 @@ class Views:
 
     @property
     def is_one(self) -> bool:
-        """True where the image is shown once and whole."""
+        """Whether there is a single view of the whole image."""
         return self.scales == (1.0,) and not self.flip and self.window is None
 
     def __iter__(self) -> Iterator[tuple[float, bool]]:
@@ -54,8 +54,8 @@ class Views:
 def network_size(image_size: Size, limit: tuple[int, ...]) -> Size:
     """Returns the largest size of an image's shape that fits into ``limit``.
 
-    Evaluation resizes to INPUT.TEST_SIZE itself; where an image has another shape than the test
-    set, that would distort it.
+    Evaluation resizes to INPUT.TEST_SIZE exactly, which would distort images of another aspect
+    ratio.
 
     Args:
         image_size: (rows, columns) of the file.
@@ -81,8 +81,8 @@ def predict(
     Args:
         model: a network in evaluation mode.
         image: (H, W, 3) uint8, channels in INPUT.FORMAT order.
-        size: to which it is brought for the network; None = as it is.
-        views: None = one, the whole image; then the result is that of the network's ``forward``.
+        size: (rows, columns) of the network's input; None for the image's size.
+        views: None for a single view; the result is then that of the network's ``forward``.
 
     Returns:
         The network's result at the size of ``image``: ``sem_seg`` (K, H, W) logits (of
@@ -96,7 +96,7 @@ def predict(
 
 
 def shown_views(model: nn.Module, image: np.ndarray, size: Size, views: Views) -> Iterator[View]:
-    """Yields the views of an image; a network runs when their windows are read."""
+    """Yields the views of an image; the network runs when a view's windows are iterated."""
     for scale, flip in views:
         shown = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
         picture = _tensor(resize_image(image, shown))
@@ -121,12 +121,12 @@ def _windows(
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Returns where windows start so that they cover ``length`` pixels, evenly spread.
+    """Returns evenly spaced start positions of windows that cover ``length`` pixels.
 
     Args:
         length: pixels to cover.
         window: pixels of a window, at most ``length``.
-        overlap: least share of a window that the next one covers too.
+        overlap: minimum overlap of neighbouring windows as a share of a window.
     """
     step = max(1, int(window * (1 - overlap)))
     count = math.ceil((length - window) / step) + 1

@@ -1,4 +1,4 @@
-"""What a prediction leaves on disk: overlays, id PNG files and one JSON in COCO panoptic format."""
+"""Writes predictions: overlays, PNG files of ids, and a JSON file in COCO panoptic format."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from gbw_d2.visualization import color_panoptic, color_semantic, overlay, with_l
 
 
 class ResultWriter:
-    """Writes predictions below a folder; each file is complete or not there.
+    """Writes predictions to a folder, each file atomically.
 
-    ``semantic/NAME.png`` holds class ids (8 bit): Cityscapes' train ids for a network of its
-    classes, also where it has a part of them, else those of the label space. For a panoptic network
-    ``panoptic/NAME.png`` holds segment ids as R + 256 G + 65536 B, 0 = void, and ``panoptic.json``
-    their classes; for a semantic one ``semantic.json`` lists the classes of each image.
+    ``semantic/NAME.png`` holds class ids (8 bit): Cityscapes' train ids for a network with classes
+    of Cityscapes, else those of the label space. For a panoptic network ``panoptic/NAME.png`` holds
+    segment ids as R + 256 G + 65536 B, 0 = void, and ``panoptic.json`` their classes; for a
+    semantic one ``semantic.json`` lists the classes of each image.
 
     Args:
-        folder: where the files go.
+        folder: output folder.
         label_space: classes of the network.
-        opacity: of the colours over the image, 0..1.
+        opacity: opacity of the colours over the image, 0..1.
     """
 
     def __init__(self, folder: Path, label_space: LabelSpace, opacity: float = 0.6) -> None:
@@ -48,13 +48,13 @@ class ResultWriter:
         """Writes the id maps of an image and keeps its segments for :meth:`write_json`.
 
         Args:
-            name: of the files, without suffix, below the folder of their kind.
+            name: name of the files, without suffix, in the folder of their kind.
             image: (H, W, 3) uint8 RGB.
-            result: of :func:`gbw_d2.inference.predict.predict`.
-            origin: goes into the JSON's entry of the image: ``file_name``, ``frame``.
+            result: the result of :func:`gbw_d2.inference.predict.predict`.
+            origin: entries for the image in the JSON file: ``file_name``, ``frame``.
 
         Returns:
-            The overlay with its legend, uint8 RGB; it is not written.
+            The overlay with its legend, uint8 RGB, which is not written.
         """
         space, table = self.label_space, self.label_space.to_family
         classes = result[keys.SEM_SEG].argmax(dim=0).cpu().numpy()
@@ -119,10 +119,10 @@ class ResultWriter:
 
 
 class VideoWriter:
-    """Writes ``NAME.mp4``, under another name until it is complete.
+    """Writes ``NAME.mp4``, under a temporary name until it is complete.
 
-    Use as a context manager: with an error nothing is left of it. OpenCV says nothing where a frame
-    cannot be written, on a full disk for one, so frames are counted in the end.
+    To be used as a context manager; on an error the file is removed. OpenCV does not report frames
+    that cannot be written, for instance on a full disk, so the frames are counted at the end.
 
     Args:
         path: the file.
@@ -146,7 +146,7 @@ class VideoWriter:
         Raises:
             UserError: OpenCV cannot write videos here.
         """
-        # Codecs want even sides.
+        # Codecs need even sides.
         picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
         if self._writer is None:
             self._size = (picture.shape[1], picture.shape[0])
@@ -181,5 +181,5 @@ class VideoWriter:
 
 
 def enlargement(width: int, least: int = 640) -> int:
-    """Returns the whole factor by which a narrow picture is drawn larger, to be seen by people."""
+    """Returns the integer factor by which a small image is enlarged for display."""
     return max(1, round(least / width))

@@ -1,1 +1,1 @@
-"""Small operations on plain tensors and arrays that several rooms share."""
+"""Small operations on tensors and arrays that several packages share."""

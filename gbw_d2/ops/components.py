@@ -1,28 +1,29 @@
-"""Connected regions of label maps, found on the device without looking at a value."""
+"""Connected components of label maps, computed on the device without host synchronisation."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Blobs of any kind need eight, noise eleven; what a longer snake needs, it stays in parts for.
+# Compact regions need up to eight rounds, noise eleven; longer snake-like regions stay split into
+# parts.
 _ROUNDS = 12
 
 
 @torch.no_grad()
 def connected_regions(labels: Tensor, rounds: int = _ROUNDS) -> Tensor:
-    """Numbers the regions of one label whose pixels touch at their sides.
+    """Numbers the 4-connected regions of equal labels.
 
-    Trees of pixels that hook onto the least neighbouring root and halve their height in each round
-    (FastSV, Zhang, Azad and Hu, PP 2020), a fixed number of times, so that the host need not ask
-    whether they are done. They begin as the runs of the rows.
+    Trees of pixels hook onto the smallest neighbouring root and halve their height in each round
+    (FastSV, Zhang, Azad and Hu, PP 2020). The number of rounds is fixed, so that the host need not
+    check for convergence. The initial trees are the runs of the rows.
 
     Args:
         labels: (N, H, W) int64.
-        rounds: about log2 of the longest way through a region.
+        rounds: number of rounds, about log2 of the longest path through a region.
 
     Returns:
-        (N, H, W) int64 in 0..HW-1, in each image the place of the region's first pixel.
+        (N, H, W) int64 in 0..HW-1, the flat index of the region's first pixel in its image.
     """
     images, height, width = labels.shape
     places = torch.arange(labels.numel(), device=labels.device).view_as(labels)

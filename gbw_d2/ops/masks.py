@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def mix(mask: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """Takes the source where the mask is True and the target elsewhere.
+    """Returns the source where the mask is True and the target elsewhere.
 
     Args:
         mask: (N, H, W) bool.

@@ -1,4 +1,4 @@
-"""Sums over the segments of a map that says which segment owns each pixel; no mask is made."""
+"""Sums over segments, given a map of each pixel's segment, without making masks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ def owner_sums(owners: Tensor, count: int, amounts: Tensor | None = None) -> Ten
     """Returns (N, count) float32, the sum of each segment's pixels.
 
     Args:
-        owners: (N, H, W) int64, number of each pixel's segment, 0..count - 1.
-        count: of numbers.
-        amounts: (N, H, W) of any type, None for 1: areas.
+        owners: (N, H, W) int64, segment number of each pixel, 0..count - 1.
+        count: number of segment numbers.
+        amounts: (N, H, W) of any dtype, or None for 1, which gives areas.
     """
     flat = owners.flatten(1)
     each = torch.ones((), device=owners.device) if amounts is None else amounts.float().flatten(1)
@@ -23,11 +23,11 @@ def owner_sums(owners: Tensor, count: int, amounts: Tensor | None = None) -> Ten
 def owner_shares(owners: Tensor, count: int, where: Tensor) -> Tensor:
     """Returns (N, count) float32, the share of a segment's pixels where ``where`` is True.
 
-    A number without a pixel has share 0.
+    The share is 0 for numbers without a pixel.
     """
     return owner_sums(owners, count, where) / owner_sums(owners, count).clamp(min=1)
 
 
 def at_owners(values: Tensor, owners: Tensor) -> Tensor:
-    """Gives each pixel (N, H, W) the value (N, count) of its segment."""
+    """Returns (N, H, W), the value (N, count) of each pixel's segment."""
     return values.gather(1, owners.flatten(1)).view_as(owners)

@@ -1,4 +1,4 @@
-"""Segment maps: pixels that hold segment ids, and the table that says what each segment is."""
+"""Operations on segment maps and their tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def segment_attributes(
 
 
 def class_map(segment_map: np.ndarray, segments_info: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Returns the class id of each pixel, uint8, 255 where no listed segment is.
+    """Returns the class id of each pixel, uint8, 255 outside the listed segments.
 
     Args:
         segment_map: (H, W) integers >= 0, 0 = void.
@@ -41,21 +41,21 @@ def class_map(segment_map: np.ndarray, segments_info: Sequence[Mapping[str, Any]
     """
     ids = np.array([s["id"] for s in segments_info], dtype=np.int64)
     categories = np.array([s["category_id"] for s in segments_info], dtype=np.uint8)
-    # Class id + 1, and 0 for void, which becomes 255 when 1 is taken away again: of a table of
-    # zeros only the pages of ids that occur are ever touched. What is larger takes the last entry.
+    # The table holds class id + 1, and 0 for void, which becomes 255 when 1 is subtracted: of a
+    # table of zeros only the pages of occurring ids are allocated. Larger ids take the last entry.
     one_more = np.zeros(int(ids.max(initial=0)) + 2, dtype=np.uint8)
     one_more[ids] = categories + np.uint8(1)
     return one_more.take(segment_map, mode="clip") - np.uint8(1)
 
 
 def runs_of(segment_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Splits a map into runs of one id within a row, in the order of the pixels.
+    """Splits a map into runs of equal ids within rows, in the order of the pixels.
 
     Args:
         segment_map: (H, W) integers.
 
     Returns:
-        Each run's first pixel, counted row by row; its length; its id.
+        The flat index of each run's first pixel, its length and its id.
     """
     begins = np.ones(segment_map.shape, dtype=bool)
     np.not_equal(segment_map[:, 1:], segment_map[:, :-1], out=begins[:, 1:])
@@ -72,7 +72,7 @@ def areas(segment_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distinct(ids: np.ndarray) -> np.ndarray:
-    """Lists the ids of a map, sorted: those that begin a run of equal ones, of which there are few.
+    """Returns the sorted ids of a map, found from the few beginnings of runs of equal ids.
 
     Args:
         ids: an array of integers of any shape.

@@ -1,9 +1,9 @@
 """Triton kernels for the cross-entropy of bilinearly upsampled logits on a GPU.
 
-No thread waits for another: the gradient is gathered by the low-resolution pixels, each of which
-computes anew the softmax of the pixels that it is a corner of, and sums are added up per program.
-Results are therefore the same in every run. The kernels are tested by Triton's interpreter and
-compile for NVIDIA GPUs; they have not been measured on one.
+There are no atomic operations: the gradient is gathered per low-resolution pixel, which recomputes
+the softmax of all pixels that it contributes to, and sums are accumulated per program. Results are
+therefore reproducible. The kernels are tested by Triton's interpreter and compile for NVIDIA GPUs;
+they have not been measured on one.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 
 from gbw_d2.ops.upsampling import positions
 
-# Numbers of one tile, classes x pixels, and tiles that one program goes through for its sums.
+# Elements of one tile, classes x pixels, and the number of tiles per program.
 TILE = 4096
 TILES = 16
 
 
 @triton.jit
 def _log1p(x):
-    # Kahan: what adding 1 has rounded off is put back.
+    # Kahan's correction of the rounding error of adding 1.
     one_more = 1 + x
     return tl.log(one_more) + (x - (one_more - 1)) / one_more
 
@@ -36,7 +36,7 @@ def _upsampled(
     logits, image, strides, y0, y1, ty, x0, x1, tx, shift, inside, CLASSES: tl.constexpr,
     PADDED: tl.constexpr,
 ):  # fmt: skip
-    """Logits (PADDED, pixels) interpolated between rows y0, y1 and columns x0, x1; -inf beyond."""
+    """Interpolates logits (PADDED, pixels) between rows y0, y1 and columns x0, x1; -inf beyond."""
     k = tl.arange(0, PADDED)[:, None]
     stride_n, stride_k, stride_y, stride_x = strides
     base = logits + image.to(tl.int64) * stride_n + k.to(tl.int64) * stride_k
@@ -57,7 +57,7 @@ def _upsampled(
 
 @triton.jit
 def _softmax_parts(z, label, PADDED: tl.constexpr):
-    """exp(z - top) with 0 at the label; top, sum of the others, denominator, cross-entropy."""
+    """Returns exp(z - top), 0 at the label; top, sum of the others, denominator, cross-entropy."""
     at_label = tl.arange(0, PADDED)[:, None] == label[None, :]
     top = tl.max(z, 0)
     below = tl.sum(tl.where(at_label, z - top[None, :], 0.0), 0)
@@ -74,7 +74,7 @@ def _pixel_kernel(
     out_height, out_width, CLASSES: tl.constexpr, PADDED: tl.constexpr, PIXELS: tl.constexpr,
     REPEATS: tl.constexpr, GAMMA: tl.constexpr, NORMS: tl.constexpr,
 ):  # fmt: skip
-    """A pass over the pixels: loss sums per class, and squared norms or what the gradient needs."""
+    """A pass over the pixels: loss sums per class, and squared norms or the gradient's inputs."""
     image, program = tl.program_id(1), tl.program_id(0)
     dtype: tl.constexpr = shift.dtype.element_ty
     classes = tl.arange(0, PADDED)
@@ -128,7 +128,7 @@ def _gradient_kernel(
     y_first, y_end, x_first, x_end, longest, top_in, scale_in, label_in, gradient,
     out_height, out_width, CLASSES: tl.constexpr, PADDED: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Gradient (N, h, K, w) at some low-resolution pixels of one row."""
+    """Computes the gradient (N, h, K, w) at some low-resolution pixels of one row."""
     image, row = tl.program_id(2), tl.program_id(1)
     dtype: tl.constexpr = shift.dtype.element_ty
     column = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
@@ -167,7 +167,7 @@ def _gradient_kernel(
 
 @lru_cache(maxsize=64)
 def _axis(size: int, out_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Returns where an axis reads, and which outputs read a position: first, end, most of them."""
+    """Returns each output's inputs on an axis, and each input's outputs: first, end, maximum."""
     lower, _, part = positions(size, out_size)
     at = np.arange(size)
     first = np.searchsorted(lower, at - 1)
@@ -179,7 +179,7 @@ def _axis(size: int, out_size: int, dtype: torch.dtype, device: torch.device) ->
 
 
 class _Setting:
-    """What both kernels are called with."""
+    """The arguments of both kernels."""
 
     def __init__(self, logits: Tensor, targets: Tensor, shift: Tensor | None) -> None:
         self.logits, self.targets = logits, targets.contiguous()
@@ -208,7 +208,7 @@ class _Setting:
         )
 
     def map(self, values: Tensor | None) -> Tensor:
-        """Returns per-pixel values, 1 for None, as the kernels read them."""
+        """Returns per-pixel values in the kernels' layout, 1 for None."""
         if values is None:
             return torch.ones_like(self.targets, dtype=self.dtype)
         return values.to(self.dtype).contiguous()
@@ -271,7 +271,7 @@ def loss_and_gradient(
         pixel_weights: (N, H, W) q, or None for 1.
         shift: (K,) to add to the logits, or None for 0.
         gamma: focal exponent, 0 for none.
-        with_gradient: whether the gradient is wanted.
+        with_gradient: whether to compute the gradient.
 
     Returns:
         The sum, float64 without axes, and (N, h, K, w) or None.

@@ -1,4 +1,4 @@
-"""Bilinear interpolation as the separable linear map that it is, a block of rows at a time."""
+"""Bilinear interpolation as a separable linear map, in blocks of rows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Positions that one product computes along the columns. A product over all of them would multiply
-# by zeros most of the time.
+# Number of positions that one product computes along the columns. A product over all positions
+# would mostly multiply by zeros.
 COLUMNS = 128
 
 
@@ -21,7 +21,7 @@ class Block:
 
     Attributes:
         out: the positions.
-        source: the positions before interpolation that they are made of.
+        source: the positions before interpolation from which they are interpolated.
         matrix: (len(out), len(source)) interpolation weights; each row sums to 1.
     """
 
@@ -31,11 +31,10 @@ class Block:
 
 
 def positions(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns where linear interpolation along one axis reads (``align_corners=False``).
+    """Returns the inputs of linear interpolation along one axis (``align_corners=False``).
 
-    As in ``F.interpolate(mode="bilinear", size=...)``: output i stands at
-    max((i + 1/2) size / out_size - 1/2, 0) of the input, beyond whose last position the last value
-    holds.
+    As in ``F.interpolate(mode="bilinear", size=...)``, output i is at input position max((i + 1/2)
+    size / out_size - 1/2, 0); the last value holds beyond the last position.
 
     Args:
         size: positions before.
@@ -49,7 +48,7 @@ def positions(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     where = where.clip(min=0)
     lower = where.astype(np.int64).clip(max=size - 1)
     part = where - lower
-    # Where nothing of the next position counts it is not read: it might be infinite.
+    # A position with weight 0 is not read, because its value might be infinite.
     return lower, (lower + (part > 0)).clip(max=size - 1), part
 
 
@@ -63,8 +62,8 @@ def interpolation_blocks(
         size: positions before.
         out_size: positions after, more or fewer.
         length: positions after in one block; the last may have fewer.
-        dtype: of the matrices.
-        device: of the matrices.
+        dtype: dtype of the matrices.
+        device: device of the matrices.
     """
     lower, upper, part = positions(size, out_size)
     blocks = []
@@ -79,18 +78,18 @@ def interpolation_blocks(
 
 
 class BilinearMap:
-    """Bilinear interpolation to another size, and its transpose, a block of rows at a time.
+    """Bilinear interpolation to another size, and its transpose, in blocks of rows.
 
-    It is linear and separable: a block of output rows is a matrix times the few input rows that it
-    is made of, each of them interpolated along the columns before. Autocast does not round it.
+    It is linear and separable: a block of output rows is a matrix times the few input rows from
+    which it is interpolated, after interpolation along the columns. Autocast has no effect on it.
 
     Args:
         size: (h, w) before.
         out_size: (H, W) after, of any ratio to it.
         channels: K.
-        elements: numbers that a block of K maps may hold, before and after.
-        dtype: of the computation.
-        device: of the computation.
+        elements: maximum number of elements of a block of K maps, before and after.
+        dtype: dtype of the computation.
+        device: device of the computation.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class BilinearMap:
         (height, width), (out_height, out_width) = size, out_size
         self.channels, self.width, self.out_width = channels, width, out_width
         self.is_identity = size == out_size
-        # Where the map shrinks, a block's input is larger than its output.
+        # If the map is reduced, a block's input is larger than its output.
         row = channels * max(width, out_width) * max(1, -(-height // out_height))
         rows = min(max(1, elements // row), out_height)
         columns = max(1, COLUMNS * out_width // max(width, out_width))
@@ -123,7 +122,7 @@ class BilinearMap:
             rows: the block.
 
         Returns:
-            (rows.out, K, W); ``source`` itself where the sizes are equal.
+            (rows.out, K, W); ``source`` itself if the sizes are equal.
         """
         if self.is_identity:
             return source

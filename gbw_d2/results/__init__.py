@@ -1,1 +1,1 @@
-"""What a run leaves in its OUTPUT_DIR: one writer and one reader."""
+"""Writers and readers of the files in a run's OUTPUT_DIR."""

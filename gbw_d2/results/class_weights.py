@@ -1,4 +1,4 @@
-"""class_weights.csv: what the schemes said, row by row, while the run goes on."""
+"""class_weights.csv, the class weights during a run."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class ClassWeightsFile:
         self.path = path
 
     def start(self, done: int) -> None:
-        """Starts the file, or cuts what a resumed run will write again.
+        """Starts the file, or removes rows that a resumed run will write again.
 
         Args:
-            done: iterations behind the run; 0 for a new one.
+            done: iterations done so far; 0 for a new run.
         """
         kept = []
         cut_to_whole_lines(self.path)
         if done > 0 and self.path.is_file():
             rows = read_table(self.path, COLUMNS)
-            # A last row that is cut off is written again.
+            # An incomplete last row is written again.
             kept = [r for r in rows if None not in r.values() and _iteration(self.path, r) <= done]
         with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

@@ -1,4 +1,4 @@
-"""From NumPy, tuples and non-finite numbers to what JSON and CSV hold."""
+"""Conversion of NumPy values, tuples and non-finite numbers for JSON and CSV."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Turns NumPy scalars and arrays, tuples and non-finite numbers into what JSON can hold."""
+    """Converts NumPy scalars and arrays, tuples and non-finite numbers to values that JSON has."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):

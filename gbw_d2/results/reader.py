@@ -1,4 +1,4 @@
-"""Reads what a run wrote to its OUTPUT_DIR: class weights, losses and scores per class."""
+"""Reads the files of a run's OUTPUT_DIR: class weights, losses and scores per class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Scores = dict[str, dict[str, dict[str, float | None]]]  # protocol -> class name
 
 @dataclass(frozen=True)
 class Run:
-    """What the files of an output folder hold; empty where the file is not there yet."""
+    """The content of an output folder's files; empty for files that do not exist yet."""
 
     name: str
     weights: Weights
@@ -36,7 +36,7 @@ def read_run(folder: Path, name: str) -> Run:
     """Reads an output folder of train_net.py.
 
     Raises:
-        UserError: no such folder, nothing of a run in it, or a damaged file.
+        UserError: the folder does not exist, holds no run, or a file is damaged.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the OUTPUT_DIR of a run")
@@ -55,7 +55,7 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def read_weight_rows(path: Path) -> list[dict[str, str]]:
-    """Reads class_weights.csv as it is; a last line that is cut off is left out.
+    """Reads the rows of class_weights.csv, without an incomplete last line.
 
     Raises:
         UserError: a column is missing.
@@ -70,7 +70,7 @@ def read_weights(path: Path) -> Weights:
     """Reads the weights of class_weights.csv over time.
 
     Raises:
-        UserError: columns or numbers that do not belong there.
+        UserError: the columns or numbers are invalid.
     """
     rows = read_weight_rows(path)
     points: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
@@ -88,10 +88,10 @@ def read_weights(path: Path) -> Weights:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Reads Detectron2's metrics.json, one entry per logged iteration, which counts from 0.
 
-    A resumed run repeats iterations; the later line counts.
+    A resumed run repeats iterations; the later line is used.
 
     Raises:
-        UserError: a line, other than the last, that is no JSON object.
+        UserError: a line other than the last is no JSON object.
     """
     lines = read_text(path).splitlines()
     entries: list[dict[str, Any]] = []
@@ -146,7 +146,7 @@ def read_scores(path: Path) -> Scores:
     """Reads per_class.csv; an empty cell is None.
 
     Raises:
-        UserError: columns or numbers that do not belong there.
+        UserError: the columns or numbers are invalid.
     """
     scores: Scores = {}
     for line, row in enumerate(read_table(path, ("protocol", "class")), start=2):
@@ -168,11 +168,11 @@ def read_confusion(path: Path) -> tuple[list[str], list[str], np.ndarray]:
     """Reads confusion.csv.
 
     Returns:
-        Names of the true classes, names of the predicted ones (the last is "no class"), and the
-        pixels of each pair, (K, K + 1) int64.
+        Names of the true classes, names of the predicted classes (the last is "no class"), and the
+        number of pixels of each pair, (K, K + 1) int64.
 
     Raises:
-        UserError: a cell that is no number.
+        UserError: a cell is no number.
     """
     rows = read_table(path, ("truth",))
     names = [row.pop("truth") for row in rows]
@@ -192,7 +192,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         folder: the folder, or the file itself.
 
     Raises:
-        UserError: it is not there.
+        UserError: the file does not exist or is damaged.
     """
     path = folder / RESULTS if folder.is_dir() else folder
     if not path.is_file():
@@ -231,7 +231,7 @@ def _curve(pairs: Sequence[tuple[float, float]]) -> Curve:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """Names runs by their folders, with as many parents as it takes to tell them apart."""
+    """Returns names of runs: their folders, with as many parents as needed to make them unique."""
     parts = [folder.resolve().parts for folder in folders]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-depth:]) for p in parts]

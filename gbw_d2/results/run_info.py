@@ -1,4 +1,4 @@
-"""What a result was made with: config, versions, device, time and memory."""
+"""Information about how a result was made: config, versions, device, time and memory."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def run_info(
     wall_seconds: float,
     device: str | torch.device,
 ) -> dict[str, Any]:
-    """Collects what a result was made with.
+    """Collects information about how a result was made.
 
     Args:
-        config: the whole config, as plain Python or as YAML.
+        config: the whole config, as plain Python values or as YAML.
         seed: the run's seed.
         iterations: training iterations done.
         wall_seconds: time since the start, in seconds.
-        device: where the network ran; its peak memory is read (on the CPU: of the process).
+        device: the network's device, whose peak memory is read (on the CPU: that of the process).
 
     Returns:
         The ``run`` entry of results.json; ``git_commit`` is None outside a clone.
@@ -80,9 +80,9 @@ def peak_memory_mb(device: str | torch.device) -> float:
 
 
 def git_commit() -> str | None:
-    """Returns the commit of the clone this package lies in, None where it is not under git."""
+    """Returns the commit of the clone that contains this package, or None outside git."""
     folder = Path(__file__).resolve().parent
-    # An installed copy may lie inside somebody else's clone, whose commit would mislead.
+    # An installed copy may be inside another project's clone, whose commit would be misleading.
     tracked = _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
     return None if tracked is None else _git(folder, "rev-parse", "HEAD")
 

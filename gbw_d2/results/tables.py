@@ -14,11 +14,12 @@ from gbw_d2.errors import UserError
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Reads the rows of a CSV file by their columns' names.
 
-    The last row may lack cells, which are None then: the run writes on, or was killed while it did.
+    The last row may lack cells, which are then None: the run may still be writing or may have been
+    killed.
 
     Args:
         path: the file.
-        columns: that it must have.
+        columns: required columns.
 
     Raises:
         UserError: a column is missing, or the file is damaged.
@@ -38,14 +39,14 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     if len(set(names)) < len(names):
         raise UserError(f"{path} has a column twice; the file is damaged")
     for line, row in enumerate(rows, start=2):
-        # What the head has no name for stands under None, and None is what a short row lacks.
+        # csv puts surplus cells under the key None, and fills missing cells with None.
         if None in row or (None in row.values() and line <= len(rows)):
             raise UserError(f"{path}, line {line}: not as many cells as columns; it is damaged")
     return rows
 
 
 def read_text(path: Path) -> str:
-    """Reads a file in UTF-8; raises :class:`UserError` where it is none."""
+    """Reads a text file in UTF-8; raises :class:`UserError` if it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

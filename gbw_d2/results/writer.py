@@ -1,4 +1,4 @@
-"""Writes what an evaluation leaves behind: CSV files and results.json."""
+"""Writes the files of an evaluation: CSV files and results.json."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def write_results_json(
     per_class: Mapping[str, Any],
     run: Mapping[str, Any],
 ) -> None:
-    """Writes ``results.json``; what is not finite becomes null.
+    """Writes ``results.json``; numbers that are not finite become null.
 
     Args:
-        path: the file, replaced at once when it is complete.
+        path: the file, which is replaced atomically.
         metrics: flat metrics of the first test set.
         datasets: name -> flat metrics, for every test set.
         per_class: protocol -> class name -> scores, of the first test set.
-        run: what :func:`run_info` returned.
+        run: the result of :func:`run_info`.
 
     Raises:
         ValueError: ``run`` lacks an entry.

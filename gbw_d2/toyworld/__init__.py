@@ -1,7 +1,7 @@
-"""The toy world: a procedural pair of street data sets on disk, in the official layouts.
+"""The toy world: a pair of procedurally generated street datasets on disk, in official layouts.
 
-The source looks like SYNTHIA-RAND-CITYSCAPES, the target like Cityscapes; between them lies a
-domain gap with separate knobs (:class:`DomainGap`, numbers in ``looks.py``).
+The source looks like SYNTHIA-RAND-CITYSCAPES, the target like Cityscapes; they differ by a domain
+gap with separate knobs (:class:`DomainGap`, numbers in ``looks.py``).
 """
 
 from gbw_d2.toyworld.render import ToySample, render

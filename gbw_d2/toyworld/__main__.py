@@ -1,8 +1,8 @@
 """Writes a default toy dataset: ``python -m gbw_d2.toyworld FOLDER [LAYOUT]``.
 
 Without a layout it is the toy world itself, the twins of SYNTHIA and Cityscapes. Training calls
-this in a process of its own, since worker processes import the main program anew, and train_net.py
-takes ten seconds to import. ``datasets/prepare_toy.py`` is for people.
+this in a separate process, because worker processes import the main program again, and importing
+train_net.py takes ten seconds. Users call ``datasets/prepare_toy.py``.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from gbw_d2.toyworld.writer import ensure_toy_world
 
 
 def main() -> None:
-    """Reads the command line and writes."""
+    """Writes the toy dataset that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("layout", nargs="?")
@@ -29,10 +29,10 @@ def main() -> None:
 
 
 def _end(*_: object) -> NoReturn:
-    # As by Ctrl-C, half-written files are removed; whoever ends this process says why.
+    # SIGTERM acts like Ctrl-C, so that incomplete files are removed; the sender reports the reason.
     raise SystemExit(INTERRUPTED)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _end)
-    sys.exit(finish(main, "the same command goes on where this one stopped"))
+    sys.exit(finish(main, "the same command continues where this one stopped"))

@@ -1,4 +1,4 @@
-"""Everything that moves: people, two-wheelers with and without riders, larger vehicles."""
+"""Moving objects: people, two-wheelers with and without riders, and larger vehicles."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def draw_person(stage: Stage, item: Item) -> None:
 
 
 def draw_group(stage: Stage, item: Item) -> None:
-    """Draws several people close together; one crowd region where the item says so."""
+    """Draws several people close together, as one crowd region if the item is a crowd."""
     count = int(stage.rng.integers(4, 8))
     for i in range(count):
         x = item.x + (i - 0.5 * count) * 0.55 + stage.rng.uniform(-0.1, 0.1)
@@ -56,7 +56,7 @@ def _wheels(
     stage: Stage, plane: Upright, radius: float, base: float, width: float, segment: int
 ) -> None:
     for x in (-base / 2, base / 2):
-        # What is seen between the spokes gets the vehicle's label, as in Cityscapes.
+        # Pixels between the spokes get the vehicle's label, as in Cityscapes.
         stage.canvas.polygon(plane.disc((x, radius), radius), None, segment)
         rim, hole = (
             plane.disc((x, radius), radius),
@@ -158,7 +158,7 @@ def draw_ridden_motorcycle(stage: Stage, item: Item) -> None:
 
 @dataclass(frozen=True)
 class Vehicle:
-    """The measures of a four-wheeled or railed vehicle in metres.
+    """The dimensions of a four-wheeled or rail vehicle in metres.
 
     Args:
         label: class and material.

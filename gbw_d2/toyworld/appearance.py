@@ -1,4 +1,4 @@
-"""From a flat drawing to a photograph: texture, light, weather, and the sensor's blur and noise."""
+"""Makes a flat drawing look like a photograph: texture, light, weather, blur and noise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _grain(
 def add_texture(
     image: np.ndarray, classes: np.ndarray, look: Look, rng: np.random.Generator
 ) -> None:
-    """Adds each class's own grain in place.
+    """Adds each class's texture in place.
 
     Args:
         image: (H, W, 3) float32 RGB, 0..255.

@@ -1,4 +1,4 @@
-"""The drawing board: a pinhole camera over a flat street, a picture and its segment map."""
+"""The canvas: a pinhole camera above a flat street, an image and its segment map."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from gbw_d2.cityscapes_classes import CLASSES
 
-# What a drawn thing is called: name -> (SYNTHIA id, Cityscapes id).
+# The SYNTHIA id and Cityscapes id of each label name.
 RAW_IDS: dict[str, tuple[int, int]] = {c.name: (c.synthia_id, c.cityscapes_id) for c in CLASSES}
 RAW_IDS |= {
     "unlabeled": (0, 0),
     "ego vehicle": (0, 1),
     "out of roi": (0, 3),
     "static": (0, 4),
-    # Cityscapes counts paint as road; SYNTHIA gives it a class that is ignored everywhere.
+    # Cityscapes labels paint as road; SYNTHIA gives it a class that is ignored everywhere.
     "lane marking": (22, 7),
     "parking": (13, 9),
     "road work": (14, 5),
@@ -68,7 +68,7 @@ class Camera:
 
 
 class Canvas:
-    """A picture (rows, columns, 3) uint8 RGB and, of the same size, the top segments' numbers."""
+    """An image (rows, columns, 3) uint8 RGB, and the numbers of the visible segments."""
 
     def __init__(self, rows: int, columns: int) -> None:
         self.color = np.zeros((rows, columns, 3), dtype=np.uint8)
@@ -76,7 +76,7 @@ class Canvas:
         self.table: list[Segment] = [Segment("unlabeled", 200.0)]
 
     def add(self, segment: Segment) -> int:
-        """Files a segment and returns its number, to be painted with."""
+        """Adds a segment and returns its number, with which it is painted."""
         self.table.append(segment)
         return len(self.table) - 1
 
@@ -86,7 +86,7 @@ class Canvas:
         color: np.ndarray | None,
         segment: int | None = None,
     ) -> None:
-        """Fills polygons, each (N, 2); None leaves the colours, or the segments, as they are."""
+        """Fills polygons, each (N, 2); None keeps the colours or the segments."""
         if not len(shapes):
             return
         fixed = [

@@ -1,4 +1,4 @@
-"""A folder of toy images: marked with its settings, written in parallel, resumable, whole or not.
+"""A folder of toy images with a marker file of its settings, written in parallel and resumable.
 
 Every toy dataset is a list of jobs, each of which writes the files of one image.
 """
@@ -23,12 +23,12 @@ from gbw_d2.plain_files import ContentError, read_json
 
 MARKER = "toyworld.json"
 PROGRESS_MARKER = "toyworld.in_progress.json"
-# Below this many images, starting other processes costs more than it saves.
+# With fewer images, starting further processes takes more time than it saves.
 _PARALLEL_FROM = 24
 
 Job = tuple[str, str, int]
 
-# The folder is locked, and each file belongs to one job.
+# Safe without process ids in names: the folder is locked, and each file belongs to one job.
 write_file = partial(write_atomically, alone=True)
 
 
@@ -55,17 +55,17 @@ def read_marker(path: Path) -> dict[str, Any]:
 
 
 def claim(root: Path, wanted: dict[str, Any]) -> bool:
-    """Makes sure that a folder is ours and of these settings; an empty one becomes ours.
+    """Checks that a folder is a toy world of these settings, or marks an empty one as such.
 
     Args:
         root: the folder.
-        wanted: the settings, as they stand in the marker.
+        wanted: the settings as written to the marker.
 
     Returns:
-        True when the toy world in it was finished.
+        Whether the toy world in it is finished.
 
     Raises:
-        DatasetError: the folder holds something else, or a world of other settings.
+        DatasetError: the folder holds other files, or a world of other settings.
     """
     for name in (MARKER, PROGRESS_MARKER):
         if not (root / name).is_file():
@@ -100,11 +100,11 @@ def _start_worker() -> None:
 
 
 def run_jobs(work: Callable[[Job], None], jobs: list[Job], workers: int | None) -> None:
-    """Runs jobs in several processes under a progress bar.
+    """Runs jobs in several processes with a progress bar.
 
     Args:
         work: writes the files of a job; must be picklable.
-        jobs: what is to be done.
+        jobs: the jobs.
         workers: number of processes; None = one per processor.
     """
     workers = workers or os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Every number in which the two domains differ: this is the one place to turn the gap's sizes.
+"""All numbers in which the two domains differ; the size of the domain gap is set here.
 
 Each entry is a pair (source, target); a knob of :class:`DomainGap` moves the target from the first
 value to the second.
@@ -12,7 +12,7 @@ import numpy as np
 
 from gbw_d2.toyworld.settings import ToyWorldSettings
 
-# Expected number per image; for the roadside kinds, the relative share of the street's length.
+# Expected number per image; for roadsides, the relative share of the street's length.
 CLASS_PRIOR: dict[str, tuple[float, float]] = {
     "car": (3.0, 4.2),
     "parked_share": (0.3, 0.6),
@@ -80,7 +80,7 @@ SENSOR: dict[str, tuple[float, float]] = {
 
 Color = tuple[int, int, int]
 
-# Each material: the colours it comes in, RGB 0..255, as many in the source as in the target.
+# The colours of each material, RGB 0..255, with equally many in source and target.
 PALETTE: dict[str, tuple[tuple[Color, ...], tuple[Color, ...]]] = {
     "road": (((92, 84, 98), (80, 78, 88)), ((104, 106, 104), (92, 94, 96))),
     "marking": (((240, 240, 235),), ((190, 192, 180),)),
@@ -173,7 +173,7 @@ COLOR_SPREAD = (7.0, 8.0)
 
 @dataclass(frozen=True)
 class Look:
-    """One domain's numbers after the knobs: the tables above with one value per name."""
+    """One domain's numbers: the tables above with one value per name, after applying the knobs."""
 
     prior: dict[str, float]
     layout: dict[str, float]
@@ -208,14 +208,14 @@ def _check_names(factors: dict[str, float]) -> None:
 
 
 def look_of(settings: ToyWorldSettings, domain: str) -> Look:
-    """Returns the numbers of a domain: the source's own, or the target's at the settings' gap.
+    """Returns the numbers of a domain; those of the target depend on the settings' gap.
 
     Args:
         settings: the world.
         domain: "source" or "target".
 
     Raises:
-        ValueError: a factor of the settings names no number.
+        ValueError: a factor of the settings has an unknown name.
     """
     gap, scale = settings.gap, float(domain == "target")
     factors = dict(settings.target_factors) if domain == "target" else {}

@@ -20,7 +20,7 @@ from gbw_d2.toyworld.settings import (
     ToyWorldSettings,
 )
 
-# Pictures are drawn this much larger and reduced, for smooth edges.
+# Images are drawn larger by this factor and then reduced, for smooth edges.
 _OVERSAMPLING = 2
 _RAW_ID_COLUMN = {"source": "synthia_id", "target": "cityscapes_id"}
 

@@ -1,4 +1,4 @@
-"""What is in a picture and where: camera, street plan, roadsides, and the things on it."""
+"""The content of an image: camera, street plan, roadsides and objects."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ THINGS = (
     "ridden_motorcycle",
 )
 FURNITURE = ("pole", "light", "sign", "tree", "litter")
-# Share of images without any thing, besides the fixed one.
+# Share of images without any thing, in addition to the fixed one.
 QUIET_SHARE = 0.03
 CROWDED_CAMERA_HEIGHT = 5.0
 
 
 def sample_camera(look: Look, rows: int, columns: int, rng: np.random.Generator) -> Camera:
-    """Draws the camera of one picture; rows and columns are the canvas size in pixels."""
+    """Draws the random camera of one image; rows and columns are the canvas size in pixels."""
     lay = look.layout
     return Camera(
         focal=rows * (lay["focal"] + lay["focal_spread"] * rng.uniform(-1, 1)),
@@ -44,7 +44,7 @@ def sample_camera(look: Look, rows: int, columns: int, rng: np.random.Generator)
 
 
 def sample_street(look: Look, rng: np.random.Generator) -> Street:
-    """Draws the street's plan; the camera stands in the right-hand lane."""
+    """Draws a random street plan; the camera is in the right-hand lane."""
     width = look.layout["road_width"] * rng.uniform(0.85, 1.2)
     left = -width * rng.uniform(0.5, 0.68)
     z = rng.uniform(14.0, 32.0)
@@ -72,7 +72,7 @@ def draw_roadsides(stage: Stage) -> None:
 def _cut(
     kind: str, z0: float, z1: float, crossing: tuple[float, float] | None
 ) -> list[tuple[str, float, float]]:
-    """Leaves a crossing road open: a stretch that meets it is cut short on either side."""
+    """Cuts a stretch of roadside where a crossing road meets it."""
     if crossing is None or z1 < crossing[0] or z0 > crossing[1]:
         return [(kind, z0, z1)]
     pieces = ((z0, crossing[0] - 2.0), (crossing[1] + 2.0, z1))
@@ -82,13 +82,13 @@ def _cut(
 def sample_items(
     look: Look, street: Street, rng: np.random.Generator, with_things: bool, crowd: bool
 ) -> list[Item]:
-    """Draws everything that stands or moves on the street, far ones first.
+    """Draws the random objects on the street, from far to near.
 
     Args:
         look: the domain's numbers.
         street: the street's plan.
         rng: source of randomness.
-        with_things: False for an image without any thing.
+        with_things: whether the image has things.
         crowd: whether this domain marks some groups as crowd regions.
     """
     items: list[Item] = []
@@ -203,7 +203,7 @@ def _collide(a: Item, b: Item) -> bool:
 
 
 def crowded_items(camera: Camera, rng: np.random.Generator, columns: int) -> list[Item]:
-    """Fills the street with rows of people, more than 255 of them in sight."""
+    """Fills the street with rows of people, more than 255 of them visible."""
     items = []
     for z in np.geomspace(46.0, 12.0, 14):
         left = -camera.center / camera.scale(z)
@@ -215,7 +215,7 @@ def crowded_items(camera: Camera, rng: np.random.Generator, columns: int) -> lis
 
 
 def draw_hood_and_border(stage: Stage) -> None:
-    """Paints the own car's hood and the unseen rim of the picture: both void."""
+    """Paints the ego vehicle's hood and the border of the rectified image, both void."""
     canvas, lay, rng = stage.canvas, stage.look.layout, stage.rng
     rows, columns = canvas.segments.shape
     top = rows * (1.0 - lay["hood"] * rng.uniform(0.6, 1.2))
@@ -248,11 +248,11 @@ def draw_scene(
         crowd: whether this domain marks some groups as crowd regions.
 
     Returns:
-        The canvas, and the camera that the ground's depth follows from.
+        The canvas, and the camera that determines the ground's depth.
     """
     camera, street = sample_camera(look, rows, columns, rng), sample_street(look, rng)
     if things == "crowded":
-        # Seen from above, or the first row would hide the others.
+        # The camera is high, because otherwise the first row would hide the others.
         camera = replace(camera, height=CROWDED_CAMERA_HEIGHT)
     stage = Stage(Canvas(rows, columns), camera, look, street, rng)
     st.draw_sky(stage)

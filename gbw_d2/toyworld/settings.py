@@ -1,4 +1,4 @@
-"""What may be chosen about the toy world: its seed, its size, and the knobs of the domain gap."""
+"""The settings of a toy world: seed, sizes, and the knobs of the domain gap."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-# Raised whenever the same settings would give other bytes.
+# The version, to be raised whenever the same settings would give other bytes.
 FORMAT_VERSION = 3
 
 DOMAINS: tuple[str, ...] = ("source", "target")
 SPLITS: dict[str, tuple[str, ...]] = {"source": ("train", "val"), "target": ("train", "val")}
 
-# Fixed members of the source and of the target's training split.
+# Special images of the source and of the target's training split.
 EMPTY_INDEX = 3  # no thing at all
 CROWDED_INDEX = 7  # more than 255 instances at 128 x 256 and above
 
 
 @dataclass(frozen=True)
 class DomainGap:
-    """How far the target is from the source: 0 = the source's look, 1 = the full gap."""
+    """The size of the domain gap, per knob: 0 = the source's look, 1 = the full gap."""
 
     palette_and_texture: float = 1.0
     lighting_and_weather: float = 1.0
@@ -36,7 +36,7 @@ class DomainGap:
 
 @dataclass(frozen=True)
 class ToyWorldSettings:
-    """One toy world; equal settings give equal bytes.
+    """The settings of a toy world; equal settings give equal files.
 
     Args:
         seed: seed of every random draw, >= 0.
@@ -77,7 +77,7 @@ class ToyWorldSettings:
                 raise ValueError(f"toy world: the factor of '{name}' is {factor}; give one >= 0")
 
     def num_images(self, domain: str, split: str) -> int:
-        """Returns how many images a split has."""
+        """Returns the number of images of a split."""
         counts = {
             ("source", "train"): self.num_source,
             ("source", "val"): self.num_source_val,
@@ -89,8 +89,8 @@ class ToyWorldSettings:
     def as_json(self) -> dict[str, Any]:
         """Returns the settings and the format version as plain JSON values, one level deep.
 
-        What is empty by default stands in it only where it is not, so that the worlds made before
-        it came keep their markers.
+        Settings that are empty by default are only included if set, so that worlds of earlier
+        versions keep their markers.
         """
         values = asdict(self)
         gap = {f"gap.{name}": value for name, value in values.pop("gap").items()}

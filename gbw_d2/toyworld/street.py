@@ -1,4 +1,4 @@
-"""Everything that stands still: sky, ground, the two roadsides, trees, poles, lights, signs."""
+"""Static objects: sky, ground, the two roadsides, trees, poles, lights and signs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEAR = 1.5
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to draw: what it is, where it stands (metres), which way it faces (-1 or 1)."""
+    """One object to draw: its kind, its position (metres) and its direction (-1 or 1)."""
 
     kind: str
     x: float
@@ -36,7 +36,7 @@ class Street:
 
 @dataclass(frozen=True)
 class Stage:
-    """What every drawing function needs."""
+    """The arguments shared by all drawing functions."""
 
     canvas: Canvas
     camera: Camera
@@ -45,7 +45,7 @@ class Stage:
     rng: np.random.Generator
 
     def color(self, material: str, spread: float = 1.0) -> np.ndarray:
-        """Draws a colour of a material."""
+        """Draws a random colour of a material."""
         return self.look.color(material, self.rng, spread)
 
     def upright(self, item: Item, squeeze: float = 1.0) -> Upright:
@@ -163,7 +163,7 @@ def _paint(stage: Stage, shapes: list[np.ndarray]) -> None:
 
 
 def draw_roadside(stage: Stage, kind: str, x: float, z0: float, z1: float) -> None:
-    """Draws one stretch of a roadside at abscissa x, from depth z0 to z1, and what is behind."""
+    """Draws one stretch of a roadside at abscissa x, from depth z0 to z1, with its background."""
     ROADSIDE[kind](stage, x, z0, z1)
 
 
@@ -206,7 +206,7 @@ def _building(stage: Stage, x: float, z0: float, z1: float) -> None:
 
 
 def _behind(stage: Stage, x: float, z0: float, z1: float) -> None:
-    """What is seen above a low roadside: a garden, a house set back, or the sky."""
+    """Draws what is visible above a low roadside: a garden, a house farther back, or the sky."""
     side = np.sign(x)
     choice = stage.rng.random()
     if choice < 0.45:
@@ -252,7 +252,7 @@ def _fence(stage: Stage, x: float, z0: float, z1: float) -> None:
     _behind(stage, x, z0, z1)
     height = stage.rng.uniform(1.5, 2.3)
     color, segment = stage.color("fence"), stage.canvas.add(Segment("fence", 0.5 * (z0 + z1)))
-    # The gaps between the bars keep the background's colour and the fence's label.
+    # The gaps between the bars have the background's colour and the fence's label.
     stage.canvas.polygon(_facade(stage, x, z0, z1, 0, height), None, segment)
     bars = [_facade(stage, x, z, z + 0.16, 0, height) for z in np.arange(z0, z1, 0.55)]
     rails = [_facade(stage, x, z0, z1, y, y + 0.14) for y in (0.25, height - 0.14)]
@@ -274,7 +274,7 @@ def _terrain(stage: Stage, x: float, z0: float, z1: float) -> None:
 
 
 def _gap(stage: Stage, x: float, z0: float, z1: float) -> None:
-    """Leaves the view open."""
+    """Draws no roadside."""
 
 
 ROADSIDE = {

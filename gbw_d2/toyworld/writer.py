@@ -1,4 +1,4 @@
-"""Writes the toy world in the official layouts, in parallel and resumably."""
+"""Writes the toy world in the official layouts, in parallel and resumable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CITIES = {"train": ("toyburg", "toyfurt"), "val": ("toystadt",)}
 
 
 def sample_files(root: Path, domain: str, split: str, index: int) -> dict[str, Path]:
-    """Returns the files of one image by role, in the official layout.
+    """Returns the paths of one image's files by role, in the official layout.
 
     Args:
         root: folder of the toy world.
@@ -39,7 +39,7 @@ def sample_files(root: Path, domain: str, split: str, index: int) -> dict[str, P
     """
     base = Path(root) / SUBFOLDERS[domain]
     if domain == "source":
-        # SYNTHIA's layout has no folder for a split.
+        # SYNTHIA's layout has no folders for splits.
         base, name = base.with_name(base.name + _SOURCE_SUFFIX[split]), f"{index:07d}.png"
         return {"labels": base / "GT" / "LABELS" / name, "image": base / "RGB" / name}
     city = CITIES[split][index % len(CITIES[split])]
@@ -73,7 +73,7 @@ def cityscapes_instance_ids(sample: ToySample) -> np.ndarray:
 
 
 def cityscapes_labels(sample: ToySample) -> dict[str, np.ndarray]:
-    """Returns Cityscapes' label pictures by role."""
+    """Returns Cityscapes' label images by role."""
     return {
         "labelIds": sample.raw_map,
         "instanceIds": cityscapes_instance_ids(sample),
@@ -82,7 +82,7 @@ def cityscapes_labels(sample: ToySample) -> dict[str, np.ndarray]:
 
 
 def pictures(domain: str, sample: ToySample) -> dict[str, np.ndarray]:
-    """Returns what the files of one image hold, by the roles of :func:`sample_files`."""
+    """Returns the content of one image's files, by the roles of :func:`sample_files`."""
     source = domain == "source"
     labels = {"labels": synthia_label(sample)} if source else cityscapes_labels(sample)
     return {**labels, "image": cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR)}
@@ -142,7 +142,7 @@ def _missing(root: Path, settings: ToyWorldSettings) -> list[Job]:
 
 
 def write_toy_world(root: Path, settings: ToyWorldSettings, workers: int | None = None) -> None:
-    """Writes a toy world, or what is missing of it; a finished one is looked through file by file.
+    """Writes the missing files of a toy world.
 
     Args:
         root: folder to write to: empty, absent, or a toy world of the same settings.
@@ -171,7 +171,7 @@ def _write_missing(root: Path, settings: ToyWorldSettings, workers: int | None) 
 
 
 def ensure_toy_world(root: Path, settings: ToyWorldSettings | None = None) -> None:
-    """Writes the toy world unless it is there, finished and of these settings.
+    """Writes the toy world unless a finished one with these settings exists.
 
     Args:
         root: folder of the toy world.
@@ -186,14 +186,14 @@ def ensure_toy_world(root: Path, settings: ToyWorldSettings | None = None) -> No
 
 
 def check_toy_world(root: Path, settings: ToyWorldSettings | None = None) -> None:
-    """Looks whether a toy world is there, finished, of these settings and without a missing file.
+    """Checks that a finished toy world with these settings exists and no file is missing.
 
     Args:
         root: folder of the toy world.
         settings: the world; None = the default one.
 
     Raises:
-        DatasetError: what is wrong with it and how to mend it.
+        DatasetError: it does not; the message says what to do.
     """
     root, settings = Path(root), settings or ToyWorldSettings()
     remedy = "run `python datasets/prepare_toy.py` with the same options"

@@ -1,1 +1,1 @@
-"""A grid of runs: its plan, its queue, its ledger."""
+"""A grid of runs: its plan, its execution and its results file."""

@@ -1,4 +1,4 @@
-"""What a result depends on, as two hashes: of the package, and of the config."""
+"""Hashes of the package and of the config, on which a result depends."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from gbw_d2.weighting import SCHEMES
 
 from detectron2.config import CfgNode, get_cfg
 
-# Keys that say where a run writes and how often it looks, and nothing about what comes out.
+# Keys about a run's output and its evaluation period, without influence on the trained network.
 _WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD"),
     "SOLVER.CHECKPOINTS_KEPT",
     *("EVAL.PICTURES", "EVAL.LABEL_FREE_IMAGES", "EVAL.BEST_ON"),
     *("DATALOADER.NUM_WORKERS", "DATALOADER.DECODED_CACHE"),
 )
-# Defaults that the hashes of the first results go by, whatever the project's are today.
+# Defaults at the time of the first results, on which their hashes are based.
 _FIRST_DEFAULTS = {
     "WEIGHTING.HEADS": ["semantic"],
     "UDA.SELF_TRAINING.IGNORE_TOP": 0.0,
     "UDA.SELF_TRAINING.IGNORE_BOTTOM": 0.0,
 }
 _FIRST_SETTINGS = {"frequency_power": 1.0}
-# Classes of schemes whose names were others then.
+# Classes of schemes that had other names at that time.
 _FIRST_CLASSES = {"BalancedScheme": "EqualPullScheme"}
-# Of gbw_d2, what shapes no training: it predicts, scores, draws or reads, or its outcome is in the
-# config's hash. Everything else counts, new files too.
+# Parts of gbw_d2 without influence on training: prediction, evaluation, plots, readers, and code
+# whose result is in the config's hash. Everything else counts, including new files.
 _NOT_TRAINING = (
     *("inference", "evaluation", "results", "engine/evaluation.py", "engine/pictures.py"),
     "engine/label_free.py",
@@ -49,7 +49,8 @@ def package_hash() -> str:
     """Returns 12 digits for the code of gbw_d2 that trains; comments and layout do not count.
 
     Raises:
-        UserError: gbw_d2 is another clone's: its code would run under this one's configs.
+        UserError: gbw_d2 is imported from another clone, so that its code would run with this
+            clone's configs.
     """
     root = Path(gbw_d2.__file__).resolve().parent
     here = Path(__file__).resolve().parents[2]
@@ -66,7 +67,7 @@ def package_hash() -> str:
 
 
 def training_files(root: Path) -> list[Path]:
-    """Lists the files of the package at ``root`` that shape training, in a fixed order."""
+    """Lists the files of the package at ``root`` that influence training, in a fixed order."""
     others = {root / name for name in _NOT_TRAINING}
     files = sorted(root.rglob("*.py"))
     return [path for path in files if others.isdisjoint((path, *path.parents))]
@@ -85,7 +86,7 @@ def _code(text: str) -> str:
 
 
 def _dump(node: Any) -> str:
-    """Writes a tree as ``ast.dump`` does, less empty fields, which each Python adds some of."""
+    """Writes a tree like ``ast.dump``, without empty fields, which depend on Python's version."""
     if isinstance(node, list):
         return f"[{','.join(map(_dump, node))}]"
     if not isinstance(node, ast.AST):
@@ -95,10 +96,10 @@ def _dump(node: Any) -> str:
 
 
 def config_hash(cfg: CfgNode) -> str:
-    """Returns 12 digits for all that a config changes of the defaults and that has an effect.
+    """Returns 12 digits for all differences of a config from the defaults that have an effect.
 
-    A key that is added to the project later does not change it, as long as its default stands.
-    Weighting counts as what it comes to, and not by its name, for a scheme's defaults may change.
+    Adding a key to the project later does not change it as long as the key has its default.
+    Weighting counts by its settings and not by its name, because a scheme's defaults may change.
     """
     default = get_cfg()
     add_gbw_config(default)
@@ -110,11 +111,12 @@ def config_hash(cfg: CfgNode) -> str:
         and not _is_scheme_key(key)
         and (key not in defaults or defaults[key] != value)
     }
-    # Each pair was a key of its own when the first results were hashed.
+    # At the time of the first results, each pair was a separate key.
     for head, other in changed.pop("WEIGHTING.WEIGHTS_FROM", []):
         changed[f"WEIGHTING.{head.upper()}_WEIGHTS_FROM"] = other
     changed |= _weighting(cfg)
-    # Devices differ by rounding alone; the hashes of the first results hold this one.
+    # Results on different devices differ by rounding only; the first results were hashed with this
+    # device.
     changed["MODEL.DEVICE"] = "cpu"
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""Successive halving: which arms earn further seeds."""
+"""Successive halving: selects the arms that get further seeds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from gbw_studies.grid.ledger import Row, run_name, score
 from gbw_studies.grid.plan import Choice, Rung, Study
 
-# A run that ended with an error scores this in every metric.
+# The score of a run that ended with an error, in every metric.
 FAILED = 0.0
 
 
 def arms_of(study: Study, rung: Rung, rows: Sequence[Row]) -> list[str]:
-    """Returns the arms of a rung, given what the rungs before it gave.
+    """Returns the arms of a rung, given the results of the rungs before it.
 
     Args:
         study: the study.
@@ -31,7 +31,7 @@ def arms_of(study: Study, rung: Rung, rows: Sequence[Row]) -> list[str]:
 def ranking(study: Study, rows: Sequence[Row]) -> list[tuple[str, float]]:
     """Orders the arms by the mean paired difference to the baseline, best first.
 
-    An arm that was run with no seed of the baseline is left out.
+    An arm without a common seed with the baseline is left out.
     """
     gains = {arm: gain(study, arm, rows) for arm in study.arms}
     known = [(arm, value) for arm, value in gains.items() if value is not None]
@@ -41,8 +41,8 @@ def ranking(study: Study, rows: Sequence[Row]) -> list[tuple[str, float]]:
 def gain(study: Study, arm: str, rows: Sequence[Row]) -> float | None:
     """Returns an arm's mean difference to the baseline of the same recipe and seed.
 
-    All recipes, test sets and metrics of the study's choice count the same; an arm that exists for
-    some recipes only is judged by those.
+    All recipes, test sets and metrics of the study's choice have equal weight; an arm that exists
+    for some recipes only is ranked by those.
     """
     by_run = {run_name(row): row for row in rows}
     per_recipe = []

@@ -1,4 +1,4 @@
-"""The committed results of a study: one JSON line per run, in results.jsonl of its folder."""
+"""The results of a study: one JSON line per run, in results.jsonl of its folder."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Values = Mapping[str, float | None]
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Reads a study's rows; none where nothing has been run yet.
+    """Reads a study's rows, of which there are none before the first run.
 
     Raises:
-        UserError: a line that is no row; the last one may be torn and is then left out.
+        UserError: a line is no row; the last line may be incomplete and is then left out.
     """
     path = folder / FILE
     if not path.is_file():
@@ -91,7 +91,7 @@ def run_name(row: Row) -> RunName:
 
 
 def read_output(folder: Path) -> Row:
-    """Reads what a finished run left in its OUTPUT_DIR: scores of every test set, time, memory."""
+    """Reads a finished run's OUTPUT_DIR: scores of every test set, time and memory."""
     results = read_results(folder)
     run, names = results["run"], list(results["datasets"])
     protocol = run["config"]["EVAL"]["PROTOCOLS"][0]

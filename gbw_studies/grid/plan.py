@@ -1,4 +1,4 @@
-"""A study's YAML file: recipes x arms x seeds, and which runs that makes."""
+"""A study's YAML file, which defines a grid of runs: recipes x arms x seeds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "a mapping
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a config file, and the words that change it: bases to replace, then overrides."""
+    """One run: a config file, bases that replace the config's, and values of keys."""
 
     recipe: str
     arm: str
@@ -44,12 +44,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Rung:
-    """A part of the grid: all arms, or the best of those that the rungs before it ran.
+    """A part of the grid: all arms, or the best of those of earlier rungs.
 
     Args:
         seeds: that each of its arms is run with.
-        best: number of arms that go on, by the study's choice; None for all.
-        always: arms that run whatever their scores.
+        best: number of arms to continue with, by the study's choice; None for all.
+        always: arms that run regardless of their scores.
     """
 
     seeds: tuple[int, ...]
@@ -59,7 +59,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Choice:
-    """How arms are ranked: the mean paired difference to the baseline over all of these.
+    """The ranking of arms: the mean paired difference to the baseline over all of these.
 
     Args:
         datasets: test sets.
@@ -72,17 +72,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Study:
-    """A study as its file says; the results lie in the folder of the file's name beside it.
+    """The content of a study's file; its results are in the folder of the same name beside it.
 
     Args:
-        arms: name -> what it changes of a config; ``recorded`` in its place, a text, for one that
-            this version cannot run any more: its rows stay in the tables.
-        answer: what came out, in a sentence or two; ``notes`` has the whole.
+        arms: name -> what it changes in a config, or ``recorded``, a text, for an arm that this
+            version can no longer run but whose rows stay in the tables.
+        answer: the result in one or two sentences; ``notes`` has the details.
         baseline: the arm that all others are compared with.
-        rivals: arms that the study's own have to beat.
-        proposed: arms that are compared with each rival, and with each other, too.
+        rivals: existing methods with which the proposed arms are compared.
+        proposed: arms that are compared with the baseline, each rival and each other.
         rare: names of the rare classes.
-        accept_packages: hashes of earlier packages whose results still count.
+        accept_packages: hashes of earlier versions of the package whose results are still valid.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Runs jobs side by side, each in a process of its own that begins with all imports done."""
+"""Runs jobs in parallel, each in its own process, forked after all imports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gbw_d2.files.locking import exclusive
 from gbw_studies.grid.plan import Job
 
 LOG = "run.log"
-# Exit code of a run whose training came to numbers that are not finite: a result like others.
+# Exit code of a run whose training diverged, which counts as a result.
 DIVERGED = 3
 
 
@@ -30,7 +30,7 @@ def run_all(
     threads: int,
     finished: Callable[[Job, Path, int, float], None],
 ) -> None:
-    """Runs jobs in order, so many at a time; an interrupted one is resumed where it stopped.
+    """Runs jobs in order, several at a time; an interrupted job is resumed.
 
     Args:
         jobs: each with its OUTPUT_DIR.
@@ -39,7 +39,7 @@ def run_all(
         finished: called after each with its exit code and seconds.
     """
     context = multiprocessing.get_context("forkserver")
-    # The server imports once what takes each run ten seconds.
+    # The fork server imports once what would take each run ten seconds.
     context.set_forkserver_preload(["gbw_d2.engine.setup", "gbw_d2.engine.train"])
     os.environ["OMP_NUM_THREADS"] = str(threads)
     waiting = list(jobs)
@@ -51,7 +51,7 @@ def run_all(
                 taken = {slot for _, _, slot, _ in running.values()}
                 slot = next(s for s in range(workers) if s not in taken)
                 process = context.Process(target=_run, args=(job, str(folder), threads, slot))
-                # A run that has started and is not in the list would outlive this process.
+                # A started run that is not in the list would outlive this process.
                 with signals_wait():
                     process.start()
                     running[process] = (job, folder, slot, time.perf_counter())
@@ -69,7 +69,7 @@ def run_all(
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Keeps SIGINT and SIGTERM back until the block has ended."""
+    """Delays SIGINT and SIGTERM until the end of the block."""
     # Not by a mask: processes that are started inside would inherit it.
     came: list[int] = []
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -85,7 +85,7 @@ def signals_wait() -> Iterator[None]:
 
 
 def _run(job: Job, folder: str, threads: int, slot: int) -> None:
-    """Trains one job; what it says goes to run.log in its folder."""
+    """Trains one job, with its output in run.log in its folder."""
     # Another study.py may have begun the same run: this one waits, and then finds it finished.
     with exclusive(Path(folder)):
         _train(job, folder, threads, slot)
@@ -131,7 +131,7 @@ def last_words(folder: Path) -> str:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Deletes what a finished run needs no more: its weights and events."""
+    """Deletes the weights and events of a finished run."""
     for path in folder.glob("*.pth"):
         path.unlink()
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)

@@ -1,1 +1,1 @@
-"""Tables and pictures of what runs have left behind."""
+"""Tables and plots of the results of runs."""

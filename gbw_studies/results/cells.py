@@ -1,4 +1,4 @@
-"""How numbers look in Markdown tables."""
+"""The format of numbers in Markdown tables."""
 
 from __future__ import annotations
 

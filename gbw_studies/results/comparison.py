@@ -1,4 +1,4 @@
-"""What the tables and pictures of a study show: scores, paired differences, cost."""
+"""The numbers in a study's tables and plots: scores, paired differences and cost."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _resamples(count: int) -> np.ndarray:
 def bootstrap_interval(values: Mapping[tuple[str, int], float]) -> tuple[float, float] | None:
     """Computes the percentile bootstrap interval of a mean (Efron and Tibshirani 1993, 13.3).
 
-    Whole seeds are drawn again, for runs of one seed go together.
+    Whole seeds are resampled, because runs with the same seed are correlated.
 
     Args:
         values: (recipe, seed) -> value.

@@ -1,4 +1,4 @@
-"""A study with its runs: what its file says and what its results.jsonl holds."""
+"""A study with its runs: the content of its file and of its results.jsonl."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gbw_studies.grid.plan import Study, load_study
 
 @dataclass(frozen=True)
 class Scores:
-    """What a run scored on one dataset, all in 0..100; None is undefined.
+    """The scores of a run on one dataset, 0..100; None if undefined.
 
     Args:
         metrics: flat metrics, each named with its protocol.

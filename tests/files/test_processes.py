@@ -54,7 +54,7 @@ def test_an_end(tmp_path: Path, how: str) -> None:
         process.send_signal(signal.SIGKILL if how == "kill -9" else signal.SIGINT)
     _, shown = process.communicate(timeout=60)
     if how != "kill -9":
-        assert (process.returncode, shown) == (130, "stopped; the same command begins anew\n")
+        assert (process.returncode, shown) == (130, "stopped; the same command starts again\n")
     workers = [int(path.name) for path in folder.iterdir()]
     wait_for(lambda: not any(is_alive(number) for number in workers))
 

@@ -72,7 +72,7 @@ def test_ctrl_c_says_how_to_go_on(
     finally:
         for each, handler in kept:
             signal.signal(each, handler)
-    assert capsys.readouterr().err == "stopped; the same command goes on with what is missing\n"
+    assert capsys.readouterr().err == "stopped; the same command continues with the missing runs\n"
 
 
 def test_an_arm_of_an_earlier_version_is_not_run(

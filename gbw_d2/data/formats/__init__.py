@@ -1,1 +1,1 @@
-"""How files on disk become records and label arrays: one file per official layout."""
+"""Readers that turn files on disk into records and label arrays, one file per dataset layout."""

@@ -41,7 +41,7 @@ _HINT = (
     "Expected ACDC with rgb_anon/<condition>/<split>/*/*_rgb_anon.png and "
     "gt/<condition>/<split>/*/*_gt_labelTrainIds.png there; datasets/README.md shows where the "
     "files go (DETECTRON2_DATASETS moves the root), and `python datasets/prepare_acdc.py --check` "
-    "looks them over."
+    "checks them."
 )
 
 
@@ -54,7 +54,7 @@ def load_acdc(
         root: the folder with ``rgb_anon`` and ``gt``.
         split: ``train`` or ``val``.
         conditions: of :data:`CONDITIONS`.
-        labelled: whether the records name the labels.
+        labelled: whether the records include the labels.
 
     Raises:
         DatasetError: no images, or none with its label.
@@ -124,15 +124,15 @@ def load_panoptic(root: Path, split: str, conditions: Sequence[str] = CONDITIONS
 def acdc_specs(
     prefix: str, root: Callable[[], Path], prepare: Callable[[], None] | None = None
 ) -> Iterator[DatasetSpec]:
-    """Makes the datasets of all conditions together and of each.
+    """Makes the datasets of all conditions together, and of each condition.
 
     Names: the five of :func:`gbw_d2.data.formats.target_specs.target_specs` and the same with the
     condition, ``{prefix}_night_panoptic_val``.
 
     Args:
         prefix: ``"acdc"`` or the name of a twin in the same layout.
-        root: gives the dataset's folder; called when the dataset is loaded, not before.
-        prepare: makes the files where they can be made.
+        root: returns the dataset's folder; only called when the dataset is loaded.
+        prepare: makes the files, for datasets that can be generated.
     """
 
     def images(conditions: Sequence[str], split: str) -> list[Record]:

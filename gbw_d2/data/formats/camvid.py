@@ -5,7 +5,7 @@
 * the original: ``701_StillsRaw_full`` and ``LabeledApproved_full``, 960 x 720, labels
   ``*_L.png`` in 32 colours.
 
-The file names tell the drive and the frame, so the splits are the same in both. There are no
+File names contain the drive and the frame, so the splits are the same in both forms. There are no
 instances.
 """
 
@@ -36,13 +36,13 @@ from gbw_d2.data.formats.target_specs import semantic_specs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
 from gbw_d2.label_spaces import CAMVID_11, IGNORE_LABEL
 
-# SegNet's index -> our class.
+# The class of this project for each of SegNet's indices.
 SEGNET_CLASSES = (
     *("sky", "building", "pole", "road", "sidewalk", "vegetation", "traffic sign", "fence"),
     *("car", "person", "rider"),
 )
 SEGNET_VOID = len(SEGNET_CLASSES)
-# The 32 colours (RGB) of the original, by the class that SegNet's authors put each into.
+# The 32 colours (RGB) of the original, by the class to which SegNet's authors assign them.
 COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "sky": ((128, 128, 128),),
     # Building, archway, bridge, tunnel, wall.
@@ -76,10 +76,10 @@ _HINT = (
 
 
 def place_of(stem: str) -> tuple[str, str]:
-    """Says which split and which light an image belongs to.
+    """Returns the split and the light (day or dusk) of an image.
 
-    Four drives were filmed. 0001TP, at dusk, is training data up to frame 8520 and test data from
-    frame 8550; of 0016E5 the frames 7959 to 8159 are for validation; 0006R0 is training data and
+    There are four drives. 0001TP, at dusk, is training data up to frame 8520 and test data from
+    frame 8550 on; frames 7959 to 8159 of 0016E5 are validation data; 0006R0 is training data and
     Seq05VD test data.
 
     Args:
@@ -89,7 +89,7 @@ def place_of(stem: str) -> tuple[str, str]:
         (``train``, ``val`` or ``test``; ``day`` or ``dusk``).
 
     Raises:
-        DatasetError: it is no name of CamVid's.
+        DatasetError: it is not a name of a CamVid image.
     """
     drive, _, frame = stem.partition("_")
     digits = frame.removeprefix("f")
@@ -141,11 +141,11 @@ def read_colours(path: str | Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Form:
-    """One of the public forms.
+    """One of CamVid's two public forms.
 
     Args:
         pairs: folders of images and of labels, below the root.
-        label_suffix: what takes the place of an image's suffix in the name of its label.
+        label_suffix: replaces an image's suffix in the name of its label.
         read: reads a label file.
     """
 
@@ -170,10 +170,11 @@ def load_camvid(
         root: the folder with either form.
         split: ``train``, ``val`` or ``test``.
         light: ``day``, ``dusk`` or both.
-        labelled: whether the records name the labels; images without one are left out then.
+        labelled: whether the records include the labels; if so, images without a label are left
+            out.
 
     Raises:
-        DatasetError: neither form is there, no image is, or no label.
+        DatasetError: the folder has neither form, no image or no label.
     """
     form = form_of(root)
     records = [
@@ -197,10 +198,10 @@ def load_camvid(
 
 
 def form_of(root: Path) -> Form:
-    """Tells which of :data:`FORMS` a folder holds.
+    """Determines which of :data:`FORMS` a folder has.
 
     Raises:
-        DatasetError: none.
+        DatasetError: it has none of them.
     """
     for form in FORMS:
         if all((root / images).is_dir() for images, _ in form.pairs):
@@ -233,7 +234,7 @@ def camvid_specs(
     prepare: Callable[[], None] | None = None,
     released: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[DatasetSpec]:
-    """Makes the three splits, and the two lights of each for adaptation from day to dusk.
+    """Makes the datasets of the three splits, and those by light for adaptation from day to dusk.
 
     Names: ``{prefix}_unlabelled_train``, ``{prefix}_semantic_{train,val,test}``,
     ``{prefix}_day_semantic_{train,test}``, ``{prefix}_dusk_semantic_test``,
@@ -241,9 +242,9 @@ def camvid_specs(
 
     Args:
         prefix: ``"camvid"`` or the name of a twin in the same layout.
-        root: gives the dataset's folder; called when the dataset is loaded, not before.
-        prepare: makes the files where they can be made.
-        released: split -> images of the release; splits that are not named have what is found.
+        root: returns the dataset's folder; only called when the dataset is loaded.
+        prepare: makes the files, for datasets that can be generated.
+        released: number of images of the release by split; for other splits, the images found.
     """
 
     def load(light: Sequence[str], split: str, labelled: bool) -> list[Record]:

@@ -1,4 +1,4 @@
-"""Cityscapes' official layout, with the files that :mod:`.cityscapes_labels` adds."""
+"""Cityscapes' official layout, with the label files that :mod:`.cityscapes_labels` makes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ SEMANTIC_FILE = "sem_seg_file_name"
 PANOPTIC_FILE = "pan_seg_file_name"
 SEGMENTS = "segments_info"
 IMAGE_SUFFIX = "_leftImg8bit.png"
-# Share of the rows at the top and at the bottom of the release's images that show the rim of the
-# rectified picture and the own car's hood; DAFormer's and HRDA's numbers.
+# Share of the rows at the top and at the bottom of the images that show the border of the rectified
+# image and the ego vehicle's hood, as in DAFormer and HRDA.
 HOOD_AND_RIM = (0.03, 0.234)
 TRAIN_ID_SUFFIX = "_gtFine_labelTrainIds.png"
-# Of downloaded labels.
+# Suffixes of downloaded labels.
 LABEL_SUFFIX = "_gtFine_labelIds.png"
 INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
 
@@ -70,18 +70,18 @@ NUM_IMAGES = {split: sum(cities.values()) for split, cities in CITY_IMAGES.items
 _IMAGE_HINT = (
     "Expected Cityscapes' leftImg8bit and gtFine there; datasets/README.md shows where the files "
     "go (DETECTRON2_DATASETS moves the root), and `python datasets/prepare_cityscapes.py --check` "
-    "looks them over."
+    "checks them."
 )
 _UNPACK_HINT = "Unpack gtFine_trainvaltest.zip beside the images."
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Where one version of the images lies; the labels are the same for all.
+    """The location of one version of the images; all versions share the labels.
 
     Args:
-        folder: beside ``gtFine``.
-        suffix: what follows the image's id in a file's name.
+        folder: the folder beside ``gtFine``.
+        suffix: the part of a file's name after the image's id.
         hint: what to do when there are none.
     """
 
@@ -97,12 +97,12 @@ _PREPARE_HINT = "Run `python datasets/prepare_cityscapes.py`, which makes the mi
 
 
 def panoptic_json(root: Path, split: str) -> Path:
-    """Returns the panoptic JSON file of a split, as Cityscapes' own converter names it."""
+    """Returns the path of a split's panoptic JSON file, as in Cityscapes' own converter."""
     return root / "gtFine" / f"cityscapes_panoptic_{split}_trainId.json"
 
 
 def list_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Path]:
-    """Lists the image files of a split, sorted by city and name; none is opened.
+    """Lists the image files of a split, sorted by city and name, without opening them.
 
     Args:
         root: the folder with ``leftImg8bit`` and ``gtFine``.
@@ -118,7 +118,7 @@ def list_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Path
     cities = sorted(p for p in folder.iterdir() if p.is_dir() and not is_clutter(p.name))
     if not cities:
         raise DatasetError(f"no cities in '{folder}'. {images.hint}")
-    # A city whose images were not downloaded may be an empty folder.
+    # The folder of a city whose images were not downloaded may be empty.
     paths = sorted(p for c in cities for p in c.glob(f"*{images.suffix}") if not is_clutter(p.name))
     if not paths:
         raise DatasetError(f"no file *{images.suffix} in a folder of '{folder}'. {images.hint}")
@@ -134,10 +134,10 @@ def load_images(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Reco
 def load_semantic(root: Path, split: str, images: ImageFiles = CLEAR) -> list[Record]:
     """Lists the images of a split with their semantic label files.
 
-    Images without a label, downloaded or made, are left out.
+    Images that have neither a downloaded nor a made label are left out.
 
     Raises:
-        DatasetError: no image has a label, or train ids that can be made are missing.
+        DatasetError: no image has a label, or label files that can be made are missing.
     """
     records = load_images(root, split, images)
     folder = root / "gtFine" / split
@@ -165,7 +165,7 @@ def label_files(root: Path, split: str) -> set[str]:
 
 
 def _lonely_labels(files: set[str], records: list[Record]) -> list[str]:
-    """Lists the ids of labels that have no image."""
+    """Returns the ids of labels without an image."""
     names = {os.path.basename(path) for path in files}
     ends = (LABEL_SUFFIX, TRAIN_ID_SUFFIX)
     labelled = {name.removesuffix(end) for end in ends for name in names if name.endswith(end)}
@@ -219,7 +219,7 @@ def _place(root: Path, split: str, images: ImageFiles) -> str:
 
 
 def _read_annotations(path: Path) -> list[dict[str, Any]]:
-    """Reads the entries of a COCO panoptic file and checks all that later code relies on."""
+    """Reads and checks the entries of a COCO panoptic file."""
     try:
         annotations = read_json(path)["annotations"]
         for annotation in annotations:
@@ -306,14 +306,14 @@ def cityscapes_specs(
 
     Args:
         prefix: ``"cityscapes"`` or the name of a twin in the same layout.
-        root: gives the dataset's folder; called when the dataset is loaded, not before.
-        prepare: makes the files where they can be made.
+        root: returns the dataset's folder; only called when the dataset is loaded.
+        prepare: makes the files, for datasets that can be generated.
         images: which version of the images.
-        make_labels: (root, split, whether with instances, images) -> makes the label files that
-            the download lacks; instead of ``prepare``.
-        check_labels: the same -> looks whether they are there or can be made.
+        make_labels: makes the label files that the download lacks, in place of ``prepare``; called
+            with root, split, whether with instances, and images.
+        check_labels: checks that these files exist or can be made; called likewise.
         ignore_rows: see :class:`gbw_d2.data.spec.DatasetSpec`.
-        released: split -> images of the release; None = as many as are found.
+        released: number of images of the release by split; None for the images found.
     """
 
     def count(split: str) -> int:

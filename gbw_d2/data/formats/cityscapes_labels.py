@@ -1,7 +1,8 @@
 """The label files that Cityscapes' download lacks: train ids, and panoptic PNG and JSON files.
 
-They are made on first use, or beforehand by ``datasets/prepare_cityscapes.py``: each file whole or
-not at all, by one process (with workers) while the others wait, and going on where it stopped.
+They are made on first use, or beforehand by ``datasets/prepare_cityscapes.py``. Each file is
+written atomically, by one process (with workers) while the others wait; an interrupted run
+continues.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from gbw_d2.files.atomic import naming, put_in_place, write_atomically
 from gbw_d2.files.locking import exclusive
 from gbw_d2.files.processes import in_processes
 
-# Stands in the JSON file; raised whenever the same download would give other files. A JSON file
-# without it comes from Cityscapes' own script and is used as it is.
+# The version in the JSON file, to be raised whenever the same download would give other files. A
+# JSON file without a version comes from Cityscapes' own script and is used unchanged.
 VERSION = 1
 STAMP = "gbw_d2_version"
 
@@ -57,7 +58,7 @@ Result = TypeVar("Result")
 
 
 def check_labels(root: Path, split: str, panoptic: bool, images: ImageFiles = CLEAR) -> None:
-    """Looks whether all label files of a split are there or can be made; makes none.
+    """Checks that all label files of a split exist or can be made, and makes none.
 
     Args:
         root: the folder with the images and ``gtFine``.
@@ -66,8 +67,8 @@ def check_labels(root: Path, split: str, panoptic: bool, images: ImageFiles = CL
         images: which version of the images.
 
     Raises:
-        DatasetError: downloaded files are missing, what is there does not fit together, or files
-            are to be made where nothing can be written.
+        DatasetError: downloaded files are missing or inconsistent, or files must be made in a
+            folder that is not writable.
     """
     if not _stems_to_make(root, split, panoptic, images):
         (load_panoptic if panoptic else load_semantic)(root, split, images)
@@ -81,18 +82,18 @@ def make_labels(
     workers: int | None = None,
     anew: bool = False,
 ) -> None:
-    """Makes the label files of a split that are missing, or of another version of ours.
+    """Makes the label files of a split that are missing or of another version.
 
     Args:
         root: the folder with the images and ``gtFine``.
         split: ``"train"`` or ``"val"``.
-        panoptic: False makes the train ids alone.
+        panoptic: whether to make panoptic files in addition to train ids.
         images: which version of the images.
         workers: processes; None = one per processor.
-        anew: makes the panoptic files even where they are there.
+        anew: whether to make the panoptic files even if they exist.
 
     Raises:
-        DatasetError: downloaded files are missing, or nothing can be written.
+        DatasetError: downloaded files are missing, or the folder is not writable.
     """
     if not (anew or _stems_to_make(root, split, panoptic, images)):
         return
@@ -107,7 +108,7 @@ def make_labels(
 def label_stems(
     root: Path, split: str, panoptic: bool = True, images: ImageFiles = CLEAR
 ) -> list[Path]:
-    """Returns where the downloaded labels of images are, without the suffix.
+    """Returns the paths of images' downloaded labels, without suffix.
 
     Images whose labels were not downloaded are left out, as :func:`.cityscapes.load_semantic` does.
 
@@ -142,7 +143,7 @@ def _without_train_ids(stems: Sequence[Path]) -> list[Path]:
 
 
 def _stems_to_make(root: Path, split: str, panoptic: bool, images: ImageFiles) -> list[Path]:
-    """Returns the stems of images for which something is to be made, after a look whether it can.
+    """Returns the stems of images that need label files, after checking that these can be made.
 
     Raises:
         DatasetError: see :func:`check_labels`.
@@ -168,7 +169,7 @@ def _panoptic_is_current(root: Path, split: str) -> bool:
     path = panoptic_json(root, split)
     if not path.is_file() or not path.with_suffix("").is_dir():
         return False
-    # A broken file is not touched: reading it says what is wrong with it.
+    # A damaged file is left unchanged; reading it reports the error.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return json.loads(path.read_text()).get(STAMP, VERSION) == VERSION
     return True
@@ -177,7 +178,7 @@ def _panoptic_is_current(root: Path, split: str) -> bool:
 def _run(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, what: str, unit: str
 ) -> list[Result]:
-    """Does the work under a progress bar, in several processes where it pays; an error ends it."""
+    """Runs the work with a progress bar, in several processes if worthwhile; an error ends it."""
     bar = partial(tqdm, total=len(items), desc=what, unit=unit, disable=not items)
     workers = min(workers, len(items))
     if workers <= 1:
@@ -205,8 +206,8 @@ def _make_train_ids(stems: Sequence[Path], split: str, workers: int) -> None:
 def write_train_ids(stem: Path) -> None:
     """Maps a ``labelIds`` file to train ids.
 
-    A look-up rather than drawing the polygons again: the drawing differs between versions of
-    Pillow, and the result must agree with the files that the benchmark scores.
+    It uses a look-up table instead of drawing the polygons again: drawing differs between versions
+    of Pillow, and the result must agree with the files that the benchmark evaluates.
     """
     label = read_array(f"{stem}{LABEL_SUFFIX}", cv2.IMREAD_UNCHANGED)
     encoded = cv2.imencode(".png", raw_to_train_id("cityscapes_id")[label])[1]
@@ -228,7 +229,7 @@ def convert_city(gt_folder: Path, split: str, city: str) -> Path:
     """Runs Cityscapes' own panoptic converter on one city.
 
     Returns:
-        The city's JSON file in the split's staging folder; it is there when the city is done.
+        The city's JSON file in the split's staging folder; it exists once the city is done.
     """
     from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 

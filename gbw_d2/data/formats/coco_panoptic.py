@@ -17,10 +17,10 @@ SEGMENTS = "segments_info"
 
 
 def check_annotation(annotation: dict[str, Any]) -> None:
-    """Checks an entry of ``annotations``: its file, and its segments, which are crowds or not.
+    """Checks an entry of ``annotations``: its file name and its segments.
 
     Raises:
-        TypeError, ValueError or KeyError: it cannot be used.
+        TypeError, ValueError or KeyError: the entry is invalid.
     """
     name = annotation["file_name"]
     if not isinstance(name, str) or not name:
@@ -32,7 +32,7 @@ def check_annotation(annotation: dict[str, Any]) -> None:
 
 
 def check_segment(segment: dict[str, Any]) -> None:
-    """Raises TypeError or ValueError where an entry of ``segments_info`` cannot be used."""
+    """Raises TypeError or ValueError for an invalid entry of ``segments_info``."""
     if not all(is_whole(segment[key]) for key in ("id", "category_id")):
         raise TypeError(f"segment {segment} has no whole numbers")
     if not 0 < segment["id"] < 1 << 24:
@@ -42,16 +42,16 @@ def check_segment(segment: dict[str, Any]) -> None:
 
 
 def is_whole(value: Any) -> bool:
-    """True for whole numbers; true and false of JSON are none."""
+    """Whether a value is a whole number; JSON's true and false are not."""
     return type(value) is int
 
 
 def read_numbers(record: Record, remedy: str = "write both anew") -> np.ndarray:
-    """Reads which segment of the record each pixel shows: (H, W) uint16, void = the number of them.
+    """Reads each pixel's index into the record's segments, (H, W) uint16; void = their number.
 
     Args:
-        record: names the PNG file and lists its segments.
-        remedy: what to do where both do not agree; the end of the error message.
+        record: a record with the PNG file and its segments.
+        remedy: what to do if PNG and JSON file disagree; the end of the error message.
 
     Raises:
         DatasetError: unreadable, not colour, another size than its image, or a segment that the
@@ -61,8 +61,8 @@ def read_numbers(record: Record, remedy: str = "write both anew") -> np.ndarray:
     ids = read_ids(path, remedy)
     check_size(ids, record[keys.HEIGHT], record[keys.WIDTH], path)
     listed = [segment["id"] for segment in record[SEGMENTS]]
-    # One entry per possible id: only those that occur are ever touched, so it costs no memory.
-    # Counted from 1 on here: 0 is what the list lacks.
+    # One entry per possible id; only entries of occurring ids are touched, so it needs little
+    # memory. Indices count from 1 here: 0 marks ids that the list lacks.
     position = np.zeros(1 << 24, dtype=np.uint16)
     position[[*listed, 0]] = np.arange(1, len(listed) + 2)
     numbers = position[ids]
@@ -84,7 +84,7 @@ def read_segments(
     :func:`gbw_d2.data.formats.segments.join_segments`.
 
     Args:
-        record: names the PNG file and lists its segments.
+        record: a record with the PNG file and its segments.
         class_ids: (S + 1,) uint8, the class of each of its segments and of void, 255 = void.
         space: the classes.
         remedy: as in :func:`read_numbers`.

@@ -1,4 +1,4 @@
-"""Cross-City (NTHU) as it is downloaded: ``<City>/Images/{Train,Test}``, ``<City>/Labels/Test``.
+"""Cross-City (NTHU) as downloaded: ``<City>/Images/{Train,Test}`` and ``<City>/Labels/Test``.
 
 Labels are PNG files ``<image>_eval.png`` of Cityscapes' label ids, for the test images only.
 """
@@ -28,15 +28,15 @@ _SUFFIXES = (".jpg", ".png")
 _HINT = (
     "Expected Cross-City with <City>/Images/{Train,Test} and <City>/Labels/Test there; "
     "datasets/README.md shows where the files go (DETECTRON2_DATASETS moves the root), and "
-    "`python datasets/prepare_crosscity.py --check` looks them over."
+    "`python datasets/prepare_crosscity.py --check` checks them."
 )
-# The benchmark has 13 classes; whatever else its files may hold is ignored, as in the references.
+# The benchmark has 13 classes; all other labels are ignored, as in published codes.
 _ONLY_13 = np.full(256, IGNORE_LABEL, dtype=np.uint8)
 _ONLY_13[list(TRAIN_IDS_19)] = [t if t in TRAIN_IDS_13 else IGNORE_LABEL for t in TRAIN_IDS_19]
 
 
 def load_crosscity_images(root: Path, city: str, folder: str) -> list[Record]:
-    """Lists the images of a city and nothing else, sorted by name.
+    """Lists the images of a city without labels, sorted by name.
 
     Args:
         root: the folder with the cities.
@@ -63,7 +63,7 @@ def load_crosscity_labelled(root: Path, city: str) -> list[Record]:
     """Lists the test images of a city with their labels.
 
     Raises:
-        DatasetError: images are missing, or no label is there.
+        DatasetError: images are missing, or there is no label.
     """
     records = load_crosscity_images(root, city, "Test")
     folder = root / city / "Labels" / "Test"
@@ -98,9 +98,9 @@ def crosscity_specs(
 
     Args:
         prefix: ``"crosscity"`` or the name of a twin in the same layout.
-        root: gives the dataset's folder; called when the dataset is loaded, not before.
-        prepare: makes the files where they can be made.
-        released: test images of each city in the release; None = as many as are found.
+        root: returns the dataset's folder; only called when the dataset is loaded.
+        prepare: makes the files, for datasets that can be generated.
+        released: number of test images of each city in the release; None for the images found.
     """
 
     def load(city: str, split: str, labelled: bool) -> list[Record]:

@@ -1,4 +1,4 @@
-"""Reading PNG files and listing folders, with errors that name the file."""
+"""Reads image and label files and lists folders, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from gbw_d2.data.formats import png
 from gbw_d2.data.spec import DatasetError, Record
 from gbw_d2.errors import UserError
 
-# A record's label file. Class statistics follow every file that is named in a record.
+# The record entry of the label file. Class statistics depend on every file named in a record.
 LABEL_FILE = "label_file_name"
 
-# What files of formats that change pixels, or have 256 colours of their own, begin with.
+# First bytes of formats with lossy compression or a palette, which cannot hold labels.
 _LOSSY = {b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF"}
 _EXIF_ORIENTATION = 0x0112
-# Values of 12 bits in a file of 16 end here, once they are brought to 8.
+# Maximum of 12-bit values in a 16-bit file after conversion to 8 bits.
 _DARK = 16
 
 logger = logging.getLogger(__name__)
 
 
 def is_clutter(name: str) -> bool:
-    """True for what other programmes leave between data: hidden names, thumbnails, notebooks'."""
+    """Whether a name is that of a hidden file, a thumbnail or a notebook's checkpoint."""
     return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
@@ -45,7 +45,7 @@ def list_names(folder: Path, suffix: str, hint: str) -> list[str]:
     Args:
         folder: the folder to list.
         suffix: for example ``".png"``.
-        hint: what to do when there is none; the end of the error message.
+        hint: what to do if there is no such file; the end of the error message.
 
     Raises:
         DatasetError: the folder is missing, or it holds no such file.
@@ -63,7 +63,7 @@ def list_names(folder: Path, suffix: str, hint: str) -> list[str]:
 
 
 def image_record(path: Path, image_id: str) -> Record:
-    """Makes the record of an image without labels; only the head of the file is read.
+    """Makes the record of an image without labels, reading only the file's header.
 
     Raises:
         DatasetError: the file cannot be opened or is no image.
@@ -78,7 +78,7 @@ def image_record(path: Path, image_id: str) -> Record:
 
 
 def check_unique(folder: Path, records: list[Record]) -> None:
-    """Raises :class:`DatasetError` where images of one folder share an id."""
+    """Raises :class:`DatasetError` if several images of a folder have the same id."""
     counts = Counter(record[keys.IMAGE_ID] for record in records)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
@@ -88,7 +88,7 @@ def check_unique(folder: Path, records: list[Record]) -> None:
 
 
 def few(names: Sequence[str], limit: int = 3) -> str:
-    """Joins the first names of a long list, for messages."""
+    """Returns the first names of a list as text, for messages."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 
@@ -118,7 +118,8 @@ def _read_whole(path: str | Path, remedy: str = _UNPACK) -> bytes:
         data = Path(path).read_bytes()
     except OSError as error:
         raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
-    # A truncated PNG may decode to an image whose lower part is black, so the end is looked at.
+    # A truncated PNG may decode to an image whose lower part is black, so the file's end is
+    # checked.
     if data.startswith(png.SIGNATURE) and b"IEND" not in data[-16:]:
         raise DatasetError(f"'{path}' is a truncated PNG file; {remedy}")
     if png.promises_too_much(data):
@@ -129,7 +130,7 @@ def _read_whole(path: str | Path, remedy: str = _UNPACK) -> bytes:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Reads (height, width) in pixels from the head of an image file, as :func:`read_image` does.
+    """Reads an image's (height, width) in pixels as :func:`read_image` gives it, from the header.
 
     Raises:
         DatasetError: the file cannot be opened or is no image.
@@ -147,19 +148,19 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def read_array(path: str | Path, flags: int, remedy: str = _UNPACK) -> np.ndarray:
-    """Reads an image file with OpenCV; with ``IMREAD_UNCHANGED`` it is one of labels.
+    """Reads an image file with OpenCV, or with ``IMREAD_UNCHANGED`` a label file.
 
     Args:
         path: an image file.
         flags: OpenCV's, such as ``cv2.IMREAD_UNCHANGED``.
-        remedy: what to do where it cannot be read; the end of the error message.
+        remedy: what to do if it cannot be read; the end of the error message.
 
     Returns:
         (H, W) or (H, W, C) array; colour channels in OpenCV's order, blue first.
 
     Raises:
-        DatasetError: the file cannot be opened, is truncated or is not an image, or a label's
-            format changes pixels.
+        DatasetError: the file cannot be opened, is truncated or is not an image, or a label file
+            has lossy compression.
     """
     return _decode(path, _read_whole(path, remedy), flags, remedy)
 
@@ -192,7 +193,7 @@ def read_ids(path: str | Path, remedy: str = _UNPACK) -> np.ndarray:
 
     Args:
         path: an RGB PNG file.
-        remedy: what to do where it cannot be read; the end of the error message.
+        remedy: what to do if it cannot be read; the end of the error message.
 
     Returns:
         (H, W) int32.
@@ -226,9 +227,9 @@ def decoded(path: str | Path) -> Iterator[Image.Image]:
 
 
 def read_indices(path: str | Path, wide: bool = False) -> np.ndarray:
-    """Reads the values of a label file with one channel: palette indices, or grey levels as such.
+    """Reads the values of a label file with one channel: palette indices or grey levels.
 
-    OpenCV gives a palette's colours and not its indices, so Pillow reads these files.
+    OpenCV returns a palette's colours instead of its indices, so Pillow reads these files.
 
     Args:
         path: a PNG file with a palette or grey levels.
@@ -253,9 +254,9 @@ def read_indices(path: str | Path, wide: bool = False) -> np.ndarray:
 
 
 def read_image(path: str | Path, image_format: str) -> np.ndarray:
-    """Reads a colour image as a viewer shows it: turned as its EXIF orientation says.
+    """Reads a colour image, rotated by its EXIF orientation, as viewers display it.
 
-    Labels hold no orientation and are never turned. PNG files are taken as they are stored.
+    Labels have no orientation and are never rotated. PNG files are read as stored.
 
     Args:
         path: an image file.
@@ -275,7 +276,7 @@ def read_image(path: str | Path, image_format: str) -> np.ndarray:
         with _named(path, _UNPACK):
             image = png.decode(data, png.RGB)
         return image if image_format == "RGB" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    # Turned here, since which formats OpenCV turns depends on its version.
+    # Rotated here, because it depends on OpenCV's version for which formats it does so.
     image = _decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, _UNPACK)
     image = _turned(image, _orientation_of(path))
     if png.bit_depth(data) == 16:
@@ -284,7 +285,7 @@ def read_image(path: str | Path, image_format: str) -> np.ndarray:
 
 
 def check_size(array: np.ndarray, height: int, width: int, path: str | Path) -> None:
-    """Raises :class:`DatasetError` where an array is not (height, width, ...) pixels."""
+    """Raises :class:`DatasetError` if an array does not have the size (height, width, ...)."""
     if array.shape[:2] != (height, width):
         rows, cols = array.shape[:2]
         turned = (
@@ -309,7 +310,7 @@ def _refuse_lossy(path: str | Path, data: bytes) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation 1..8 of a JPEG or WebP file, 1 where it has none."""
+    """Returns the EXIF orientation 1..8 of a JPEG or WebP file, 1 if it has none."""
     if image.format not in ("JPEG", "MPO", "WEBP"):
         return 1
     value = image.getexif().get(_EXIF_ORIENTATION, 1)
@@ -321,12 +322,12 @@ def _orientation_of(path: str | Path) -> int:
         with Image.open(path) as image:
             return _orientation(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        # OpenCV reads some files that Pillow does not.
+        # OpenCV reads some files that Pillow cannot read.
         return 1
 
 
 def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns (H, W, 3) as an EXIF orientation says."""
+    """Rotates or mirrors an image (H, W, 3) by its EXIF orientation."""
     if orientation >= 5:
         image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -337,7 +338,7 @@ def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def warn_once(message: str) -> None:
-    """Logs a warning, however often it is asked to; once more where a log is set up in between."""
+    """Logs a warning once, and once more if logging is set up after the first time."""
     _warn(message, logger.hasHandlers())
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from gbw_d2.data.formats.cityscapes import ImageFiles
 
-# Attenuation per metre, as the files are named: visible for 600, 300 and 150 m. 0.02 is the one
-# that published tables mean.
+# Attenuation per metre, part of the file names: visibility of 600, 300 and 150 m. Published tables
+# use 0.02.
 BETAS = ("0.005", "0.01", "0.02")
 
 
 def foggy_images(beta: str) -> ImageFiles:
-    """Returns where the images of one fog lie.
+    """Returns the location of the images of one fog density.
 
     Args:
         beta: one of :data:`BETAS`.
@@ -21,6 +21,6 @@ def foggy_images(beta: str) -> ImageFiles:
         hint=(
             "Expected Foggy Cityscapes' leftImg8bit_foggy beside Cityscapes' gtFine; "
             "datasets/README.md shows where the files go (DETECTRON2_DATASETS moves the root), and "
-            "`python datasets/prepare_foggy_cityscapes.py --check` looks them over."
+            "`python datasets/prepare_foggy_cityscapes.py --check` checks them."
         ),
     )

@@ -1,4 +1,4 @@
-"""GTA5 ("Playing for Data") as it is downloaded: ``images/*.png`` and ``labels/*.png``.
+"""GTA5 ("Playing for Data") as downloaded: ``images/*.png`` and ``labels/*.png``.
 
 A label is a PNG with a palette whose indices are Cityscapes' label ids. There are no instances.
 """
@@ -18,14 +18,14 @@ from gbw_d2.data.formats.pairs import load_pairs
 from gbw_d2.data.spec import DatasetError, DatasetSpec, Record
 from gbw_d2.label_spaces import CITYSCAPES_19
 
-# Some labels of the release are a few pixels larger or smaller than their images. The references
-# bring both to one size and so stretch such a label; more than this is no such exception.
+# Some labels of the release are a few pixels larger or smaller than their images. Published codes
+# resize both to one size and so stretch such a label; a larger difference is an error.
 MAX_SIZE_DIFFERENCE = 0.05
 
 _HINT = (
     "Expected GTA5 with images/*.png and labels/*.png there; datasets/README.md shows where the "
     "files go (DETECTRON2_DATASETS moves the root), and `python datasets/prepare_gta5.py --check` "
-    "looks them over."
+    "checks them."
 )
 
 
@@ -35,8 +35,9 @@ def load_gta5(root: Path) -> list[Record]:
     Args:
         root: the folder with ``images`` and ``labels``.
 
-    Pairs of unlike sizes are left out: three public codes leave out 15188 and 17705, two of them by
-    name and without a reason, RobustNet since it drops whatever has another size than its label.
+    Pairs of different sizes are left out. Three public codes leave out 15188 and 17705: two of them
+    by name and without a reason, RobustNet because it drops every image whose label has another
+    size.
 
     Raises:
         DatasetError: a folder is missing, or images and labels do not pair up.
@@ -55,7 +56,7 @@ def load_gta5(root: Path) -> list[Record]:
 
 
 def _may_fit(record: Record) -> bool:
-    """False where the heads of image and label say that they are of unlike sizes."""
+    """Whether image and label may have the same size, judged by their headers."""
     try:
         size = png_size(record[LABEL_FILE])
     except DatasetError:
@@ -64,7 +65,7 @@ def _may_fit(record: Record) -> bool:
 
 
 def _difference(size: tuple[int, ...], record: Record) -> float:
-    """Returns by which share of the image's a label's rows or columns differ, the larger one."""
+    """Returns the larger relative difference between a label's and the image's rows or columns."""
     image = (record[keys.HEIGHT], record[keys.WIDTH])
     return max(abs(a - b) / b for a, b in zip(size, image, strict=True))
 
@@ -74,7 +75,7 @@ def read_semantic(record: Record) -> np.ndarray:
 
     Raises:
         DatasetError: unreadable, colours instead of indices, ids that Cityscapes does not have, or
-            a size that is more than 5 % off that of the image.
+            a size that differs from the image's by more than 5 %.
     """
     path = record[LABEL_FILE]
     label = read_label_ids(path, "GTA5's own labels have a palette: unpack them again.")
@@ -97,8 +98,8 @@ def gta5_specs(
 
     Args:
         prefix: ``"gta5"`` or the name of a twin in the same layout.
-        root: gives the dataset's folder; called when the dataset is loaded, not before.
-        prepare: makes the files where they can be made.
+        root: returns the dataset's folder; only called when the dataset is loaded.
+        prepare: makes the files, for datasets that can be generated.
     """
 
     def load() -> list[Record]:

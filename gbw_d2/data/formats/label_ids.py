@@ -1,4 +1,4 @@
-"""Labels that hold Cityscapes' label ids (0..33), as GTA5's and Cross-City's do."""
+"""Labels of Cityscapes' label ids (0..33), as in GTA5 and Cross-City."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images and their labels: what has both is used, and what has not is counted."""
+"""Pairs of images and labels; incomplete pairs are left out and counted."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gbw_d2.data.spec import DatasetError, Record
 def load_pairs(image_folder: Path, label_folder: Path, hint: str) -> list[Record]:
     """Lists PNG images whose labels have the same names in another folder, sorted by name.
 
-    Of a partial download, what has both is used; a warning says how many do not.
+    In a partial download, complete pairs are used, and a warning gives the number of others.
 
     Args:
-        image_folder: holds the images.
-        label_folder: holds the labels.
-        hint: what to do when there are none; the end of the error message.
+        image_folder: folder of the images.
+        label_folder: folder of the labels.
+        hint: what to do if there are none; the end of the error message.
 
     Returns:
         Records with ``file_name``, ``image_id``, ``height``, ``width`` and :data:`LABEL_FILE`.
@@ -48,14 +48,14 @@ def with_labels(
     hint: str,
     label_names: Iterable[str] = (),
 ) -> list[Record]:
-    """Adds the label of each image under :data:`LABEL_FILE`; those that lack theirs are left out.
+    """Adds the label of each image under :data:`LABEL_FILE`, and drops images without a label.
 
     Args:
-        records: of all images.
-        label_of: image file -> label file.
+        records: records of all images.
+        label_of: returns the label file of an image file.
         place: as in :func:`keep_labelled`.
         hint: likewise.
-        label_names: names of the labels that there are, to tell of those without an image.
+        label_names: names of all existing labels, to report those without an image.
 
     Raises:
         DatasetError: no image has its label.
@@ -73,23 +73,23 @@ def with_labels(
 def keep_labelled(
     records: list[Record], lacking: Mapping[str, str], lonely: Sequence[str], place: str, hint: str
 ) -> list[Record]:
-    """Leaves the images out whose labels are not there, as in a part of a download, and says so.
+    """Drops images whose labels are missing, as in a partial download, with a warning.
 
-    Every labelled dataset goes through here; what its scores are then called is said where they
-    are made (``DatasetSpec.count_images``).
+    Every labelled dataset uses this function; metrics on a partial test set get another name
+    (``DatasetSpec.count_images``).
 
     Args:
-        records: of all images.
-        lacking: image id -> the label that it lacks.
-        lonely: labels that have no image.
-        place: where the images are, for messages.
-        hint: what to do where no image has its label; the end of the error message.
+        records: records of all images.
+        lacking: the missing label by image id.
+        lonely: labels without an image.
+        place: location of the images, for messages.
+        hint: what to do if no image has its label; the end of the error message.
 
     Returns:
-        The records of images that lack nothing.
+        The records of complete images.
 
     Raises:
-        DatasetError: that is none of them.
+        DatasetError: no image is complete.
     """
     kept = [record for record in records if record[keys.IMAGE_ID] not in lacking]
     if not kept:

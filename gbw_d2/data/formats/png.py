@@ -1,6 +1,6 @@
-"""PNG files of eight bits, grey or RGB, by libspng: in about half of OpenCV's time.
+"""Decodes PNG files of eight bits, grey or RGB, by libspng, in about half of OpenCV's time.
 
-What is rarer (palettes, transparency, 16 bits) stays OpenCV's and Pillow's to read.
+Rarer formats (palettes, transparency, 16 bits) are read by OpenCV and Pillow.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class PNGError(ValueError):
 
 
 def bit_depth(data: bytes) -> int | None:
-    """Returns the bits per channel of a PNG file; None of any other."""
+    """Returns the bits per channel of a PNG file, or None for other files."""
     return data[24] if data.startswith(SIGNATURE) and len(data) > 24 else None
 
 
 def promises_too_much(data: bytes) -> bool:
-    """True of a PNG file whose head says that it has more pixels than the whole file can hold.
+    """Whether a PNG file's header claims more pixels than the file can hold.
 
-    Deflate makes 1032 bytes of one at the most; a damaged head must not ask for all memory.
+    Deflate expands one byte to at most 1032; a damaged header must not lead to a huge allocation.
     """
     if not data.startswith(SIGNATURE) or len(data) < 26:
         return False
@@ -48,11 +48,11 @@ def plain_format(data: bytes) -> str | None:
 
 
 def decode(data: bytes, pixels: str) -> np.ndarray:
-    """Decodes a file of a :func:`plain_format`.
+    """Decodes a file in a :func:`plain_format`.
 
     Args:
-        data: all of the file.
-        pixels: :data:`GREY` of grey files; :data:`RGB` or :data:`RGBA` of those of colours.
+        data: the whole file.
+        pixels: :data:`GREY` for grey files; :data:`RGB` or :data:`RGBA` for colour files.
 
     Returns:
         (H, W), (H, W, 3) or (H, W, 4) uint8.
@@ -68,7 +68,7 @@ def decode(data: bytes, pixels: str) -> np.ndarray:
 
 
 def decode_ids(data: bytes) -> np.ndarray:
-    """Decodes COCO's coding of ids in an RGB file, red + 256 green + 65536 blue: (H, W) int32."""
+    """Decodes ids (H, W) int32 in COCO's coding of an RGB file, red + 256 green + 65536 blue."""
     # Red, green, blue and alpha are the four bytes of a little-endian number.
     words = decode(data, RGBA).view("<i4")[:, :, 0]
     return np.bitwise_and(words, 0xFFFFFF, out=words)

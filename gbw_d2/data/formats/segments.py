@@ -9,15 +9,15 @@ from gbw_d2.data.spec import SegmentsInfo
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 from gbw_d2.ops.segments import areas
 
-# Instance numbers that fit into a segment id of 24 bits beside a class.
+# Maximum instance number, so that it fits into a segment id of 24 bits beside a class.
 MAX_INSTANCE = (1 << 16) - 1
 
 
 def class_slots(space: LabelSpace) -> int:
-    """Returns by what the instance is multiplied in a segment id: 32 for Cityscapes' classes.
+    """Returns the factor of the instance number in a segment id: 32 for Cityscapes' classes.
 
-    The class comes last in the id: instance numbers are mostly small, and so are then the segment
-    ids and every table that is indexed by them.
+    The class is the low part of the id: instance numbers are mostly small, so segment ids, and
+    tables indexed by them, stay small.
     """
     return 1 << space.num_classes.bit_length()
 
@@ -25,16 +25,16 @@ def class_slots(space: LabelSpace) -> int:
 def join_segments(
     class_ids: np.ndarray, instances: np.ndarray, space: LabelSpace
 ) -> tuple[np.ndarray, SegmentsInfo]:
-    """Makes a panoptic label of classes and instances.
+    """Joins classes and instances to a panoptic label.
 
-    The segment id is ``instance * slots + class id + 1``, with instance 0 for stuff, so it is the
-    same in every run, above 0 and below 2 ** 24. Thing pixels without an instance number carry no
-    identity and form one crowd segment per class.
+    The segment id is ``instance * slots + class id + 1``, with instance 0 for stuff, which is
+    reproducible, above 0 and below 2 ** 24. Thing pixels without an instance number form one crowd
+    segment per class.
 
     Args:
         class_ids: (H, W) uint8, 255 = void.
         instances: (H, W) integers 0..65535, unique within the image; 0 = none. Values on stuff and
-            void do not matter.
+            void are ignored.
         space: the classes.
 
     Returns:
@@ -58,7 +58,7 @@ def segment_ids(class_ids: np.ndarray, instances: np.ndarray, space: LabelSpace)
 
 
 def segments_info(segments: np.ndarray, space: LabelSpace) -> SegmentsInfo:
-    """Lists the segments of a map of such ids; see :func:`join_segments`."""
+    """Lists the segments of a map of segment ids; see :func:`join_segments`."""
     slots = class_slots(space)
     info = []
     for segment, area in zip(*(part.tolist() for part in areas(segments)), strict=True):

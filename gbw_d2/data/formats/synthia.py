@@ -1,4 +1,4 @@
-"""SYNTHIA-RAND-CITYSCAPES as it is downloaded: ``RGB/*.png`` and ``GT/LABELS/*.png``.
+"""SYNTHIA-RAND-CITYSCAPES as downloaded: ``RGB/*.png`` and ``GT/LABELS/*.png``.
 
 A label is a 16-bit PNG of three channels: red is the class, green is the instance id of dynamic
 objects, unique in its image (0 = none). Pillow cannot read such files; OpenCV can, blue first.
@@ -26,7 +26,7 @@ from gbw_d2.ops.segments import distinct
 _HINT = (
     "Expected SYNTHIA-RAND-CITYSCAPES with RGB/*.png and GT/LABELS/*.png there; "
     "datasets/README.md shows where the files go (DETECTRON2_DATASETS moves the root), and "
-    "`python datasets/prepare_synthia.py --check` looks them over."
+    "`python datasets/prepare_synthia.py --check` checks them."
 )
 _SEQUENCE_NAME = re.compile(r"\d{6}")
 _TRAIN_ID_OF = raw_to_train_id("synthia_id")
@@ -44,8 +44,8 @@ def load_synthia(root: Path) -> list[Record]:
         Records with ``file_name``, ``image_id``, ``height``, ``width`` and the label's file.
 
     Raises:
-        DatasetError: a folder is missing, images and labels do not pair up, or they are named as
-            those of SYNTHIA-SEQS.
+        DatasetError: a folder is missing, images and labels do not match, or the names are those of
+            SYNTHIA-SEQS.
     """
     records = load_pairs(root / "RGB", root / "GT" / "LABELS", _HINT)
     sequence = [r[keys.IMAGE_ID] for r in records if _SEQUENCE_NAME.fullmatch(r[keys.IMAGE_ID])]
@@ -60,10 +60,10 @@ def load_synthia(root: Path) -> list[Record]:
 
 
 def read_raw_label(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a label file and checks all that can be checked.
+    """Reads and checks a label file.
 
     Args:
-        record: one of :func:`load_synthia`.
+        record: a record of :func:`load_synthia`.
 
     Returns:
         Class (H, W) uint8 and instance (H, W) uint16, raw SYNTHIA ids.
@@ -115,9 +115,9 @@ def synthia_specs(
 
     Args:
         prefix: ``"synthia"`` or the name of a twin in the same layout.
-        root: gives the dataset's folder; called when the dataset is loaded, not before.
-        prepare: makes the files where they can be made.
-        split: of the names; a folder of SYNTHIA's layout is one split.
+        root: returns the dataset's folder; only called when the dataset is loaded.
+        prepare: makes the files, for datasets that can be generated.
+        split: split in the names; a folder of SYNTHIA's layout is one split.
     """
 
     def load() -> list[Record]:

@@ -1,4 +1,4 @@
-"""The datasets of a target: without labels, and with those of its splits."""
+"""The datasets of a target domain, unlabelled and labelled."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ def target_specs(
     """Makes the unlabelled target, the labelled training set (oracle) and the test set.
 
     Names: ``{prefix}_unlabelled_train``, ``{prefix}_panoptic_train``, ``{prefix}_semantic_train``,
-    ``{prefix}_panoptic_val``, ``{prefix}_semantic_val``. The unlabelled one has no reader at all.
+    ``{prefix}_panoptic_val``, ``{prefix}_semantic_val``. The unlabelled dataset has no label
+    reader.
 
     Args:
-        prefix: of the names.
-        images: split -> records without labels.
-        semantic: split -> records for ``read_semantic``.
-        panoptic: split -> records for both readers.
+        prefix: prefix of the names.
+        images: returns the records of a split without labels.
+        semantic: returns the records of a split for ``read_semantic``.
+        panoptic: returns the records of a split for both readers.
         read_semantic: see :class:`DatasetSpec`.
         read_panoptic: see :class:`DatasetSpec`.
         label_space: see :class:`DatasetSpec`.
-        prepare: makes everything; see :class:`DatasetSpec`.
-        make_labels: split, whether with instances -> makes the label files of a labelled dataset;
-            instead of ``prepare``.
-        check_labels: the same -> looks whether they are there or can be made.
+        prepare: makes all files; see :class:`DatasetSpec`.
+        make_labels: makes the label files of a labelled dataset, in place of ``prepare``; called
+            with the split and whether with instances.
+        check_labels: checks that these files exist or can be made; called likewise.
         ignore_rows: see :class:`DatasetSpec`.
         count_images: split -> see :class:`DatasetSpec`.
     """
@@ -84,17 +85,17 @@ def semantic_specs(
 ) -> Iterator[DatasetSpec]:
     """Makes the datasets of a target without instances.
 
-    Names: ``{prefix}_unlabelled_train``, which has no reader, and ``{prefix}_semantic_{split}``.
+    Names: ``{prefix}_unlabelled_train``, without a label reader, and ``{prefix}_semantic_{split}``.
 
     Args:
-        prefix: of the names.
-        load: split, whether its records name labels -> records.
-        splits: that have labels.
+        prefix: prefix of the names.
+        load: returns records; called with the split and whether with labels.
+        splits: splits that have labels.
         read_semantic: see :class:`DatasetSpec`.
         label_space: see :class:`DatasetSpec`.
         count_images: split -> see :class:`DatasetSpec`.
         prepare: see :class:`DatasetSpec`.
-        is_target: False leaves the unlabelled one out.
+        is_target: whether to make the unlabelled dataset.
     """
     if is_target:
         images = partial(load, "train", False)

@@ -1,8 +1,8 @@
-"""UrbanSyn (Gomez et al., arXiv 2312.12176) as it is downloaded: ``rgb``, ``ss`` and ``panoptic``.
+"""UrbanSyn (Gomez et al., arXiv 2312.12176) as downloaded: ``rgb``, ``ss`` and ``panoptic``.
 
 Files are ``rgb/rgb_0001.png``, ``ss/ss_0001.png`` (grey, Cityscapes' train ids, 19 = unlabelled)
 and ``panoptic/panoptic_0001.png`` (red and green: the number of an object, blue: its class; black
-where there is none). This is what the data set's card says; the files themselves were not at hand.
+where there is none). This follows the dataset's card; it was not tested on the files themselves.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from gbw_d2.data.spec import DatasetError, DatasetSpec, Record, SegmentsInfo
 from gbw_d2.label_spaces import CITYSCAPES_19, IGNORE_LABEL
 
 NUM_IMAGES = 7539
-# Their labels are wrong (found by MC-PanDA++'s authors, who leave them out: +0.2 PQ).
+# Images with wrong labels (found by MC-PanDA++'s authors, who leave them out: +0.2 PQ).
 WRONG_LABELS = range(6973, 7030)
 INSTANCE_FILE = "instance_file_name"
 _UNLABELLED = 19
 _HINT = (
     "Expected UrbanSyn with rgb/rgb_*.png, ss/ss_*.png and panoptic/panoptic_*.png there; "
     "datasets/README.md shows where the files go (DETECTRON2_DATASETS moves the root), and "
-    "`python datasets/prepare_urbansyn.py --check` looks them over."
+    "`python datasets/prepare_urbansyn.py --check` checks them."
 )
 
 
 def load_urbansyn(root: Path, instances: bool = True) -> list[Record]:
-    """Lists the images of an UrbanSyn folder, sorted by number, without those of wrong labels.
+    """Lists the images of an UrbanSyn folder, sorted by number, without those with wrong labels.
 
     Args:
-        root: the folder with ``rgb`` and ``ss``, and ``panoptic`` where instances are wanted.
-        instances: whether the records name the files of instances.
+        root: the folder with ``rgb`` and ``ss``, and ``panoptic`` if instances are used.
+        instances: whether the records include the instance files.
 
     Raises:
         DatasetError: a folder is missing, a name has no number, or no image has its labels.
@@ -105,7 +105,7 @@ def read_panoptic(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
     path = record[INSTANCE_FILE]
     colors = read_image(path, "RGB").astype(np.int32)
     check_size(colors, record[keys.HEIGHT], record[keys.WIDTH], path)
-    # Which of the two is the higher byte does not matter: any number that differs will do.
+    # It does not matter which of the two is the high byte: the numbers only have to differ.
     numbers = colors[:, :, 0] + 256 * colors[:, :, 1]
     return join_segments(read_semantic(record), numbers, CITYSCAPES_19)
 
@@ -117,8 +117,8 @@ def urbansyn_specs(
 
     Args:
         prefix: ``"urbansyn"`` or the name of a twin in the same layout.
-        root: gives the dataset's folder; called when the dataset is loaded, not before.
-        prepare: makes the files where they can be made.
+        root: returns the dataset's folder; only called when the dataset is loaded.
+        prepare: makes the files, for datasets that can be generated.
     """
 
     def load_all() -> list[Record]:

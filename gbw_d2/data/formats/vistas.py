@@ -1,4 +1,4 @@
-"""Mapillary Vistas 1.2, mapped to Cityscapes' classes: images and the panoptic annotation of 2018.
+"""Mapillary Vistas 1.2 with Cityscapes' classes: images and the panoptic annotation of 2018.
 
 ``{training,validation}/images/*.jpg`` and ``panoptic/panoptic_2018.json`` with its PNG files.
 """
@@ -33,8 +33,8 @@ NUM_CATEGORIES = 66
 # Images of each split in the release.
 NUM_IMAGES = {"train": 18000, "val": 2000}
 
-# Category id of panoptic_2018.json (from 1 on) -> class; all others are void. The table of CVRN and
-# EDAPS, which count from 0 on.
+# The class of each category id of panoptic_2018.json (from 1 on); all others are void. This is the
+# table of CVRN and EDAPS, which count from 0.
 CATEGORIES: dict[str, tuple[int, ...]] = {
     "road": (8, 9, 11, 14, 15, 24, 25),
     "sidewalk": (3, 10, 12, 16),
@@ -64,12 +64,12 @@ _UNPACK = "unpack the archive again"
 _HINT = (
     "Expected Mapillary Vistas 1.2 with training and validation there; datasets/README.md shows "
     "where the files go (DETECTRON2_DATASETS moves the root), and "
-    "`python datasets/prepare_mapillary_vistas.py --check` looks them over."
+    "`python datasets/prepare_mapillary_vistas.py --check` checks them."
 )
 
 
 def load_images(root: Path, split: str) -> list[Record]:
-    """Lists the images of a split and nothing else, sorted by name.
+    """Lists the images of a split without labels, sorted by name.
 
     Args:
         root: the folder with ``training`` and ``validation``.
@@ -84,7 +84,7 @@ def load_images(root: Path, split: str) -> list[Record]:
 
 
 def panoptic_json(root: Path, split: str) -> Path:
-    """Returns the annotation file: version 2.0's download has it in a folder ``v1.2``."""
+    """Returns the path of the annotation file (in a folder ``v1.2`` of version 2.0's download)."""
     folders = [root / FOLDERS[split] / part for part in ("panoptic", "v1.2/panoptic")]
     paths = [folder / "panoptic_2018.json" for folder in folders]
     return next((path for path in paths if path.is_file()), paths[0])
@@ -146,7 +146,7 @@ def _check_annotation(annotation: dict[str, Any]) -> None:
 
 
 def _train_ids(record: Record) -> np.ndarray:
-    """Train id of each segment of a record, and of void at the end."""
+    """Returns the train id of each segment of a record, then that of void."""
     return _TRAIN_ID_OF[[*(segment["category_id"] for segment in record[SEGMENTS]), 0]]
 
 
@@ -179,9 +179,9 @@ def vistas_specs(
 
     Args:
         prefix: ``"vistas"`` or the name of a twin in the same layout.
-        root: gives the dataset's folder; called when the dataset is loaded, not before.
-        prepare: makes the files where they can be made.
-        released: split -> images of the release; None = as many as are found.
+        root: returns the dataset's folder; only called when the dataset is loaded.
+        prepare: makes the files, for datasets that can be generated.
+        released: number of images of the release by split; None for the images found.
     """
 
     def labelled(split: str) -> list[Record]:

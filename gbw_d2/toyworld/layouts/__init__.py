@@ -1,7 +1,7 @@
-"""The toy world in further official layouts, each in a folder of its own and made only when used.
+"""The toy world in further official layouts, each in its own folder and made only when used.
 
-They share the renderer with the toy SYNTHIA and Cityscapes and do not touch their files. A new one
-is one file and one line here.
+They share the renderer with the toy SYNTHIA and Cityscapes. A new layout needs one file and one
+line here.
 """
 
 from gbw_d2.toyworld.layouts import (

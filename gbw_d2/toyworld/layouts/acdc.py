@@ -23,7 +23,7 @@ from gbw_d2.toyworld.settings import DomainGap, ToyWorldSettings
 CONDITIONS = ("fog", "night", "rain", "snow")
 _WHITE = np.array([225, 228, 232], dtype=np.float32)
 _DARK = np.array([0.28, 0.30, 0.40], dtype=np.float32)
-# Metres after which fog leaves a third of the contrast.
+# Distance in metres at which fog reduces contrast to a third.
 _SIGHT = 25.0
 
 
@@ -33,7 +33,7 @@ def _fog(image: np.ndarray, depth: np.ndarray, index: int) -> np.ndarray:
 
 
 def _night(image: np.ndarray, depth: np.ndarray, index: int) -> np.ndarray:
-    # Headlamps: what is near is brighter.
+    # Headlamps make near objects brighter.
     return image * _DARK * (1 + 0.9 * np.exp(-depth / 12.0))[..., None]
 
 

@@ -1,4 +1,4 @@
-"""What a further layout of the toy world is, and how one is written to disk."""
+"""The definition of a further layout of the toy world, and its writing to disk."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Layout:
     """One further layout.
 
     Args:
-        name: of the dataset, in the marker.
-        version: raised whenever the same settings would give other bytes.
-        settings: what is rendered.
-        splits: the (domain, split) pairs of the renderer that it holds.
-        encode: sample, job -> path below the root -> content, the files of one image.
-        paths: job -> those paths, without rendering.
-        complete: writes the files that belong to no single image; gets the root when all images
-            are there.
+        name: name of the dataset in the marker.
+        version: to be raised whenever the same settings would give other bytes.
+        settings: settings of the rendered world.
+        splits: the renderer's (domain, split) pairs that it contains.
+        encode: returns the files of one image, content by path below the root, from sample and job.
+        paths: returns the paths of a job's files without rendering.
+        complete: writes files that belong to no single image; called with the root after all
+            images.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Layout:
         ]
 
     def marker(self) -> dict[str, Any]:
-        """Returns what the folder's marker says."""
+        """Returns the content of the folder's marker."""
         return {"layout": self.name, "layout_version": self.version, **self.settings.as_json()}
 
 
@@ -67,15 +67,15 @@ LAYOUTS: Registry[Layout] = Registry("toy layout")
 
 
 def write_layout(root: Path, layout: Layout, workers: int | None = None) -> None:
-    """Writes a toy dataset, or what is missing of it; a finished one is looked through.
+    """Writes the missing files of a toy dataset.
 
     Args:
         root: folder to write to: empty, absent, or the same dataset.
-        layout: what is written.
+        layout: the layout.
         workers: number of processes; None = one per processor.
 
     Raises:
-        DatasetError: the folder holds something else.
+        DatasetError: the folder holds other files.
     """
     root = Path(root)
     with exclusive(root):
@@ -90,7 +90,7 @@ def write_layout(root: Path, layout: Layout, workers: int | None = None) -> None
 
 
 def check_layout(root: Path, layout: Layout) -> None:
-    """Raises :class:`DatasetError` where a toy dataset is not there or not whole."""
+    """Raises :class:`DatasetError` if a toy dataset is missing or incomplete."""
     root, remedy = Path(root), f"run `python datasets/prepare_toy.py --layout {layout.name}`"
     if not (root / MARKER).is_file():
         raise DatasetError(
@@ -108,7 +108,7 @@ def _missing(root: Path, layout: Layout) -> list[Job]:
 
 
 def _write_image(root: Path, name: str, settings: ToyWorldSettings, job: Job) -> None:
-    # A process of its own finds LAYOUTS filled: to import this file it imports the folder first,
+    # LAYOUTS is complete in worker processes too: importing this file imports the package first,
     # whose __init__ imports every layout.
     for path, content in LAYOUTS.get(name).encode(render(settings, *job), job).items():
         write_file(root / path, content)

@@ -1,4 +1,4 @@
-"""The toy CamVid: SegNet's form, 11 classes as indices, two lights told by the files' names."""
+"""The toy CamVid: SegNet's form, 11 classes as indices, day or dusk by the files' names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FRAMES = (
     *(f"Seq05VD_f{10 * i:05d}" for i in range(20)),
     *(f"0001TP_{9000 + 10 * i:06d}" for i in range(20)),
 )
-# What is left of the light at dusk: red, green, blue.
+# Factors of the light at dusk: red, green, blue.
 _DUSK = np.array([0.5, 0.42, 0.42])
 _SETTINGS = ToyWorldSettings(seed=8, num_target_train=len(_FRAMES), gap=DomainGap())
 

@@ -1,4 +1,4 @@
-"""The toy Cross-City: four cities, images as JPEG and PNG, labels for the test only."""
+"""The toy Cross-City: four cities, images as JPEG and PNG, labels for test images only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FOLDERS = {"train": "Train", "val": "Test"}
 
 
 def _is_jpeg(job: Job) -> bool:
-    # Each city has both kinds.
+    # Each city has both formats.
     return job[2] // len(CITIES) % 2 == 0
 
 

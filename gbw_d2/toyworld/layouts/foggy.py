@@ -1,4 +1,4 @@
-"""The toy Foggy Cityscapes: the scenes of the toy Cityscapes behind fog, with its labels."""
+"""The toy Foggy Cityscapes: the scenes of the toy Cityscapes in fog, with its labels."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from gbw_d2.toyworld.layouts.base import LAYOUTS, Files, Layout, image_bytes, pa
 from gbw_d2.toyworld.render import ToySample
 from gbw_d2.toyworld.settings import DomainGap, ToyWorldSettings
 
-# The source's look with terrain, trucks and trains, and scenes of its own.
+# The source's look with terrain, trucks and trains, and with different scenes.
 _GTA5_SETTINGS = ToyWorldSettings(
     seed=1, num_target_train=300, gap=DomainGap(0.0, 0.0, 0.0, 1.0, 0.0)
 )

@@ -1,8 +1,8 @@
-"""Two sets beside the toy world, as its own writer writes them: a validation set, a second target.
+"""Two further sets in the toy world's layouts: a validation set and a second target.
 
-The first holds new draws of the toy source. The second is kept to confirm on what was chosen on
-the first target: it has another look and another class prior, which do not lie between the two
-domains of the toy world.
+The first contains new images of the toy source. The second serves to confirm choices that were made
+on the first target: it has another look and other class frequencies, which are not between those of
+the toy world's two domains.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gbw_d2.toyworld.writer import pictures, sample_files, write_panoptic
 
 _TARGET_SPLITS = (("target", "train"), ("target", "val"))
 
-# A hazy evening, seen by a better camera from between the heights of the two domains.
+# A hazy evening and a better camera, at a height between those of the two domains.
 _EVENING = (
     ("exposure", 0.86),
     ("cast_red", 1.14),
@@ -46,7 +46,7 @@ _PRIOR = (
 
 
 def _files(job: Job) -> dict[str, str]:
-    # Role -> path, without the domain's folder: here the root is that folder.
+    # The path of each role without the domain's folder, because here the root is that folder.
     files = sample_files(Path(), *job)
     return {role: Path(*path.parts[1:]).as_posix() for role, path in files.items()}
 

@@ -1,4 +1,4 @@
-"""The toy world at 256 x 512 pixels, more images of it: both domains in one folder, for a GPU."""
+"""The toy world at 256 x 512 pixels with more images, both domains in one folder, for a GPU."""
 
 from __future__ import annotations
 

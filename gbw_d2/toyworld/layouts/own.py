@@ -1,4 +1,4 @@
-"""The example of docs/your_own_data.md: own folders and values, and the file that tells them."""
+"""The example of docs/your_own_data.md: your own folders and values, and the data.yaml for them."""
 
 from __future__ import annotations
 

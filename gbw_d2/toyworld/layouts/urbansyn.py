@@ -1,4 +1,4 @@
-"""The toy UrbanSyn: all 19 classes in a look of its own, train ids and instances in colours."""
+"""The toy UrbanSyn: all 19 classes in a third look, with train ids, and instances as colours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gbw_d2.toyworld.layouts.base import LAYOUTS, Files, Layout, image_bytes
 from gbw_d2.toyworld.render import ToySample
 from gbw_d2.toyworld.settings import DomainGap, ToyWorldSettings
 
-# Nearer to the target's look than the toy SYNTHIA, as UrbanSyn is to Cityscapes'.
+# Closer to the target's look than the toy SYNTHIA, as UrbanSyn is to Cityscapes.
 _SETTINGS = ToyWorldSettings(seed=9, num_target_train=300, gap=DomainGap(0.5, 0.5, 0.5, 1.0, 0.0))
 _FOLDERS = ("ss", "panoptic", "rgb")
 

@@ -17,8 +17,8 @@ from gbw_d2.toyworld.layouts.base import LAYOUTS, Files, Layout, jpeg_bytes
 from gbw_d2.toyworld.render import ToySample
 from gbw_d2.toyworld.settings import ToyWorldSettings
 
-# Train id -> Vistas' categories (1..66) that the toy draws for it; the second one in every other
-# column block of 32 pixels (stuff) or every other instance (things).
+# Vistas' categories (1..66) of each train id; the second one is used in every other column block of
+# 32 pixels (stuff) or for every other instance (things).
 CATEGORIES: dict[int, tuple[int, int]] = {
     0: (14, 25),  # road, general lane marking
     1: (16, 3),  # sidewalk, kerb
@@ -43,7 +43,8 @@ CATEGORIES: dict[int, tuple[int, int]] = {
 _EGO_VEHICLE = 65
 NUM_CATEGORIES = 66
 _FOLDERS = {"train": "training", "val": "validation"}
-# A segment's id is (number * 128 + category) * 2 + crowd, so that the PNG file says it all.
+# A segment's id is (number * 128 + category) * 2 + crowd, so that the PNG file alone determines the
+# segments.
 _SLOTS = 128
 
 
@@ -61,7 +62,7 @@ def segment_ids(sample: ToySample) -> np.ndarray:
         table[train_id] = pair
     table[IGNORE_LABEL] = (0, _EGO_VEHICLE)
     category = table[sample.class_map, other]
-    # Crowds are one segment each: their category must not change with the column.
+    # A crowd is a single segment, so its category must not depend on the column.
     category = np.where(sample.crowd_map, table[sample.class_map, 0], category)
     # Above 65535 from the first instance on, so that all three colours are needed.
     number = np.where(sample.instance_map > 0, sample.instance_map + 300, 0)

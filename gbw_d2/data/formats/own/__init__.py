@@ -1,4 +1,4 @@
-"""Own data: folders of images, labels and instances that one YAML or JSON file describes.
+"""Your own data: folders of images, labels and instances, described by one YAML or JSON file.
 
     label_space: own               # or cityscapes: the names are of Cityscapes' 19 classes
     classes:                       # class -> its value(s) in the label files

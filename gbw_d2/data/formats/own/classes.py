@@ -1,4 +1,4 @@
-"""The classes of a data.yaml: its label space, and which value in a label file means which."""
+"""The classes of a data.yaml: its label space, and the values of label files for each class."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from gbw_d2.label_spaces import (
     SemanticClass,
 )
 
-# What a value is before the file gives it a class; no class id and not void.
+# Marks values that the file assigns to no class; neither a class id nor void.
 UNLISTED = 254
 KINDS = ("own", "cityscapes")
 
 
 @dataclass(frozen=True)
 class GivenClass:
-    """A class as somebody names it; COCO's files say the last two, a data.yaml may."""
+    """A class as a description names it; COCO files have the last two entries, a data.yaml may."""
 
     name: str
     is_thing: bool | None = None
@@ -43,7 +43,7 @@ class OwnClasses:
 
     Args:
         space: the label space.
-        renamed: name of a class in the file -> its name in ``space``, or ``void``.
+        renamed: name in ``space``, or ``void``, of each class of the file.
     """
 
     space: LabelSpace
@@ -59,11 +59,11 @@ def read_classes(path: Path, content: Mapping[str, Any], given: list[GivenClass]
 
     Args:
         path: the description, for errors and as the space's name.
-        content: of the description.
-        given: the classes that it names, without ``void``, in its order.
+        content: the content of the description.
+        given: the named classes, without ``void``, in the file's order.
 
     Raises:
-        DatasetError: an entry is not what it should be.
+        DatasetError: an entry is invalid.
     """
     merge = _read_merge(path, content.get("merge"))
     renamed = {c.name: merge.get(c.name, c.name) for c in given}
@@ -125,7 +125,7 @@ def _own(
 
 
 def _read_merge(path: Path, found: Any) -> dict[str, str]:
-    """Returns old name -> new name."""
+    """Returns the new name by old name."""
     merge: dict[str, str] = {}
     rows = entries.mapping(path, "merge", found, "merge: {vehicle: [car, bus]}")
     for new, olds in rows.items():
@@ -207,7 +207,7 @@ def _read_subsets(path: Path, found: Any, known: Mapping[str, str]) -> dict[str,
 
 @dataclass(frozen=True)
 class CodeTable:
-    """Which code in a label file means which class.
+    """The mapping from codes in label files to classes.
 
     Args:
         codes: (n,) int64, ascending, all different.
@@ -218,7 +218,7 @@ class CodeTable:
     class_ids: np.ndarray
 
     def look_up(self, values: np.ndarray) -> np.ndarray:
-        """Maps codes of any shape to class ids, uint8; :data:`UNLISTED` where a code has none."""
+        """Maps codes of any shape to uint8 class ids, and unknown codes to :data:`UNLISTED`."""
         if not len(self.codes):
             return np.full(values.shape, UNLISTED, dtype=np.uint8)
         if values.dtype.itemsize <= 2:
@@ -236,11 +236,11 @@ def code_table(path: Path, codes_of: Mapping[str, list[int]], classes: OwnClasse
 
     Args:
         path: the description, for errors.
-        codes_of: name of a class in the file -> its codes.
-        classes: of the description.
+        codes_of: codes by name of a class in the file.
+        classes: the classes of the description.
 
     Raises:
-        DatasetError: two classes have one code.
+        DatasetError: two classes have the same code.
     """
     owner: dict[int, str] = {}
     for name, codes in codes_of.items():

@@ -1,4 +1,4 @@
-"""A split of own data whose labels are COCO panoptic: what its JSON file says."""
+"""The JSON file of a split of your own data whose labels are COCO panoptic."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gbw_d2.plain_files import read_json
 
 @dataclass(frozen=True)
 class Annotations:
-    """A JSON file that was read and checked.
+    """The checked content of a COCO panoptic JSON file.
 
     Args:
         path: the file.
-        categories: category id -> its class.
-        by_image: name of an image, without folder and suffix -> its annotation.
+        categories: class by category id.
+        by_image: annotation by name of an image, without folder and suffix.
     """
 
     path: Path
@@ -32,11 +32,11 @@ class Annotations:
 def read_annotations(path: Path) -> Annotations:
     """Reads a COCO panoptic JSON file.
 
-    An image is known by the name that ``images`` gives to its id, text or number, and by the name
-    of its PNG file.
+    An image is identified by the file name that ``images`` gives its id (text or number), and by
+    the name of its PNG file.
 
     Raises:
-        DatasetError: it cannot be read, or is not of that format.
+        DatasetError: the file cannot be read, or has another format.
     """
     try:
         content = read_json(path)

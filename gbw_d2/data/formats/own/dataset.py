@@ -1,4 +1,4 @@
-"""From a split of a data.yaml to a dataset: its readers."""
+"""Datasets of a data.yaml's splits, and their readers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class SplitReader:
 
     Args:
         path: the description, for errors.
-        table: which code means which class.
+        table: the mapping from codes to classes.
         label_coding: a name of ``LABEL_CODINGS``.
-        instance_coding: what the values of an instance file mean.
+        instance_coding: the meaning of an instance file's values.
         space: the classes.
     """
 
@@ -88,7 +88,7 @@ class CocoReader:
     """Reads the labels of a COCO panoptic split.
 
     Args:
-        table: which category id means which class.
+        table: the mapping from category ids to classes.
         space: the classes.
     """
 
@@ -96,7 +96,7 @@ class CocoReader:
     space: LabelSpace
 
     def class_ids(self, record: Record) -> np.ndarray:
-        """Class id of each segment of a record, and of void at the end: uint8."""
+        """Returns the class id of each segment of a record, then that of void, uint8."""
         numbers = [segment["category_id"] for segment in record[SEGMENTS]]
         known = self.table.look_up(np.array(numbers, dtype=np.int64))
         return np.append(known, np.uint8(255))
@@ -168,7 +168,7 @@ def own_dataset(name: str) -> DatasetSpec:
 def split_reader(
     path: Path, split: OwnSplit, table: CodeTable, space: LabelSpace
 ) -> SplitReader | CocoReader:
-    """Returns what reads the labels of a split."""
+    """Returns the reader of a split's labels."""
     if split.annotations is not None:
         return CocoReader(table, space)
     return SplitReader(path, table, split.label_coding, split.instance_coding, space)

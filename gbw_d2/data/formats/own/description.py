@@ -1,4 +1,4 @@
-"""Reads a data.yaml and checks it."""
+"""Reads and checks a data.yaml."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SPLIT_KEYS = (
 )
 _LAYOUT_KEYS = ("layout", "root", "split")
 _CLASS_KEYS = ("classes", "label_space", "things", "colors", "subsets", "merge")
-# Entries that `layout: cityscapes` stands for.
+# The entries for which `layout: cityscapes` is an abbreviation.
 _CITYSCAPES = {
     "images": "leftImg8bit",
     "labels": "gtFine",
@@ -57,14 +57,14 @@ class OwnSplit:
         instances: folder of the instance numbers; None where there are none.
         annotations: COCO panoptic JSON file, whose PNG files are in ``labels``; None where there
             is none.
-        image_suffix: what image files end with; "" = .png, .jpg or .jpeg.
-        label_suffix: what takes its place in the name of the label.
-        instance_suffix: the same in the name of the instance file.
-        label_replace: texts in an image's path below ``images``, and what stands in their place in
-            that of its label; one after the other.
+        image_suffix: suffix of image files; "" for .png, .jpg or .jpeg.
+        label_suffix: replaces it in the name of the label.
+        instance_suffix: replaces it in the name of the instance file.
+        label_replace: texts in an image's path below ``images`` and their replacements in the path
+            of its label, applied in order.
         instance_replace: the same for the instance file.
         label_coding: a name of ``LABEL_CODINGS``.
-        instance_coding: what the values of an instance file mean.
+        instance_coding: the meaning of an instance file's values.
         ignore_rows: share of the rows at top and bottom of an image that show no class.
     """
 
@@ -84,14 +84,14 @@ class OwnSplit:
 
 @dataclass(frozen=True)
 class OwnData:
-    """A description that was read and checked.
+    """The checked content of a description.
 
     Args:
-        path: the file it was read from.
+        path: the description's file.
         classes: its classes; None where no split has labels.
-        splits: name -> split.
-        tables: name of a labelled split -> which code in its label files means which class; of a
-            COCO split the codes are category ids.
+        splits: splits by name.
+        tables: mapping from codes in label files to classes, by name of a labelled split; the codes
+            of a COCO split are category ids.
     """
 
     path: Path
@@ -101,12 +101,12 @@ class OwnData:
 
 
 def is_description(name: str) -> bool:
-    """True where a name is the path of a description."""
+    """Whether a name is the path of a description."""
     return name.lower().endswith(_FILE_SUFFIXES)
 
 
 def describes_own_data(name: str) -> bool:
-    """True where a dataset's name is ``file.yaml:split`` and not a registered one."""
+    """Whether a dataset's name has the form ``file.yaml:split``."""
     return is_description(name.rpartition(":")[0])
 
 
@@ -117,7 +117,7 @@ def read_description(path: Path) -> OwnData:
         path: the YAML or JSON file.
 
     Raises:
-        DatasetError: the file is missing, or an entry of it is not what it should be.
+        DatasetError: the file is missing, or one of its entries is invalid.
     """
     content = _read_file(path)
     entries.check_keys(
@@ -136,7 +136,7 @@ def read_description(path: Path) -> OwnData:
         codes[name], found = _read_codes(path, name, split, listed)
         for each in found:
             given.setdefault(each.name, each)
-    # The order of the file's own list comes first.
+    # The order of the description's own list takes precedence.
     order = [str(name) for name in content.get("classes") or {} if str(name) in given]
     classes = None
     if given:
@@ -160,7 +160,7 @@ def _read_file(path: Path) -> Any:
 
 
 def _expanded(path: Path, name: str, row: Any) -> Any:
-    """Writes ``layout: cityscapes`` out."""
+    """Replaces ``layout: cityscapes`` by its entries."""
     if not isinstance(row, Mapping) or "layout" not in row:
         return row
     entries.check_keys(
@@ -291,7 +291,7 @@ def _coco_codes(
 
 
 def annotations_of(split: OwnSplit) -> Annotations:
-    """Reads the JSON file of a COCO split; once as long as it does not change."""
+    """Reads the JSON file of a COCO split, cached until the file changes."""
     assert split.annotations is not None
     try:
         state = split.annotations.stat()

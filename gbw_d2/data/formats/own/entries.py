@@ -13,7 +13,7 @@ from gbw_d2.data.spec import DatasetError
 def check_keys(
     path: Path, what: str, found: Any, known: tuple[str, ...], required: tuple[str, ...] = ()
 ) -> None:
-    """Raises DatasetError where an entry is no mapping, has unknown entries or lacks some."""
+    """Raises DatasetError if an entry is no mapping, has unknown keys or lacks required ones."""
     if not isinstance(found, Mapping):
         raise DatasetError(f"'{path}': {what} is {found!r}; expected entries {', '.join(known)}")
     unknown = [str(key) for key in found if key not in known]
@@ -25,7 +25,7 @@ def check_keys(
 
 
 def mapping(path: Path, what: str, found: Any, example: str) -> dict[str, Any]:
-    """Returns an entry that maps names to something, {} where there is none."""
+    """Returns an entry that is a mapping, or {} if it is absent."""
     if found is None:
         return {}
     if not isinstance(found, Mapping):
@@ -34,7 +34,7 @@ def mapping(path: Path, what: str, found: Any, example: str) -> dict[str, Any]:
 
 
 def names(path: Path, what: str, found: Any) -> list[str]:
-    """Returns an entry that lists names, [] where there is none."""
+    """Returns an entry that is a list of names, or [] if it is absent."""
     if found is None:
         return []
     if not isinstance(found, list) or not all(isinstance(n, str | int) for n in found):
@@ -43,12 +43,12 @@ def names(path: Path, what: str, found: Any) -> list[str]:
 
 
 def is_whole(value: Any) -> bool:
-    """True for whole numbers; YAML's true and false are none."""
+    """Whether a value is a whole number; YAML's true and false are not."""
     return type(value) is int
 
 
 def is_color(value: Any) -> bool:
-    """True for three whole numbers 0..255."""
+    """Whether a value is a list of three whole numbers 0..255."""
     return (
         isinstance(value, list)
         and len(value) == 3
@@ -57,7 +57,7 @@ def is_color(value: Any) -> bool:
 
 
 def share(path: Path, what: str, value: Any) -> float:
-    """Returns a number 0..1."""
+    """Returns an entry that is a number 0..1."""
     if type(value) not in (int, float) or not 0 <= value < 1:
         raise DatasetError(f"'{path}': {what} is {value!r}; expected a share of the rows, 0..1")
     return float(value)

@@ -1,4 +1,4 @@
-"""How instance files number the instances of an image, and which coding their values look like."""
+"""Codings of instance files, and the detection of the coding from their values."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from gbw_d2.data.formats.segments import MAX_INSTANCE
 from gbw_d2.data.spec import DatasetError
 
 _CITYSCAPES = 1000
-# Divisors that public data sets use; the check looks for them.
+# Divisors of public datasets, which the check tries.
 _DIVISORS = (256, 1000, 10000, 100000)
 
 
 @dataclass(frozen=True)
 class InstanceCoding:
-    """One way.
+    """One coding of instance files.
 
     Args:
-        name: as a data.yaml says it.
-        identity: values -> the same where they name an instance, 0 where they do not.
+        name: its name in a data.yaml.
+        identity: maps values to themselves if they identify an instance, else to 0.
         colors: whether the file holds colours, R + 256 G + 65536 B.
-        crowd: values that name a group, on top of those that the coding itself has.
+        crowd: additional values that mark crowds.
     """
 
     name: str
@@ -52,7 +52,7 @@ def _divided(divisor: int, values: np.ndarray) -> np.ndarray:
 
 
 def read_coding(path: Path, what: str, found: Any, crowd: Any) -> InstanceCoding:
-    """Returns the coding that a split asks for.
+    """Returns the coding of a split.
 
     Args:
         path: the description, for errors.
@@ -82,10 +82,10 @@ def read_coding(path: Path, what: str, found: Any, crowd: Any) -> InstanceCoding
 
 
 def read_values(file: str | Path, coding: InstanceCoding) -> np.ndarray:
-    """Reads an instance file: (H, W) of its values, in the file's own bits; colours as int32.
+    """Reads an instance file: (H, W), its values with the file's bit depth; colours as int32.
 
     Raises:
-        DatasetError: it does not hold what the coding says.
+        DatasetError: the file does not fit the coding.
     """
     if coding.colors:
         array = read_array(file, cv2.IMREAD_UNCHANGED)
@@ -105,7 +105,7 @@ def read_values(file: str | Path, coding: InstanceCoding) -> np.ndarray:
 
 
 def instances_of(values: np.ndarray, coding: InstanceCoding) -> np.ndarray:
-    """Numbers the instances: (H, W) int32, 0 = none, at most 65535."""
+    """Numbers the instances of an image: (H, W) int32, 0 = none, at most 65535."""
     values = values.astype(np.int32)
     instances = coding.identity(values)
     if coding.crowd:
@@ -120,21 +120,21 @@ def instances_of(values: np.ndarray, coding: InstanceCoding) -> np.ndarray:
 
 @dataclass
 class CodingEvidence:
-    """What the values of all instance files of a split look like.
+    """Evidence for the instance coding of a split, from the values of all its files.
 
     Args:
-        stated: the coding that the description says.
+        stated: the coding that the description states.
     """
 
     stated: InstanceCoding
     pairs: set[tuple[int, int]] = field(default_factory=set)
 
     def add(self, codes: np.ndarray, values: np.ndarray, things: np.ndarray) -> None:
-        """Looks at an image.
+        """Adds the values of an image.
 
         Args:
-            codes: (H, W) of the label file.
-            values: (H, W) of the instance file.
+            codes: (H, W), codes of the label file.
+            values: (H, W), values of the instance file.
             things: (H, W) bool, where the class is a thing.
         """
         joined = codes[things].astype(np.int64) << 32 | values[things].astype(np.int64)
@@ -142,7 +142,7 @@ class CodingEvidence:
         self.pairs.update(zip((found >> 32).tolist(), (found & 0xFFFFFFFF).tolist(), strict=True))
 
     def suspicion(self) -> str | None:
-        """Returns the line that a data.yaml should have, None where the stated coding will do."""
+        """Returns the line that the data.yaml should have, or None if the stated coding fits."""
         passed_over = (0, *self.stated.crowd)
         pairs = [(code, value) for code, value in self.pairs if value not in passed_over]
         if not pairs or self.stated.colors:
@@ -162,7 +162,7 @@ class CodingEvidence:
         }
         divided = {f"{{divisor: {n}}}": fits for n, fits in by_divisor.items()}
         coded = cityscapes and has_instances
-        # Values that carry their class are not plain numbers; small ones that do not, are.
+        # Values that contain their class are not plain numbers; small values that do not, are.
         plain = not coded and not any(by_divisor.values())
         if self.stated.name == "plain":
             return {"plain": plain, "cityscapes": coded, **divided}
@@ -174,6 +174,6 @@ class CodingEvidence:
 
 
 def describe_pairs(evidence: CodingEvidence) -> str:
-    """Shows some label and instance values, for the check's message."""
+    """Returns some pairs of label and instance values as text, for the check's message."""
     shown = [f"{value} on label {code}" for code, value in sorted(evidence.pairs) if value]
     return few(shown)

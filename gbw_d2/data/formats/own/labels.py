@@ -1,4 +1,4 @@
-"""How label files hold classes: one number per pixel, a colour, or one channel of a colour file."""
+"""Codings of label files: one number per pixel, a colour, or one channel of a colour file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from gbw_d2.data.spec import DatasetError
 
 @dataclass(frozen=True)
 class LabelCoding:
-    """One way.
+    """One coding of label files.
 
     Args:
-        read: file -> (H, W) of codes, unsigned integers or int32.
-        codes: what a data.yaml says of a class -> its codes; raises ValueError with what is
-            expected.
-        shown: a code -> how it is named in errors and in a data.yaml.
+        read: reads a file as codes (H, W), unsigned integers or int32.
+        codes: maps a class's entry in a data.yaml to codes; raises ValueError with the expected
+            form.
+        shown: maps a code to its form in errors and in a data.yaml.
     """
 
     read: Callable[[str | Path], np.ndarray]
@@ -55,7 +55,7 @@ def _color(value: Any) -> int:
 
 
 def shown_color(code: int) -> str:
-    """Returns a colour's code as a data.yaml names it."""
+    """Returns a colour's code in the form of a data.yaml."""
     return f"[{code % 256}, {code // 256 % 256}, {code // 65536}]"
 
 
@@ -83,7 +83,7 @@ def _read_channel(channel: int, path: str | Path) -> np.ndarray:
 LABEL_CODINGS = {
     "index": LabelCoding(partial(read_indices, wide=True), _numbers),
     "colors": LabelCoding(_read_colors, _colors, shown_color),
-    # OpenCV's order is blue first.
+    # OpenCV's channel order is BGR.
     **{
         name: LabelCoding(partial(_read_channel, channel), _numbers)
         for name, channel in (("red", 2), ("green", 1), ("blue", 0))

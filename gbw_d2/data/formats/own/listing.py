@@ -14,7 +14,7 @@ from gbw_d2.data.formats.pairs import keep_labelled
 from gbw_d2.data.spec import DatasetError, Record
 
 INSTANCE_FILE = "instance_file_name"
-# The file that all records of a COCO split share: class statistics follow its size.
+# The file that all records of a COCO split share; class statistics depend on its size.
 ANNOTATION_FILE = "annotation_file_name"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _LABEL_KEYS = (LABEL_FILE, INSTANCE_FILE, PANOPTIC_FILE)
@@ -25,7 +25,7 @@ def load_split(data: OwnData, name: str) -> list[Record]:
 
     Args:
         data: the description.
-        name: of the split.
+        name: name of the split.
 
     Returns:
         Records with ``file_name``, ``image_id`` (path below the folder, without suffix and with
@@ -33,7 +33,7 @@ def load_split(data: OwnData, name: str) -> list[Record]:
         split has them.
 
     Raises:
-        DatasetError: no images, or none has its labels and instances.
+        DatasetError: there are no images, or none has its labels and instances.
     """
     split = data.splits[name]
     if not split.images.is_dir():
@@ -48,7 +48,7 @@ def load_split(data: OwnData, name: str) -> list[Record]:
     for path in found:
         relative = path.relative_to(split.images).as_posix()
         stem = relative.removesuffix(split.image_suffix or path.suffix)
-        # Predictions are saved under the id, so it must be a file's name.
+        # Predictions are saved under the id, so it must be a valid file name.
         record = image_record(path, stem.replace("/", "__"))
         if split.labels is not None and split.annotations is None:
             other = _replaced(stem, split.label_replace)
@@ -78,12 +78,12 @@ def _replaced(stem: str, replacements: Sequence[tuple[str, str]]) -> str:
 
 
 def count_images(data: OwnData, name: str) -> int:
-    """Counts the images of a split, with a label or without."""
+    """Counts the images of a split, with or without a label."""
     return len(_find_images(data.splits[name]))
 
 
 def _add_annotations(split: OwnSplit, records: list[Record]) -> dict[str, str]:
-    """Adds what a JSON file says to records; returns image id -> what it lacks there."""
+    """Adds a JSON file's annotations to records; returns what is missing by image id."""
     annotations = annotations_of(split)
     assert split.labels is not None
     lacking = {}
@@ -101,10 +101,10 @@ def _add_annotations(split: OwnSplit, records: list[Record]) -> dict[str, str]:
 
 
 def _find_images(split: OwnSplit) -> list[Path]:
-    # Path.rglob would leave out folders that are links.
+    # Path.rglob would skip folders that are symbolic links.
     paths = []
     for folder, below, names in os.walk(split.images, followlinks=True):
-        # In place, so that they are not walked through.
+        # Changed in place, so that these folders are not visited.
         below[:] = [name for name in below if not is_clutter(name)]
         paths += [Path(folder, name) for name in names if not is_clutter(name)]
     if split.image_suffix:

@@ -1,4 +1,4 @@
-"""Colours for classes that have none: such that neighbours in the list differ most."""
+"""Default colours of classes, chosen so that neighbours in the list differ most."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ Color = tuple[int, int, int]
 
 
 def distinct_colors(count: int, taken: Sequence[Color] = ()) -> list[Color]:
-    """Returns colours far from each other, from black (void) and from white (outlines).
+    """Returns colours that differ from each other, from black (void) and from white (outlines).
 
-    Each next one is the colour of a grid that is farthest from all before it, so that the first
-    ones, and neighbours in the list, differ most.
+    Each colour is the one of a grid that is farthest from all previous ones, so that the first
+    colours, and neighbours in the list, differ most.
 
     Args:
-        count: how many.
-        taken: colours that are in use.
+        count: number of colours.
+        taken: colours that are already in use.
     """
     steps = np.linspace(0, 255, 9).round()
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    # Green looks brighter than red, and red than blue.
+    # Green appears brighter than red, and red brighter than blue.
     weight = np.sqrt([0.30, 0.59, 0.11])
     nearest = np.full(len(grid), np.inf)
     for color in [(0, 0, 0), (255, 255, 255), *taken]:

@@ -1,4 +1,4 @@
-"""Looks at all labels of a split: what is in them, and what a data.yaml has forgotten."""
+"""Examines all labels of a split: their content, and values that the data.yaml lacks."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def survey(
 
     Args:
         data: the description.
-        name: of the split.
+        name: name of the split.
         records: its images.
         workers: threads; None = one per processor.
-        bar: wraps what is gone through, to show progress.
+        bar: wraps an iterable to show progress.
     """
     split = data.splits[name]
     space, reader, evidence = None, None, None
@@ -50,7 +50,7 @@ def survey(
         except DatasetError as error:
             return Look(record[keys.FILE_NAME], problem=str(error))
 
-    # Threads: decoding, the larger part of the work, runs outside Python's lock.
+    # Threads suffice, because decoding, the larger part of the work, releases Python's global lock.
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         looks = list(bar(pool.map(look, records)))
     problems = [each.problem for each in looks if each.problem]
@@ -93,7 +93,7 @@ def _look(
 
 
 def _unknown(data: OwnData, looks: list[Look]) -> list[str]:
-    """Names every unknown value with the first file that has it."""
+    """Returns problems that name every unknown value and the first file with it."""
     first: dict[str, str] = {}
     for each in looks:
         for shown in each.unknown:
