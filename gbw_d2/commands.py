@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from gbw_d2.errors import UserError
 
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
+# The code that a shell reports for a program whose output nobody reads: 128 + SIGPIPE.
+CUT_OFF = 141
 # Errors of a full disk, an exceeded quota, or a file system that accepts no files or none of this
 # size.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -28,7 +31,8 @@ def finish(work: Callable[[], int | None], again: str = "the same command starts
 
     Returns:
         The exit code: that of ``work``, 2 for an error that the user can correct, or 130 after
-        Ctrl-C; the latter two with a message and without a traceback.
+        Ctrl-C, both with a message and without a traceback; or 141, without a message, where the
+        output was cut off, as by ``| head``.
     """
     code, message = outcome(work, again)
     if code == INTERRUPTED:
@@ -39,6 +43,7 @@ def finish(work: Callable[[], int | None], again: str = "the same command starts
             message = ""
         elif sys.stderr.isatty():
             message = f"\n{message}"  # the terminal shows ^C
+    _is_cut_off()
     if message:
         print(message, file=sys.stderr)
     return code
@@ -64,9 +69,32 @@ def outcome(work: Callable[[], int | None], again: str) -> tuple[int, str]:
             _close_logs()
             rest = f"nothing half-written is left behind; make room, then {again}"
             return USER_ERROR, f"error: {error}: {rest}"
+        if isinstance(error, BrokenPipeError) and _is_cut_off():
+            return CUT_OFF, ""
         if error.filename is None:
             raise
         return USER_ERROR, f"error: {error}"
+
+
+def _is_cut_off() -> bool:
+    """Returns whether nobody reads the output any more; the rest of it is then discarded.
+
+    Otherwise Python would try to write it at exit, and end with a traceback.
+    """
+    cut_off = False
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is None or stream.closed:
+            continue
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
+        watch = select.poll()
+        watch.register(stream.fileno(), select.POLLERR)
+        if any(event & select.POLLERR for _, event in watch.poll(0)):
+            cut_off = True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return cut_off
 
 
 def _tell_of_a_thread(given: threading.ExceptHookArgs) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +76,25 @@ def test_what_is_ours_to_mend_keeps_its_traceback() -> None:
     for error in (BrokenPipeError(errno.EPIPE, "Broken pipe"), ValueError("a bug")):
         with pytest.raises(type(error)):
             finish(lambda error=error: (_ for _ in ()).throw(error))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("buffering", [1, -1])
+def test_output_that_is_cut_off_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], buffering: int
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = open(writer, "w", buffering=buffering)  # noqa: SIM115
+    monkeypatch.setattr(sys, "__stdout__", stream)
+
+    def talk() -> None:
+        for _ in range(2000):
+            print("a line", file=stream)
+
+    assert finish(talk) == 141
+    assert finish(lambda: print("more", file=stream)) == 0
+    stream.close()
+    assert capsys.readouterr().err == ""
 
 
 def test_exit_codes_pass() -> None:

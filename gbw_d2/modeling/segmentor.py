@@ -18,6 +18,7 @@ from gbw_d2.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
 from gbw_d2.losses import ClassWeightedCrossEntropy, WeightedLosses, in_order
 from gbw_d2.modeling import backbones  # noqa: F401  (registers them)
 from gbw_d2.modeling.heads.auxiliary import build_auxiliary_head
+from gbw_d2.modeling.heads.build import build_semantic_head
 from gbw_d2.modeling.heads.classifier import classifier_input_and_logits
 from gbw_d2.modeling.plain_losses import plain_losses
 from gbw_d2.modeling.protocol import (
@@ -39,7 +40,7 @@ from gbw_d2.ops.masks import mix
 from gbw_d2.weighting import WeightLog
 
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone, build_sem_seg_head
+from detectron2.modeling import build_backbone
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 
@@ -159,18 +160,11 @@ class DenseSegmentor(nn.Module):
         neck = cls.build_neck(cfg, shape)
         if neck is not None:
             shape = {**shape, **neck.output_shape()}
-        head = build_sem_seg_head(cfg, shape)
-        if not (hasattr(head, "layers") and hasattr(head, "predictor")):
-            raise UserError(
-                f"MODEL.SEM_SEG_HEAD.NAME '{cfg.MODEL.SEM_SEG_HEAD.NAME}' has no `layers` and "
-                "`predictor`; use PanopticDeepLabSemSegHead, DeepLabV3PlusHead, DeepLabV2Head or "
-                "SemSegFPNHead"
-            )
         space = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE)
         return {
             "backbone": backbone,
             "neck": neck,
-            "sem_seg_head": head,
+            "sem_seg_head": build_semantic_head(cfg, shape),
             "auxiliary_head": build_auxiliary_head(cfg, shape),
             "label_space": space,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from gbw_d2 import keys
@@ -9,6 +10,8 @@ from gbw_d2.errors import UserError
 from gbw_d2.modeling.protocol import SegmentationModel
 from gbw_d2.uda.parts.masked_consistency import MaskedConsistency
 from gbw_d2.uda.strategy import STRATEGIES, RunSettings, Strategy
+
+logger = logging.getLogger(__name__)
 
 
 def build_strategy(
@@ -34,6 +37,11 @@ def build_strategy(
         raise UserError(
             f"UDA.NAME '{name}' asks of the network what {type(model).__name__} cannot do "
             f"({', '.join(lacking)}); take another network or strategy (docs/training.md)"
+        )
+    if run.warm_up > 0 and not strategy.follows_warm_up:
+        logger.info(
+            "UDA.WARM_UP %g changes nothing under UDA.NAME '%s', whose own key is UDA.%s.WARM_UP",
+            *(run.warm_up, name, name.upper()),
         )
     return strategy(model, uda_keys.get(name.upper()), run)
 

@@ -31,7 +31,6 @@ from gbw_d2.uda.strategy import (
     Strategy,
     image_size,
     module_of,
-    stage_marks,
 )
 
 FOLDER = "pseudo_labels"
@@ -64,6 +63,8 @@ class ClassBalancedSelfTraining(Strategy):
     """
 
     needs_target = True
+    # The target comes in with the first round: UDA.CBST.WARM_UP.
+    follows_warm_up = False
     terms = (keys.TERM_SOURCE, keys.TERM_PSEUDO)
     has_pseudo_labels = True
 
@@ -99,10 +100,6 @@ class ClassBalancedSelfTraining(Strategy):
             factor = s.LR_FACTOR * s.LR_DECAY**number
             stages.append(Stage(f"round_{number}", start, end, factor))
         return stages
-
-    def marks(self) -> dict[str, int]:
-        """Returns the stages only, because the target is used from the first round on."""
-        return stage_marks(self.stages())
 
     def prepare(self, stage: Stage, context: Context) -> None:
         """Makes the pseudo-labels of a round that do not exist yet.

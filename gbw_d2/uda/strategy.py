@@ -202,6 +202,7 @@ class Strategy:
 
     Attributes:
         needs_target: whether it needs target images; an empty DATASETS.TARGET is then an error.
+        follows_warm_up: whether UDA.WARM_UP says when the target comes in.
         terms: names of its loss terms with class labels; class weighting keeps state for each.
         has_pseudo_labels: whether it has pseudo-labels, and yields ``masked_losses`` if ``masked``
             is not None.
@@ -212,6 +213,7 @@ class Strategy:
     """
 
     needs_target = False
+    follows_warm_up = True
     terms: tuple[str, ...] = (keys.TERM_SOURCE,)
     has_pseudo_labels = False
     asks_for: tuple[str, ...] = ()
@@ -244,7 +246,7 @@ class Strategy:
         the parts that have begun must still be the same (gbw_d2/engine/resume.py).
         """
         marks = stage_marks(self.stages())
-        if self.needs_target and self.warm_up > 0:
+        if self.needs_target and self.follows_warm_up and self.warm_up > 0:
             marks["learning from the target (UDA.WARM_UP)"] = math.ceil(
                 self.warm_up * self.max_iter
             )

@@ -152,6 +152,20 @@ def test_warm_up_is_source_training_alone(name: str, model_and_config: Any, samp
     assert parts[:2] == [1, 1] and min(parts[2:]) >= 2
 
 
+def test_cbst_says_that_its_warm_up_is_another_key(
+    model_and_config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, cfg = model_and_config
+    cfg.UDA.WARM_UP = 0.5
+    with caplog.at_level("INFO", logger="gbw_d2"):
+        strategy = build_strategy("cbst", model, cfg.UDA, seed=0, max_iter=8)
+        build_strategy("self_training", model, cfg.UDA, seed=0, max_iter=8)
+    assert [record.getMessage() for record in caplog.records] == [
+        "UDA.WARM_UP 0.5 changes nothing under UDA.NAME 'cbst', whose own key is UDA.CBST.WARM_UP"
+    ]
+    assert all(mark.startswith("stage ") for mark in strategy.marks())
+
+
 def test_source_only_is_supervised(model_and_config: Any, samples: Any) -> None:
     model, cfg = model_and_config
     batch = samples()

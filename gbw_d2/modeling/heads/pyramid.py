@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.errors import UserError
+from gbw_d2.modeling.heads.build import built_by
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
@@ -40,7 +41,8 @@ def build_pyramid(cfg: Any, shape: Mapping[str, ShapeSpec]) -> FPN:
         shape: shapes of the encoder's feature maps.
 
     Raises:
-        UserError: the encoder lacks a map, or the maps' strides are not consecutive powers of two.
+        UserError: the encoder lacks a map, or the maps' strides are not consecutive powers of two,
+            or the keys cannot be built of.
     """
     keys, names = cfg.MODEL.FPN, list(cfg.MODEL.FPN.IN_FEATURES)
     if not names or any(name not in shape for name in names):
@@ -56,4 +58,5 @@ def build_pyramid(cfg: Any, shape: Mapping[str, ShapeSpec]) -> FPN:
     top = LastLevelMaxPool()
     top.in_feature = f"p{strides[-1].bit_length() - 1}"
     maps = _GivenMaps({name: shape[name] for name in names})
-    return FPN(maps, names, keys.OUT_CHANNELS, keys.NORM, top, keys.FUSE_TYPE)
+    with built_by("MODEL.FPN", keys.NORM):
+        return FPN(maps, names, keys.OUT_CHANNELS, keys.NORM, top, keys.FUSE_TYPE)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.label_spaces import IGNORE_LABEL, LabelSpace
 from gbw_d2.losses import ClassWeightedCenterLoss, ClassWeightedOffsetLoss
+from gbw_d2.modeling.heads.build import build_center_head
 from gbw_d2.modeling.panoptic_segmentor import PanopticSegmentor
 from gbw_d2.modeling.postprocessing import PanopticSettings, instances_of, panoptic_from_centers
 from gbw_d2.modeling.protocol import (
@@ -41,7 +42,6 @@ from gbw_d2.ops.owners import at_owners
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.projects.panoptic_deeplab import build_ins_embed_branch
 
 _WEIGHTS = {CENTER: CENTER_WEIGHTS, OFFSET: OFFSET_WEIGHTS}
 
@@ -106,7 +106,7 @@ class GBWPanopticDeepLab(PanopticSegmentor):
             CENTER: head.CENTER_LOSS_WEIGHT,
             OFFSET: head.OFFSET_LOSS_WEIGHT,
         }
-        branch = build_ins_embed_branch(cfg, shape) if cls.predicts_instances(cfg) else None
+        branch = build_center_head(cfg, shape) if cls.predicts_instances(cfg) else None
         return {
             **arguments,
             "ins_embed_head": branch,

@@ -17,6 +17,7 @@ from gbw_d2.losses import (
     ClassWeightedRoIClassification,
     ClassWeightedRoIMask,
 )
+from gbw_d2.modeling.heads.build import built_by
 from gbw_d2.modeling.heads.pyramid import build_pyramid
 from gbw_d2.modeling.merging import Detections, MergingSettings, merge_detections
 from gbw_d2.modeling.panoptic_segmentor import PanopticSegmentor
@@ -160,7 +161,10 @@ class GBWPanopticFPN(RoIViews, PanopticSegmentor):
         if cls.predicts_instances(cfg):
             cfg = with_things(cfg, arguments["label_space"])
             shape = arguments["neck"].output_shape()
-            rpn, rois = build_proposal_generator(cfg, shape), build_roi_heads(cfg, shape)
+            rpn = build_proposal_generator(cfg, shape)
+            norms = cfg.MODEL.ROI_BOX_HEAD.NORM, cfg.MODEL.ROI_MASK_HEAD.NORM
+            with built_by("MODEL.ROI_BOX_HEAD or MODEL.ROI_MASK_HEAD", *norms):
+                rois = build_roi_heads(cfg, shape)
         fpn = cfg.MODEL.PANOPTIC_FPN
         instances = fpn.INSTANCE_LOSS_WEIGHT
         arguments["loss_factors"] |= {
