@@ -83,7 +83,10 @@ def loss_candidates(shape: Sequence[int], device: torch.device) -> dict[str, Can
 
 
 def measure_seconds(
-    candidates: Mapping[str, Candidate], repetitions: int, device: torch.device
+    candidates: Mapping[str, Candidate],
+    repetitions: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Times every candidate once per repetition, in an order that turns."""
     names = list(candidates)
@@ -92,11 +95,11 @@ def measure_seconds(
         turn = repetition % len(names)
         for name in names[turn:] + names[:turn]:
             _wait(device)
-            start = time.perf_counter()
+            start = clock()
             candidates[name]()
             _wait(device)
             if repetition >= 0:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -123,10 +126,14 @@ def _wait(device: torch.device) -> None:
 
 
 def report(
-    candidates: Mapping[str, Candidate], repetitions: int, device: torch.device, memory: bool
+    candidates: Mapping[str, Candidate],
+    repetitions: int,
+    device: torch.device,
+    memory: bool,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[str, float]]:
     """Measures all candidates; ratios are to the first."""
-    seconds = measure_seconds(candidates, repetitions, device)
+    seconds = measure_seconds(candidates, repetitions, device, clock)
     reference = next(iter(candidates))
     peaks = {n: peak_extra_mb(c, device) for n, c in candidates.items()} if memory else {}
     rows = {}

@@ -33,7 +33,7 @@ from gbw_d2.files.atomic import naming
 from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace, Scoring
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers the architectures)
 from gbw_d2.ranges import check_ranges
-from gbw_d2.uda import STRATEGIES, loss_terms
+from gbw_d2.uda import STRATEGIES, check_thresholds, loss_terms
 from gbw_d2.unread_keys import check_unread
 from gbw_d2.weighting import SCHEMES
 
@@ -252,6 +252,7 @@ def _check_numbers(cfg: CfgNode) -> None:
 
 def _check_names(cfg: CfgNode, data: tuple[str, ...]) -> None:
     loss_terms(cfg.UDA.NAME, cfg.UDA)
+    check_thresholds(cfg.UDA.NAME, cfg.UDA)
     SCHEMES.get(cfg.WEIGHTING.NAME)
     OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)
     DTYPES.get(cfg.SOLVER.AMP.DTYPE)

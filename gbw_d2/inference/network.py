@@ -83,6 +83,6 @@ class ExportedNetwork(nn.Module):
             self.output_names = list(model.export_outputs(example))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps (N, 3, H, W) float32, 0..255, to (N, C, H, W) of each output."""
+        """Maps (N, 3, H, W) float32, 0..255, to each of the export outputs."""
         outputs = self.model.export_outputs(images)
         return tuple(outputs[name] for name in self.output_names)

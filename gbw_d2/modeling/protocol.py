@@ -377,7 +377,7 @@ class SegmentationModel(Protocol):
             images: (N, 3, H, W) float32, 0..255, in INPUT.FORMAT order.
 
         Returns:
-            name -> (N, C, H, W) float32.
+            name -> float32 tensor: maps (N, C, H, W), or what else the network has per image.
         """
         ...
 

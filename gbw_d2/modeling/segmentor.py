@@ -65,8 +65,7 @@ class DenseSegmentor(nn.Module):
         sem_seg_head: a Detectron2 head with ``layers(features)`` and a final ``predictor``.
         auxiliary_head: a second head of the same form for training, or None.
         label_space: the classes that the network predicts.
-        pixel_mean: mean of each channel, 0..255, in ``INPUT.FORMAT`` order.
-        pixel_std: standard deviation of each channel, likewise.
+        pixel_mean, pixel_std: of each channel, 0..255, in ``INPUT.FORMAT`` order.
         loss_factors: factor of each head's loss.
         image_format: order of the images' channels, RGB or BGR.
         weighted_losses: the loss of each head.
@@ -364,9 +363,8 @@ class DenseSegmentor(nn.Module):
         self, maps: Mapping[str, Tensor], image_size: Size, sample: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Computes one image's result at its file's size from its dense maps (C, H, W)."""
-        height, width = result_size(sample, image_size)
-        logits = sem_seg_postprocess(maps[SEMANTIC_LOGITS], image_size, height, width)
-        return {keys.SEM_SEG: logits}
+        size = result_size(sample, image_size)
+        return {keys.SEM_SEG: sem_seg_postprocess(maps[SEMANTIC_LOGITS], image_size, *size)}
 
     def merge_views(
         self, views: Iterable[View], image_size: Size, sample: Mapping[str, Any]
@@ -378,8 +376,12 @@ class DenseSegmentor(nn.Module):
     def export_outputs(self, images: Tensor) -> dict[str, Tensor]:
         """See :class:`gbw_d2.modeling.protocol.SegmentationModel`."""
         normalised = (images - self.pixel_mean) / self.pixel_std
-        size = (images.shape[-2], images.shape[-1])
-        return self.dense_maps(self.outputs(self.features(normalised), size))
+        features, size = self.features(normalised), (images.shape[-2], images.shape[-1])
+        return self.exported(self.outputs(features, size))
+
+    def exported(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Returns by name what of the outputs is exported: maps at the images' size."""
+        return self.dense_maps(outputs)
 
 
 def result_size(sample: Mapping[str, Any], image_size: Size) -> Size:

@@ -10,7 +10,7 @@ from gbw_d2.uda import (
     self_training,
     source_only,
 )
-from gbw_d2.uda.build import build_strategy, loss_terms
+from gbw_d2.uda.build import build_strategy, check_thresholds, loss_terms
 from gbw_d2.uda.strategy import (
     STRATEGIES,
     Context,
@@ -30,6 +30,7 @@ __all__ = [
     "adversarial",
     "build_strategy",
     "cbst",
+    "check_thresholds",
     "cvrn",
     "loss_terms",
     "mask_teacher",

@@ -68,6 +68,21 @@ def masked_consistency(name: str, uda_keys: Any) -> MaskedConsistency | None:
     return MaskedConsistency(settings.LOSS_WEIGHT, settings.BLOCK, settings.RATIO)
 
 
+def check_thresholds(name: str, uda_keys: Any) -> None:
+    """Raises UserError where thresholds are to be adaptive that a strategy does not read.
+
+    Args:
+        name: of the strategy.
+        uda_keys: the config's node ``UDA``.
+    """
+    own, wanted = STRATEGIES.get(name).own_thresholds, uda_keys.SELF_TRAINING.THRESHOLDS
+    if own and wanted != "fixed":
+        raise UserError(
+            f"UDA.SELF_TRAINING.THRESHOLDS is '{wanted}', but UDA.NAME '{name}' goes by {own}; "
+            "leave it 'fixed', or take self_training"
+        )
+
+
 def loss_terms(name: str, uda_keys: Any) -> tuple[str, ...]:
     """Returns the names of a strategy's loss terms with class labels under a config.
 

@@ -67,6 +67,7 @@ class ClassBalancedSelfTraining(Strategy):
     follows_warm_up = False
     terms = (keys.TERM_SOURCE, keys.TERM_PSEUDO)
     has_pseudo_labels = True
+    own_thresholds = "thresholds that each round finds per class (UDA.CBST.POLICY, PORTION_START)"
 
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)

@@ -60,6 +60,7 @@ class CrossViewRegularisation(Strategy):
     needs_target = True
     asks_for = ("consistency_losses", "detected")
     terms = (keys.TERM_SOURCE, keys.TERM_PSEUDO)
+    own_thresholds = "thresholds that labelling finds per class (UDA.CVRN.PORTION)"
 
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)

@@ -53,6 +53,7 @@ class MaskTeacher(Strategy):
     needs_target = True
     asks_for = ("taught_segments", "segment_targets")
     terms = (keys.TERM_SOURCE, keys.TERM_MIXED)
+    own_thresholds = "UDA.MASK_TEACHER.THRESHOLDS"
 
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)

@@ -208,6 +208,8 @@ class Strategy:
             is not None.
         asks_for: methods of gbw_d2/modeling/capabilities.py that the network must have beside those
             of :class:`SegmentationModel`.
+        own_thresholds: what it decides by in place of self-training's thresholds; "" where there
+            is nothing to be mistaken.
         masked: hides blocks of target images, or None where masked consistency is off.
         weight_log: the class weights that the losses of the last step used.
     """
@@ -217,6 +219,7 @@ class Strategy:
     terms: tuple[str, ...] = (keys.TERM_SOURCE,)
     has_pseudo_labels = False
     asks_for: tuple[str, ...] = ()
+    own_thresholds = ""
 
     def __init__(
         self, model: SegmentationModel, settings: Any, run: RunSettings | None = None

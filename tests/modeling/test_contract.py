@@ -17,6 +17,7 @@ from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.modeling import meta_arch
 from gbw_d2.modeling.protocol import PixelPseudoLabels, View
+from gbw_d2.modeling.segmentor import SEMANTIC_LOGITS
 
 from detectron2.modeling import META_ARCH_REGISTRY
 
@@ -178,7 +179,8 @@ def test_results_views_and_export(cfg: Any, model: Any, batch: list[dict]) -> No
     assert merged.keys() == result.keys()
     torch.testing.assert_close(merged[keys.SEM_SEG].argmax(0), result[keys.SEM_SEG].argmax(0))
     exported = model.export_outputs(torch.rand(1, 3, *SIZE) * 255)
-    assert exported and all(value.shape[-2:] == SIZE for value in exported.values())
+    assert exported[SEMANTIC_LOGITS].shape == (1, SPACE.num_classes, *SIZE)
+    assert all(len(value) == 1 for value in exported.values())
 
 
 def test_images_and_pictures_are_inverse(model: Any) -> None:

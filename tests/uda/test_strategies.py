@@ -13,6 +13,7 @@ from strategies import FOR_ALL
 from gbw_d2 import keys
 from gbw_d2.engine.build import build_model
 from gbw_d2.engine.trainer import Trainer
+from gbw_d2.errors import UserError
 from gbw_d2.losses import entropy_loss
 from gbw_d2.modeling.targets.centers import (
     CENTER,
@@ -192,3 +193,19 @@ def test_min_entropy_adds_the_target_entropy(model_and_config: Any, samples: Any
         if prediction is not None
     }
     assert {k: v.item() for k, v in losses.items()} == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("cbst", "thresholds that each round finds per class"),
+        ("cvrn", "thresholds that labelling finds per class"),
+        ("mask_teacher", "UDA.MASK_TEACHER.THRESHOLDS"),
+    ],
+)
+def test_thresholds_of_others_are_refused(tiny_config: Any, name: str, own: str) -> None:
+    words = ("UDA.NAME", name, "UDA.SELF_TRAINING.THRESHOLDS", "adaptive")
+    with pytest.raises(
+        UserError, match=rf"THRESHOLDS is 'adaptive', but UDA.NAME '{name}' .*{own}"
+    ):
+        tiny_config(*words)

@@ -334,18 +334,23 @@ class GBWMask2Former(PanopticSegmentor):
         classes, masks = queries
         frame = self._frame(masks, padded, shown, result_size(sample, shown))
         result: dict[str, Any] = {keys.SEM_SEG: frame.whole(logits)}
-        if self.predict_instances:
-            result[keys.PANOPTIC_SEG] = self._panoptic(classes, masks, frame)
-        return result
+        return result | self._panoptic(classes, masks, frame)
 
-    def _panoptic(self, classes: Tensor, masks: Tensor, frame: Frame) -> tuple[Tensor, list[Any]]:
-        return panoptic_result(
-            classes, masks, frame, self.label_space.thing_ids, self.segment_settings
-        )
+    def _panoptic(self, classes: Tensor, masks: Tensor, frame: Frame) -> dict[str, Any]:
+        if not self.predict_instances:
+            return {}
+        things, settings = self.label_space.thing_ids, self.segment_settings
+        return {keys.PANOPTIC_SEG: panoptic_result(classes, masks, frame, things, settings)}
 
     @staticmethod
     def _frame(masks: Tensor, padded: Size, shown: Size, size: Size | None = None) -> Frame:
         return Frame((masks.shape[-2], masks.shape[-1]), padded, shown, size or shown)
+
+    def exported(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Adds the logits of each query, (N, Q, K + 1), and of its mask, (N, Q, h, w)."""
+        queries = outputs.private.queries
+        said = {"query_logits": queries.classes[-1], "mask_logits": queries.masks[-1]}
+        return {**self.dense_maps(outputs), **said}
 
     def merge_views(
         self, views: Iterable[View], image_size: Size, sample: Mapping[str, Any]
@@ -379,16 +384,13 @@ class GBWMask2Former(PanopticSegmentor):
             self.dense_maps,
             SEMANTIC_LOGITS,
         )
+        _, view, outputs = seen[0]
+        ((classes, masks),) = outputs.private.queries.last()
+        masks = masks.flip(2) if view.flip else masks
+        size = result_size(sample, image_size)
+        frame = self._frame(masks, outputs.semantic.size, view.shown, size)
         result = super().result(merged, image_size, sample)
-        if self.predict_instances:
-            _, view, outputs = seen[0]
-            ((classes, masks),) = outputs.private.queries.last()
-            masks = masks.flip(2) if view.flip else masks
-            frame = self._frame(
-                masks, outputs.semantic.size, view.shown, result_size(sample, image_size)
-            )
-            result[keys.PANOPTIC_SEG] = self._panoptic(classes, masks, frame)
-        return result
+        return result | self._panoptic(classes, masks, frame)
 
 
 def _endings(layers: int) -> list[str]:
