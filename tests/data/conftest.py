@@ -125,3 +125,11 @@ def cityscapes_root(cityscapes_download: Path, cityscapes_expected: dict[str, np
         path = root / "gtFine" / f"cityscapes_panoptic_{split}_trainId.json"
         path.write_text(json.dumps({"annotations": annotations}))
     return root
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns the folder ``own`` below the datasets' root, for own data."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (tmp_path / "own").mkdir()
+    return tmp_path / "own"

@@ -3,68 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from own_data import class_names, draw, things_of, write_coco, write_own_data, write_png
+from own_formats import check, describe, same_segments, spec_of
 from PIL import Image
 
 from gbw_d2.catalog import find_label_space, get_dataset
 from gbw_d2.data.formats.own.palette import distinct_colors
-from gbw_d2.data.spec import DatasetError, DatasetSpec
+from gbw_d2.data.spec import DatasetError
 from gbw_d2.data.statistics import image_class_counts
 from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, scoring, training_table
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    (tmp_path / "own").mkdir()
-    return tmp_path / "own"
-
-
-def describe(root: Path, **content: Any) -> None:
-    text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-    (root / "data.yaml").write_text(text, encoding="utf-8")
-
-
-def spec_of(split: str) -> DatasetSpec:
-    return get_dataset(f"own/data.yaml:{split}")
-
-
-def check(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "datasets/prepare_own.py"), "own/data.yaml", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def same_segments(spec: DatasetSpec, record: dict, count: int, seed: int, crowd: int = 0) -> None:
-    """Compares the panoptic label with what was drawn; instance ``crowd`` has no identity."""
-    assert spec.read_panoptic is not None
-    _, classes, instances = draw(count, seed)
-    segments, info = spec.read_panoptic(record)
-    things = np.isin(classes, np.arange(count)[1::3])
-    names = spec.classes.class_names
-    expected = {
-        (int(classes[here][0]), int(number == crowd), int(here.sum()))
-        for number in np.unique(instances[things])
-        for here in [things & (instances == number)]
-    }
-    expected |= {
-        (int(c), 0, int((classes == c).sum())) for c in np.unique(classes[~things]) if c != 255
-    }
-    order = [names.index(name) for name in class_names(count)]
-    found = {(s["category_id"], s["iscrowd"], s["area"]) for s in info}
-    assert found == {(order[c], crowded, area) for c, crowded, area in expected}
-    assert ((segments == 0) == (classes == 255)).all()
-    assert {s["id"] for s in info} == set(np.unique(segments)) - {0}
 
 
 # --- classes ------------------------------------------------------------------------------------
@@ -301,114 +256,3 @@ def test_mistakes_in_a_coco_file(root: Path, change: Callable[[dict], Any], mess
         assert spec.read_panoptic is not None
         for record in spec.load():
             spec.read_panoptic(record)
-
-
-# --- instances ----------------------------------------------------------------------------------
-
-
-def instance_values(kind: str, classes: np.ndarray, instances: np.ndarray) -> np.ndarray:
-    """Codes instances; number 5 is a crowd."""
-    raw = np.where(classes == 255, 0, classes.astype(np.int64) + 20)
-    crowd = instances == 5
-    if kind == "cityscapes":
-        return np.where(crowd, raw, raw * 1000 + instances)
-    if kind == "divisor":
-        return np.where(crowd, raw * 256, raw * 256 + instances)
-    if kind == "rgb":
-        return np.where(crowd, 0, 1_000_000 + 70_001 * instances.astype(np.int64))
-    return np.where(crowd, 0, instances)
-
-
-CODINGS: dict[str, Any] = {
-    "plain": "plain",
-    "cityscapes": "cityscapes",
-    "divisor": {"divisor": 256},
-    "rgb": "rgb",
-}
-
-
-def write_instances(root: Path, kind: str, stated: Any, count: int = 12, **more: Any) -> None:
-    from gbw_d2.class_tables import colors_of_ids
-
-    for seed in range(2):
-        image, classes, instances = draw(count, seed)
-        values = instance_values(kind, classes, instances)
-        write_png(root / f"images/{seed}.png", image)
-        write_png(
-            root / f"labels/{seed}.png", np.where(classes == 255, 0, classes + 20).astype("u1")
-        )
-        file = colors_of_ids(values) if kind == "rgb" else values.astype(np.uint16)
-        write_png(root / f"instances/{seed}.png", file)
-    split = {"images": "images", "labels": "labels", "instances": "instances", **more}
-    describe(
-        root,
-        label_space="own",
-        classes={n: 20 + i for i, n in enumerate(class_names(count))} | {"void": 0},
-        things=things_of(count),
-        splits={"all": {**split, "instance_coding": stated}},
-    )
-
-
-@pytest.mark.parametrize("kind", CODINGS)
-def test_instance_codings(root: Path, kind: str) -> None:
-    write_instances(root, kind, CODINGS[kind])
-    spec = spec_of("all")
-    for seed, record in enumerate(spec.load()):
-        same_segments(spec, record, 12, seed, crowd=5)
-    found = check("--check")
-    assert found.returncode == 0, found.stderr
-
-
-def test_crowd_values_are_listed(root: Path) -> None:
-    write_instances(root, "plain", "plain", crowd=[7])
-    spec = spec_of("all")
-    assert spec.read_panoptic is not None
-    _, classes, instances = draw(12, 0)
-    segments, info = spec.read_panoptic(spec.load()[0])
-    by_id = {s["id"]: s for s in info}
-    for number in np.unique(instances[np.isin(classes, [1, 4, 7, 10])]):
-        here = (instances == number) & np.isin(classes, [1, 4, 7, 10])
-        (segment,) = np.unique(segments[here])
-        assert by_id[int(segment)]["iscrowd"] == (number in (5, 7))
-
-
-@pytest.mark.parametrize(
-    ("kind", "stated", "line"),
-    [
-        ("cityscapes", "plain", "instance_coding: cityscapes"),
-        ("divisor", "plain", "instance_coding: {divisor: 256}"),
-        ("plain", "cityscapes", "instance_coding: plain"),
-        ("divisor", "cityscapes", "instance_coding: {divisor: 256}"),
-        ("cityscapes", {"divisor": 256}, "instance_coding: cityscapes"),
-        ("plain", {"divisor": 256}, "instance_coding: plain"),
-        ("rgb", "plain", "or say `instance_coding: rgb`"),
-    ],
-)
-def test_another_coding_than_stated_stops_the_check(
-    root: Path, kind: str, stated: Any, line: str
-) -> None:
-    write_instances(root, kind, stated)
-    found = check("--check")
-    assert found.returncode == 2 and line in found.stderr, found.stderr
-
-
-def test_cityscapes_layout_with_classes_of_ones_own(root: Path) -> None:
-    image, classes, instances = draw(12, 0)
-    values = instance_values("cityscapes", classes, instances)
-    for folder, end, array in (
-        ("leftImg8bit", "leftImg8bit", image),
-        ("gtFine", "gtFine_labelIds", np.where(classes == 255, 0, classes + 20).astype(np.uint8)),
-        ("gtFine", "gtFine_instanceIds", values.astype(np.uint16)),
-    ):
-        write_png(root / f"mine/{folder}/val/ulm/ulm_0_{end}.png", array)
-    describe(
-        root,
-        label_space="own",
-        classes={n: 20 + i for i, n in enumerate(class_names(12))} | {"void": 0},
-        things=things_of(12),
-        splits={"val": {"layout": "cityscapes", "root": "mine", "split": "val"}},
-    )
-    spec = spec_of("val")
-    (record,) = spec.load()
-    assert record["image_id"] == "ulm__ulm_0"
-    same_segments(spec, record, 12, 0, crowd=5)

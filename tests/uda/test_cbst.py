@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +13,29 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from cbst_runs import (
+    COLUMNS,
+    COUNT,
+    ROWS,
+    Images,
+    files_in,
+    logits_of,
+    move,
+    prepare,
+    strategy_of,
+)
 
 from gbw_d2 import keys
 from gbw_d2.class_tables import ids_of_colors
-from gbw_d2.engine.build import build_model, build_training_losses
+from gbw_d2.engine.build import build_training_losses
 from gbw_d2.errors import UserError
 from gbw_d2.losses.regularisers import lrent_soft_labels, mrkld_loss, soft_cross_entropy
 from gbw_d2.modeling import meta_arch  # noqa: F401  (registers them in a spawned process too)
-from gbw_d2.uda import Context, build_strategy
+from gbw_d2.uda import Context
 from gbw_d2.uda.parts.labelling import confidence_and_class, image_score
 from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError, RoundFiles
 from gbw_d2.uda.parts.pseudo_labels import class_balanced_pseudo_labels, class_balanced_thresholds
 from gbw_d2.uda.strategy import PSEUDO_LABELS
-
-COUNT = 5
-ROWS, COLUMNS = 32, 64
-
-
-class Images:
-    """Random target images; ``limit`` of them can be read before the process "dies"."""
-
-    def __init__(self, limit: int = 10**6, rank: int = 0, world_size: int = 1) -> None:
-        self.limit = limit
-        self.share = range(COUNT * rank // world_size, COUNT * (rank + 1) // world_size)
-        self.read: list[str] = []
-
-    def ids(self) -> list[str]:
-        return [f"city/{i}" for i in range(COUNT)]
-
-    def sample(self, i: int) -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(i)
-        # Blocks, so that the network's answer differs from place to place.
-        coarse = torch.rand(3, ROWS // 4, COLUMNS // 4, generator=generator) * 255
-        image = coarse.repeat_interleave(4, 1).repeat_interleave(4, 2).to(torch.uint8)
-        size = {keys.HEIGHT: ROWS, keys.WIDTH: COLUMNS}
-        return {keys.IMAGE: image, keys.IMAGE_ID: f"city/{i}", **size}
-
-    def batches(self, skip: Container[str] = ()) -> Iterator[list[dict[str, Any]]]:
-        for i in self.share:
-            if f"city/{i}" in skip:
-                continue
-            if len(self.read) == self.limit:
-                raise KeyboardInterrupt
-            self.read.append(f"city/{i}")
-            yield [self.sample(i)]
 
 
 @pytest.fixture
@@ -70,48 +48,6 @@ def make(tiny_config: Any) -> Any:
         return strategy_of(tiny_config(*overrides, name="toy/semantic_source_only uda/cbst"))
 
     return build
-
-
-def strategy_of(cfg: Any, losses: Any = None) -> Any:
-    torch.manual_seed(0)
-    model = build_model(cfg, losses).train()
-    # A network from scratch is sure of nothing; this one is, and never of class 3.
-    with torch.no_grad():
-        model.sem_seg_head.predictor.weight *= 300
-        model.sem_seg_head.predictor.bias[3] = -100
-    return build_strategy("cbst", model, cfg.UDA, seed=0, max_iter=10)
-
-
-def prepare(
-    strategy: Any, folder: Path, images: Images, fresh: bool = True, stage: int = 0
-) -> None:
-    context = Context(fresh, folder, target=images, source_positions=positions)
-    strategy.prepare(strategy.stages()[stage], context)
-
-
-def positions() -> np.ndarray:
-    counts = np.arange(16)[:, None, None] + np.arange(8)[None, :, None]
-    return np.broadcast_to(counts, (16, 8, 8)).copy()
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    paths = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
-
-
-def logits_of(strategy: Any) -> torch.Tensor:
-    strategy.model.eval()
-    with torch.no_grad():
-        logits = [strategy.model([Images().sample(i)])[0][keys.SEM_SEG] for i in range(COUNT)]
-    strategy.model.train()
-    return torch.stack(logits)
-
-
-def move(strategy: Any) -> None:
-    """Stands for some training."""
-    with torch.no_grad():
-        for parameter in strategy.model.parameters():
-            parameter += 0.01
 
 
 def test_stages_share_the_run(make: Any) -> None:
