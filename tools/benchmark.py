@@ -14,7 +14,7 @@
     uv run tools/benchmark.py postprocessing                 # beside Detectron2's
     uv run tools/benchmark.py merging                        # the same, of RoI heads
     uv run tools/benchmark.py busy                           # a step beside busy processes
-    uv run tools/benchmark.py startup                        # how soon a mistake is told
+    uv run tools/benchmark.py startup                        # how soon an error is reported
     uv run tools/benchmark.py encoders                       # each encoder base at 512x512
     uv run tools/benchmark.py mask2former                    # beside transformers'
     uv run tools/benchmark.py recipe --config-file configs/synthia_panoptic_gbw.yaml  # without data
