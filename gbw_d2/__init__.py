@@ -1,3 +1,3 @@
 """Panoptic and semantic segmentation across domains, with gradient-based class weighting (GBW)."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
