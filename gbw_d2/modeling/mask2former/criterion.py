@@ -1,4 +1,4 @@
-"""What the losses of queries are computed from: labels of queries, and masks at points."""
+"""Targets of the queries' losses: labels of queries, and masks at points."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gbw_d2.modeling.targets.slots import SlotTargets
 
 @dataclass(frozen=True)
 class PointSettings:
-    """How points are drawn (Mask2Former, section 3.3).
+    """Settings of the points at which masks are compared (Mask2Former, section 3.3).
 
     Args:
         count: points per mask, and per image for the assignment.
@@ -30,7 +30,7 @@ class PointSettings:
 
 @dataclass(frozen=True)
 class QueryTargets:
-    """What queries learn, of L predictions; M matched segments.
+    """The targets of the queries in L predictions, with M matched segments.
 
     Attributes:
         labels: (L, N, Q) int64, K = no object.
@@ -38,8 +38,8 @@ class QueryTargets:
         mask_logits: (L, M, P).
         mask_truth: (L, M, P) 0..1.
         mask_labels: (L, M) int64 class ids.
-        importance: (L, M), how much a segment's mask counts.
-        mass: of all segments, without axes.
+        importance: (L, M), weight of each segment's mask.
+        mass: sum of the weights of all segments, without axes.
     """
 
     labels: Tensor
@@ -61,11 +61,12 @@ def query_targets(
     """Assigns segments to queries, and reads masks at points.
 
     Args:
-        predictions: of all queries.
-        targets: segments.
-        pixel_weights: (N, H, W) in 0..1; a segment's mask counts as their mean over its pixels.
-        factors: of the assignment's costs.
-        points: how many, and where.
+        predictions: predictions of all queries.
+        targets: the segments.
+        pixel_weights: (N, H, W) in 0..1; the weight of a segment's mask is their mean over its
+            pixels.
+        factors: factors of the assignment's costs.
+        points: number and choice of the points.
     """
     present = targets.present()
     matches = match(predictions, targets, present, factors, points.count)

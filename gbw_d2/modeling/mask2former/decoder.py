@@ -17,12 +17,12 @@ class DecoderSettings:
     """Sizes of the transformer decoder.
 
     Args:
-        queries: segments that an image can have.
-        channels: of queries, levels and mask features.
-        layers: of the decoder.
-        heads: of its attention.
-        feedforward: channels inside its feed-forward parts.
-        dropout: 0..1.
+        queries: number of queries, the maximum number of segments of an image.
+        channels: channels of queries, levels and mask features.
+        layers: number of layers.
+        heads: number of attention heads.
+        feedforward: channels inside the feed-forward parts.
+        dropout: dropout probability, 0..1.
     """
 
     queries: int = 100
@@ -35,7 +35,7 @@ class DecoderSettings:
 
 @dataclass(frozen=True)
 class QueryPredictions:
-    """What the queries say before the first and after each of the L - 1 layers, the last one last.
+    """The queries' predictions before the first and after each of the L - 1 layers, in this order.
 
     Attributes:
         embeddings: (L, N, Q, C), the input of the classifier.
@@ -56,9 +56,9 @@ class Attention(nn.Module):
     """Attention with several heads, whose inputs may differ for keys and values.
 
     Args:
-        channels: of all inputs and of the output.
-        heads: they share the channels evenly.
-        dropout: of the attention weights, 0..1.
+        channels: channels of all inputs and of the output.
+        heads: number of heads, among which channels are divided.
+        dropout: dropout probability of the attention weights, 0..1.
     """
 
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
@@ -68,12 +68,12 @@ class Attention(nn.Module):
             nn.Linear(channels, channels) for _ in range(4)
         )
         for linear in (self.query, self.key, self.value, self.output):
-            # The reference draws the first three as one matrix of three times the rows.
+            # The authors' code initialises the first three as one matrix with three times the rows.
             nn.init.xavier_uniform_(linear.weight, 1.0 if linear is self.output else 0.5**0.5)
             nn.init.zeros_(linear.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
-        """Attends.
+        """Computes the attention.
 
         Args:
             query: (N, Q, C).
@@ -121,7 +121,7 @@ class _DecoderLayer(nn.Module):
 
 
 class MaskedAttentionDecoder(nn.Module):
-    """Mask2Former, section 3.2 and mask2former_transformer_decoder.py of the reference.
+    """The transformer decoder of Mask2Former (section 3.2; mask2former_transformer_decoder.py).
 
     Args:
         num_classes: K.
@@ -175,7 +175,7 @@ class MaskedAttentionDecoder(nn.Module):
 
 @torch.no_grad()
 def _inside(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Returns (N, Q, T) bool, where a query may attend: in its mask, or anywhere if that is empty.
+    """Returns (N, Q, T) bool, where a query may attend: in its mask, or everywhere if it is empty.
 
     The reference resizes logits and compares their sigmoid with 0.5 (equation 3 of the paper).
     """

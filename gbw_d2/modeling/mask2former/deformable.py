@@ -15,10 +15,10 @@ from gbw_d2.modeling.protocol import Size
 def deformable_attention(
     values: Tensor, sizes: Sequence[Size], places: Tensor, weights: Tensor
 ) -> Tensor:
-    """Sums values at given places, equation 3 of Deformable DETR for one set of heads.
+    """Sums values at given positions (Deformable DETR, equation 3, for one set of heads).
 
     Args:
-        values: (B, D, T), the levels' cells one after the other; B = images x heads.
+        values: (B, D, T), the concatenated cells of all levels; B = images x heads.
         sizes: (rows, columns) of each of the L levels; their cells sum to T.
         places: (L, B, Q, P, 2) as (x, y), 0 = left and upper edge of the level, 1 = the other one.
             Outside the values are 0.
@@ -34,7 +34,7 @@ def deformable_attention(
         sampled = F.grid_sample(
             cells, 2 * places[level] - 1, "bilinear", "zeros", align_corners=False
         )
-        # As products of (D, P) and (P, 1) there would be a copy of all samples.
+        # Products of (D, P) and (P, 1) would copy all samples.
         part = (sampled * weights[level].unsqueeze(1)).sum(-1)
         total = part if total is None else total + part
     assert total is not None
@@ -52,10 +52,10 @@ def cell_centres(sizes: Sequence[Size], device: torch.device) -> Tensor:
 
 
 class DeformableSelfAttention(nn.Module):
-    """Each cell of several levels attends to a few learned places of all of them.
+    """Self-attention of the cells of several levels to a few learned positions on all levels.
 
-    Weights start as in Deformable DETR: heads look in as many directions, points are 1, 2, ...
-    cells away, all alike (ops/modules/ms_deform_attn.py of the reference).
+    Weights are initialised as in Deformable DETR: the heads point in different directions, with
+    points 1, 2, ... cells away and equal attention weights (ops/modules/ms_deform_attn.py).
 
     Args:
         channels: of the cells.
@@ -94,8 +94,8 @@ class DeformableSelfAttention(nn.Module):
         """Attends.
 
         Args:
-            cells: (N, T, C) of all levels, one after the other.
-            positions: (T, C), added to the cells where they ask.
+            cells: (N, T, C), the concatenated cells of all levels.
+            positions: (T, C), added to the cells as queries.
             centres: (T, 2) of :func:`cell_centres`.
             sizes: (rows, columns) of each level.
 

@@ -1,4 +1,4 @@
-"""Both decoders of Mask2Former as one module, and how they are built."""
+"""Both decoders of Mask2Former as one module, and their construction."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class MaskHead(nn.Module):
 
     Args:
         in_features: names of the maps, the finest first.
-        pixel_decoder: the one.
-        decoder: the other.
+        pixel_decoder: the pixel decoder.
+        decoder: the transformer decoder.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class MaskHead(nn.Module):
 
 
 def build_mask_head(settings: Any, shape: Mapping[str, Any], num_classes: int) -> MaskHead:
-    """Builds what ``MODEL.MASK2FORMER`` asks for.
+    """Builds the decoders of ``MODEL.MASK2FORMER``.
 
     Args:
-        settings: that node.
-        shape: of the encoder's maps by name.
+        settings: the config node.
+        shape: shapes of the encoder's maps by name.
         num_classes: K.
 
     Raises:
-        UserError: fewer than two maps, or some that the encoder does not give.
+        UserError: fewer than two maps are named, or the encoder lacks one of them.
     """
     names = settings.IN_FEATURES
     missing = [name for name in names if name not in shape]

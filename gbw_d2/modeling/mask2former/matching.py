@@ -1,4 +1,4 @@
-"""Which query learns which segment: the cheapest assignment, found on the host once per loss."""
+"""The assignment of segments to queries with minimum cost, computed on the host once per loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gbw_d2.modeling.targets.slots import SlotTargets
 
 @dataclass(frozen=True)
 class LossFactors:
-    """Factors of Mask2Former's losses, which are those of the assignment's costs too (section 4.1).
+    """Factors of Mask2Former's losses and of the assignment's costs (section 4.1).
 
     Args:
         classes: of the cross-entropy.
@@ -55,11 +55,11 @@ def match(
     factors: LossFactors,
     points: int,
 ) -> Matches:
-    """Assigns to each segment its own query, for each prediction by itself.
+    """Assigns a query to each segment, independently for each prediction.
 
     The costs are those of section 3.3 and of modeling/matcher.py of the reference: probability of
     the class, mean binary cross-entropy and dice at uniform points that all pairs of an image
-    share. Costs that are not finite are the highest there are; losses tell of them.
+    share. Costs that are not finite count as the highest cost; the losses report them.
 
     Args:
         predictions: of all queries.
@@ -76,7 +76,7 @@ def match(
     )
     highest = torch.finfo(costs.dtype).max
     costs = costs.nan_to_num(highest, highest, highest)
-    # Infinite for slots without a segment, so that one copy tells them too.
+    # Infinite for slots without a segment, so that a single copy to the host contains this too.
     found = _assigned(costs.masked_fill(~present.unsqueeze(1), torch.inf).cpu().numpy())
     on_device = torch.from_numpy(found).to(costs.device, non_blocking=True)
     layers = len(costs)

@@ -1,4 +1,4 @@
-"""Names of the official Mask2Former checkpoints, turned into ours.
+"""Maps the names of official Mask2Former checkpoints to those of this project.
 
 The list of names comes from running the constructor of facebookresearch/Mask2Former 9b0651c
 (tests/modeling/mask2former/official_names.txt).
@@ -58,7 +58,7 @@ _DROPPED = ("criterion.", "pixel_mean", "pixel_std")
 
 
 def renamed_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the weights of an official checkpoint; those of any other stay as they are."""
+    """Renames the weights of an official checkpoint; other checkpoints are unchanged."""
     if f"{_QUERIES}query_embed.weight" not in state:
         return dict(state)
     return {

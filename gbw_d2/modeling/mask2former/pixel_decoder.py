@@ -73,9 +73,10 @@ def _projection(in_channels: int, channels: int) -> nn.Sequential:
 
 
 class PixelDecoder(nn.Module):
-    """Mask2Former, section 3.2.2 and modeling/pixel_decoder/msdeformattn.py of the reference.
+    """The pixel decoder of Mask2Former (section 3.2.2; modeling/pixel_decoder/msdeformattn.py).
 
-    It computes in float32, under autocast too: places in half precision would be cells apart.
+    It computes in float32 even under autocast, because positions in half precision would be off by
+    cells.
 
     Args:
         in_channels: of the encoder's maps, the finest first; that one takes part in the FPN step

@@ -1,4 +1,4 @@
-"""Values of maps, and of segments, at points between pixels."""
+"""Values of maps and segments at points between pixels."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def corners(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def segment_shares(numbers: Tensor, points: Tensor, count: int) -> Tensor:
-    """Returns how much of each segment is at each point: its mask, sampled bilinearly.
+    """Returns the mask of each segment, sampled bilinearly at each point.
 
-    No mask is made: each pixel around a point adds its share to the segment that it belongs to.
+    No masks are made: each pixel around a point adds its share to its own segment.
 
     Args:
         numbers: (N, H, W) int64, number of each pixel's segment, 0..count - 1.
@@ -80,7 +80,7 @@ def uncertain_points(
     usable: Tensor | None = None,
     images: Tensor | None = None,
 ) -> Tensor:
-    """Draws points where masks are uncertain, and some anywhere (PointRend, section 3.1).
+    """Draws points where masks are uncertain, and some uniform points (PointRend, section 3.1).
 
     Of ``oversampling`` x count uniform points those with the smallest absolute logit are kept, and
     the rest is uniform: 12544 x 3 and three quarters in Mask2Former, section 3.3. With ``usable``

@@ -1,4 +1,4 @@
-"""Sine codes of places in a feature map."""
+"""Sine position encodings of feature maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def sine_positions(
     height: int, width: int, channels: int, device: torch.device, temperature: float = 10000.0
 ) -> Tensor:
-    """Codes rows and columns by sines and cosines of many wavelengths (DETR, section A.4).
+    """Encodes rows and columns by sines and cosines of many wavelengths (DETR, section A.4).
 
     As in Mask2Former: places are counted from 1, divided by the side and multiplied by 2 pi; half
     the channels code the row, half the column, sine and cosine taking turns

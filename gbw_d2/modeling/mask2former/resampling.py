@@ -1,4 +1,4 @@
-"""Low-resolution maps at the size of a picture, some rows at a time."""
+"""Upsampling of low-resolution maps to the size of an image, in blocks of rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PIECE = 1 << 22
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the pixels of a picture lie in maps of a padded image.
+    """The position of an image's pixels in maps of the padded input.
 
     Args:
         cells: (rows, columns) of the maps.

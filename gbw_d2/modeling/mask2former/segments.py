@@ -1,4 +1,4 @@
-"""From queries to a semantic and to a panoptic map."""
+"""Merges the queries' outputs into semantic logits and a panoptic map."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gbw_d2.modeling.mask2former.resampling import Frame
 
 
 def semantic_logits(classes: Tensor, masks: Tensor) -> Tensor:
-    """Makes log-probabilities of classes out of what the queries say of them.
+    """Computes the log-probabilities of classes from the queries' outputs.
 
     With s_c = sum_q p_q(c) sigmoid(m_q), as Mask2Former scores classes, and R = max(0, 1 - sum_c
-    s_c) the part that no query claims, p_c = (s_c + R / K) / (sum_c s_c + R): where nothing fires
-    the prediction is uniform.
+    s_c), the probability that no query claims, p_c = (s_c + R / K) / (sum_c s_c + R): where no
+    query is active the prediction is uniform.
 
     Args:
         classes: (N, Q, K + 1) logits, "no object" last.
@@ -52,13 +52,13 @@ class SegmentSettings:
 
 @dataclass(frozen=True)
 class Segments:
-    """The segments of one picture; without a value that the host has looked at.
+    """The segments of one image, all on the device.
 
     Attributes:
         slots: (H, W) int64: 0 = void, c + 1 = the stuff of class c, K + 1 + q = query q's thing.
         classes: (1 + K + Q,) int64, the classes of the slots.
         confidence: (H, W) float32, class times mask probability of the pixel's own segment.
-        greatest: (H, W) float32, the greatest of any segment; None where nobody asked.
+        greatest: (H, W) float32, maximum over all segments; None if not requested.
     """
 
     slots: Tensor
@@ -75,7 +75,7 @@ def query_segments(
     settings: SegmentSettings,
     with_greatest: bool = False,
 ) -> Segments:
-    """Gives each pixel to the query with the greatest rho = class times mask probability.
+    """Assigns each pixel to the query with the highest rho = class times mask probability.
 
     A pixel is a segment's where its own mask has it (sigmoid >= 0.5); segments that win too little
     of their mask are dropped, and the stuff of a class is one segment.
@@ -108,7 +108,7 @@ def query_segments(
     won = torch.zeros(count, device=device).scatter_add_(
         0, winner.flatten(), some.flatten().float()
     )
-    # A comparison of products, so that an empty mask needs no rule of its own.
+    # A comparison of products, so that an empty mask needs no special case.
     alive = kept & (won > 0) & (claimed > 0) & (won >= settings.overlap * claimed)
     inside = some & (top >= 0.5 * gains[winner]) & alive[winner]
     things = num_classes + 1 + torch.arange(count, device=device)
@@ -147,7 +147,7 @@ def panoptic_result(
     num_classes = classes.shape[1] - 1
     is_thing = torch.zeros(num_classes, dtype=torch.bool, device=masks.device)
     is_thing[list(thing_ids)] = True
-    # Queries without a class can win nothing, and most have none.
+    # Queries without a class win no pixel, and most queries have none.
     kept = classes.float().softmax(1)[:, :-1].amax(1) > settings.class_threshold
     if not bool(kept.any()):
         return torch.zeros(frame.size, dtype=torch.int32, device=masks.device), []

@@ -74,7 +74,7 @@ class _Said:
 
 @META_ARCH_REGISTRY.register()
 class GBWMask2Former(PanopticSegmentor):
-    """Queries that each predict a class and a mask; segments are learned by assignment.
+    """A network whose queries each predict a class and a mask, trained by bipartite matching.
 
     With ``MODEL.SEMANTIC_ONLY`` its segments are one per class. Of labels without instances, too,
     each class is one segment.

@@ -135,7 +135,8 @@ class GBWPanopticFPN(RoIViews, PanopticSegmentor):
         if cls.predicts_instances(cfg):
             things = space.thing_ids
             heads[ROI_CLS] = HeadSpec(ClassWeightedRoIClassification, things, True)
-            # Their own gradients tell the size of a class and not its error (docs/equations.md 7).
+            # Their own gradients depend on the size of a class and not on its error
+            # (docs/equations.md 7).
             heads[ROI_BOX] = HeadSpec(ClassWeightedRoIBox, things, weights_from=ROI_CLS)
             heads[ROI_MASK] = HeadSpec(ClassWeightedRoIMask, things)
         return heads

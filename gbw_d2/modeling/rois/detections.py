@@ -1,4 +1,4 @@
-"""Detections: found, moved between views and sizes, joined, and taken as pseudo-labels."""
+"""Detections: inference, conversion between views and sizes, merging, and pseudo-labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detectron2.structures import Boxes, Instances
 
 @torch.no_grad()
 def detect(rpn: nn.Module, heads: nn.Module, pyramid: Features, size: Size) -> list[Detections]:
-    """Runs Detectron2's RPN, RoI heads and mask head in inference; returns each image's findings.
+    """Runs Detectron2's RPN, RoI heads and mask head in inference; returns each image's detections.
 
     Args:
         rpn: in evaluation mode, as its number of proposals depends on it.
@@ -45,7 +45,7 @@ def detect(rpn: nn.Module, heads: nn.Module, pyramid: Features, size: Size) -> l
 
 
 def scaled(found: Detections, size: Size, new_size: Size) -> Detections:
-    """Resizes boxes from an image of one size to another; what lies outside is cut off or gone."""
+    """Scales boxes to another image size, and clips or drops what is outside."""
     boxes = Boxes(found.boxes.clone())
     boxes.scale(new_size[1] / size[1], new_size[0] / size[0])
     boxes.clip(new_size)
@@ -56,7 +56,7 @@ def scaled(found: Detections, size: Size, new_size: Size) -> Detections:
 def placed(
     found: Detections, place: tuple[slice, slice], view: View, image_size: Size
 ) -> Detections:
-    """Brings the detections of a window of a view back to the image.
+    """Maps the detections of a window of a view to the image.
 
     Args:
         found: in pixels of the window.
@@ -75,7 +75,7 @@ def placed(
 
 
 def joined(parts: Sequence[Detections], overlap: float, most: int) -> Detections:
-    """Joins detections of several views; of those of one class that overlap the surest stays.
+    """Merges detections of several views; of overlapping ones of a class the highest score stays.
 
     Args:
         parts: in pixels of one image.
@@ -112,12 +112,12 @@ def pseudo_instances(
     min_score: float,
     most_hidden: float,
 ) -> InstanceTargets:
-    """Makes instances of a teacher's sure detections.
+    """Makes instance pseudo-labels of a teacher's confident detections.
 
-    Pixels that it calls a thing without a sure detection, and pixels where pseudo-labels do not
-    count, are ignored: there may be an object. All else is background. Where each class has a
-    threshold of its own for pixels, a detection's is ``min_score`` times its class's share of the
-    highest of them, so that classes of which the teacher is never sure are taught as well (as
+    Pixels of a thing class without a confident detection, and pixels where pseudo-labels are not
+    used, are ignored, because there may be an object. Everything else is background. Where each
+    class has a threshold of its own for pixels, a detection's is ``min_score`` times its class's
+    share of the highest of them, so that classes with low confidence also get pseudo-labels (as
     FlexMatch scales its threshold, Zhang et al., NeurIPS 2021).
 
     Args:

@@ -1,4 +1,4 @@
-"""RoIs that are drawn of the proposals, and what Detectron2's RoI heads say of them."""
+"""Sampling of RoIs from proposals, and the predictions of Detectron2's RoI heads on them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from detectron2.structures import Boxes, Instances
 
 @dataclass(frozen=True)
 class DrawnRoIs:
-    """The boxes of each image that a step learns from, objects first.
+    """The sampled boxes of each image, objects first.
 
     Attributes:
         boxes: per image (R_i, 4).
@@ -91,7 +91,7 @@ def draw_rois(
     )
     instances = rows.gather(1, drawn.objects)
     counts = torch.stack([drawn.is_object.sum(1), drawn.is_rest.sum(1)], dim=1)
-    # All that the host must know of the drawn RoIs, in the one wait for it.
+    # Everything that the host needs about the drawn RoIs, in a single copy.
     known = torch.cat([counts, instances], dim=1).cpu()
     rois = DrawnRoIs([], [], [], [], [])
     for image, (objects, rest) in enumerate(known[:, :2].tolist()):
@@ -124,7 +124,7 @@ def _roi_labels(
 
 @dataclass(frozen=True)
 class RoIPredictions:
-    """What the heads say of R RoIs of a batch, F of them objects, and what is true.
+    """The predictions on R RoIs of a batch, F of them objects, and their targets.
 
     Attributes:
         features: (R, D), the input of the class head's classifier.

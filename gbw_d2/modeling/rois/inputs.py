@@ -1,4 +1,4 @@
-"""What RoI heads are handed: feature maps, and the generators by which RoIs are drawn."""
+"""The inputs of RoI heads: feature maps, and the generators for sampling RoIs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DrawnFeatures(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class RoIInputs:
-    """What RoI heads need in training, where they cannot run before there are targets."""
+    """The inputs of RoI heads in training, which run only once there are targets."""
 
     pyramid: Features
     size: Size

@@ -1,4 +1,4 @@
-"""Which boxes are objects, which are background, and which of them a step learns from."""
+"""Labels boxes as objects or background, and samples those to train on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def image_generators(
 def match_boxes(
     boxes: Tensor, there: Tensor, candidates: Tensor, matcher: Matcher
 ) -> tuple[Tensor, Tensor]:
-    """Finds the instance that each candidate overlaps most, and says what that makes of it.
+    """Finds the instance that each candidate overlaps most, and labels the candidate.
 
     Detectron2's ``Matcher``, but without a look at values, and an instance that no candidate
     overlaps claims none (Detectron2's makes objects of all candidates that overlap it by 0).
@@ -170,7 +170,7 @@ def draw_rows(
 def box_deltas(transform: Box2BoxTransform, boxes: Tensor, truth: Tensor) -> Tensor:
     """Computes what moves ``boxes`` to ``truth``, both (..., 4), as Detectron2's ``get_deltas``.
 
-    Without its look at the widths, for which the host would wait.
+    It does not check the widths, for which the host would wait.
     """
     size, true_size = boxes[..., 2:] - boxes[..., :2], truth[..., 2:] - truth[..., :2]
     center, true_center = boxes[..., :2] + 0.5 * size, truth[..., :2] + 0.5 * true_size

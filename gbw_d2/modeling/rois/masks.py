@@ -20,7 +20,7 @@ def masks_in_boxes(
 ) -> Tensor:
     """Cuts each box out of the mask of its instance, as Detectron2's ``BitMasks`` does.
 
-    Only one mask per instance is made, however many boxes look at it, and not all at once.
+    Each instance's mask is made once, for any number of boxes, and in blocks.
 
     Args:
         numbers: (N, H, W) int, number of the instance at each pixel, from 1.

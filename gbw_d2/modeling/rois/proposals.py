@@ -24,7 +24,7 @@ RPN_BOX_LOSS = "loss_rpn_loc"
 
 @dataclass(frozen=True)
 class AnchorPredictions:
-    """What the network says of its anchors, by level of the pyramid.
+    """The network's predictions on its anchors, by level of the pyramid.
 
     Attributes:
         anchors: (A_l, 4) boxes.
@@ -55,7 +55,7 @@ def _precise(values: Tensor) -> Tensor:
 
 
 def proposals_of(rpn: nn.Module, predicted: AnchorPredictions, size: Size) -> list[Instances]:
-    """Returns the proposals of each image, the surest first, without gradients."""
+    """Returns the proposals of each image, by descending score, without gradients."""
     sizes = [size] * len(predicted.logits[0])
     # Detectron2 decodes boxes in float32, and suppression needs scores of the same type.
     logits, deltas = ([v.float() for v in part] for part in (predicted.logits, predicted.deltas))

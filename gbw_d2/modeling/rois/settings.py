@@ -1,4 +1,4 @@
-"""The keys of Detectron2's RoI heads, fitted to a label space."""
+"""Sets the keys of Detectron2's RoI heads for a label space."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LabelSpace
 
-# Number of classes that Detectron2's defaults have, which nobody chose.
+# Detectron2's default number of classes, which marks a value that was not set.
 _UNSET_CLASSES = 80
 
 
@@ -15,7 +15,7 @@ def with_things(cfg: Any, space: LabelSpace) -> Any:
     """Returns a config whose RoI heads have the label space's things as classes.
 
     Raises:
-        UserError: keys that contradict that, or that our losses do not have.
+        UserError: keys contradict the label space, or are not supported by the losses.
     """
     number = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if number not in (_UNSET_CLASSES, len(space.thing_ids)):

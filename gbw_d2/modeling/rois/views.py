@@ -1,4 +1,4 @@
-"""What a network with RoI heads says of two views of a picture, and before anything is merged."""
+"""Consistency losses between two views, and unmerged predictions, of networks with RoI heads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gbw_d2.modeling.rois.masks import pasted_mask, pasted_region
 from gbw_d2.modeling.rois.proposals import predict_anchors, proposals_of
 from gbw_d2.modeling.segmentor import DenseSegmentor, result_size
 
-# What the distances of proposals are called.
+# Names of the losses on distances between proposals.
 _CLASSES, _MASKS = "loss_roi_cls", "loss_roi_mask"
 
 
@@ -78,7 +78,7 @@ class RoIViews(DenseSegmentor):
 
 
 def _resized(boxes: Tensor, rows: float, columns: float) -> Tensor:
-    # Two multiplications of slices copy no numbers from the host.
+    # Two multiplications of slices need no copy from the host.
     return torch.stack([boxes[:, 0::2] * columns, boxes[:, 1::2] * rows], dim=2).flatten(1)
 
 
