@@ -224,6 +224,8 @@ def _exit(number: int, _: object) -> NoReturn:
 def _process(place: Place, said: Path, work: Work, again: str, reports: Connection) -> None:
     """What a started process does: works, reports, and waits to be ended where it failed."""
     signal.signal(signal.SIGTERM, _exit)
+    # A spawned process would spawn its loaders too, and each would import torch for itself.
+    multiprocessing.set_start_method(None, force=True)
     threading.Thread(target=end_with_parent, daemon=True).start()
     if place.rank > 0:
         # The first process speaks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -22,7 +23,8 @@ def work(folder: Path, case: str, place: Place) -> None:
         time.sleep(0.01)
     if case == "all well":
         names = ("OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
-        (folder / f"{place.rank}.environment").write_text(" ".join(map(os.environ.get, names)))
+        found = [*map(os.environ.get, names), multiprocessing.get_start_method()]
+        (folder / f"{place.rank}.environment").write_text(" ".join(found))
         return
     if case == "same mistake":
         raise UserError("no such thing")
