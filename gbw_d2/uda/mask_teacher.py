@@ -61,6 +61,12 @@ class MaskTeacher(Strategy):
             raise UserError(
                 f"UDA.MASK_TEACHER.NO_OBJECT is '{settings.NO_OBJECT}'; expected all or confident"
             )
+        if settings.SOURCE_SHARE + settings.BURN_IN_SHARE >= 1:
+            raise UserError(
+                f"UDA.MASK_TEACHER.SOURCE_SHARE {settings.SOURCE_SHARE} and BURN_IN_SHARE "
+                f"{settings.BURN_IN_SHARE} leave nothing of the run for the teacher's mean; "
+                "expected a sum below 1"
+            )
         self.source_iterations = round(settings.SOURCE_SHARE * self.max_iter)
         self.burn_in_end = self.source_iterations + round(settings.BURN_IN_SHARE * self.max_iter)
         self.teacher = model.frozen_copy()

@@ -173,6 +173,15 @@ def test_windows_are_for_semantic_networks(build: Any) -> None:
             model.merge_views([half], SIZE, {})
 
 
-def test_few_maps_are_refused(build: Any) -> None:
-    with pytest.raises(UserError, match=r"IN_FEATURES is \['res9'\].*gives res2, res3, res4"):
-        build("MODEL.MASK2FORMER.IN_FEATURES", "['res9']")
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("IN_FEATURES", "['res9']", r"IN_FEATURES is \['res9'\].*gives res2, res3, res4"),
+        ("IN_FEATURES", "['res4','res2']", r"strides \[16, 4\]; expected maps from fine to"),
+        ("HIDDEN_DIM", 66, "HIDDEN_DIM is 66; expected a multiple of 32"),
+        ("NUM_HEADS", 3, "HIDDEN_DIM is 64; .* and of NUM_HEADS 3"),
+    ],
+)
+def test_what_does_not_fit_is_refused(build: Any, key: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(f"MODEL.MASK2FORMER.{key}", value)

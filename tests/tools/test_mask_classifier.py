@@ -94,13 +94,22 @@ def test_an_exported_file_holds_what_panoptic_maps_are_made_of(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [(), ("--dynamic",)])
-def test_onnx(run: Callable[..., int], network: Any, tmp_path: Path, arguments: tuple) -> None:
+def test_onnx(run: Callable[..., int], network: Any, tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason="uv run --group export pytest -m slow")
     onnxruntime = pytest.importorskip("onnxruntime", reason="uv run --group export pytest -m slow")
     path = str(tmp_path / "net.onnx")
-    assert run("export", "--output", path, "--size", "64", "96", *arguments) == 0
+    assert run("export", "--output", path, "--size", "64", "96") == 0
     session = onnxruntime.InferenceSession(path)
     names = [output.name for output in session.get_outputs()]
     assert names == ["semantic_logits", "query_logits", "mask_logits"]
+
+
+@pytest.mark.slow
+def test_any_size_is_refused_in_one_line(
+    run: Callable[..., int], network: Any, tmp_path: Path, capsys: Any
+) -> None:
+    words = ("--output", str(tmp_path / "net.pt2"), "--size", "64", "96", "--dynamic")
+    assert run("export", *words) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: ") and "for one size and number of images" in message

@@ -278,3 +278,8 @@ def test_refusals(build: Any, tiny_config: Any) -> None:
     cfg = tiny_config(name="toy/semantic_gbw")
     with pytest.raises(UserError, match=r"what GBWSemanticSegmentor cannot do.*taught_segments"):
         build_strategy("mask_teacher", build_model(cfg), cfg.UDA)
+
+
+def test_stages_that_leave_nothing_are_refused(build: Any) -> None:
+    with pytest.raises(UserError, match=r"SOURCE_SHARE 0.5 and BURN_IN_SHARE 0.5 leave nothing"):
+        build(SOURCE_SHARE=0.5, BURN_IN_SHARE=0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from gbw_d2.errors import UserError
@@ -13,7 +14,11 @@ from gbw_d2.modeling.mask2former.decoder import (
     MaskedAttentionDecoder,
     QueryPredictions,
 )
-from gbw_d2.modeling.mask2former.pixel_decoder import PixelDecoder, PixelDecoderSettings
+from gbw_d2.modeling.mask2former.pixel_decoder import (
+    GROUPS,
+    PixelDecoder,
+    PixelDecoderSettings,
+)
 from gbw_d2.modeling.protocol import Features
 
 
@@ -39,7 +44,13 @@ class MaskHead(nn.Module):
 
     def forward(self, features: Features) -> QueryPredictions:
         """Runs both on feature maps by name."""
-        return self.decoder(*self.pixel_decoder([features[name] for name in self.in_features]))
+        maps = [features[name] for name in self.in_features]
+        if any(isinstance(side, torch.SymInt) for side in maps[0].shape):
+            raise UserError(
+                "the places that deformable attention looks at follow from the images' size; "
+                "export a mask classifier for one size and number of images, without --dynamic"
+            )
+        return self.decoder(*self.pixel_decoder(maps))
 
 
 def build_mask_head(settings: Any, shape: Mapping[str, Any], num_classes: int) -> MaskHead:
@@ -51,20 +62,32 @@ def build_mask_head(settings: Any, shape: Mapping[str, Any], num_classes: int) -
         num_classes: K.
 
     Raises:
-        UserError: fewer than two maps are named, or the encoder lacks one of them.
+        UserError: fewer than two maps are named, the encoder lacks one, or their order is not from
+            fine to coarse; or the width does not divide.
     """
     names = settings.IN_FEATURES
+    width, heads = settings.HIDDEN_DIM, settings.NUM_HEADS
+    if width % GROUPS or width % heads:
+        raise UserError(
+            f"MODEL.MASK2FORMER.HIDDEN_DIM is {width}; expected a multiple of {GROUPS}, the groups "
+            f"of its norms, and of NUM_HEADS {heads}"
+        )
     missing = [name for name in names if name not in shape]
     if missing or len(names) < 2:
         raise UserError(
             f"MODEL.MASK2FORMER.IN_FEATURES is {list(names)}; expected two or more maps of the "
             f"encoder, which gives {', '.join(shape)}"
         )
-    channels = settings.HIDDEN_DIM
+    strides = [shape[name].stride for name in names]
+    if strides != sorted(set(strides)):
+        raise UserError(
+            f"MODEL.MASK2FORMER.IN_FEATURES is {list(names)}, of strides {strides}; expected maps "
+            "from fine to coarse, each stride once"
+        )
     pixel_decoder = PixelDecoder(
         [shape[name].channels for name in names],
         PixelDecoderSettings(
-            channels,
+            width,
             settings.ENCODER_LAYERS,
             settings.NUM_HEADS,
             settings.ENCODER_POINTS,
@@ -77,7 +100,7 @@ def build_mask_head(settings: Any, shape: Mapping[str, Any], num_classes: int) -
         len(names) - 1,
         DecoderSettings(
             settings.NUM_QUERIES,
-            channels,
+            width,
             settings.DECODER_LAYERS,
             settings.NUM_HEADS,
             settings.DECODER_FEEDFORWARD,

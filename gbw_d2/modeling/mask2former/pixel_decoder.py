@@ -13,7 +13,7 @@ from gbw_d2.modeling.mask2former.deformable import DeformableSelfAttention, cell
 from gbw_d2.modeling.mask2former.positions import sine_positions
 
 # Channels that share statistics in the group norms.
-_GROUPS = 32
+GROUPS = 32
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _projection(in_channels: int, channels: int) -> nn.Sequential:
     convolution = nn.Conv2d(in_channels, channels, 1)
     nn.init.xavier_uniform_(convolution.weight)
     nn.init.zeros_(convolution.bias)
-    return nn.Sequential(convolution, nn.GroupNorm(_GROUPS, channels))
+    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, channels))
 
 
 class PixelDecoder(nn.Module):
@@ -93,9 +93,9 @@ class PixelDecoder(nn.Module):
         self.level_codes = nn.Parameter(torch.empty(levels, channels).normal_())
         self.layers = nn.ModuleList(_EncoderLayer(settings, levels) for _ in range(settings.layers))
         lateral = nn.Conv2d(in_channels[0], channels, 1, bias=False)
-        self.lateral = nn.Sequential(lateral, nn.GroupNorm(_GROUPS, channels))
+        self.lateral = nn.Sequential(lateral, nn.GroupNorm(GROUPS, channels))
         smooth = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.smooth = nn.Sequential(smooth, nn.GroupNorm(_GROUPS, channels), nn.ReLU())
+        self.smooth = nn.Sequential(smooth, nn.GroupNorm(GROUPS, channels), nn.ReLU())
         self.mask_features = nn.Conv2d(channels, channels, 1)
         for convolution in (lateral, smooth, self.mask_features):
             nn.init.kaiming_uniform_(convolution.weight, a=1)
