@@ -6,8 +6,9 @@
     uv run --group export tools/export.py ... --output network.onnx --size 512 1024 --dynamic
 
 Input: images (N, 3, H, W), float32, 0..255, channels in INPUT.FORMAT order; the normalisation is
-part of the file. Outputs: semantic_logits, and center and offset where there are instances, all at
-H x W; of mask classifiers also query_logits and mask_logits. The merging into a panoptic map is not
+part of the file. Outputs: semantic_logits, and center and offset of Panoptic-DeepLab, all at H x W;
+of mask classifiers also query_logits and mask_logits; of networks with RoI heads semantic_logits
+alone, since how many boxes they keep depends on the image. The merging into a panoptic map is not
 exported; gbw_d2/modeling/postprocessing.py and gbw_d2/modeling/mask2former/segments.py have it.
 The file also holds the network's classes, as JSON: `label_space` in the metadata of an ONNX file,
 `label_space.json` among the extra files of a .pt2 file. A file is only kept if its outputs equal

@@ -53,7 +53,8 @@ def build_pyramid(cfg: Any, shape: Mapping[str, ShapeSpec]) -> FPN:
     strides = [shape[name].stride for name in names]
     if strides[0] & (strides[0] - 1) or any(b != 2 * a for a, b in pairwise(strides)):
         raise UserError(
-            f"MODEL.FPN.IN_FEATURES {names} have strides {strides}; expected powers of two in a row"
+            f"MODEL.FPN.IN_FEATURES {names} have strides {strides}; expected powers of two in a "
+            "row, such as 4, 8, 16 and 32 (encoders/resnet50_stride32 under models/panoptic_fpn)"
         )
     top = LastLevelMaxPool()
     top.in_feature = f"p{strides[-1].bit_length() - 1}"
