@@ -79,10 +79,11 @@ def build_mask_head(settings: Any, shape: Mapping[str, Any], num_classes: int) -
             f"encoder, which gives {', '.join(shape)}"
         )
     strides = [shape[name].stride for name in names]
-    if strides != sorted(set(strides)):
+    # A dilated encoder has two maps of one stride.
+    if strides != sorted(strides):
         raise UserError(
             f"MODEL.MASK2FORMER.IN_FEATURES is {list(names)}, of strides {strides}; expected maps "
-            "from fine to coarse, each stride once"
+            "from fine to coarse"
         )
     pixel_decoder = PixelDecoder(
         [shape[name].channels for name in names],
