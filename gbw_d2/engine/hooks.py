@@ -18,19 +18,42 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 
 
-def periodic_checkpointer(checkpointer: Checkpointer, period: int, kept: int) -> HookBase:
+def periodic_checkpointer(
+    checkpointer: Checkpointer, period: int, kept: int, iterations: int
+) -> HookBase:
     """Returns a hook that writes a checkpoint every ``period`` iterations and one at the end.
 
     Args:
         checkpointer: writes the checkpoints.
         period: iterations.
         kept: number of newest checkpoints to keep, including those before a resumption; 0 for all.
-            The run's last checkpoint and the best one by EVAL.BEST_ON are always kept.
+            The last checkpoint of the run and of each of its stages, and the best one by
+            EVAL.BEST_ON, are always kept.
+        iterations: of the whole run, SOLVER.MAX_ITER.
     """
-    hook = hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=kept or None)
+    hook = _Checkpoints(checkpointer, period, max_to_keep=kept or None)
+    hook.iterations = iterations
     there = Path(checkpointer.save_dir).glob(f"model_{'[0-9]' * 7}.pth")
     hook.recent_checkpoints = sorted(map(str, there))
     return hook
+
+
+class _Checkpoints(hooks.PeriodicCheckpointer):
+    """Detectron2's hook, which would call the last checkpoint of every stage ``model_final``."""
+
+    iterations: int
+
+    def before_train(self) -> None:
+        super().before_train()
+        self.stage_end = self.trainer.max_iter
+        if self.stage_end < self.iterations:
+            self.max_iter = None
+
+    def step(self, iteration: int, **kwargs: Any) -> None:
+        super().step(iteration, **kwargs)
+        done = iteration + 1
+        if self.max_iter is None and done == self.stage_end and done % self.period:
+            self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration, **kwargs)
 
 
 class Evaluation(HookBase):

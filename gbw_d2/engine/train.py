@@ -258,7 +258,10 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
             hooks.LRScheduler(run.optimizer, scheduler),
             _when_main(
                 lambda: periodic_checkpointer(
-                    run.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
+                    run.checkpointer,
+                    cfg.SOLVER.CHECKPOINT_PERIOD,
+                    cfg.SOLVER.CHECKPOINTS_KEPT,
+                    cfg.SOLVER.MAX_ITER,
                 )
             ),
             ClassWeights(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torch import nn
@@ -19,7 +20,7 @@ def test_the_newest_are_kept(tmp_path: Path, kept: int, left: list[str]) -> None
     checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path))
     checkpointer.save("model_best_on_target_labels", last=False)
     for first, last in ((0, 3), (3, 6)):  # a run, and the one that goes on from it
-        hook = periodic_checkpointer(checkpointer, 1, kept)
+        hook = periodic_checkpointer(checkpointer, 1, kept, iterations=6)
         for iteration in range(first, last):
             hook.max_iter = 6
             hook.step(iteration)
@@ -29,3 +30,21 @@ def test_the_newest_are_kept(tmp_path: Path, kept: int, left: list[str]) -> None
         *("model_final.pth", "model_best_on_target_labels.pth"),
     }
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+@pytest.mark.parametrize(
+    ("period", "left"), [(10, ["0000001", "0000004"]), (2, ["0000001", "0000003", "0000004"])]
+)
+def test_the_end_of_the_run_alone_is_called_final(
+    tmp_path: Path, period: int, left: list[str]
+) -> None:
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path))
+    for first, last in ((0, 2), (2, 5), (5, 6)):  # three stages
+        hook = periodic_checkpointer(checkpointer, period, kept=0, iterations=6)
+        hook.trainer = SimpleNamespace(max_iter=last)
+        hook.before_train()
+        for iteration in range(first, last):
+            assert not (tmp_path / "model_final.pth").exists()
+            hook.step(iteration)
+    numbered = {f"model_{n}.pth" for n in left} | ({"model_0000005.pth"} if period == 2 else set())
+    assert {p.name for p in tmp_path.glob("*.pth")} == numbered | {"model_final.pth"}
