@@ -43,7 +43,7 @@ def finish(work: Callable[[], int | None], again: str = "the same command starts
             message = ""
         elif sys.stderr.isatty():
             message = f"\n{message}"  # the terminal shows ^C
-    _is_cut_off()
+    _is_cut_off()  # and if so, discards what Python would write at exit
     if message:
         print(message, file=sys.stderr)
     return code

@@ -1,9 +1,9 @@
-"""Runs a job in several processes on the CPU, and says once how they ended.
+"""Runs a job in several processes on the CPU, and reports once how they ended.
 
-This process imports no torch: it starts the others, waits, and ends all when one fails. They report
-to it and wait for its word before they end, so that nobody loses contact with one who has something
-to say. One that reports nothing was killed. torchrun would show each process's traceback and name
-none.
+This process does not import torch. It starts the others, waits, and ends all when one fails. A
+process that fails sends its error here and waits to be ended: if it ended by itself, the others
+would fail too, because they lose the connection to it, and hide the cause. A process that ends
+without a report was killed. torchrun would print the traceback of each process instead.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from gbw_d2.engine.process_count import OPTION
 from gbw_d2.files.processes import end_with_parent, interrupts_ignored
 
 CRASHED = 1
-# What processes start with where the environment says nothing else. Threads of several would only
-# wait for each other's cores. glibc gives memory of a step back and takes it anew in the next, for
-# which the system clears it each time: it keeps tensors of up to 32 MiB, the most it can be told.
+# Environment of the processes, unless the user's own sets these variables. More threads would
+# compete for the same cores. Without the other two, glibc returns the memory of each step to the
+# system, which clears it again in the next; 32 MiB is the largest threshold that glibc accepts.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
-# Between SIGTERM and SIGKILL. Who waits for another process inside torch hears SIGTERM only when
-# that one has ended.
+# Between SIGTERM and SIGKILL. A process that waits for another one inside torch handles SIGTERM
+# only when that one has ended.
 _SECONDS_TO_END = 10
-# For which a crash is not yet believed: another process may have been killed, and be the cause.
+# After a crash, other processes may still turn out to have been killed, and to be its cause.
 _SECONDS_TO_SETTLE = 2
-# A killed process is seen by looking: its loader's workers hold its pipes open for some seconds.
+# A killed process has to be polled for: its loader's workers keep its pipes open for some seconds.
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a process knows of its group.
+    """The place of a process in its group.
 
     Args:
         rank: this process, 0 .. ``number`` - 1.
@@ -70,7 +70,7 @@ class End:
 
     Args:
         code: exit code, as a shell counts it.
-        message: what is to be said of it.
+        message: to be printed about it.
         reported: False where it was killed.
     """
 
@@ -122,7 +122,7 @@ def _start(place: Place, work: Work, again: str) -> _Child:
     ours, theirs = context.Pipe()
     said = place.store.with_name(f"{place.rank}.txt")
     process = context.Process(target=_process, args=(place, said, work, again, theirs))
-    # Ctrl-C is this process's to hear.
+    # Ctrl-C is handled by this process alone.
     with interrupts_ignored():
         process.start()
     theirs.close()
@@ -163,7 +163,8 @@ def _end_of(child: _Child, name: str, again: str) -> End | None:
 def first_cause(ends: Sequence[End]) -> End | None:
     """Returns the end that explains the others, None where none has failed.
 
-    A killed process makes others crash, and what the user can mend is better said than a traceback.
+    A killed process makes others crash, and an error that the user can correct is more helpful
+    than a traceback.
 
     Args:
         ends: of the processes that have ended, by rank.
@@ -222,13 +223,13 @@ def _exit(number: int, _: object) -> NoReturn:
 
 
 def _process(place: Place, said: Path, work: Work, again: str, reports: Connection) -> None:
-    """What a started process does: works, reports, and waits to be ended where it failed."""
+    """Runs in a started process: works, reports, and after a failure waits to be ended."""
     signal.signal(signal.SIGTERM, _exit)
     # A spawned process would spawn its loaders too, and each would import torch for itself.
     multiprocessing.set_start_method(None, force=True)
     threading.Thread(target=end_with_parent, daemon=True).start()
     if place.rank > 0:
-        # The first process speaks.
+        # Only the first process prints.
         with open(os.devnull, "wb") as nothing, said.open("wb") as file:
             os.dup2(nothing.fileno(), 1)
             os.dup2(file.fileno(), 2)

@@ -1,4 +1,4 @@
-"""How many processes train on the CPU; answered before torch is imported."""
+"""Chooses how many processes train on the CPU, before torch is imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gbw_d2.errors import UserError
 
 OPTION = "--num-processes"
 LOADERS = "DATALOADER.NUM_WORKERS"
-# Where these are given, somebody else says how many processes there are.
+# Options that choose the number of processes themselves.
 _OTHERS = ("--num-gpus", "--num-machines", "--machine-rank", "--dist-url")
 # A driver's library, and the functions that start it and count its devices.
 _CUDA = ("libcuda.so.1", "cuInit", "cuDeviceGetCount")
@@ -23,7 +23,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def count_processes(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
-    """Says how many processes a command line of train_net.py asks for on this machine's CPU.
+    """Returns the number of processes for a command line of train_net.py on this machine's CPU.
 
     Without ``--num-processes`` that is the largest number that the cores allow and that divides the
     batch; a step of N processes is that of one up to rounding (docs/training.md). It is 1 where
@@ -114,7 +114,7 @@ def _uses_gpu(values: Mapping[str, Any]) -> bool:
 
 
 def _sees_gpu() -> bool:
-    """Asks the driver as torch does; torch would take seconds to be imported."""
+    """Asks the driver as torch does, because importing torch takes seconds."""
     library, start, count = _CUDA
     try:
         driver = ctypes.CDLL(library)
@@ -131,10 +131,10 @@ def _has_batch_norms(values: Mapping[str, Any]) -> bool:
 
 
 def _images_to_share(values: Mapping[str, Any]) -> int:
-    """Returns the images of a batch that go through the network at once; 1 where it is not said."""
+    """Returns the images of a batch that go through the network at once; 1 if unknown."""
     try:
         batch = int(values.get("SOLVER.IMS_PER_BATCH", 1))
         parts = int(values.get("SOLVER.GRADIENT_ACCUMULATION", 1))
-    except (TypeError, ValueError):  # the config's reader says it better
+    except (TypeError, ValueError):  # reported when the config is read
         return 1
     return batch // parts if parts > 0 and batch > 0 and batch % parts == 0 else 1

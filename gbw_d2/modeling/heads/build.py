@@ -1,4 +1,4 @@
-"""Builds Detectron2's heads; what they refuse to be built of is told in one line."""
+"""Builds Detectron2's heads; keys of which they cannot be built are reported in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detectron2.projects.panoptic_deeplab import build_ins_embed_branch
 
 @contextmanager
 def built_by(node: str, *norms: str) -> Iterator[None]:
-    """Turns what Detectron2 and torch assert about the keys of a part into one line.
+    """Reports failed assertions of Detectron2 and torch about the keys of a part in one line.
 
     Args:
         node: the config node that the part reads.
