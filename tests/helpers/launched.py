@@ -17,7 +17,10 @@ from gbw_d2.errors import UserError
 
 def work(folder: Path, case: str, place: Place) -> None:
     """Does what a case says; waits for ever where only the other process does something."""
-    (folder / f"{place.rank}.pid").write_text(str(os.getpid()))
+    # Renamed when it is whole: the test reads it as soon as it is there.
+    unfinished = folder / f"{place.rank}.unfinished"
+    unfinished.write_text(str(os.getpid()))
+    unfinished.rename(folder / f"{place.rank}.pid")
     print(f"process {place.rank} prints")
     while len(list(folder.glob("*.pid"))) < place.number:
         time.sleep(0.01)
