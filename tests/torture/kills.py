@@ -44,8 +44,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "panoptic_fpn": ("--with", "models/panoptic_fpn_tiny"),
     "mask2former": ("--with", "models/mask2former_tiny"),
 }
-# What only this family can be trained by.
-MORE = {"mask2former": ("mask_teacher",)}
+# Strategies that ask more of a network than every network has, each with a family that has it.
+MORE = {"mask2former": ("mask_teacher",), "panoptic_fpn": ("cvrn",)}
 # What the log's last line says about the moment of a kill, most specific first.
 PHASES = {
     "labelling": r"[Pp]seudo-label|round",
