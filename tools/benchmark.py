@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
 """Measures time and peak memory relative to a reference; writes JSON and prints a table.
 
-    uv run tools/benchmark.py weighting                      # the losses on their own
-    uv run tools/benchmark.py upsampled                      # the loss from low resolution
+    uv run tools/benchmark.py weighting                      # the losses alone
+    uv run tools/benchmark.py upsampled                      # loss of low-resolution logits
     uv run tools/benchmark.py step                           # a whole toy training step
-    uv run tools/benchmark.py strategies                     # each strategy beside its bare parts
-    uv run tools/benchmark.py cbst                           # labelling beside plain inference
+    uv run tools/benchmark.py strategies                     # strategies, relative to their parts
+    uv run tools/benchmark.py cbst                           # labelling, relative to inference
     uv run tools/benchmark.py loader                         # images per second of the toy recipe
-    uv run tools/benchmark.py samples                        # of full-size images, and decoding
-    uv run tools/benchmark.py evaluation                     # PQ beside panopticapi
+    uv run tools/benchmark.py samples                        # full-size samples, and decoding
+    uv run tools/benchmark.py evaluation                     # PQ, relative to panopticapi
     uv run tools/benchmark.py files                          # PQ from files, and decoding
     uv run tools/benchmark.py growth                         # with pixels, classes, segments
-    uv run tools/benchmark.py postprocessing                 # beside Detectron2's
-    uv run tools/benchmark.py merging                        # the same, of RoI heads
-    uv run tools/benchmark.py busy                           # a step beside busy processes
+    uv run tools/benchmark.py postprocessing                 # relative to Detectron2's
+    uv run tools/benchmark.py merging                        # the same for RoI heads
+    uv run tools/benchmark.py busy                           # a step during other processes
     uv run tools/benchmark.py startup                        # how soon an error is reported
     uv run tools/benchmark.py encoders                       # each encoder base at 512x512
-    uv run tools/benchmark.py mask2former                    # beside transformers'
+    uv run tools/benchmark.py mask2former                    # relative to transformers'
     uv run tools/benchmark.py recipe --config-file configs/synthia_panoptic_gbw.yaml  # without data
     uv run tools/benchmark.py operators --config-file configs/toy/panoptic_gbw.yaml  # profile
     uv run tools/benchmark.py rois --config-file configs/toy/panoptic_fpn_gbw.yaml  # a step
@@ -64,7 +64,7 @@ _CPU = torch.profiler.ProfilerActivity.CPU
 
 
 def loss_candidates(shape: Sequence[int], device: torch.device) -> dict[str, Candidate]:
-    """Forward plus backward of each loss on one tensor; the reference comes first."""
+    """Makes forward and backward passes of each loss on one tensor; the reference is first."""
     logits, labels = random_batch(shape, device)
     logits.requires_grad_()
     plain = ClassWeightedCrossEntropy(build_scheme("none", shape[1]))
@@ -88,7 +88,7 @@ def measure_seconds(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Times every candidate once per repetition, in an order that turns."""
+    """Times every candidate once per repetition, in an order that rotates."""
     names = list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for repetition in range(-1, repetitions):
@@ -104,7 +104,7 @@ def measure_seconds(
 
 
 def peak_extra_mb(candidate: Candidate, device: torch.device) -> float:
-    """Measures how far memory rises above its level before the call, in MB."""
+    """Measures the increase of memory during a call, in MB."""
     candidate()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -112,7 +112,7 @@ def peak_extra_mb(candidate: Candidate, device: torch.device) -> float:
         candidate()
         _wait(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    # The allocator's own record: the process's resident memory lags behind and keeps freed pages.
+    # The allocator's record, because a process's resident memory keeps freed pages.
     with torch.profiler.profile(activities=[_CPU], profile_memory=True) as profiler:
         candidate()
     events = profiler.profiler.kineto_results.events()
@@ -132,7 +132,7 @@ def report(
     memory: bool,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[str, float]]:
-    """Measures all candidates; ratios are to the first."""
+    """Measures all candidates; ratios are relative to the first."""
     seconds = measure_seconds(candidates, repetitions, device, clock)
     reference = next(iter(candidates))
     peaks = {n: peak_extra_mb(c, device) for n, c in candidates.items()} if memory else {}
@@ -141,7 +141,7 @@ def report(
         ratios = [v / r for v, r in zip(values, seconds[reference], strict=True)]
         rows[name] = {"ms": 1000 * statistics.median(values), "ratio": statistics.median(ratios)}
         if memory:
-            # A page is the least that can be seen: small shapes may rise by none.
+            # At least one page, because the memory of small shapes may not increase at all.
             ratio = peaks[name] / max(peaks[reference], 4 / 1024)
             rows[name] |= {"peak_mb": peaks[name], "peak_ratio": ratio}
     return rows
@@ -158,7 +158,7 @@ def run_weighting(repetitions: int, device: torch.device) -> dict[str, Any]:
 
 
 def run_upsampled(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Benchmarks the loss of upsampled logits beside upsampling and ``F.cross_entropy``."""
+    """Benchmarks the loss of upsampled logits, and upsampling with ``F.cross_entropy``."""
     from benchmarks import upsampled
 
     return upsampled.run_upsampled(report, random_batch, repetitions, device)
@@ -175,7 +175,7 @@ def run_step(repetitions: int, device: torch.device) -> dict[str, Any]:
 
 
 def run_strategies(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Benchmarks a toy training step of each strategy beside the bare sum of its parts."""
+    """Benchmarks a toy training step of each strategy, relative to the sum of its parts."""
     from benchmarks.strategies import NAMES, strategy_candidates
 
     return {
@@ -185,7 +185,7 @@ def run_strategies(repetitions: int, device: torch.device) -> dict[str, Any]:
 
 
 def run_cbst(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Benchmarks the labelling passes of cbst beside plain inference of the same images."""
+    """Benchmarks the labelling passes of cbst, relative to inference of the same images."""
     from benchmarks.cbst import CASES, labelling_candidates
 
     return {
@@ -195,7 +195,7 @@ def run_cbst(repetitions: int, device: torch.device) -> dict[str, Any]:
 
 
 def run_loader(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Measures how fast the toy recipe's batches come; compare ``ms`` with a step's."""
+    """Measures the speed of the toy recipe's loader; compare ``ms`` with that of a step."""
     from benchmarks.loader import loader_speed
 
     config, key = "toy/panoptic_gbw.yaml", "DATALOADER.NUM_WORKERS"
@@ -207,49 +207,49 @@ def run_loader(repetitions: int, device: torch.device) -> dict[str, Any]:
 
 
 def run_evaluation(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Benchmarks PQ beside panopticapi; on the CPU whatever the device."""
+    """Benchmarks PQ, relative to panopticapi; always on the CPU."""
     from benchmarks import evaluation
 
     return evaluation.run_evaluation(report, repetitions)
 
 
 def run_files(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Benchmarks PQ from files beside bare decoding; on the CPU whatever the device."""
+    """Benchmarks PQ from files, relative to decoding alone; always on the CPU."""
     from benchmarks import pq_files
 
     return pq_files.run_pq_files(report, repetitions)
 
 
 def run_samples(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Benchmarks samples of full-size images beside the decoding of their files."""
+    """Benchmarks samples of full-size images, relative to the decoding of their files."""
     from benchmarks import full_size
 
     return full_size.run_full_size(report, repetitions)
 
 
 def run_growth(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Measures and draws how time grows; on the CPU whatever the device."""
+    """Measures and plots how time grows with the input; always on the CPU."""
     from benchmarks import growth
 
     return growth.run_growth(measure_seconds, repetitions, Path("output/growth.png"))
 
 
 def run_postprocessing(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Benchmarks the merging to a panoptic map beside Detectron2's."""
+    """Benchmarks the merging to a panoptic map, relative to Detectron2's."""
     from benchmarks import evaluation
 
     return evaluation.run_postprocessing(report, repetitions, device)
 
 
 def run_busy(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Measures a toy step beside busy processes; on the CPU whatever the device."""
+    """Measures a toy step while other processes are busy; always on the CPU."""
     from benchmarks import processes
 
     return processes.run_busy(repetitions)
 
 
 def run_startup(repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Measures how soon train_net.py says that something is wrong."""
+    """Measures how soon train_net.py reports an error."""
     from benchmarks import processes
 
     return processes.run_startup(repetitions)
@@ -272,13 +272,13 @@ def run_versions(
     overrides: Sequence[str],
     beside: Path,
 ) -> dict[str, Any]:
-    """Measures a recipe's step here and in another checkout; on the CPU whatever the device."""
+    """Measures a recipe's step here and in another checkout; always on the CPU."""
     from benchmarks import versions
 
     return versions.run_versions(repetitions, config_file, overrides, beside)
 
 
-# Those that take a recipe.
+# The benchmarks that need a recipe.
 OF_RECIPES = ("recipe", "operators", "rois", "versions")
 BENCHMARKS = {
     "weighting": run_weighting,
@@ -307,7 +307,7 @@ BENCHMARKS = {
 def print_rows(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     """Prints one table."""
     keys = list(next(iter(rows.values())))
-    # A long title has a line of its own.
+    # A long title is on a line of its own.
     first = f"\n{title:20s}" if len(title) <= 20 else f"\n{title}\n{'':20s}"
     print(first + "".join(f"{key:>12s}" for key in keys))
     for name, row in rows.items():
@@ -323,8 +323,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repetitions", type=int, default=11)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file; default output/benchmark_<name>.json")
-    parser.add_argument("--config-file", help="of the benchmark recipe: what is trained")
-    parser.add_argument("--beside", type=Path, help="of versions: another checkout of the project")
+    parser.add_argument("--config-file", help="the recipe that is measured")
+    parser.add_argument("--beside", type=Path, help="for versions: another checkout of the project")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of that config")
     try:
         args = parse(parser.parse_intermixed_args, sys.argv[1:] if arguments is None else arguments)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Checks whether this machine can run gbw_d2, and says what to do if not.
+"""Checks whether this machine can run gbw_d2, and says what to do if it cannot.
 
     uv run tools/check_env.py
 
-Exit code 0: everything works. 2: something is missing, as the lines marked MISSING say.
+Exit code 0: everything works. 2: something is missing; the lines marked MISSING say what.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def python_version() -> str:
 
 
 def package(module: str, distribution: str) -> Callable[[], str]:
-    """Returns a check that a module imports; it gives the version of its distribution."""
+    """Returns a check that a module can be imported, which returns the package's version."""
 
     def check() -> str:
         try:
@@ -45,7 +45,7 @@ def package(module: str, distribution: str) -> Callable[[], str]:
 
 
 def detectron2_works() -> str:
-    """Builds and runs Detectron2's layers that this project uses."""
+    """Builds and runs layers of Detectron2 that this project uses."""
     import torch
 
     from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
@@ -65,7 +65,7 @@ def detectron2_works() -> str:
 
 
 def device() -> str:
-    """Names the device that MODEL.DEVICE auto takes."""
+    """Returns the name of the device that MODEL.DEVICE auto selects."""
     import torch
 
     if not torch.cuda.is_available():
@@ -76,7 +76,7 @@ def device() -> str:
 
 
 def datasets() -> str:
-    """Says where datasets are looked for and which are there."""
+    """Returns the datasets' root and the datasets in it."""
     from gbw_d2.data.spec import datasets_root
 
     root = datasets_root()

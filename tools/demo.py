@@ -5,8 +5,8 @@
         --weights output/toy/panoptic_gbw --input "photos/*.jpg" --output predictions
     uv run tools/demo.py ... --input drive.mp4 --window 512 1024 --flip --scales 0.75 1 1.25
 
-Writes overlays/, semantic/ (class ids), for panoptic networks panoptic/ and panoptic.json (COCO
-panoptic format), and for semantic ones semantic.json. Config keys: --opts KEY VALUE ..., last.
+Writes overlays/ and semantic/ (class ids). Panoptic networks also write panoptic/ and panoptic.json
+(COCO panoptic format), semantic ones semantic.json. Config keys come last: --opts KEY VALUE ...
 Exit code 0: all inputs were read. 1: some inputs, which are listed, could not be read. 2: error.
 """
 
@@ -30,7 +30,7 @@ from gbw_d2.inference.inputs import InputError, Source, Video, find_sources, rea
 from gbw_d2.inference.results import ResultWriter
 from gbw_d2.label_spaces import LabelSpace
 
-# Pixels on the longer side below which a picture may be too small for an encoder.
+# Length of the longer side, pixels, up to which an image may be too small for an encoder.
 _SMALL = 64
 
 Predictor = Callable[[np.ndarray], dict[str, Any]]
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = made.add_argument
-    add("--config-file", required=True, help="config of the network; a run's config.yaml will do")
+    add("--config-file", required=True, help="config of the network, such as a run's config.yaml")
     add("--weights", required=True, help="checkpoint file, or the OUTPUT_DIR of a run")
     add("--input", required=True, nargs="+", help="images, videos, folders, patterns in quotes")
     add("--weights-of", choices=("student", "teacher"), default="student", help="which network")
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add("--overlap", type=float, default=1 / 3, help="least overlap of windows, 0..1")
     add("--flip", action="store_true", help="average with the mirrored image")
     add("--scales", type=float, nargs="+", default=[1.0], help="average over these sizes")
-    add("--opacity", type=float, default=0.6, help="of the colours over the image, 0..1")
+    add("--opacity", type=float, default=0.6, help="opacity of the colours over the image, 0..1")
     add(
         "--opts",
         nargs=argparse.REMAINDER,
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 def build_predictor(args: argparse.Namespace) -> tuple[Predictor, LabelSpace]:
     """Returns a function from an RGB image to its result, and the network's label space."""
-    # These take ten seconds to import; --help and a wrong path take none.
+    # These imports take ten seconds, for which --help and a wrong path should not wait.
     from gbw_d2.config import load_config
     from gbw_d2.inference.network import load_network, resolve_for
     from gbw_d2.inference.predict import Views, network_size, predict
@@ -86,12 +86,12 @@ def build_predictor(args: argparse.Namespace) -> tuple[Predictor, LabelSpace]:
 
 
 def show_photo(source: Source, run: Predictor, writer: ResultWriter) -> None:
-    """Predicts one picture and writes what is seen in it."""
+    """Predicts an image and writes the result."""
     image = read_photo(source.path)
     try:
         result = run(image)
     except ValueError as error:
-        # Norms refuse a map of one cell, which a few pixels are to an encoder.
+        # Norms refuse a map of one cell, to which an encoder reduces an image of few pixels.
         if max(image.shape[:2]) > _SMALL:
             raise
         raise InputError(
@@ -114,7 +114,7 @@ def show_video(source: Source, run: Predictor, writer: ResultWriter) -> None:
 
 
 def show(sources: Sequence[Source], run: Predictor, writer: ResultWriter) -> list[str]:
-    """Goes through all inputs; returns one message for each that could not be read."""
+    """Predicts all inputs; returns one message for each that could not be read."""
     problems = []
     try:
         for source in tqdm(sources, "demo", unit="file"):
@@ -124,7 +124,7 @@ def show(sources: Sequence[Source], run: Predictor, writer: ResultWriter) -> lis
                 problems.append(str(error))
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
     finally:
-        # After Ctrl-C too: what is on disk is then described.
+        # Also after Ctrl-C, so that the JSON files describe the results on disk.
         for path in writer.write_json():
             print(path)
     return problems
@@ -140,12 +140,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def demo(args: argparse.Namespace) -> int:
-    """Shows all inputs; returns 1 where some could not be read."""
+    """Predicts all inputs; returns 1 if some could not be read."""
     sources, problems = find_sources(args.input, args.output)
     for problem in problems:
         print(f"skipped: {problem}", file=sys.stderr)
     if not sources:
-        raise UserError("nothing to show: no input is an image or a video")
+        raise UserError("nothing to show: no input is an image or a video; check --input")
     run, label_space = build_predictor(args)
     problems += show(sources, run, ResultWriter(args.output, label_space, args.opacity))
     if problems:

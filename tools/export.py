@@ -5,14 +5,15 @@
         --weights output/toy/panoptic_gbw --output network.pt2
     uv run --group export tools/export.py ... --output network.onnx --size 512 1024 --dynamic
 
-Input: images (N, 3, H, W), float32, 0..255, channels in INPUT.FORMAT order; the normalisation is
-part of the file. Outputs: semantic_logits, and center and offset of Panoptic-DeepLab, all at H x W;
-of mask classifiers also query_logits and mask_logits; of networks with RoI heads semantic_logits
-alone, since how many boxes they keep depends on the image. The merging into a panoptic map is not
-exported; gbw_d2/modeling/postprocessing.py and gbw_d2/modeling/mask2former/segments.py have it.
-The file also holds the network's classes, as JSON: `label_space` in the metadata of an ONNX file,
-`label_space.json` among the extra files of a .pt2 file. A file is only kept if its outputs equal
-the network's. Exit code 1: they differ. 2: error.
+The input is images (N, 3, H, W), float32, 0..255, with channels in the order of INPUT.FORMAT; the
+normalisation is part of the file. All networks have the output semantic_logits at H x W.
+Panoptic-DeepLab also has center and offset at H x W, and mask classifiers have query_logits and
+mask_logits. Networks with RoI heads have no further output, because the number of boxes that they
+keep depends on the image. The merging into a panoptic map is not exported; it is in
+gbw_d2/modeling/postprocessing.py and gbw_d2/modeling/mask2former/segments.py. The file contains the
+network's classes as JSON: `label_space` in the metadata of an ONNX file, `label_space.json` among
+the extra files of a .pt2 file. The file is only kept if its outputs equal the network's. Exit code
+1: they differ. 2: error.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from gbw_d2.composition import parse
 from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import replacing
 
-Runner = Callable[[Any], Sequence[Any]]  # images -> outputs in the order of the network's
+Runner = Callable[[Any], Sequence[Any]]  # images -> outputs, in the network's order
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,14 +43,14 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = made.add_argument
-    add("--config-file", required=True, help="config of the network; a run's config.yaml will do")
+    add("--config-file", required=True, help="config of the network, such as a run's config.yaml")
     add("--weights", required=True, help="checkpoint file, or the OUTPUT_DIR of a run")
     add("--weights-of", choices=("student", "teacher"), default="student", help="which network")
     add("--output", required=True, type=Path, help="NAME.pt2 or NAME.onnx")
     size = "of the images, pixels; default: INPUT.TEST_SIZE, else INPUT.CROP_SIZE"
     add("--size", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help=size)
-    add("--dynamic", action="store_true", help="leave number and size of the images open")
-    add("--tolerance", type=float, default=1e-3, help="largest difference / largest output allowed")
+    add("--dynamic", action="store_true", help="number and size of the images stay variable")
+    add("--tolerance", type=float, default=1e-3, help="largest allowed difference / largest output")
     add(
         "--opts",
         nargs=argparse.REMAINDER,
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def need_packages(packages: Sequence[str]) -> None:
-    """Raises :class:`UserError` where one of the packages is not installed."""
+    """Raises :class:`UserError` if one of the packages is not installed."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise UserError(
@@ -76,11 +77,11 @@ def classes_as_json(network: Any) -> str:
 
 
 def export_pt2(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
-    """Writes a .pt2 file and returns what runs it."""
+    """Writes a .pt2 file and returns a function that runs it."""
     import torch
 
     program = torch.export.export(network, (example,), dynamic_shapes=shapes)
-    # Written in one go, since torch's own writer tells of a full disk by a RuntimeError.
+    # Written at once, because torch's own writer reports a full disk as a RuntimeError.
     content = BytesIO()
     torch.export.save(program, content, extra_files={"label_space.json": classes_as_json(network)})
     path.write_bytes(content.getbuffer())
@@ -88,7 +89,7 @@ def export_pt2(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
 
 
 def export_onnx(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
-    """Writes an .onnx file and returns what runs it, in ONNX Runtime on the CPU."""
+    """Writes an .onnx file and returns a function that runs it in ONNX Runtime on the CPU."""
     import onnx
     import onnxruntime
     import torch
@@ -115,7 +116,7 @@ def export_onnx(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
     return run
 
 
-# Suffix -> what it needs beside torch, and what writes it.
+# Suffix -> packages that it needs besides torch, and the function that writes it.
 FORMATS: dict[str, tuple[Sequence[str], Callable[..., Runner]]] = {
     ".pt2": ((), export_pt2),
     ".onnx": (("onnx", "onnxscript", "onnxruntime"), export_onnx),
@@ -126,7 +127,7 @@ def differences(network: Any, run: Runner, inputs: Sequence[Any]) -> dict[str, t
     """Compares two networks on images.
 
     Returns:
-        output name -> largest absolute difference, and largest absolute value, over all inputs.
+        Output name -> largest absolute difference, and largest absolute value, over all inputs.
     """
     import torch
 
@@ -134,9 +135,11 @@ def differences(network: Any, run: Runner, inputs: Sequence[Any]) -> dict[str, t
     for images in inputs:
         for name, ours, theirs in zip(found, network(images), run(images), strict=True):
             if ours.shape != theirs.shape:
-                raise UserError(f"{name}: shape {tuple(theirs.shape)}, not {tuple(ours.shape)}")
+                raise UserError(
+                    f"output {name} has shape {tuple(theirs.shape)}; expected {tuple(ours.shape)}"
+                )
             apart, most = found[name]
-            # torch's maximum keeps a NaN, Python's max() may drop it.
+            # torch.maximum keeps NaN, Python's max() may lose it.
             found[name] = (
                 torch.maximum((ours - theirs).abs().max(), torch.tensor(apart)).item(),
                 torch.maximum(ours.abs().max(), torch.tensor(most)).item(),
@@ -145,14 +148,14 @@ def differences(network: Any, run: Runner, inputs: Sequence[Any]) -> dict[str, t
 
 
 class DifferentOutputsError(Exception):
-    """What was exported computes something else than the network."""
+    """The exported file computes other outputs than the network."""
 
 
 def export(args: argparse.Namespace) -> None:
     """Exports and compares.
 
     Raises:
-        UserError: the file's suffix, the config, the weights or the size will not do.
+        UserError: the file's suffix, the config, the weights or the size cannot be used.
         DifferentOutputsError: the outputs differ by more than the tolerance; no file is written.
     """
     if args.output.suffix not in FORMATS:
@@ -194,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def export_or_say_why_not(args: argparse.Namespace) -> int:
-    """Exports; returns 1 where the outputs differ."""
+    """Exports; returns 1 if the outputs differ."""
     try:
         export(args)
     except DifferentOutputsError:

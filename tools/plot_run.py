@@ -3,9 +3,9 @@
     uv run tools/plot_run.py output/toy/panoptic_gbw
     uv run tools/plot_run.py output/source_only output/gbw --out comparison
 
-Runs share the axes and have one colour each, named by their folders. weights.* (one file per head),
-losses.* and classes.* are written to the first folder's plots/, or to --out. Data that an
-unfinished run lacks are listed and left out.
+All runs are drawn in the same axes, each in one colour and named by its folder. The files weights.*
+(one per head), losses.* and classes.* are written to plots/ in the first folder, or to --out. Data
+that an unfinished run lacks are listed and left out.
 """
 
 from __future__ import annotations
@@ -31,21 +31,19 @@ from gbw_d2.results.reader import LOSSES, SCORES, WEIGHTS, Curve, Run, read_run,
 from gbw_d2.visualization import COLORS
 
 RARE_SHARE = 1.0  # per cent of the labelled pixels, as in gbw_d2/evaluation/report.py
-# Okabe and Ito's colours: told apart by colour-blind readers too. One per run.
-
 STYLES = ("-", "--", ":", "-.")  # one per loss term
 MIN_SHOWN_WEIGHT = 1 / 16
-MAX_RECALLS = 4  # as many runs fit over a panel of weights
-MAX_NUMBERS = 4  # as many bars of a class leave room for their numbers
+MAX_RECALLS = 4  # number of runs whose recall fits above a panel of weights
+MAX_NUMBERS = 4  # number of bars per class above which there is no room for numbers
 BAR_SCORES = ("IoU", "recall", "PQ")
 
 
 def smooth(curve: Curve, points: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """Computes running quantiles: over a fifteenth of the run, shorter at its ends.
+    """Computes running quantiles over a fifteenth of the run, and over less at its ends.
 
     Args:
         curve: a noisy curve.
-        points: at most so many positions, evenly spread.
+        points: largest number of positions, which are evenly spaced.
 
     Returns:
         (P,) iterations, and (3, P): the 10 % quantile, the median and the 90 % quantile.
@@ -79,7 +77,7 @@ def common_protocol(runs: Sequence[Run], wanted: str | None) -> str:
 
 
 def draw_weights(runs: Sequence[Run], head: str, protocol: str | None = None) -> Figure:
-    """Draws one small panel per class, all with the same axes, with the run's recall beside it."""
+    """Draws a small panel per class, all with the same axes, with the runs' recalls above."""
     shown = [run for run in runs if head in run.weights]
     terms = list(dict.fromkeys(t for run in shown for t in run.weights[head]))
     classes = list(
@@ -220,7 +218,7 @@ def _draw_curve(
     iterations, (low, median, high) = smooth(curve)
     color = _color(runs, run)
     axes.fill_between(iterations, low, high, color=color, alpha=0.2, linewidth=0)
-    # Runs that coincide stay visible: earlier ones are wider and lie below.
+    # Earlier runs have wider lines and lie below, so that equal runs stay visible.
     width = 1.3 + 1.5 * min(2, len(runs) - 1 - runs.index(run))
     marker = "o" if len(iterations) < 5 else ""
     axes.plot(iterations, median, style, color=color, linewidth=width, marker=marker, markersize=3)
@@ -277,7 +275,7 @@ def _legend(
     if marks_rare:
         handles.append(Line2D([], [], linestyle="", label=f"*  below {RARE_SHARE:g} % of pixels"))
     figure.suptitle(title, fontsize=12)
-    # As many side by side as fit: a letter is about 0.085 inches wide, what stands before it 0.7.
+    # As many columns as fit: a letter is about 0.085 inches wide, the symbol before it 0.7.
     width = 0.7 + 0.085 * max(len(str(handle.get_label())) for handle in handles)
     most = 4 if len(handles) > 5 else len(handles)
     columns = max(1, min(most, int(figure.get_figwidth() / width)))
@@ -288,15 +286,15 @@ def write_figure(figure: Figure, path: Path) -> list[Path]:
     """Writes a figure as PNG and SVG, each under a temporary name first.
 
     Args:
-        figure: what to write.
-        path: without an ending.
+        figure: the figure.
+        path: without a suffix.
     """
     written = []
     for kind, metadata in (("png", {}), ("svg", {"Date": None})):
         target = path.with_name(f"{path.name}.{kind}")
         with replacing(target) as temporary:
             figure.savefig(temporary, format=kind, dpi=130, metadata=metadata)
-        figure.set_layout_engine("none")  # the places are found; finding them again takes a second
+        figure.set_layout_engine("none")  # the layout is done; computing it again takes a second
         written.append(target)
     return written
 
@@ -308,19 +306,19 @@ def plot(
 
     Args:
         folders: output folders of runs.
-        out: where the pictures go; None for plots/ in the first folder.
+        out: folder for the pictures; None for plots/ in the first folder.
         protocol: of the scores per class; None for the first that all runs have.
 
     Returns:
         The files written.
 
     Raises:
-        UserError: a folder that is no run, a damaged file, or nothing to draw.
+        UserError: a folder that is not that of a run, a damaged file, or nothing to draw.
     """
     if len(folders) > len(COLORS):
         raise UserError(
-            f"{len(folders)} runs are too many to tell apart; give at most {len(COLORS)}, or use "
-            "gbw_studies/results_table.py"
+            f"{len(folders)} runs are too many to distinguish; name at most {len(COLORS)}, or use "
+            "`uv run -m gbw_studies.results_table`"
         )
     runs = [read_run(f, n) for f, n in zip(folders, run_names(folders), strict=True)]
     out = folders[0] / "plots" if out is None else out
@@ -335,15 +333,15 @@ def plot(
     if shared is not None:
         figures["classes"] = draw_classes(runs, shared)
     if not figures:
-        raise UserError("these runs have written nothing to draw yet")
+        raise UserError("these runs have nothing to draw yet")
     return [path for name, figure in figures.items() for path in write_figure(figure, out / name)]
 
 
 def _having(runs: Sequence[Run], part: str, file: str) -> list[Run]:
-    """Returns the runs with something in a part, and names the others on the console."""
+    """Returns the runs that have data of a kind, and prints the names of the others."""
     for run in runs:
         if not getattr(run, part):
-            print(f"{run.name}: nothing in {file} yet, left out of its picture", file=sys.stderr)
+            print(f"{run.name}: nothing in {file} yet; the run is left out there", file=sys.stderr)
     return [run for run in runs if getattr(run, part)]
 
 

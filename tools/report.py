@@ -6,8 +6,8 @@
 
 The page is one file that needs no server and no network: report.html in the first OUTPUT_DIR, or
 --out. The other runs are compared with the first. It shows the images with the first run's lowest
-and highest scores, predicted again by each run's last checkpoint; the page says if checkpoint or
-dataset are missing. Exit code 2: there is nothing to report.
+and highest scores; each run's last checkpoint predicts them again. If checkpoint or dataset are
+missing, the page says so. Exit code 2: there is nothing to report.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from gbw_d2.results.reader import (
 from gbw_d2.visualization import COLORS
 
 CONFIG = "config.yaml"
-# Wider pictures are shrunk to this before they go into the page.
+# Wider pictures are reduced to this width.
 _MAX_WIDTH = 640
 
 
@@ -51,17 +51,17 @@ def report(folders: Sequence[Path], protocol: str | None, images: int, device: s
     """Makes the page.
 
     Args:
-        folders: OUTPUT_DIRs of runs; the first is what the others are compared with.
+        folders: OUTPUT_DIRs of runs; the others are compared with the first.
         protocol: of the scores; None for the first that all runs share.
-        images: how many of the worst and how many of the best images are shown.
-        device: which predicts them.
+        images: number of worst and of best images that are shown.
+        device: on which they are predicted.
 
     Raises:
-        UserError: a folder is no finished run, or the runs share no protocol.
+        UserError: a folder is not that of a finished run, or the runs share no protocol.
     """
     if len(folders) > len(COLORS):
         raise UserError(
-            f"{len(folders)} runs are too many for one page; give {len(COLORS)} or fewer"
+            f"{len(folders)} runs are too many for one page; name at most {len(COLORS)}"
         )
     names = run_names(folders)
     runs = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
@@ -72,14 +72,14 @@ def report(folders: Sequence[Path], protocol: str | None, images: int, device: s
         page.section(
             f"Scores, protocol {shared}",
             tables.means(names, results, shared),
-            note="In per cent. Means over the classes of the protocol.",
+            note="Means over the classes of the protocol, in per cent.",
         ),
         page.section(
             "Classes",
             tables.classes(runs, shared),
             _figure(draw_classes(runs, shared), "IoU, recall and PQ of each class"),
-            note=f"On {next(iter(results[0]['datasets']))}. Bold: below 1 % of the labelled "
-            f"pixels. In brackets: the difference to {names[0]}.",
+            note=f"On {next(iter(results[0]['datasets']))}. Bold: classes with less than 1 % of "
+            f"the labelled pixels. In brackets: the difference from {names[0]}.",
         ),
         *_curves(runs, shared),
         *_confusions(folders, names),
@@ -120,8 +120,8 @@ def _confusions(folders: Sequence[Path], names: Sequence[str]) -> list[str]:
         for folder, name in zip(folders, names, strict=True)
         if (folder / CONFUSION).is_file()
     ]
-    note = "Rows: truth; columns: what it was predicted as, in per cent of the row's pixels."
-    missing = page.paragraph(f"No {CONFUSION}: evaluated by an older version.")
+    note = "Rows: true class; columns: predicted class, in per cent of the row's pixels."
+    missing = page.paragraph(f"No {CONFUSION}: the run was evaluated by an older version.")
     return [page.section("Confusion matrix", *(drawn or [missing]), note=note)]
 
 
@@ -162,7 +162,7 @@ def _images(folders: Sequence[Path], names: Sequence[str], count: int, device: s
     for title, part in (("Worst images", chosen[:count]), ("Best images", chosen[count:])):
         if not part:
             continue
-        note = f"By {first[0].score_name} of {names[0]}. Image, truth, prediction, errors."
+        note = f"By {first[0].score_name} of {names[0]}: image, truth, prediction and errors."
         figures = [
             _four(of_run[chosen.index(file)], f"{Path(file).name}, {name}: {score[file].words}")
             for file in part

@@ -3,8 +3,8 @@
 
     uv run tools/score_files.py TRUE.json PREDICTED.json
 
-Both are COCO panoptic files, with PNG files in the folder of the same name without `.json`, and the
-predictions' categories have the truth's ids; TEST.SAVE_PREDICTIONS True writes such files.
+Both are COCO panoptic files, whose PNG files are in the folder of the same name without `.json`.
+The categories must have the same ids in both. TEST.SAVE_PREDICTIONS True writes such files.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 
     uv run tools/weighting_keys.py
 
-The page is made from the settings dataclasses of gbw_d2/weighting, where alone they are declared; a
-test compares the two.
+The page is made from the settings dataclasses of gbw_d2/weighting, the only place where they are
+declared. A test compares the two.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def page() -> str:
 
 
 def _fields() -> dict[str, Declaration]:
-    """Returns every setting of any scheme; where several declare one, their meanings are joined."""
+    """Returns every setting of any scheme; if several declare one, their meanings are joined."""
     first: dict[str, Declaration] = {}
     meanings: dict[str, dict[str, None]] = {}
     for name in SCHEMES:

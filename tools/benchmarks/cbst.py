@@ -1,4 +1,4 @@
-"""The two labelling passes of cbst beside plain inference of the same images."""
+"""The two labelling passes of cbst, compared with plain inference of the same images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Candidate = Callable[[], None]
 
 
 class _Images:
-    """Images in memory, so that no reading of files hides what the passes add."""
+    """Images in memory, so that the reading of files does not dominate the passes."""
 
     def __init__(self, count: int, rows: int, columns: int) -> None:
         generator = torch.Generator().manual_seed(0)

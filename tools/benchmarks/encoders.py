@@ -1,7 +1,7 @@
-"""What each encoder base costs: parameters, memory, speed of a training step, share of its adapter.
+"""The cost of each encoder base: parameters, memory, speed of a training step, adapter.
 
-Each stands under DAFormer's head and trains on one labelled crop of 512 x 512; its weights are
-random, so nothing is fetched.
+Each encoder is trained with DAFormer's head on one labelled crop of 512 x 512. Its weights are
+random, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ def run_encoders(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Measures a training step on each encoder base.
 
-    ``encoder_m`` and ``adapter_m``: millions of parameters of the encoder and of what stands
-    between it and the heads; ``held_mb``: network, gradients' optimiser states; ``peak_mb``: the
-    most at once; ``images_per_s``: per second, on the CPU of processor time, which with one thread
-    is what an idle machine takes; ``adapter_share``: per cent of the encoder's forward pass that
-    the adapter takes, by the profiler.
+    - ``encoder_m`` and ``adapter_m``: millions of parameters of the encoder, and of the layers
+      between it and the heads.
+    - ``held_mb``: memory of the network and the optimiser's state; ``peak_mb``: the largest memory.
+    - ``images_per_s``: images per second; on the CPU per second of processor time, which with one
+      thread is the wall time on an idle machine.
+    - ``adapter_share``: share of the adapter in the forward pass of the backbone, per cent, by the
+      profiler.
 
     Args:
-        report: of tools/benchmark.py, for the memory.
-        repetitions: steps that are timed; the median counts.
+        report: that of tools/benchmark.py, used for the memory.
+        repetitions: steps that are timed; the median is returned.
         device: where they run.
         names: of encoder bases; None for all.
     """
@@ -69,7 +71,7 @@ def encoder_step(name: str, device: torch.device) -> TrainingStep:
 
 
 def adapter_share(backbone: Any, images: torch.Tensor, device: torch.device) -> float:
-    """Returns the part of a forward pass of the backbone that its encoder does not take, 0..1."""
+    """Returns the share of a forward pass of the backbone outside its encoder, 0..1."""
     encoder = getattr(backbone, "encoder", None)
     if encoder is None:
         return 0.0
@@ -80,7 +82,7 @@ def adapter_share(backbone: Any, images: torch.Tensor, device: torch.device) -> 
         with profile(activities=_activities(device)) as profiler:
             whole(images)
     finally:
-        # The attribute hid the class's method.
+        # Removes the instance's attribute, which hides the class's method.
         del encoder.forward_intermediates
     kind = "device" if device.type == "cuda" else "cpu"
     times = {e.key: getattr(e, f"{kind}_time_total") for e in profiler.key_averages()}

@@ -1,4 +1,4 @@
-"""What `tools/benchmark.py evaluation` and `postprocessing` compare, the reference first."""
+"""The candidates of `tools/benchmark.py evaluation` and `postprocessing`, reference first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Report = Callable[[dict[str, Candidate], int, torch.device, bool], dict[str, dic
 
 
 def run_evaluation(report: Report, repetitions: int) -> Results:
-    """Benchmarks PQ on smooth maps and on speckled ones."""
+    """Benchmarks PQ on smooth maps and on noisy ones."""
     return {
         f"PQ, {speckle:.0%} speckle": report(
             evaluation_candidates(speckle), repetitions, torch.device("cpu"), False
@@ -38,7 +38,7 @@ def run_evaluation(report: Report, repetitions: int) -> Results:
 
 
 def run_postprocessing(report: Report, repetitions: int, device: torch.device) -> Results:
-    """Benchmarks the post-processing; Detectron2's takes a minute on a CPU, so three are enough."""
+    """Benchmarks post-processing; at most three times on a CPU, where Detectron2's is slow."""
     repetitions = repetitions if device.type == "cuda" else min(repetitions, 3)
     results: Results = {}
     for rows, columns in ((512, 1024), (1024, 2048)):
@@ -53,14 +53,14 @@ Panoptic = tuple[np.ndarray, list[dict[str, Any]]]
 def evaluation_candidates(
     speckle: float, size: tuple[int, int] = (1024, 2048), segments: int = 60
 ) -> dict[str, Candidate]:
-    """PQ of one image by panopticapi's single core and by ours, on the same arrays.
+    """Makes PQ of one image by panopticapi's function for one core and by ours, on equal arrays.
 
     panopticapi's function reads PNG files. Here its ``Image.open`` returns the array of ids and its
-    ``rgb2id`` returns what it is given, so that neither decoding nor unpacking is timed: what is
-    left is its matching, and one copy of 8 MB per map.
+    ``rgb2id`` returns its argument, so that neither decoding nor unpacking of colours is timed.
+    Its matching, and one copy of 8 MB per map, remain.
 
     Args:
-        speckle: share of the pixels of either map that belong to a segment drawn at random.
+        speckle: share of the pixels of either map that are moved to a random segment.
         size: (rows, columns).
         segments: segments per map.
     """
@@ -87,7 +87,7 @@ def evaluation_candidates(
 def panoptic_pair(
     speckle: float, size: tuple[int, int], segments: int
 ) -> tuple[Panoptic, Panoptic]:
-    """Draws a true map of convex segments, ids as in Cityscapes, and a prediction shifted a bit."""
+    """Draws a true map of convex segments with Cityscapes' ids, and a slightly shifted copy."""
     rng = np.random.default_rng(0)
     rows, columns = size
     centers = rng.integers(0, size, (segments, 2))
@@ -116,14 +116,14 @@ def panoptic_pair(
 def postprocessing_candidates(
     device: torch.device, size: tuple[int, int] = (1024, 2048), peaks: int = 300
 ) -> dict[str, Candidate]:
-    """From logits, heat map and offsets to a panoptic map: Detectron2's functions, then ours.
+    """Makes a panoptic map from logits, heat map and offsets, by Detectron2 and by ours.
 
-    Ours also computes the segments' scores, which Detectron2 does elsewhere.
+    Ours also computes the segments' scores, which Detectron2 computes elsewhere.
 
     Args:
         device: where the maps are.
         size: (rows, columns).
-        peaks: local maxima of the heat map; 199 of 200 and more are centres.
+        peaks: local maxima of the heat map; at most 199 of them become centres.
     """
     space = CITYSCAPES_19
     rows, columns = size
@@ -161,4 +161,4 @@ def postprocessing_candidates(
 
 
 def _drop(_: object) -> None:
-    """Takes what a candidate returns."""
+    """Discards the result of a candidate."""

@@ -1,4 +1,4 @@
-"""Samples of a training step's data at full size beside the bare decoding of their files."""
+"""Full-size training samples, compared with decoding of their files alone."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ from gbw_d2.toyworld.settings import ToyWorldSettings
 from gbw_d2.toyworld.writer import SUBFOLDERS, write_toy_world
 
 Candidate = Callable[[], None]
-# Made once, 19 MB, 42 MB decoded; the image after these would be the crowded one.
+# Written once, 19 MB, and 42 MB decoded. The next image would be the one with many instances.
 FOLDER = Path("output/full_size_toy")
 SETTINGS = ToyWorldSettings(
     seed=3, image_size=(1024, 2048), num_source=4, num_target_train=1, num_target_val=1
 )
 CROP = (512, 1024)
-# What one H200 takes in a second (docs/speed.md).
-EATEN = 85
+# Images per second on which one H200 trains (docs/training.md).
+USED = 85
 
 
 def full_size_candidates(folder: Path, settings: ToyWorldSettings) -> dict[str, Candidate]:
-    """Decodes or makes samples of all source images, without augmenting colours.
+    """Makes candidates that decode, or make samples of, all source images.
 
-    The first one decodes image and label by OpenCV. Source samples have panoptic targets and crops
-    judged by their classes; target samples are the same images without labels. Cached ones find all
-    of it decoded (DATALOADER.DECODED_CACHE) from their second call on.
+    Colours are not augmented. The first candidate decodes image and label by OpenCV. Source samples
+    have panoptic targets, and their crops are redrawn if one class fills too much of them; target
+    samples are the same images without labels. Cached samples are read from decoded files
+    (DATALOADER.DECODED_CACHE) from their second call on.
 
     Args:
-        folder: of a toy world, made where it is missing.
+        folder: of a toy world, which is made if it is missing.
         settings: of that toy world.
     """
     write_toy_world(folder, settings)
@@ -92,14 +93,14 @@ def run_full_size(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Benchmarks samples of 1024x2048 images on one core; ``ms`` and ``cpu_ms`` are per image.
 
-    ``cores``: how many make 85 such images a second, by processor time.
+    ``cores`` is the number of cores that supply 85 such images a second, by processor time.
     """
     threads, cpu = (cv2.getNumThreads(), torch.get_num_threads()), torch.device("cpu")
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     try:
         candidates = full_size_candidates(FOLDER, SETTINGS)
-        # Makes the cache where there is none.
+        # Makes the cache if there is none.
         for candidate in candidates.values():
             candidate()
         rows = report(candidates, repetitions, cpu, False)
@@ -110,14 +111,14 @@ def run_full_size(
     for name, row in rows.items():
         row["ms"] /= SETTINGS.num_source
         row["cpu_ms"] = spent[name] / SETTINGS.num_source
-        row["cores"] = EATEN * row["cpu_ms"] / 1000
+        row["cores"] = USED * row["cpu_ms"] / 1000
     for name in ("target sample", "target sample, cached"):
         rows[name]["ratio"] = rows[name]["ms"] / rows["image"]["ms"]
     return {"1024x2048, per image; ratio to what was decoded": rows}
 
 
 def _processor_ms(candidate: Candidate) -> float:
-    """Returns the processor time of a call, the median of five, which other work changes less."""
+    """Returns the processor time of a call, the median of five; other work changes it less."""
     spent = []
     for _ in range(5):
         start = time.process_time()

@@ -1,4 +1,4 @@
-"""How time grows with pixels, with classes and with segments; draws a chart beside the table."""
+"""How time grows with pixels, classes and segments, as a table and a chart."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEGMENTS = (10, 30, 100, 300, 1000)
 
 
 def losses(classes: int, size: tuple[int, int]) -> dict[str, Candidate]:
-    """Forward plus backward from logits at a quarter of the labels' size, one image."""
+    """Makes forward and backward passes of losses; logits have a quarter of the labels' size."""
     generator = torch.Generator().manual_seed(0)
     shape = (1, classes, size[0] // 4, size[1] // 4)
     logits = torch.randn(shape, generator=generator).requires_grad_()
@@ -46,7 +46,7 @@ def losses(classes: int, size: tuple[int, int]) -> dict[str, Candidate]:
 
 
 def of_maps(segments: int, size: tuple[int, int]) -> dict[str, Candidate]:
-    """PQ, mIoU's matrix and the centres' targets of one image."""
+    """Makes PQ, the confusion matrix and the targets of centres of one image."""
     truth, guess = panoptic_pair(0.0, size, segments)
     classes = [(m % CITYSCAPES_19.num_classes).astype(np.uint8) for m in (guess[0], truth[0])]
     quality = PanopticQuality(panoptic_categories(CITYSCAPES_19))
@@ -59,7 +59,7 @@ def of_maps(segments: int, size: tuple[int, int]) -> dict[str, Candidate]:
 
 
 def cases() -> dict[str, dict[str, dict[str, Candidate]]]:
-    """Returns what grows -> its value -> what is measured."""
+    """Returns quantity that grows -> its value -> candidates."""
     return {
         "pixels": {f"{r}x{c}": losses(19, (r, c)) | of_maps(60, (r, c)) for r, c in SIZES},
         "classes": {str(n): losses(n, (256, 512)) for n in CLASSES},
@@ -68,7 +68,7 @@ def cases() -> dict[str, dict[str, dict[str, Candidate]]]:
 
 
 def run_growth(measure: Measure, repetitions: int, picture: Path) -> dict[str, Rows]:
-    """Measures everything in turn; ms, the least of the repetitions.
+    """Measures all cases; times are in ms, the minimum over the repetitions.
 
     Args:
         measure: from ``benchmark.py``.
@@ -88,7 +88,7 @@ def run_growth(measure: Measure, repetitions: int, picture: Path) -> dict[str, R
 
 
 def draw(tables: dict[str, Rows], picture: Path) -> None:
-    """Draws one panel per table, both axes in powers of ten."""
+    """Draws one panel per table, with logarithmic axes."""
     figure = Figure(figsize=(9, 3), layout="constrained")
     for axes, (title, rows) in zip(figure.subplots(1, len(tables)), tables.items(), strict=True):
         places = [_place(row) for row in rows]

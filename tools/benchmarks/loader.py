@@ -1,4 +1,4 @@
-"""How fast samples come: source and target batches of a config, without any training."""
+"""Speed of the loader: source and target batches of a config, without training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def loader_speed(config: str, overrides: list[str], iterations: int) -> dict[str, float]:
-    """Draws batches and measures what comes, after the workers have started.
+    """Draws batches and measures their speed, after the workers have started.
 
     Args:
         config: path below ``configs``.

@@ -1,4 +1,4 @@
-"""Mask2Former's parts beside those of transformers, and the memory of its inference."""
+"""Parts of Mask2Former compared with those of transformers, and the memory of inference."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from gbw_d2.weighting import build_scheme
 Candidate = Callable[[], None]
 
 CLASSES = 19
-# (rows, columns) of the pictures, and of the one that inference is asked about.
+# (rows, columns) of the training images, and of the image for inference.
 SIZE = (256, 512)
 TESTED = (1024, 2048)
 CHANNELS = (256, 512, 1024, 2048)
 SEGMENTS = 20
-# Of the inference; those of the step are 100.
+# Number of queries for inference; a training step has 100.
 QUERIES = 200
 
 
@@ -40,8 +40,8 @@ def _theirs() -> Any:
         from transformers.models.mask2former import modeling_mask2former
     except ImportError as error:
         raise UserError(
-            "the benchmark mask2former needs transformers, which is of the dependency group dev: "
-            "uv sync"
+            "the benchmark mask2former needs transformers, which is in the dependency group dev: "
+            "run uv sync"
         ) from error
     return modeling_mask2former
 
@@ -51,7 +51,7 @@ def _sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def attention_candidates(device: torch.device) -> dict[str, Candidate]:
-    """Forward plus backward of one layer of deformable attention; theirs comes first."""
+    """Makes forward and backward passes of one layer of deformable attention; theirs first."""
     torch.manual_seed(0)
     sizes = _sizes(SIZE)[:0:-1]
     count = sum(height * width for height, width in sizes)
@@ -94,7 +94,7 @@ def _both_ways(output: Callable[[], Tensor]) -> Candidate:
 
 
 class _GivenMaps(nn.Module):
-    """An encoder that gives the maps that it has."""
+    """An encoder that returns given maps."""
 
     def __init__(self, maps: list[Tensor]) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class _GivenMaps(nn.Module):
 
 
 def step_candidates(device: torch.device) -> dict[str, Candidate]:
-    """Both decoders with their losses, forward and backward, on the maps of an encoder."""
+    """Makes forward and backward passes of both decoders with their losses, on given maps."""
     torch.manual_seed(0)
     maps = [
         torch.randn(2, channels, *size, device=device, requires_grad=True)
@@ -122,7 +122,7 @@ def _their_step(maps: list[Tensor], slots: Tensor, table: Tensor) -> Candidate:
     from transformers import Mask2FormerConfig, SwinConfig
 
     stages = [f"stage{number}" for number in (1, 2, 3, 4)]
-    # What stands where the maps come from, which is taken out again.
+    # A placeholder for the encoder; the given maps replace it below.
     swin = SwinConfig(embed_dim=CHANNELS[0], depths=[1] * 4, out_features=stages)
     config = Mask2FormerConfig(backbone_config=swin, num_labels=CLASSES, num_queries=100)
     network = _theirs().Mask2FormerForUniversalSegmentation(config)
@@ -170,7 +170,7 @@ def _our_step(maps: list[Tensor], slots: Tensor, table: Tensor) -> Candidate:
 
 
 def inference_candidates(device: torch.device) -> dict[str, Candidate]:
-    """From the queries' outputs to a picture's maps; the memory of it is what is asked for."""
+    """Makes the maps of an image from the queries' outputs, to measure memory."""
     torch.manual_seed(0)
     classes = 4 * torch.randn(QUERIES, CLASSES + 1, device=device)
     classes[:, -1] -= 4
@@ -193,8 +193,8 @@ def _inference(classes: Tensor, masks: Tensor) -> Candidate:
 def run_mask2former(report: Any, repetitions: int, device: torch.device) -> dict[str, Any]:
     """Benchmarks deformable attention, a step without its encoder, and inference.
 
-    On a CPU times are the process's own, which other processes hardly change. Inference, of which
-    the memory is asked, is run as seldom as can be.
+    On a CPU, processor time is measured, because other processes hardly change it. Inference, whose
+    memory is measured, runs once.
     """
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     rows = {}

@@ -1,4 +1,4 @@
-"""Detections and semantics merged to a panoptic map: Detectron2's functions, then ours."""
+"""Merging of detections and a semantic map to a panoptic map, by Detectron2 and by ours."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Report = Callable[[dict[str, Candidate], int, torch.device, bool], dict[str, dic
 def run_merging(
     report: Report, repetitions: int, device: torch.device
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Benchmarks merging, by ratios to Detectron2's function on masks that are pasted already."""
+    """Benchmarks merging, relative to Detectron2's function on masks that are already pasted."""
     title = f"{DETECTIONS} detections at {SIZE[0]}x{SIZE[1]}"
     return {title: report(merging_candidates(device), repetitions, device, True)}
 
 
 def street_detections(count: int, size: tuple[int, int], device: torch.device) -> Detections:
-    """Draws detections as a street has them: many small boxes, few large ones, blobs as masks."""
+    """Draws detections as in a street: many small boxes and few large ones, with round masks."""
     draw = torch.Generator().manual_seed(0)
     rows, columns = size
-    # Square roots of areas from 1/64 to 1/4 of the columns, spread evenly by their logarithm.
+    # Square roots of areas from 1/64 to 1/4 of the columns, uniform in the logarithm.
     side = columns / 64 * 16 ** torch.rand(count, generator=draw)
     aspect = 3 ** (torch.rand(count, generator=draw) * 2 - 1)
     extent = torch.stack([side * aspect.sqrt(), side / aspect.sqrt()], 1)
@@ -60,15 +60,15 @@ def merging_candidates(
 ) -> dict[str, Candidate]:
     """Makes Detectron2's merging, without and with its pasting, and ours by each rule.
 
-    Detectron2's takes the semantic classes and ours the logits, of which it makes the scores of
-    stuff, too.
+    Detectron2's function takes semantic classes. Ours takes logits, because it also computes the
+    scores of stuff.
     """
     found = street_detections(count, size, device)
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, CITYSCAPES_19.num_classes, 16, 32, generator=generator).to(device)
     logits = F.interpolate(coarse, size=size, mode="bilinear")[0].contiguous()
     things = CITYSCAPES_19.thing_ids
-    # To Detectron2 label 0 is "some thing".
+    # In Detectron2's function label 0 means "any thing".
     shifted = torch.arange(1, CITYSCAPES_19.num_classes + 1, device=device)
     shifted[list(things)] = 0
     instances = Instances(size)
@@ -98,4 +98,4 @@ def merging_candidates(
 
 
 def _drop(_: object) -> None:
-    """Takes what a candidate returns."""
+    """Discards the result of a candidate."""

@@ -1,4 +1,4 @@
-"""What a recipe's training step spends its time in: operators of torch, and weighting."""
+"""The shares of torch's operators, and of class weighting, in a recipe's training step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.profiler import record_function
 
 from gbw_d2.losses.weighted_loss import WeightedLoss
 
-# Lines of the table.
+# Number of rows of the table.
 MOST = 12
-# Where losses take what is measured of classes from.
+# Modules in which the losses call the functions that measure classes.
 _LOSSES = tuple(f"gbw_d2.losses.{name}" for name in ("cross_entropy", "instance", "query", "roi"))
 _STATISTICS = ("class_statistics", "element_statistics")
 _MEASURE = "classifier_measure"
@@ -35,7 +35,7 @@ def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 @contextmanager
 def weighting_named() -> Iterator[None]:
-    """Lets the profiler see what weighting does: statistics, measures, weights."""
+    """Makes the profiler list the parts of weighting: statistics, measures, weights."""
     with ExitStack() as stack:
         for module in map(importlib.import_module, _LOSSES):
             for name in (*_STATISTICS, _MEASURE):
@@ -59,9 +59,10 @@ def run_operators(
         overrides: ``KEY VALUE ...``.
 
     Returns:
-        two tables of percent of the step, ms and calls per step. Operators, the largest first, by
-        their own time on the device where they compute; and what weighting does, by the whole time
-        of its calls, statistics that an unweighted loss counts too among them.
+        Two tables with per cent of the step, ms and calls per step. The first has the operators,
+        the most expensive first, by their own time on the device on which they run. The second has
+        the parts of weighting by the whole time of their calls; these include statistics that an
+        unweighted loss also computes.
     """
     steps, what = recipe_candidates(config_file, overrides, device)
     step = list(steps.values())[-1]

@@ -1,4 +1,4 @@
-"""PQ from files beside bare decoding and beside other tools, and mIoU's matrix beside bincount."""
+"""PQ from files, compared with decoding alone and other tools; mIoU's matrix and bincount."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def write_pair(folder: Path, truth: Panoptic, guess: Panoptic, copies: int = 1) 
 
 
 def file_candidates(folder: Path) -> dict[str, Candidate]:
-    """PQ of one pair of files: the bare decoding by OpenCV first.
+    """Makes PQ of one pair of files; decoding alone, by OpenCV, is first.
 
-    hotcoco is left out where its package is not installed.
+    hotcoco is left out if its package is not installed.
     """
     files = [folder / name / "0.png" for name in ("gt", "pred")]
     names = [str(folder / name) for name in ("gt", "pred")]
@@ -77,7 +77,7 @@ def file_candidates(folder: Path) -> dict[str, Candidate]:
         import hotcoco.panoptic
 
         def other() -> None:
-            # It prints a table past Python's standard output.
+            # It prints a table, not through Python's standard output.
             hotcoco.panoptic.PanopticEval(
                 *map(str, jsons), gt_folder=names[0], pred_folder=names[1]
             ).evaluate()
@@ -88,7 +88,7 @@ def file_candidates(folder: Path) -> dict[str, Candidate]:
 
 
 def set_candidates(folder: Path) -> dict[str, Candidate]:
-    """Scores of several pairs on all cores: bare reading first, by OpenCV and by ours."""
+    """Makes scores of several pairs on all cores; reading alone, by OpenCV and ours, is first."""
     files = [*(folder / "gt").iterdir(), *(folder / "pred").iterdir()]
 
     def on_all_cores(read: Callable[[Path], Any]) -> Candidate:
@@ -107,7 +107,7 @@ def set_candidates(folder: Path) -> dict[str, Candidate]:
 
 
 def matrix_candidates(speckle: float, size: tuple[int, int] = (1024, 2048)) -> dict[str, Candidate]:
-    """The confusion matrix of one image; ``np.bincount`` of codes made before comes first."""
+    """Makes the confusion matrix of one image; ``np.bincount`` of ready codes is first."""
     truth, guess = panoptic_pair(speckle, size, 60)
     gt, pred = ((m % 19).astype(np.uint8) for m in (truth[0], guess[0]))
     codes = (gt.astype(np.int64) * 20 + pred).ravel()
@@ -146,4 +146,4 @@ def run_pq_files(report: Report, repetitions: int) -> Results:
 
 
 def _drop(_: object) -> None:
-    """Takes what a candidate returns."""
+    """Discards the result of a candidate."""

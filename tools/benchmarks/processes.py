@@ -1,4 +1,4 @@
-"""What a command costs other processes, and how soon it says that something is wrong."""
+"""A training step while other processes are busy, and the time until an error is reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECIPE = "configs/toy/panoptic_gbw.yaml"
 POLICY = "OMP_WAIT_POLICY"
 BUSY = 3
 
-# What is wrong -> command line of train_net.py.
+# Name of a mistake -> command line of train_net.py.
 MISTAKES: dict[str, list[str]] = {
     "no such config": ["--config-file", "configs/none.yaml"],
     "no such base": ["--config-file", RECIPE, "--with", "uda/none"],
@@ -45,14 +45,14 @@ print((time.process_time() - cpu) / {_STEPS}, (time.perf_counter() - wall) / {_S
 
 
 def run_busy(repetitions: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Measures a toy step on two threads by itself and beside three processes that never rest.
+    """Measures a toy step on two threads, alone and while three processes are busy.
 
     Args:
-        repetitions: of each case, in turn.
+        repetitions: of each case, in alternation.
 
     Returns:
-        processes beside it -> how OpenMP waits -> processor and wall time of a step in ms, and the
-        ratio of the processor time to waiting passively.
+        Number of busy processes -> how OpenMP waits -> processor and wall time of a step in ms, and
+        the ratio of the processor time to that of passive waiting.
     """
     tables = {}
     for busy in (0, BUSY):
@@ -67,7 +67,7 @@ def run_busy(repetitions: int) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _steps(repetitions: int) -> dict[str, dict[str, float]]:
-    # Any value that OpenMP does not know leaves it at its default, which is to spin for a while.
+    # With a value that OpenMP does not know it has its default: threads spin for a while.
     policies = {"passive (ours)": "passive", "OpenMP's default": "undefined"}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in policies}
     for _ in range(repetitions):
@@ -94,13 +94,13 @@ def _steps(repetitions: int) -> dict[str, dict[str, float]]:
 
 
 def run_startup(repetitions: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Measures how long train_net.py takes to say what is wrong, beside importing torch.
+    """Measures how long train_net.py takes to report mistakes, and the import of torch.
 
     Args:
-        repetitions: of each command, in turn.
+        repetitions: of each command, in alternation.
 
     Returns:
-        one table: what is wrong -> processor and wall time in ms.
+        One table: mistake -> processor and wall time in ms.
     """
     commands = {"import torch": ["-c", "import torch"]}
     commands |= {name: ["train_net.py", *words] for name, words in MISTAKES.items()}

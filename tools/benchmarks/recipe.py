@@ -1,7 +1,7 @@
-"""Training steps of a recipe, as its config says but for the data: random crops in memory.
+"""Training steps of a recipe, as its config says, but on random crops in memory.
 
-What a step does is what the engine does: the config's network, losses, strategy, optimiser,
-precision and parts of a batch. Left out are the loader, the log and evaluation.
+A step is one of the engine, with the config's network, losses, strategy, optimiser, precision and
+parts of a batch. The loader, the log and evaluation are left out.
 """
 
 from __future__ import annotations
@@ -42,22 +42,23 @@ Candidate = Callable[[], None]
 # benchmark.report: candidates, repetitions, device, with memory or without -> rows of a table.
 Report = Callable[[dict[str, Candidate], int, torch.device, bool], dict[str, dict[str, float]]]
 
-# A label is a grid of so many cells of one class each, an instance the cells of a class in a group.
+# A label is a grid of this many cells of one class each; an instance is all cells of a class within
+# a square group of cells.
 _CELLS = (32, 64)
 _GROUP = 4
-# Where in a run the measured steps are: the teacher's memory is long, the warm-up is over.
+# Iteration of the measured steps and length of the run: after the warm-up, with a slow teacher.
 _ITERATION, _ITERATIONS = 1000, 10**6
 
 
 class TrainingStep:
-    """One training step of a config on the same batches again and again.
+    """A training step of a config, which is repeated on the same batches.
 
     Args:
         cfg: the resolved config.
         losses: the weighted losses.
         source: labelled samples.
-        target: samples without labels; left out where the strategy's first stage draws none.
-        make_optimizer: makes the student's optimiser.
+        target: samples without labels; not used if the strategy's first stage has no target.
+        make_optimizer: returns the student's optimiser.
     """
 
     def __init__(
@@ -96,19 +97,19 @@ class TrainingStep:
         self.trainer.storage = EventStorage(0)
 
     def __call__(self) -> None:
-        """Does one step."""
+        """Runs one step."""
         self.trainer.run_step()
         self.trainer.iter += 1
-        # Freed here, so that the peak of the next call counts them.
+        # Gradients are freed here, so that the peak of the next call includes them.
         for optimizer in self._optimizers():
             optimizer.zero_grad(set_to_none=True)
 
     def source_images(self) -> Tensor:
-        """Returns the labelled batch as the network sees it."""
+        """Returns the images of the labelled batch as the network gets them."""
         return self.model.images(self.source)
 
     def held_mb(self) -> float:
-        """Returns what the device holds between calls, in MB: networks and optimisers' states."""
+        """Returns the memory of networks and optimisers' states between calls, in MB."""
         modules = (self.model, *self.strategy.modules().values())
         states = chain.from_iterable(each.state.values() for each in self._optimizers())
         held = [
@@ -122,10 +123,10 @@ class TrainingStep:
 
 
 def _tame(backbone: torch.nn.Module) -> None:
-    """Weakens what the blocks of an encoder with frozen statistics add to their input.
+    """Reduces what the blocks of an encoder with frozen statistics add to their input.
 
-    With random weights nothing else normalises: each block would double the variance, and a deep
-    encoder would come to inf.
+    With random weights nothing else normalises: each block would double the variance, and the
+    features of a deep encoder would become infinite.
     """
     for block in backbone.modules():
         norms = [m for m in block.modules() if isinstance(m, FrozenBatchNorm2d)]
@@ -136,7 +137,7 @@ def _tame(backbone: torch.nn.Module) -> None:
 def random_label(
     space: LabelSpace, rows: int, columns: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draws a map of every class, as uneven as streets, its upper end void.
+    """Draws a map with every class, with frequencies as uneven as in streets, and void at the top.
 
     Returns:
         (rows, columns) uint8 class ids, 255 = void.
@@ -144,13 +145,13 @@ def random_label(
     shares = np.arange(1, space.num_classes + 1, dtype=float) ** -2
     grid = rng.choice(space.num_classes, size=_CELLS, p=shares / shares.sum())
     grid[:2] = IGNORE_LABEL
-    # Below them one cell of each class at the least.
+    # Below it there is at least one cell of each class.
     grid[2, : space.num_classes] = np.arange(space.num_classes)
     return _magnified(grid, rows, columns).astype(np.uint8)
 
 
 def random_samples(cfg: Any, count: int) -> Batch:
-    """Draws labelled samples of the config's crop size, with instances where it is panoptic."""
+    """Draws labelled samples of the config's crop size, with instances if it is panoptic."""
     rows, columns = cfg.INPUT.CROP_SIZE
     space, rng = LABEL_SPACES.get(cfg.DATASETS.LABEL_SPACE), np.random.default_rng(0)
     samples = []
@@ -185,7 +186,7 @@ def _random_segments(
 
 
 def _in_memory(value: Any, device: str) -> Any:
-    """Returns what the loader hands out: a tensor on the host, pinned where there is a GPU."""
+    """Returns a tensor on the host as the loader does, pinned for a GPU."""
     if not isinstance(value, np.ndarray | Tensor):
         return value
     tensor = torch.as_tensor(value)
@@ -197,7 +198,7 @@ def _config(config_file: str, overrides: Sequence[str], device: torch.device, *m
     for key, instead in set_here.items():
         if key in split_words(overrides)[1][::2]:
             raise UserError(f"{key} is set by the benchmark; give {instead}")
-    # No warm-up: the step is to have all its parts.
+    # Without a warm-up, so that the step has all its parts.
     fixed = ["UDA.WARM_UP", "0.0", "MODEL.DEVICE", str(device), *more]
     cfg = load_config(config_file, [*overrides, *fixed])
     resolve(cfg)
@@ -207,7 +208,7 @@ def _config(config_file: str, overrides: Sequence[str], device: torch.device, *m
 def recipe_candidates(
     config_file: str, overrides: Sequence[str], device: torch.device
 ) -> tuple[dict[str, TrainingStep], str]:
-    """Builds a recipe's step without class weights, which comes first, and with its own.
+    """Builds a recipe's step without class weights, which is first, and with its own.
 
     Args:
         config_file: of the recipe.
@@ -215,7 +216,7 @@ def recipe_candidates(
         device: where it runs.
 
     Returns:
-        The steps, and what they are in words.
+        The steps, and a description of them.
 
     Raises:
         UserError: the config cannot be used, or has no crop size.
@@ -232,7 +233,7 @@ def recipe_candidates(
     counts = labels.flatten().bincount(minlength=256)[:classes]
 
     def still(model: torch.nn.Module) -> torch.optim.Optimizer:
-        # Random labels and no warm-up: at the recipe's rate it might end in NaN.
+        # With random labels and no warm-up the recipe's learning rate could lead to NaN.
         optimizer = build_optimizer(cfg, model)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
@@ -268,9 +269,9 @@ def run_recipe(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Measures a recipe's steps with its weighting and without.
 
-    ``images_per_s`` counts source and target; ``share``: per cent of a step that weighting takes,
-    (step - step of none) / step; ``peak_mb``: the most that the device holds at once, by the
-    allocator's count.
+    ``images_per_s`` counts source and target images. ``share`` is the share of weighting in a step,
+    (step - step of none) / step, in per cent. ``peak_mb`` is the largest memory of the device, as
+    the allocator counts it.
     """
     steps, words = recipe_candidates(config_file, overrides, device)
     rows = {}

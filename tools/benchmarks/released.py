@@ -1,4 +1,4 @@
-"""The released loss, as its formula is written, and random logits and labels to compare it on."""
+"""The released loss, implemented as its formula is written, and random inputs for it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def released_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def random_batch(shape: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Draws logits and labels whose classes are as uneven as those of streets."""
+    """Draws logits, and labels whose class frequencies are as uneven as in streets."""
     n, classes, height, width = shape
     generator = torch.Generator().manual_seed(0)
     shares = torch.arange(1, classes + 1, dtype=torch.float).pow(-2)

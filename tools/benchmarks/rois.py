@@ -1,4 +1,4 @@
-"""A training step with RoI heads by Detectron2's own losses, and by ours on the same network."""
+"""A training step with RoI heads, with Detectron2's losses and with ours on the same network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run_rois(
     config_file: str,
     overrides: Sequence[str],
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Benchmarks forward and backward of a labelled batch, Detectron2's losses first."""
+    """Benchmarks forward and backward passes of a labelled batch, Detectron2's losses first."""
     candidates = step_candidates(config_file, overrides, device)
     return {"step with RoI heads": report(candidates, repetitions, device, True)}
 
@@ -41,13 +41,13 @@ def run_rois(
 def step_candidates(
     config_file: str, overrides: Sequence[str], device: torch.device
 ) -> dict[str, Candidate]:
-    """Makes the same step by Detectron2's losses, by ours without weights, and by the config's.
+    """Makes a step with Detectron2's losses, with ours unweighted, and with ours as configured.
 
-    Detectron2's ``Instances`` are made beforehand, as its loader makes them; ours are a map of
-    numbers, so that their boxes and masks are part of the step.
+    Detectron2's ``Instances`` are made beforehand, as by its loader. Ours are a map of instance
+    numbers, so that computing their boxes and masks is part of the step.
 
     Raises:
-        UserError: the config is of a network without RoI heads.
+        UserError: the config's network has no RoI heads.
     """
 
     def build(*more: str) -> tuple[Any, Any]:
@@ -58,7 +58,7 @@ def step_candidates(
 
     cfg, plain = build("WEIGHTING.NAME", "none")
     if getattr(plain, "roi_heads", None) is None:
-        raise UserError(f"'{config_file}' is of a network without RoI heads")
+        raise UserError(f"the network of '{config_file}' has no RoI heads; choose one that has")
     cfg_weighted, weighted = build()
     batch = random_samples(cfg, cfg.SOLVER.IMS_PER_BATCH)
     instances = [_instances(sample, device) for sample in batch]

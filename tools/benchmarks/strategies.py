@@ -1,8 +1,8 @@
-"""A training step of each strategy beside the bare sum of its parts.
+"""A training step of each strategy, compared with the sum of its parts.
 
-The parts are what the method cannot do without: forward and backward passes with their losses, a
-teacher's forward pass, the optimisers' steps. What a step adds is the engine, augmentation, mixing,
-pseudo-labels and the teacher's update.
+The parts are those that the method needs in any implementation: forward and backward passes with
+their losses, a teacher's forward pass, and the optimisers' steps. A whole step adds the engine,
+augmentation, mixing, pseudo-labels and the teacher's update.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _bare(name: str, cfg: Any, source: Batch, target: Batch) -> Candidate:
         parts.supervised()
         more[name]()
         parts.optimizer.step()
-        # As late as in the step beside it, or their peaks could not be compared.
+        # At the same point as in the whole step, so that their peaks of memory can be compared.
         parts.optimizer.zero_grad(set_to_none=True)
 
     return step
@@ -118,7 +118,7 @@ NAMES = ("source_only", "self_training", "max_squares", "min_entropy", "adversar
 def strategy_candidates(
     name: str, device: torch.device, make_batch: Callable[[int, int, int], Batch]
 ) -> dict[str, Candidate]:
-    """Makes the bare parts of a strategy's step, which come first, and the step by the engine.
+    """Makes the parts of a strategy's step, which are first, and the step of the engine.
 
     Args:
         name: of the strategy, one of ``NAMES``.
@@ -128,7 +128,7 @@ def strategy_candidates(
     from gbw_d2.config import load_config
     from gbw_d2.engine.setup import resolve
 
-    # No warm-up: it is the target's part that is to be measured.
+    # Without a warm-up, because the target's part of the step is measured.
     overrides = ["MODEL.DEVICE", str(device), "UDA.NAME", name, "UDA.WARM_UP", "0.0"]
     cfg = load_config(str(ROOT / "configs/toy/panoptic_source_only.yaml"), overrides)
     resolve(cfg)

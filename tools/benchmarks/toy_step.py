@@ -21,18 +21,18 @@ Candidate = Callable[[], None]
 
 
 def both_ways(loss: Callable[[], Tensor], logits: Tensor) -> Candidate:
-    """Makes forward plus backward of a loss a candidate."""
+    """Returns a candidate that runs forward and backward pass of a loss."""
 
     def both() -> None:
         loss().backward()
-        # Freed here, so that the peak of the next call counts its gradient.
+        # Freed here, so that the peak of the next call includes the gradient.
         logits.grad = None
 
     return both
 
 
 def step_candidates(device: torch.device) -> dict[str, Candidate]:
-    """A training step of the toy panoptic network under each weighting, ``none`` first."""
+    """Makes a training step of the toy panoptic network under each weighting, ``none`` first."""
 
     def make(name: str) -> Candidate:
         model, batch = _toy_model(name, device)
@@ -49,9 +49,10 @@ def step_candidates(device: torch.device) -> dict[str, Candidate]:
 
 
 def step_loss_candidates(device: torch.device) -> dict[str, Candidate]:
-    """Forward plus backward of that step's semantic loss by itself, ``none`` first.
+    """Makes forward and backward pass of the semantic loss of that step, ``none`` first.
 
-    What two of them differ by is what weighting adds to a step. Whole steps vary by more.
+    The difference between two of them is the cost of weighting. It is smaller than the variation of
+    whole steps, so whole steps cannot show it.
     """
     model, batch = _toy_model("none", device)
     images = model.images(batch)
@@ -83,7 +84,7 @@ def _toy_model(
 
 
 def toy_batch(count: int, rows: int, columns: int) -> list[dict[str, Any]]:
-    """Draws labelled samples of the toy's classes."""
+    """Draws labelled samples of the toy world's classes."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loss of upsampled logits beside ``F.interpolate`` and ``F.cross_entropy``."""
+"""The loss of upsampled logits, compared with ``F.interpolate`` and ``F.cross_entropy``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gbw_d2.weighting import gbw_weights
 from gbw_d2.weighting.pixels import prepare_labels
 from gbw_d2.weighting.statistics import class_statistics
 
-# Shape of the low-resolution logits, and size of the labels. The first is what the aims are for.
+# Shape of the low-resolution logits, and size of the labels. The aims refer to the first case.
 CASES: dict[str, tuple[tuple[int, int, int, int], tuple[int, int]]] = {
     "128x256 to 512x1024": ((2, 19, 128, 256), (512, 1024)),
     "toy, 32x64 to 128x256": ((4, 16, 32, 64), (128, 256)),
@@ -28,7 +28,7 @@ Candidate = Callable[[], None]
 
 
 def gbw_norm_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Computes the loss with weights from the gradients' norms: two passes over the pixels."""
+    """Computes the loss with weights from gradient norms: two passes over the pixels."""
     targets, invalid = prepare_labels(labels, logits.shape[1], 255)
     statistics = class_statistics(logits.detach(), targets, invalid)
     assert statistics.measure is not None
@@ -37,7 +37,7 @@ def gbw_norm_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def upsampled_candidates(logits: Tensor, labels: Tensor) -> dict[str, Candidate]:
-    """Forward plus backward of each loss from the same logits; the reference comes first.
+    """Makes forward and backward passes of each loss from the same logits; reference first.
 
     Args:
         logits: (N, K, h, w).
@@ -60,7 +60,7 @@ def upsampled_candidates(logits: Tensor, labels: Tensor) -> dict[str, Candidate]
     def both_ways(loss: Callable[[], Tensor]) -> Candidate:
         def run() -> None:
             loss().backward()
-            # Freed here, so that the peak of the next call counts its gradient.
+            # Freed here, so that the peak of the next call includes the gradient.
             logits.grad = None
 
         return run
@@ -77,8 +77,8 @@ def run_upsampled(
     """Benchmarks the losses in every case.
 
     Args:
-        report: measures candidates, from ``benchmark.py``.
-        random_batch: draws logits and labels, from there.
+        report: function of ``benchmark.py`` that measures candidates.
+        random_batch: function that draws logits and labels.
         repetitions: of every candidate.
         device: where the losses are computed.
     """

@@ -1,7 +1,7 @@
-"""A recipe's training step in this checkout and in another one, side by side.
+"""A recipe's training step in this checkout, compared with another checkout.
 
-Each checkout has a process of its own, which does a step whenever it is told to; the parent tells
-them in turn. `python versions.py CHECKOUT CONFIG [KEY VALUE ...]` is such a process.
+Each checkout has a process of its own, which runs a step when the parent requests one; the parent
+alternates between them. `python versions.py CHECKOUT CONFIG [KEY VALUE ...]` is such a process.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-# Losses of so many first steps are compared.
+# The losses of this many first steps are compared.
 _COMPARED = 1
 
 
 class _Version:
-    """A process that does steps of a checkout.
+    """A process that runs steps of a checkout.
 
     Args:
         checkout: folder of the project.
@@ -58,15 +58,15 @@ def run_versions(
     """Measures a recipe's step in this checkout and in ``beside``, which comes first.
 
     Args:
-        repetitions: steps of each, in turn.
+        repetitions: steps of each checkout, in alternation.
         config_file: of the recipe, a path in either checkout.
         overrides: ``KEY VALUE ...``.
         beside: another checkout of this project.
 
     Returns:
-        one table: processor and wall time of a step in ms, their ratios to the first (medians over
-        pairs of neighbouring steps), images per second, the most memory that torch holds at once in
-        MB and its ratio, and the largest relative difference of the first steps' losses.
+        One table: processor and wall time of a step in ms, their ratios to the first (medians over
+        pairs of successive steps), images per second, the largest memory that torch uses in MB and
+        its ratio, and the largest relative difference of the first steps' losses.
     """
     names = {"the other one": beside.resolve(), "this one": ROOT}
     versions = {name: _Version(path, config_file, overrides) for name, path in names.items()}
@@ -103,7 +103,7 @@ def run_versions(
 
 
 def _largest_difference(some: list[dict[str, float]], others: list[dict[str, float]]) -> float:
-    """Compares the losses that both have; the names of some have changed."""
+    """Compares the losses that both versions have, because the names of some have changed."""
     found = [
         abs(ours[key] - theirs[key]) / max(abs(theirs[key]), 1e-12)
         for ours, theirs in zip(some, others, strict=True)
@@ -113,8 +113,8 @@ def _largest_difference(some: list[dict[str, float]], others: list[dict[str, flo
 
 
 def _serve(checkout: str, config_file: str, overrides: list[str]) -> None:
-    """Does what the lines of the standard input ask for and answers each with one line of JSON."""
-    # This file's own folder would hide the other checkout's.
+    """Serves the requests on standard input, one per line, with one line of JSON each."""
+    # Otherwise the modules beside this file would be imported instead of the checkout's.
     sys.path[:] = [checkout, f"{checkout}/tools", *sys.path[1:]]
     answers, sys.stdout = sys.stdout, sys.stderr
     import torch
@@ -141,7 +141,7 @@ def _serve(checkout: str, config_file: str, overrides: list[str]) -> None:
 
 
 def _losses(step: Any) -> dict[str, float]:
-    """Does a step and returns each loss by its name."""
+    """Runs a step and returns each loss by its name."""
     from torch import Tensor
 
     found: dict[str, float] = {}

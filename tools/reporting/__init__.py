@@ -1,1 +1,1 @@
-"""What tools/report.py puts together: pictures, charts and the page."""
+"""The parts of tools/report.py: pictures, tables and the page."""

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: parts in, text out. Nothing on it is loaded from elsewhere."""
+"""A self-contained HTML page as text, which loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ pre { background: #f5f6f7; padding: .8rem; overflow-x: auto; font-size: .85rem; 
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """Puts a page together.
+    """Returns the text of a page.
 
     Args:
         title: plain text.
-        parts: HTML, of the functions below.
+        parts: HTML that the functions below return.
     """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -81,25 +81,25 @@ def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[str, str
 
 
 def image(data: bytes, kind: str, words: str) -> str:
-    """Returns a picture that stands in the page itself.
+    """Returns an image that is embedded in the page.
 
     Args:
         data: the file's content.
         kind: ``png`` or ``jpeg``.
-        words: what it shows, for those who cannot see it.
+        words: alternative text.
     """
     encoded = base64.b64encode(data).decode()
     return f'<img alt="{html.escape(words)}" src="data:image/{kind};base64,{encoded}">'
 
 
 def figure(picture: str, caption: str = "") -> str:
-    """Returns a picture that scrolls sideways where the screen is too narrow for it."""
+    """Returns a picture that scrolls horizontally on screens that are too narrow for it."""
     above = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return f'<figure>{above}<div class="wide">{picture}</div></figure>'
 
 
 def four(pictures: Sequence[str], caption: str) -> str:
-    """Returns pictures side by side, two by two on a narrow screen, under a caption."""
+    """Returns pictures in one row below a caption, or two per row on a narrow screen."""
     return (
         f"<figure><figcaption>{html.escape(caption)}</figcaption>\n"
         f'<div class="four">{"".join(pictures)}</div></figure>'
@@ -113,7 +113,7 @@ def folded(title: str, text: str) -> str:
 
 
 def color_key(entries: Sequence[tuple[str, tuple[int, int, int]]]) -> str:
-    """Returns names beside squares of their colours."""
+    """Returns a legend of names and colours."""
     squares = (
         f'<span class="key" style="background: rgb{tuple(color)}"></span>{html.escape(name)}'
         for name, color in entries

@@ -13,14 +13,14 @@ import numpy as np
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL
 
-# Written by the evaluators; the first that is there ranks the images, by its first score.
+# Files of the evaluators. The first score of the first existing file ranks the images.
 PER_IMAGE = ("panoptic_per_image.csv", "semantic_per_image.csv")
 RIGHT, WRONG, UNKNOWN = (225, 225, 225), (200, 40, 40), (0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A test image and what it scored.
+    """A test image and its score.
 
     Args:
         file_name: of the image.
@@ -34,7 +34,7 @@ class Ranked:
 
     @property
     def words(self) -> str:
-        """The score as people read it."""
+        """The name and the rounded score."""
         return f"{self.score_name} {self.score:.1f}"
 
 
@@ -80,9 +80,9 @@ def draw_rows(folder: Path, files: Sequence[str], device: str = "auto") -> list[
         device: as in ``tools/demo.py``.
 
     Raises:
-        UserError: the data set or the checkpoint is not there any more.
+        UserError: the dataset or the checkpoint does not exist any more.
     """
-    # These take ten seconds to import; a wrong folder takes none.
+    # These imports take ten seconds, which runs without pictures should not wait for.
     from gbw_d2.catalog import get_dataset
     from gbw_d2.config import load_config
     from gbw_d2.engine.evaluation import meet_test_set
@@ -97,7 +97,7 @@ def draw_rows(folder: Path, files: Sequence[str], device: str = "auto") -> list[
     records = {str(record[FILE_NAME]): record for record in spec.load()}
     gone = [file for file in files if file not in records]
     if gone:
-        raise UserError(f"'{gone[0]}' is no image of {spec.name} any more")
+        raise UserError(f"'{gone[0]}' is not an image of {spec.name} any more")
     model = load_network(cfg, str(folder), cfg.EVAL.WEIGHTS)
     return [_draw(cfg, spec, met, model, records[file]) for file in files]
 
@@ -130,7 +130,7 @@ def _draw(cfg: Any, spec: Any, met: Any, model: Any, record: dict[str, Any]) -> 
 
 
 def error_map(classes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Colours where a prediction is right (grey), wrong (red) and where there is no truth (black).
+    """Colours pixels: right predictions grey, wrong ones red, and pixels without truth black.
 
     Args:
         classes: (H, W) predicted class ids.

@@ -1,4 +1,4 @@
-"""Tables of scores: means per test set, classes of several runs beside each other."""
+"""Tables of scores: means per test set, and the classes of several runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reporting.page import table
 
 _MEANS = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "mIoU", "recall", "precision", "AP", "AP50")
 _CLASS_SCORES = ("IoU", "recall", "precision", "PQ")
-# Differences of less are neither better nor worse.
+# Smaller differences are marked neither as better nor as worse.
 _LEVEL = 0.5
 
 
@@ -30,7 +30,7 @@ def means(names: Sequence[str], results: Sequence[Mapping[str, Any]], protocol: 
 
 
 def classes(runs: Sequence[Run], protocol: str) -> str:
-    """Makes the table of classes: the first run's scores, and how the others differ from it."""
+    """Makes the table of classes: the first run's scores, and the differences of the others."""
     first, others = runs[0].scores[protocol], runs[1:]
     known = {key for run in runs for row in run.scores[protocol].values() for key in row}
     columns = [score for score in _CLASS_SCORES if score in known]
