@@ -10,10 +10,11 @@ normalisation is part of the file. All networks have the output semantic_logits 
 Panoptic-DeepLab also has center and offset at H x W, and mask classifiers have query_logits and
 mask_logits. Networks with RoI heads have no further output, because the number of boxes that they
 keep depends on the image. The merging into a panoptic map is not exported; it is in
-gbw_d2/modeling/postprocessing.py and gbw_d2/modeling/mask2former/segments.py. The file contains the
-network's classes as JSON: `label_space` in the metadata of an ONNX file, `label_space.json` among
-the extra files of a .pt2 file. The file is only kept if its outputs equal the network's. Exit code
-1: they differ. 2: error.
+gbw_d2/modeling/postprocessing.py and gbw_d2/modeling/mask2former/segments.py. The file contains, as
+JSON, what its users need: `label_space` (the classes), `input_format` (RGB or BGR) and the
+thresholds of the merging, `panoptic_settings` or `segment_settings`: in the metadata of an ONNX
+file, with `.json` after the name among the extra files of a .pt2 file. The file is only kept if its
+outputs equal the network's. Exit code 1: they differ. 2: error.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -71,24 +73,35 @@ def need_packages(packages: Sequence[str]) -> None:
         )
 
 
-def classes_as_json(network: Any) -> str:
-    """Returns the label space of the network as JSON in ASCII."""
-    return json.dumps(network.model.label_space.as_dict())
+# Attributes of networks: dataclasses with the thresholds of the merging, which is not exported.
+MERGING = ("panoptic_settings", "segment_settings")
 
 
-def export_pt2(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
+def metadata(model: Any, input_format: str) -> dict[str, str]:
+    """Returns what the users of a file need beside its outputs: name -> JSON in ASCII."""
+    found = {"label_space": model.label_space.as_dict(), "input_format": input_format}
+    found |= {name: asdict(getattr(model, name)) for name in MERGING if hasattr(model, name)}
+    return {name: json.dumps(entry) for name, entry in found.items()}
+
+
+def export_pt2(
+    network: Any, example: Any, shapes: Any, about: Mapping[str, str], path: Path
+) -> Runner:
     """Writes a .pt2 file and returns a function that runs it."""
     import torch
 
     program = torch.export.export(network, (example,), dynamic_shapes=shapes)
     # Written at once, because torch's own writer reports a full disk as a RuntimeError.
     content = BytesIO()
-    torch.export.save(program, content, extra_files={"label_space.json": classes_as_json(network)})
+    files = {f"{name}.json": entry for name, entry in about.items()}
+    torch.export.save(program, content, extra_files=files)
     path.write_bytes(content.getbuffer())
     return torch.export.load(path).module()
 
 
-def export_onnx(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
+def export_onnx(
+    network: Any, example: Any, shapes: Any, about: Mapping[str, str], path: Path
+) -> Runner:
     """Writes an .onnx file and returns a function that runs it in ONNX Runtime on the CPU."""
     import onnx
     import onnxruntime
@@ -106,7 +119,7 @@ def export_onnx(network: Any, example: Any, shapes: Any, path: Path) -> Runner:
         verbose=False,
     )
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {"label_space": classes_as_json(network)})
+    onnx.helper.set_model_props(model, dict(about))
     onnx.save(model, path)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
 
@@ -182,7 +195,8 @@ def export(args: argparse.Namespace) -> None:
     free = torch.export.Dim.DYNAMIC
     shapes = ({0: free, 2: free, 3: free},) if args.dynamic else None
     with replacing(args.output, f".part{args.output.suffix}") as temporary, torch.no_grad():
-        run = write(network, inputs[0], shapes, temporary)
+        about = metadata(network.model, cfg.INPUT.FORMAT)
+        run = write(network, inputs[0], shapes, about, temporary)
         found = differences(network, run, inputs)
         for name, (apart, most) in found.items():
             print(f"{name}: largest difference {apart:.3g}, largest value {most:.3g}")

@@ -25,6 +25,7 @@ from gbw_d2.data.mappers import (
     TargetMapper,
     TestMapper,
 )
+from gbw_d2.data.padding import warn_of_padding
 from gbw_d2.data.sampling import (
     EpochPermutation,
     RareClassMining,
@@ -116,6 +117,7 @@ def build_batches(data: RunData, start: int, stage_data: StageData | None = None
             without labels if the strategy needs them.
     """
     cfg = data.cfg
+    warn_of_padding(_augmentation(cfg, "SOURCE"), data.source.records, "DATASETS.TRAIN")
     if stage_data is None:
         stage_data = StageData(STRATEGIES.get(cfg.UDA.NAME).needs_target)
     shared = {
@@ -132,6 +134,7 @@ def build_batches(data: RunData, start: int, stage_data: StageData | None = None
     if not stage_data.with_target:
         return PairedLoader(source)
     records = data.target.records
+    warn_of_padding(_augmentation(cfg, "TARGET"), records, "DATASETS.TARGET")
     if stage_data.pseudo_labels is not None:
         return PairedLoader(source, _labelled_target(data, stage_data, shared))
     target = build_train_loader(

@@ -16,6 +16,7 @@ from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.config import ConfigError
 from gbw_d2.engine.batches import build_batches, build_context
 from gbw_d2.engine.build import build_model, build_precision, build_training_losses
+from gbw_d2.engine.check_report import log_data
 from gbw_d2.engine.checkpoint import Checkpointer, scored_weights
 from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import best_metric, evaluate, try_evaluation, write_results
@@ -124,6 +125,7 @@ def check(cfg: CfgNode, resume: bool) -> dict[str, float]:
     label_free = _label_free(data, run.strategy, network)
     next(build_batches(data, done))
     _try(data, network, label_free)
+    log_data(data)
     names = ", ".join(stage.name for stage in stages)
     logger.info("Checked; training would begin at iteration %d (stages: %s)", done, names)
     return {}

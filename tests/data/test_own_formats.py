@@ -230,7 +230,9 @@ def test_coco_with_classes_of_ones_own(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("categories"), "not a COCO panoptic file"),
+        (lambda c: c.pop("categories"), "not a COCO panoptic file: an entry 'categories' is miss"),
+        (lambda c: c["annotations"][0].pop("segments_info"), "has no 'segments_info'.*polygons"),
+        (lambda c: c["annotations"][0]["segments_info"][0].update(id=0), "id 0, black.*is void"),
         (lambda c: c["annotations"].clear(), "none of 3 images .*panoptic.json: photo_0.png"),
         (lambda c: c["annotations"][0]["segments_info"].pop(), "does not list; write both anew"),
         (lambda c: c["annotations"].append({**c["annotations"][0]}), "two annotations"),

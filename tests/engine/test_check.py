@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gbw_d2.catalog import get_dataset
 from gbw_d2.engine.checkpoint import CheckpointError
 from gbw_d2.engine.distributed import default_argument_parser
 from gbw_d2.engine.run_data import RunData
@@ -29,6 +30,17 @@ def test_all_is_well(
     with caplog.at_level(logging.INFO, "gbw_d2"):
         assert check(small(tiny_config, tmp_path), False) == {}
     assert "training would begin at iteration 0" in caplog.text
+    assert "16 classes: road, sidewalk" in caplog.text
+    assert "things: person, rider, car, bus, motorcycle, bicycle" in caplog.text
+    for key, name in (
+        ("TRAIN", "toy_synthia_panoptic_train"),
+        ("TARGET", "toy_cityscapes_unlabelled_train"),
+        ("TEST", "toy_cityscapes_panoptic_val"),
+    ):
+        records = get_dataset(name).load()
+        size = f"{records[0]['height']} x {records[0]['width']}"
+        said = f"DATASETS.{key} '{name}': {len(records)} images of {size} pixels"
+        assert said in caplog.messages
     assert not list(tmp_path.glob("*.pth"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from gbw_d2.engine.build import build_model
+from gbw_d2.modeling.postprocessing import PanopticSettings, panoptic_from_centers
 
 SMALL = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "32")
 
@@ -61,10 +63,22 @@ def test_torch_export(
     image = torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8)
     with torch.no_grad():
         expected = network.export_outputs(image[None].float())
-    found = torch.export.load(tmp_path / "sub/net.pt2").module()(image[None].float())
+    held = {f"{name}.json": "" for name in ("label_space", "input_format", "panoptic_settings")}
+    program = torch.export.load(tmp_path / "sub/net.pt2", extra_files=held)
+    found = program.module()(image[None].float())
     assert list(expected) == ["semantic_logits", "center", "offset"]
     for ours, theirs in zip(expected.values(), found, strict=True):
         torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
+    # What the file says of classes and thresholds makes the network's own panoptic map of them.
+    space, input_format, settings = (json.loads(entry) for entry in held.values())
+    assert input_format == "RGB"
+    things = [number for number, each in enumerate(space["classes"]) if each["thing"]]
+    segments, _ = panoptic_from_centers(
+        *(each[0] for each in found), thing_ids=things, settings=PanopticSettings(**settings)
+    )
+    with torch.no_grad():
+        (own,) = network([{"image": image}])
+    assert torch.equal(segments, own["panoptic_seg"][0]) and segments.any()
 
 
 def test_a_full_disk_is_one_line(
@@ -165,8 +179,10 @@ def test_onnx(
 def test_a_difference_is_found_and_nothing_written(
     tool: ModuleType, export: Callable[..., int], tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
-    def wrong(network: Any, example: Any, shapes: Any, path: Path) -> Callable[[Any], Any]:
-        path.write_bytes(b"not the network")
+    def wrong(
+        network: Any, example: Any, shapes: Any, about: Any, path: Path
+    ) -> Callable[[Any], Any]:
+        given[-1].write_bytes(b"not the network")
         return lambda images: [output + 0.5 for output in network(images)]
 
     monkeypatch.setitem(tool.FORMATS, ".pt2", ((), wrong))
@@ -180,8 +196,10 @@ def test_a_difference_is_found_and_nothing_written(
 def test_a_nan_is_a_difference(
     tool: ModuleType, export: Callable[..., int], monkeypatch: Any, value: float
 ) -> None:
-    def wrong(network: Any, example: Any, shapes: Any, path: Path) -> Callable[[Any], Any]:
-        path.touch()
+    def wrong(
+        network: Any, example: Any, shapes: Any, about: Any, path: Path
+    ) -> Callable[[Any], Any]:
+        given[-1].touch()
         return lambda images: [output + value for output in network(images)]
 
     monkeypatch.setitem(tool.FORMATS, ".pt2", ((), wrong))

@@ -36,7 +36,10 @@ def check_segment(segment: dict[str, Any]) -> None:
     if not all(is_whole(segment[key]) for key in ("id", "category_id")):
         raise TypeError(f"segment {segment} has no whole numbers")
     if not 0 < segment["id"] < 1 << 24:
-        raise ValueError(f"segment {segment}, expected an id 1 .. 2 ** 24 - 1")
+        raise ValueError(
+            f"segment {segment}, expected an id 1 .. 2 ** 24 - 1; id 0, black in the PNG file, is "
+            "void, which is no segment"
+        )
     if segment["iscrowd"] not in (0, 1) or not 0 <= segment["category_id"] < 1 << 31:
         raise ValueError(f"segment {segment}, expected iscrowd 0 or 1 and a category from 0")
 

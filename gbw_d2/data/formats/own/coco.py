@@ -55,8 +55,21 @@ def read_annotations(path: Path) -> Annotations:
     except OSError as error:
         raise DatasetError(f"cannot read '{path}': {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"'{path}' is not a COCO panoptic file ({error!r})") from error
+        raise DatasetError(f"'{path}' is not a COCO panoptic file: {_found(error)}") from error
     return Annotations(path, categories, by_image)
+
+
+def _found(error: Exception) -> str:
+    """Says in words what was found instead of a COCO panoptic file."""
+    if not isinstance(error, KeyError):
+        return str(error)
+    missing = error.args[0]
+    if missing == SEGMENTS:
+        return (
+            f"an annotation has no '{SEGMENTS}'; if the file has boxes or polygons, draw their "
+            "labels as docs/your_own_data.md shows under 'Polygons'"
+        )
+    return f"an entry '{missing}' is missing"
 
 
 def _given(category: Mapping[str, Any]) -> GivenClass:
