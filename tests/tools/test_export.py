@@ -179,9 +179,7 @@ def test_onnx(
 def test_a_difference_is_found_and_nothing_written(
     tool: ModuleType, export: Callable[..., int], tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
-    def wrong(
-        network: Any, example: Any, shapes: Any, about: Any, path: Path
-    ) -> Callable[[Any], Any]:
+    def wrong(network: Any, *given: Any) -> Callable[[Any], Any]:
         given[-1].write_bytes(b"not the network")
         return lambda images: [output + 0.5 for output in network(images)]
 
@@ -196,9 +194,7 @@ def test_a_difference_is_found_and_nothing_written(
 def test_a_nan_is_a_difference(
     tool: ModuleType, export: Callable[..., int], monkeypatch: Any, value: float
 ) -> None:
-    def wrong(
-        network: Any, example: Any, shapes: Any, about: Any, path: Path
-    ) -> Callable[[Any], Any]:
+    def wrong(network: Any, *given: Any) -> Callable[[Any], Any]:
         given[-1].touch()
         return lambda images: [output + value for output in network(images)]
 
