@@ -19,7 +19,7 @@ ROWS, COLUMNS = 32, 64
 
 
 class Images:
-    """Random target images; ``limit`` of them can be read before the process "dies"."""
+    """Random target images; reading more than ``limit`` of them raises Ctrl-C's error."""
 
     def __init__(self, limit: int = 10**6, rank: int = 0, world_size: int = 1) -> None:
         self.limit = limit
@@ -31,7 +31,7 @@ class Images:
 
     def sample(self, i: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(i)
-        # Blocks, so that the network's answer differs from place to place.
+        # Blocks of colour, so that the network's predictions differ between them.
         coarse = torch.rand(3, ROWS // 4, COLUMNS // 4, generator=generator) * 255
         image = coarse.repeat_interleave(4, 1).repeat_interleave(4, 2).to(torch.uint8)
         size = {keys.HEIGHT: ROWS, keys.WIDTH: COLUMNS}
@@ -50,7 +50,7 @@ class Images:
 def strategy_of(cfg: Any, losses: Any = None) -> Any:
     torch.manual_seed(0)
     model = build_model(cfg, losses).train()
-    # A network from scratch is sure of nothing; this one is, and never of class 3.
+    # A network with random weights is never confident; this one is, but never predicts class 3.
     with torch.no_grad():
         model.sem_seg_head.predictor.weight *= 300
         model.sem_seg_head.predictor.bias[3] = -100
@@ -83,7 +83,7 @@ def logits_of(strategy: Any) -> torch.Tensor:
 
 
 def move(strategy: Any) -> None:
-    """Stands for some training."""
+    """Changes the network, as training would."""
     with torch.no_grad():
         for parameter in strategy.model.parameters():
             parameter += 0.01

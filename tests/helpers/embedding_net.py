@@ -89,7 +89,7 @@ class EmbeddingLoss(WeightedLoss):
 
 @dataclass(frozen=True)
 class EmbeddingTargets:
-    """Centre and extent of each thing, in shares of the crop, at each of its pixels."""
+    """Computes centre and extent of each thing, relative to the crop, at each of its pixels."""
 
     thing_ids: tuple[int, ...]
 
@@ -117,7 +117,7 @@ class EmbeddingTargets:
 
 @META_ARCH_REGISTRY.register()
 class EmbeddingNet(nn.Module):
-    """Two convolutions, a semantic classifier and an embedding; no part of it is Detectron2's."""
+    """Two convolutions, a semantic classifier and an embedding, without parts of Detectron2."""
 
     waits_per_step = 0
 
@@ -267,7 +267,7 @@ class EmbeddingNet(nn.Module):
         return result
 
     def _clustered(self, logits: Tensor, embedding: Tensor) -> tuple[Tensor, list[dict]]:
-        """Stuff by class; pixels of things to the nearest mean embedding of an occupied cell."""
+        """Makes segments: stuff by class, things by the nearest mean embedding of a cell."""
         probability, classes = logits.softmax(0).max(0)
         segments, info = torch.zeros(classes.shape, dtype=torch.int32), []
 

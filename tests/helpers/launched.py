@@ -1,4 +1,4 @@
-"""What the processes of tests/engine/test_launcher.py do; they import this file by its name."""
+"""The work of the processes of tests/engine/test_launcher.py, which import this file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gbw_d2.errors import UserError
 
 
 def work(folder: Path, case: str, place: Place) -> None:
-    """Does what a case says; waits for ever where only the other process does something."""
-    # Renamed when it is whole: the test reads it as soon as it is there.
+    """Behaves as a case says; waits forever if only the other process fails in that case."""
+    # Renamed when complete, because the test reads the file as soon as it exists.
     unfinished = folder / f"{place.rank}.unfinished"
     unfinished.write_text(str(os.getpid()))
     unfinished.rename(folder / f"{place.rank}.pid")
@@ -38,7 +38,7 @@ def work(folder: Path, case: str, place: Place) -> None:
     if place.rank == 1 and case == "bug":
         raise KeyError("a bug")
     if case == "killed":
-        # As gloo does for those that lost contact.
+        # The error that gloo raises when the other process is gone.
         raise RuntimeError("gloo/transport: connection closed by peer")
     while True:
         time.sleep(0.01)

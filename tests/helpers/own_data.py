@@ -1,4 +1,4 @@
-"""Writes small data sets of one's own for tests: any number of classes, in several formats."""
+"""Writes small datasets with classes of their own for tests, in several formats."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def things_of(count: int) -> list[str]:
 def draw(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws an image, class ids (255 = void) and instance numbers (0 = none)."""
     rng = np.random.default_rng(seed)
-    # Every class shows up: image i begins where the one before ended.
+    # Image i begins with the class after the last one of the previous image, so all classes occur.
     order = (np.arange(48) + 48 * seed) % count
     classes = order.reshape(6, 8).repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8)
     instances = np.arange(1, 49).reshape(6, 8).repeat(8, axis=0).repeat(8, axis=1)

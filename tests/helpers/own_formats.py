@@ -1,4 +1,4 @@
-"""Describes own data in a data.yaml, and compares what is read with what was drawn."""
+"""Writes descriptions of own data, and compares labels that are read with those written."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def same_segments(spec: DatasetSpec, record: dict, count: int, seed: int, crowd: int = 0) -> None:
-    """Compares the panoptic label with what was drawn; instance ``crowd`` has no identity."""
+    """Compares the panoptic label with the written one; the instance ``crowd`` is a crowd."""
     assert spec.read_panoptic is not None
     _, classes, instances = draw(count, seed)
     segments, info = spec.read_panoptic(record)

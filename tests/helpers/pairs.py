@@ -1,8 +1,8 @@
-"""Which encoder bases a model base refuses."""
+"""The pairs of encoder and model bases that are refused."""
 
 from __future__ import annotations
 
-# Dilated for DeepLab: their last maps share a stride, so that no feature pyramid stands on them.
+# Dilated for DeepLab: their last maps have equal strides, so no feature pyramid can use them.
 _DILATED = ("resnet50", "resnet50_scratch", "resnet101_caffe")
 # The tiny pyramid begins at stride 2, where Detectron2's ResNets have no map.
 _REFUSED = {
@@ -12,5 +12,5 @@ _REFUSED = {
 
 
 def is_refused(encoder: str, model: str) -> bool:
-    """True where the two do not fit, which one line of an error says."""
+    """Returns whether the two do not fit, so that an error of one line is expected."""
     return encoder in _REFUSED.get(model, ())

@@ -12,7 +12,7 @@ from gbw_d2.modeling.targets.slots import SlotTargets, stuff_slots
 def random_segments(
     images: int, size: tuple[int, int], things: int, num_classes: int
 ) -> SlotTargets:
-    """Bands of stuff with rectangles of things on them, of random classes."""
+    """Draws bands of stuff with rectangles of things on them, of random classes."""
     slots = torch.zeros(images, *size, dtype=torch.long)
     classes = torch.randint(num_classes, (images, things))
     for image in range(images):

@@ -1,4 +1,4 @@
-"""Scores of an evaluation as the tests of tables and files take them."""
+"""Scores of an evaluation, for the tests of tables and files."""
 
 import numpy as np
 

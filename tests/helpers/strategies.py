@@ -1,6 +1,6 @@
-"""Which strategies every network can be trained by."""
+"""The strategies by which every network can be trained."""
 
 from gbw_d2.uda import STRATEGIES
 
-# Others ask for something that not all networks can do; they have tests of their own.
+# Other strategies need capabilities that only some networks have; they have their own tests.
 FOR_ALL = [name for name in STRATEGIES.names() if not STRATEGIES.get(name).asks_for]

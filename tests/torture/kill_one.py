@@ -2,12 +2,13 @@
 
     uv run tests/torture/kill_one.py --kills 10
 
-An undisturbed run with two processes, then one of which either process, drawn with a fixed seed, is
-killed (`kill -9`) when the log has a number of entries that is drawn evenly from 1 to the
-undisturbed run's. The command must then end within a minute with exit code 137 and one line that
-names the dead process, and leave no process behind; it is resumed each time. A run that came to its
-end is compared, all that its last checkpoint holds, and started anew until there were `--kills`.
-Exit code 1 where anything is otherwise. What it came to: docs/reliability.md.
+There is an undisturbed run with two processes, and one in which one of the processes, drawn with a
+fixed seed, is killed (`kill -9`). The kill comes when the log has a certain number of entries,
+which is drawn uniformly from 1 to their number in the undisturbed run. The command must then end within a minute,
+with exit code 137 and one line that names the killed process, and leave no process behind. It is
+resumed each time. When a run is completed, everything in its last checkpoint is compared with the
+undisturbed run's, and a new run is started, until there were `--kills` kills. Exit code 1: anything
+of this failed. Results: docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kills import FAMILIES, ROOT, command, differences, load, phase
+from kills import FAMILIES, command, differences, load, phase, started
 
 SECONDS = 60
 ENTRY = re.compile(r"\[\d\d/\d\d \d\d:\d\d:\d\d ")
@@ -35,16 +35,16 @@ ENTRY = re.compile(r"\[\d\d/\d\d \d\d:\d\d:\d\d ")
 
 @dataclass
 class Seen:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
-        entries: of its log.
+        entries: number of entries in its log.
         output: its last lines.
-        killed: rank that was killed, None where the run came to its end.
+        killed: rank that was killed, None if the run was completed.
         pid: of that process.
         seconds: from the kill to the command's end.
         code: its exit code.
-        left: processes of it that were still there.
+        left: its processes that still existed after the command's end.
     """
 
     entries: int
@@ -57,13 +57,13 @@ class Seen:
 
     @property
     def faults(self) -> list[str]:
-        """What is otherwise than it should be after a kill."""
+        """The requirements after a kill that were not met."""
         assert self.killed is not None
         line = (
             f"error: process {self.killed + 1} of 2 (process id {self.pid}) was killed by SIGKILL"
         )
-        told = [text for text in self.output if text.startswith(line)]
-        found = [] if len(told) == 1 else [f"told {len(told)} times"]
+        reports = [text for text in self.output if text.startswith(line)]
+        found = [] if len(reports) == 1 else [f"reported {len(reports)} times"]
         found += [f"exit code {self.code}"] if self.code != 128 + signal.SIGKILL else []
         found += [f"{self.seconds:.0f} s"] if self.seconds > SECONDS else []
         found += ["a traceback"] if any("Traceback" in text for text in self.output) else []
@@ -75,22 +75,13 @@ def run(words: Sequence[str], entry: int | None, rank: int, delay: float) -> See
 
     Args:
         words: the command.
-        entry: the log's entry at which it is killed; None for never.
-        rank: which process.
+        entry: number of the log's entry at which it is killed; None for never.
+        rank: of the process to kill.
         delay: seconds between that entry and the kill.
     """
-    process = subprocess.Popen(
-        words,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    assert process.stdout is not None
+    process, output = started(words)
     seen, children, killed_at = Seen(0, []), list[int](), 0.0
-    for line in process.stdout:
+    for line in output:
         seen.output = [*seen.output[-40:], line]
         seen.entries += bool(ENTRY.search(line))
         if entry is not None and seen.killed is None and seen.entries >= entry:
@@ -101,7 +92,7 @@ def run(words: Sequence[str], entry: int | None, rank: int, delay: float) -> See
                 os.kill(seen.pid, signal.SIGKILL)
                 killed_at = time.monotonic()
             entry = None
-    # Loaders that lost their process hold its output open for some seconds, which count too.
+    # Loaders keep the output of a killed process open for some seconds, which count, too.
     seen.code = process.wait()
     if seen.killed is not None:
         seen.seconds = time.monotonic() - killed_at
@@ -112,7 +103,7 @@ def run(words: Sequence[str], entry: int | None, rank: int, delay: float) -> See
 
 
 def processes_of(launcher: int) -> list[int]:
-    """Returns the processes that train, by rank: the spawned children in the order of their ids."""
+    """Returns the ids of the training processes by rank: spawned children, sorted by id."""
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     spawned = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
     return sorted(map(int, spawned))

@@ -3,13 +3,14 @@
     uv run tests/torture/kills.py                                   # 20 kills for every pair
     uv run tests/torture/kills.py --kills 5 --families panoptic_deeplab --strategies cbst
 
-For every network family and strategy: one undisturbed run, then one that is killed (`kill -9`, its
-whole process group) and resumed each time. A kill comes when the run has printed a number of lines
-that is drawn evenly between the end of the undisturbed run's start-up and its last line, however
-busy the machine is; start-up has most of the lines, and one kill in five is there. A run that came
-to its end is compared, all that its last checkpoint holds, and started anew until there were
-`--kills`. Before that the same for the making of the toy data, by the number of files there are.
-Prints a Markdown table; exit code 1 where anything differs. What it came to: docs/reliability.md.
+For every network family and strategy there is an undisturbed run, and one that is killed (`kill -9`
+of its whole process group) and resumed each time. A kill comes when the run has printed a certain
+number of lines, so that it does not depend on the load of the machine. This number is drawn
+uniformly between the end of the undisturbed run's start-up and its last line, or in one case of
+five within start-up, which has most of the lines. When a run is completed, everything in its last
+checkpoint is compared with the undisturbed run's, and a new run is started, until there were
+`--kills` kills. Before that, the making of the toy data is killed in the same way, after a number
+of files. Prints a Markdown table. Exit code 1: something differs. Results: docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests/helpers"))
@@ -44,9 +45,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "panoptic_fpn": ("--with", "models/panoptic_fpn_tiny"),
     "mask2former": ("--with", "models/mask2former_tiny"),
 }
-# Strategies that ask more of a network than every network has, each with a family that has it.
+# Strategies that only some networks can be trained by, with the family that is used for them.
 MORE = {"mask2former": ("mask_teacher",), "panoptic_fpn": ("cvrn",)}
-# What the log's last line says about the moment of a kill, most specific first.
+# Phase of a run -> pattern of the log's last line before a kill, most specific first.
 PHASES = {
     "labelling": r"[Pp]seudo-label|round",
     "evaluation": r"[Ee]valuat|mIoU|PQ",
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments; default: 0")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--strategies", nargs="+", help="default: all that a family can use")
-    parser.add_argument("--no-data", action="store_true", help="leave the making of data out")
+    parser.add_argument("--no-data", action="store_true", help="do not kill the making of data")
     args = parser.parse_args(arguments)
     wrong, rows = 0, []
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +92,7 @@ def _row(row: tuple[Any, ...]) -> str:
 
 
 def command(family: str, strategy: str, out: Path, *more: str, processes: int = 1) -> list[str]:
-    """Returns the command line of a run of six short steps with an evaluation in their midst."""
+    """Returns the command line of a run of six short steps, with an evaluation after the third."""
     with_, keys = (), FAMILIES[family]
     if keys[:1] == ("--with",):
         with_, keys = keys, ()
@@ -110,7 +111,7 @@ def command(family: str, strategy: str, out: Path, *more: str, processes: int = 
 def _pair(
     out: Path, family: str, strategy: str, args: argparse.Namespace
 ) -> tuple[int, int, str, int]:
-    """Runs a pair; returns kills, runs that came to their end, when kills were, and differences."""
+    """Runs a pair; returns kills, completed runs, the phases of the kills, and differences."""
     whole, killed = out / "whole", out / "killed"
     lines, ended = _watch(command(family, strategy, whole), None)
     if not ended:
@@ -142,7 +143,7 @@ def _moment(lines: Sequence[str], moments: random.Random) -> int:
 
 
 def _data(folder: Path, kills: int, seed: int) -> tuple[int, int, str, int]:
-    """Makes toy data undisturbed and killed; returns what ``_pair`` does, of files."""
+    """Makes toy data undisturbed and with kills; returns the same as ``_pair``, for files."""
     words = [sys.executable, "datasets/prepare_toy.py", "--workers", "1"]
     whole, killed = folder / "whole", folder / "killed"
     subprocess.run(words, cwd=ROOT, env=_in(whole), check=True, stdout=subprocess.DEVNULL)
@@ -159,7 +160,7 @@ def _data(folder: Path, kills: int, seed: int) -> tuple[int, int, str, int]:
             done += 1
             _kill(process)
         elif killed.exists():
-            shutil.rmtree(killed)  # it came to its end: anew
+            shutil.rmtree(killed)  # it was completed: start again
     subprocess.run(words, cwd=ROOT, env=_in(killed), check=True, stdout=subprocess.DEVNULL)
     found = _hashes(killed)
     wrong = {name for name in made.keys() | found.keys() if made.get(name) != found.get(name)}
@@ -185,7 +186,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _watch(words: Sequence[str], kill_at: int | None, delay: float = 0.0) -> tuple[list[str], bool]:
-    """Runs a command and kills it after a number of lines; returns its lines, and whether it ended.
+    """Runs a command, killed after a number of lines; returns its lines, and whether it completed.
 
     Args:
         words: the command.
@@ -195,18 +196,9 @@ def _watch(words: Sequence[str], kill_at: int | None, delay: float = 0.0) -> tup
     Raises:
         SystemExit: it ended with an error.
     """
-    process = subprocess.Popen(
-        words,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    assert process.stdout is not None
+    process, output = started(words)
     lines: list[str] = []
-    for line in process.stdout:
+    for line in output:
         lines.append(line)
         if len(lines) == kill_at:
             time.sleep(delay)
@@ -218,14 +210,29 @@ def _watch(words: Sequence[str], kill_at: int | None, delay: float = 0.0) -> tup
     return lines, True
 
 
+def started(words: Sequence[str]) -> tuple[subprocess.Popen[str], IO[str]]:
+    """Starts a command in a process group of its own; returns it and its output and errors."""
+    process = subprocess.Popen(
+        words,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    return process, process.stdout
+
+
 def _kill(process: subprocess.Popen[Any]) -> None:
-    """Kills a process that leads its group, with all that it started."""
+    """Kills a process, which leads its group, and all processes that it started."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def phase(line: str) -> str:
-    """Names what the run did when it died, by the last line that it printed."""
+    """Returns the phase in which a run was killed, by the last line that it printed."""
     return next((name for name, words in PHASES.items() if re.search(words, line)), "start-up")
 
 
