@@ -37,7 +37,7 @@ class Evaluations:
     Args:
         problem: source and target.
         metric: (T,) of the first test set.
-        scores: criterion -> (T,), turned such that greater is better.
+        scores: criterion -> (T,), with its sign such that greater is better.
     """
 
     problem: str
@@ -46,7 +46,7 @@ class Evaluations:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Returns the correlation of ranks, -1..1; None where either is constant, or of one value.
+    """Returns the correlation of ranks, -1..1; None if either is constant or has one value.
 
     Args:
         first: (T,) values; equal ones share their mean rank.
@@ -66,7 +66,7 @@ def read_evaluations(folder: Path, metric: str | None) -> Evaluations:
         metric: of the first test set; None for mIoU under the run's leading protocol.
 
     Raises:
-        UserError: not finished, another metric, or no criteria without labels.
+        UserError: the run is not finished, or has no such metric or no label-free criteria.
     """
     config = read_results(folder)["run"]["config"]
     name = metric or f"mIoU_{config['EVAL']['PROTOCOLS'][0]}"
@@ -94,8 +94,9 @@ def read_evaluations(folder: Path, metric: str | None) -> Evaluations:
 def table_of(runs: Sequence[Evaluations]) -> str:
     """Writes a row per criterion, over the runs that have it.
 
-    Columns: correlation within each run, over all evaluations, and between the runs' last ones; and
-    what the metric of the checkpoint that the criterion chooses is below that of the run's best.
+    The columns are the correlation within each run, over all evaluations, and between the last
+    evaluations of the runs; and how far the metric of the checkpoint that the criterion chooses is
+    below that of the run's best checkpoint.
     """
     rows = []
     for name in dict.fromkeys(name for run in runs for name in run.scores):

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Prints the class weights of runs, averaged over time, as a static copy of an adaptive weighting.
+"""Prints class weights of runs, averaged over time: a static copy of an adaptive weighting.
 
     uv run -m gbw_studies.mean_class_weights output/toy/semantic_gbw
     uv run -m gbw_studies.mean_class_weights output/toy/gbw_seed_* --terms source mixed
 
 The printed line can be used in a study; `fixed` takes the numbers in the order of the class ids.
-All runs and all loss terms have equal weight; a batch counts for the classes that it contains. For
-the loss term source alone, the default, the copy acts on the source alone.
+All runs and all loss terms have equal weight; a batch counts for the classes that it contains. If
+only the loss term source is used, the default, the copy acts on that term alone.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def mean_weights(folders: Sequence[Path], terms: Sequence[str]) -> list[float]:
         terms: loss terms.
 
     Returns:
-        K weights with the mean 1; a class that no batch shows has 1 before that.
+        K weights with mean 1; a class that no batch contains has weight 1 before the scaling.
 
     Raises:
-        UserError: a run that cannot be read, or runs with other classes.
+        UserError: a run that cannot be read, or runs whose classes differ.
     """
     logs = [read_class_log(folder, term) for folder in folders for term in terms]
     if len({log.names for log in logs}) > 1:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="of a run")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="folders of runs")
     parser.add_argument("--terms", nargs="+", default=["source"], help="default: source")
     args = parser.parse_args(arguments)
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Plots each class's share of the labels of a loss term over time, to see pseudo-labels drift.
+"""Plots each class's share of the labels of a loss term over time, to detect drift.
 
     uv run -m gbw_studies.plot_label_shares output/toy/semantic_gbw
     uv run -m gbw_studies.plot_label_shares output/none output/gbw --names none GBW
 
 Reads class_weights.csv. The grey line is the class's share among the source's labels of the first
 run. If a class's share in mixed images or pseudo-labels departs from that line permanently, the
-teacher predicts the class where it is not, or no longer predicts it. Writes plots/label_shares.png
-into the first folder.
+teacher predicts the class where it does not occur, or no longer predicts it. Writes
+plots/label_shares.png into the first folder.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from gbw_studies.results.class_log import ClassLog, read_class_log
 from gbw_studies.results.plots import write_png
 
 COLUMNS = 4
-WINDOWS = 12  # a point is the mean over such a part of the run
-LEAST = 0.01  # per cent; less is drawn there
+WINDOWS = 12  # parts of the run; a point is the mean over one of them
+LEAST = 0.01  # per cent; smaller shares are drawn here
 
 
 def shares_over_time(log: ClassLog, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Computes a class's share of the labelled pixels in parts of a run.
 
     Args:
-        log: of a run.
+        log: the log of a run.
         name: of the class.
 
     Returns:
-        (P,) iterations, the parts' middles, and (P,) shares in per cent; parts without a pixel are
-        left out.
+        (P,) iterations at the middle of the parts, and (P,) shares in per cent; parts without
+        labelled pixels are left out.
     """
     own = log.pixels[:, log.names.index(name)] if name in log.names else np.zeros(len(log.pixels))
     edges = np.linspace(0, log.iterations.max(), WINDOWS + 1)
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="of a run")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="folders of runs")
     parser.add_argument("--term", default="mixed", help="loss term; default: mixed")
     parser.add_argument("--names", nargs="+", help="one per run; default: the folders' names")
     parser.add_argument("--classes", nargs="+", help="default: all, the rarest of the source first")
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(names) != len(args.runs):
         parser.error(f"--names has {len(names)} names for {len(args.runs)} runs")
     if len(names) > len(COLORS):
-        parser.error(f"at most {len(COLORS)} runs can be told apart, found {len(names)}")
+        parser.error(f"at most {len(COLORS)} runs can be distinguished, found {len(names)}")
     out = args.out or args.runs[0] / "plots" / "label_shares.png"
 
     def work() -> None:

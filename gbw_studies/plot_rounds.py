@@ -23,7 +23,7 @@ from gbw_d2.errors import UserError
 from gbw_d2.files.atomic import replacing
 from gbw_d2.plain_files import ContentError, read_json
 
-# Okabe and Ito's colours: told apart by colour-blind readers too. One per round.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, too. One per round.
 COLORS = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
 
 
@@ -50,7 +50,7 @@ def _number(path: Path) -> int:
 
 
 def draw(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
-    """Draws a panel per run: a group of bars per class, a bar per round, its portion as a line.
+    """Draws a panel per run: a group of bars per class, one bar per round, portions as lines.
 
     Args:
         runs: title and rounds of each.
@@ -73,7 +73,7 @@ def _draw_run(axes: Axes, rounds: Sequence[dict[str, Any]]) -> None:
         lefts = places - 0.4 + (i + 0.5) * width
         axes.bar(lefts, shares, width, color=color, label=label)
         axes.axhline(content["portion"], color=color, linewidth=0.8, linestyle=":")
-        # Balanced scores can label more pixels as a class than are predicted as it.
+        # With balanced scores more pixels can be labelled as a class than are predicted as it.
         for left, share in zip(lefts, shares, strict=True):
             if share > 1:
                 axes.text(left, 1, f"{share:.1f}", ha="center", va="bottom", fontsize=8)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Plots the gains of studies' proposed arms beside their first rivals, by recipe and test set.
+"""Plots the gains of studies' proposed arms and of their first rivals, by recipe and test set.
 
     uv run -m gbw_studies.plot_studies studies/margins.yaml studies/long.yaml --out gains.png
     uv run -m gbw_studies.plot_studies studies/long.yaml --without toy_synthia_semantic_val
@@ -38,8 +38,8 @@ class Setting:
 
     Args:
         name: recipe and test set.
-        gains: of each arm, the first rival last, measure name -> difference to the baseline; empty
-            where it has not run.
+        gains: for each arm, the first rival last, measure name -> difference to the baseline; empty
+            if the arm has not run.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Setting:
 
     @property
     def pairs(self) -> str:
-        """How many pairs of runs the difference of each arm rests on."""
+        """The number of pairs of runs behind the difference of each arm."""
         return " / ".join(str(pair_count(gains)) for gains in self.gains)
 
 
@@ -58,7 +58,7 @@ class Group:
     Args:
         study: the YAML file's name.
         title: the study's.
-        arms: the proposed ones, then the first rival.
+        arms: the proposed arms, then the first rival.
     """
 
     study: str
@@ -73,7 +73,7 @@ class Group:
 
     @property
     def offsets(self) -> list[float]:
-        """How far below the line of its row each arm is drawn, in rows."""
+        """The vertical offset of each arm within its row, in rows."""
         count = len(self.arms)
         return [(i - (count - 1) / 2) * SPREAD / count for i in range(count)]
 
@@ -91,7 +91,7 @@ def group(results: Results, without: Sequence[str] = ()) -> Group:
     """
     study = results.study
     if not study.proposed or not study.rivals:
-        raise UserError(f"{study.path} needs 'proposed' and 'rivals' to be drawn with others")
+        raise UserError(f"{study.path} needs 'proposed' and 'rivals' for this plot")
     if len(study.proposed) > len(PROPOSED_COLORS):
         raise UserError(
             f"{study.path} proposes {len(study.proposed)} arms, and the picture has "
@@ -112,10 +112,10 @@ def group(results: Results, without: Sequence[str] = ()) -> Group:
 
 
 def check_test_sets(studies: Sequence[Results], names: Sequence[str]) -> None:
-    """Checks that some run is scored on each of the test sets.
+    """Checks that each of the test sets has scores of some run.
 
     Raises:
-        UserError: on one of them none is.
+        UserError: a test set without scores.
     """
     known = sorted({name for results in studies for run in results.runs for name in run.scores})
     strange = [name for name in names if name not in known]
@@ -159,7 +159,7 @@ def _mean(differences: Mapping[str, Difference], measure: str) -> str:
 
 
 def draw(groups: Sequence[Group]) -> Figure:
-    """Draws a panel per study and measure: small dots for seeds, a bar at their mean."""
+    """Draws a panel per study and measure, with small dots for seeds and a bar at their mean."""
     measures, counts = _measures(groups), [len(one.settings) for one in groups]
     height = 1.2 + sum(0.3 * count + 0.75 for count in counts)
     figure = Figure(figsize=(12.5, height), layout="constrained")
@@ -192,7 +192,7 @@ def draw(groups: Sequence[Group]) -> Figure:
 
 
 def _headline(axes: Axes, text: str) -> None:
-    # A title would make its column as wide as it is.
+    # An annotation, because a title would make its column as wide as the text.
     title = axes.annotate(
         *(text, (0, 1)),
         xycoords="axes fraction",
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("studies", nargs="+", type=Path, help="YAML files")
     parser.add_argument("--out", type=Path, required=True, help="the PNG")
-    parser.add_argument("--without", nargs="+", default=(), help="test sets that are left out")
+    parser.add_argument("--without", nargs="+", default=(), help="test sets to leave out")
     args = parser.parse_args(arguments)
 
     def work() -> None:

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Plots class weights over the classes' shares of the pixels, to compare with frequency weights.
+"""Plots class weights over the classes' shares of the pixels, to compare with frequencies.
 
     uv run -m gbw_studies.plot_weights_by_share output/toy/semantic_gbw
     uv run -m gbw_studies.plot_weights_by_share output/toy/gbw_seed_* --term source --phases 4
     uv run -m gbw_studies.plot_weights_by_share output/plain output/gbw --of gradient_share
 
-Reads class_weights.csv and averages over the runs, or over those of one name. Both axes are
-logarithmic, so that weights which are a power of the share lie on a line; its slope and how well it
-fits are printed, and stand in the picture. --of measure draws what the weights are made of, and
---of gradient_share weight x share x measure: of class gradients (docs/equations.md 2b and 2d), the
-size of a class's part of a step. Writes plots/weights_by_share.png (measures_...,
-gradient_shares_...) into the first folder.
+Reads class_weights.csv and averages over all runs, or over the runs with the same name in --names.
+Both axes are logarithmic, so that weights which are a power of the share lie on a line; its slope
+and the quality of the fit are printed, and shown in the picture. --of measure draws the measure of
+which the weights are made. --of gradient_share draws weight x share x measure, which for class
+gradients (docs/equations.md 2b and 2d) is the size of the class's part of a step. Writes
+plots/weights_by_share.png (measures_..., gradient_shares_...) into the first folder.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from gbw_d2.visualization import COLORS
 from gbw_studies.results.class_log import read_class_log
 from gbw_studies.results.plots import write_png
 
-# Classes so far from the line are named in the picture, in logarithms; the height of a name as a
-# share of that of all panels' values.
+# Distance from the line above which a class is named in the picture, in logarithms; height of a
+# name relative to the range of values.
 NAMED, LINE = 0.15, 0.043
-NAME_WIDTH = 1.0  # names that are farther apart cannot touch; logarithms of the share
+NAME_WIDTH = 1.0  # names whose shares' logarithms differ by more than this cannot overlap
 COLUMNS = 2
 
-# What is drawn: class weight, measure and share of the pixels -> its values; what the axis says.
+# Name -> function of class weight, measure and share of the pixels, and label of the axis.
 QUANTITIES: dict[str, tuple[Callable[[np.ndarray, np.ndarray, float], np.ndarray], str]] = {
     "weight": (lambda weight, measure, share: weight, "class weight"),
     "measure": (lambda weight, measure, share: measure, "measure"),
@@ -56,10 +56,11 @@ class Phase:
     """A part of a run.
 
     Args:
-        start: its first iteration; so is end its last.
-        values: class name -> mean over the batches that show it.
-        exponent: b of the fit value = a share ** b; None where it cannot be fitted.
-        determination: R squared of that fit, of the logarithms.
+        start: its first iteration.
+        end: its last iteration.
+        values: class name -> mean over the batches that contain the class.
+        exponent: b of the fit value = a share ** b; None if it cannot be fitted.
+        determination: R squared of this fit of the logarithms.
     """
 
     start: int
@@ -74,7 +75,7 @@ class Group:
     """Runs that are averaged.
 
     Args:
-        name: for people; "" where there is one group.
+        name: shown in the picture; "" if there is one group.
         phases: parts of the runs.
         shares: class name -> share of the pixels, 0..1.
     """
@@ -87,7 +88,7 @@ class Group:
 def read_values(
     folders: Sequence[Path], term: str, of: str = "weight"
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Reads what is drawn of the semantic head.
+    """Reads the values of the semantic head that are drawn.
 
     Args:
         folders: OUTPUT_DIRs of runs with the same classes.
@@ -95,11 +96,11 @@ def read_values(
         of: a name in QUANTITIES.
 
     Returns:
-        Class name -> (N, 2) float64, iteration and value of each logged batch that shows the
-        class; class name -> share of the pixels of the logged batches, 0..1, falling.
+        Class name -> (N, 2) float64, iteration and value of each logged batch that contains the
+        class; class name -> share of the pixels of the logged batches, 0..1, in descending order.
 
     Raises:
-        UserError: a run that cannot be read, or runs without measures where these are asked for.
+        UserError: a run that cannot be read, or runs without measures if these are needed.
     """
     logs = [read_class_log(folder, term) for folder in folders]
     runs = ", ".join(map(str, folders))
@@ -123,7 +124,7 @@ def read_values(
         found[name] = np.concatenate(tables)
     if not any(len(table) for table in found.values()):
         what = of.replace("_", " ")
-        raise UserError(f"{runs}: no {what} was logged; schemes without a measure have none")
+        raise UserError(f"{runs}: no {what} was logged, because the scheme has no measure")
     return found, shares
 
 
@@ -151,7 +152,7 @@ def phases(
 def _power_law(
     shares: Sequence[float], values: Sequence[float]
 ) -> tuple[float, float] | tuple[None, None]:
-    # 0 has no logarithm; below three classes any line fits.
+    # 0 has no logarithm, and with fewer than three classes any line fits.
     there = [(s, v) for s, v in zip(shares, values, strict=True) if v > 0]
     if len(there) < 3:
         return None, None
@@ -258,14 +259,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="of a run")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="folders of runs")
     parser.add_argument("--term", default="source", help="loss term; default: source")
     parser.add_argument(
-        "--of", choices=QUANTITIES, default="weight", help="what is drawn; default: weight"
+        "--of", choices=QUANTITIES, default="weight", help="quantity; default: weight"
     )
     parser.add_argument("--phases", type=int, default=4, help="parts of equal length; default: 4")
     parser.add_argument("--out", type=Path, help="PNG; default: see above")
-    parser.add_argument("--names", nargs="+", help="one per run; those of one name are averaged")
+    parser.add_argument(
+        "--names", nargs="+", help="one per run; runs with the same name are averaged"
+    )
     args = parser.parse_args(arguments)
     if args.phases < 1:
         parser.error(f"--phases is {args.phases}; expected 1 or more")

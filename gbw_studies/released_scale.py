@@ -2,10 +2,11 @@
 
     uv run -m gbw_studies.released_scale
 
-Labels are drawn pixel by pixel with about the class shares of Cityscapes: g_k depends on class
-counts and softmax alone, not on where the pixels lie. The logits are noise of standard deviation 1
-plus a margin, which is on the label for a share of the pixels (correct predictions), and on a
-random class for the others. The last columns are the relative scale on the same logits.
+Labels are drawn pixel by pixel with approximately the class frequencies of Cityscapes, because g_k
+depends only on class counts and softmax, and not on the positions of the pixels. The logits are
+noise of standard deviation 1 plus a margin, which is on the label for a share of the pixels
+(correct predictions), and on a random class for the others. The last columns are the relative scale
+on the same logits.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def simulate(
         rarest: pixels of the rarest class; None for its share.
         margin: added to one logit of each pixel.
         right: share of the pixels whose own class has the margin.
-        seed: of every draw.
+        seed: of all random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     pixels, classes = size[0] * size[1] * size[2], len(SHARES)

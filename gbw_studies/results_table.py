@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tables of mean and standard deviation over seeds: of output folders, or of studies.
+"""Writes tables of mean and standard deviation over seeds, for output folders or studies.
 
     uv run -m gbw_studies.results_table output/toy/*                        # one row per recipe
     uv run -m gbw_studies.results_table output/toy/* --metrics PQ_16 mIoU_16
@@ -7,11 +7,11 @@
     uv run -m gbw_studies.results_table studies/scale.yaml                  # into studies/scale/
     uv run -m gbw_studies.results_table studies/*.yaml --arms gbw focal
 
-Output folders: prints a Markdown table. Runs whose configs differ in SEED and OUTPUT_DIR alone are
-one recipe, named by its first folder.
-Studies (gbw_studies/study.py): writes table.md, per_class.md, both as CSV, arms.png and
-classes.png; those without a finished run are named and left out. Git keeps the YAML and table.md
-alone, and the pictures that a page shows.
+For output folders it prints a Markdown table. Runs whose configs differ only in SEED and OUTPUT_DIR
+are one recipe, named by its first folder.
+For studies (gbw_studies/study.py) it writes table.md, per_class.md, both as CSV, arms.png and
+classes.png. Studies without a finished run are listed and left out. Git keeps only the YAML, the
+table.md, and the pictures that a page shows.
 The standard deviation is that of the sample (n - 1); a single run has none.
 """
 
@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write_studies(paths: Sequence[Path], arms: Sequence[str]) -> None:
-    from gbw_studies.results.pages import write_studies  # PyTorch and matplotlib: seconds
+    from gbw_studies.results.pages import (
+        write_studies,
+    )  # imports PyTorch: seconds
 
     for path in write_studies(paths, arms):
         print(path)
@@ -60,7 +62,7 @@ def _write_studies(paths: Sequence[Path], arms: Sequence[str]) -> None:
 
 def _print_table(args: argparse.Namespace) -> None:
     if args.arms or any(path.suffix == ".yaml" for path in args.runs):
-        raise UserError("give either output folders, or studies' YAML files with --arms")
+        raise UserError("name either output folders, or studies' YAML files with --arms")
     groups = group_by_recipe([read_run(folder) for folder in args.runs])
     if args.classes:
         print(classes_table(groups, args.classes, args.protocol))

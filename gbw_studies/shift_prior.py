@@ -53,7 +53,7 @@ STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 @dataclass(frozen=True)
 class Basis:
-    """What the scores of two runs must share to be compared: protocol and rare classes."""
+    """Protocol and rare classes, which two runs must share to be comparable."""
 
     protocol: str
     rare: tuple[str, ...]
@@ -61,14 +61,14 @@ class Basis:
 
 @dataclass(frozen=True)
 class Run:
-    """What is scored.
+    """A run that is scored.
 
     Args:
-        name: for people; runs of one name are averaged.
+        name: shown in tables; runs with the same name are averaged.
         folder: its OUTPUT_DIR.
-        data: what it reads; its resolved config is ``data.cfg``.
+        data: its datasets; its resolved config is ``data.cfg``.
         class_counts: (K,) labelled pixels of its source by class id.
-        basis: what the scores are of.
+        basis: protocol and rare classes of its scores.
     """
 
     name: str
@@ -79,11 +79,11 @@ class Run:
 
 
 def shifts_of(class_counts: Tensor, strengths: Sequence[float]) -> Tensor:
-    """Computes what is added to the logits.
+    """Computes the shifts that are added to the logits.
 
     Args:
         class_counts: (K,) labelled pixels of the source by class id.
-        strengths: S numbers; 0 for the network as it is.
+        strengths: S numbers; 0 leaves the network unchanged.
 
     Returns:
         (S, K) float32; the mean over the classes is 0, and a class that the source lacks has 0.
@@ -98,7 +98,7 @@ def shifts_of(class_counts: Tensor, strengths: Sequence[float]) -> Tensor:
 def score(
     network: nn.Module, batches: Iterable[Any], evaluators: Sequence[Any], shifts: Tensor
 ) -> None:
-    """Shows each image to each evaluator with its own shift of the logits, (S, K)."""
+    """Evaluates each image with each shift of the logits, (S, K), one per evaluator."""
     for batch in batches:
         with torch.no_grad():
             results = network(batch)
@@ -118,9 +118,9 @@ def shift_prior_(network: nn.Module, shift: Tensor) -> None:
     """
     predictor = network.sem_seg_head.predictor
     biases = [m.bias for m in predictor.modules() if isinstance(m, nn.Conv2d)]
-    # Of branches that are summed, one takes it all.
+    # If several branches are summed, one of them gets the whole shift.
     if not biases or biases[0] is None:
-        raise UserError(f"{type(predictor).__name__} has no bias to put the shift into")
+        raise UserError(f"{type(predictor).__name__} has no bias to which the shift could be added")
     with torch.no_grad():
         biases[0] += shift.to(biases[0].device)
 
@@ -161,7 +161,7 @@ def load_config_of(folder: Path, test: Sequence[str], opts: Sequence[str]) -> An
     """Returns the resolved config of a run that can be scored.
 
     Raises:
-        UserError: the folder lacks its config or its last checkpoint, or the config will not do.
+        UserError: the folder lacks its config or its last checkpoint, or the config cannot be used.
     """
     from gbw_d2.config import load_config
     from gbw_d2.inference.network import resolve_for
@@ -179,10 +179,10 @@ def load_config_of(folder: Path, test: Sequence[str], opts: Sequence[str]) -> An
 
 
 def load_runs(args: argparse.Namespace) -> list[Run]:
-    """Reads what is needed of all runs before the first is scored: the last may hold a mistake.
+    """Reads all runs before the first is scored, so that mistakes in any of them show at once.
 
     Raises:
-        UserError: a run cannot be scored, or not be compared with the first.
+        UserError: a run cannot be scored, or cannot be compared with the first.
     """
     from gbw_d2.engine.run_data import RunData
 
@@ -199,7 +199,7 @@ def load_runs(args: argparse.Namespace) -> list[Run]:
             raise UserError(
                 f"'{folder}' is scored by protocol {run.basis.protocol}, rare classes "
                 f"{', '.join(run.basis.rare)}; '{args.runs[0]}' by {first.protocol}, "
-                f"{', '.join(first.rare)}: they cannot be compared; give them one by one"
+                f"{', '.join(first.rare)}: they cannot be compared; score them one by one"
             )
     return runs
 
@@ -210,9 +210,9 @@ def score_run(
     """Scores one network at all strengths on all its test sets.
 
     Args:
-        run: whose network it is.
+        run: the run of the network.
         network: in evaluation mode.
-        weights: of the student or the teacher.
+        weights: student or teacher.
         strengths: of the shift.
     """
     from gbw_d2.engine.batches import build_test_batches
@@ -236,7 +236,7 @@ def score_run(
 
 
 def read_once(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Returns a reader that reads a record anew only if it is not the one before."""
+    """Returns a reader that does not read a record again if it was the previous one."""
     last: list[Any] = [None, None]
 
     @functools.wraps(read)
@@ -249,14 +249,14 @@ def read_once(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def score_runs(args: argparse.Namespace, out: Path) -> list[Point]:
-    """Scores all runs, and saves the first where that is asked for.
+    """Scores all runs, and saves the first one with --save.
 
     Args:
         args: of the command line.
-        out: where prior_shift.csv goes.
+        out: folder of prior_shift.csv.
 
     Raises:
-        UserError: a run cannot be scored, or not be compared with the first.
+        UserError: a run cannot be scored, or cannot be compared with the first.
     """
     from gbw_d2.inference.network import load_network
 
@@ -293,11 +293,13 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = made.add_argument
-    add("runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="of a run, with its checkpoint")
-    add("--names", nargs="+", help="one per run; those of one name are averaged")
+    add(
+        "runs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="folders of runs with a checkpoint"
+    )
+    add("--names", nargs="+", help="one per run; runs with the same name are averaged")
     add("--strengths", type=float, nargs="+", default=STRENGTHS, help="default: 0 to 0.5")
     add("--test", nargs="+", default=[], help="test sets; default: the run's")
-    add("--rare", type=int, default=6, help="that many rarest classes of the source; default: 6")
+    add("--rare", type=int, default=6, help="number of rare classes, by the source; default: 6")
     add("--weights-of", choices=("student", "teacher"), help="default: EVAL.WEIGHTS of the run")
     add(
         "--save", nargs=2, metavar=("STRENGTH", "FILE.pth"), help="write the first network, shifted"
@@ -315,14 +317,14 @@ def check(args: argparse.Namespace) -> None:
     """
     if args.names is None:
         names = [run.name for run in args.runs]
-        # Folders of one name are different networks.
+        # Folders with the same name are different networks.
         args.names = names if len(set(names)) == len(names) else [str(run) for run in args.runs]
     if len(args.names) != len(args.runs):
         raise UserError(f"--names has {len(args.names)} names for {len(args.runs)} runs")
     if len(set(args.names)) > len(COLORS):
         raise UserError(
-            f"at most {len(COLORS)} networks can be told apart, found {len(set(args.names))}; "
-            "group them: --names has one name per run, and those of one name are averaged"
+            f"at most {len(COLORS)} networks can be distinguished, found {len(set(args.names))}; "
+            "group them: --names has one name per run, and runs with the same name are averaged"
         )
     if args.rare < 1:
         raise UserError(f"--rare is {args.rare}; expected 1 or more")
@@ -337,7 +339,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Reads the command line, scores, draws."""
+    """Reads the command line, scores and draws."""
     args = parser().parse_args(arguments)
     out = args.out or args.runs[0] / "plots"
 

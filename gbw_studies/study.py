@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs a study, a grid of recipes x arms x seeds, which can be interrupted at any time.
 
-    uv run -m gbw_studies.study studies/scale.yaml              # what is missing of it
-    uv run -m gbw_studies.study studies/scale.yaml --status     # how far it is
+    uv run -m gbw_studies.study studies/scale.yaml              # runs what is missing
+    uv run -m gbw_studies.study studies/scale.yaml --status     # its progress
     uv run -m gbw_studies.study studies/scale.yaml --arms none gbw --seeds 0 1
     uv run -m gbw_studies.results_table studies/scale.yaml      # tables and pictures
 
@@ -43,7 +43,7 @@ from gbw_studies.grid.runs import DIVERGED, last_words, remove_checkpoints, run_
 
 
 class Queue:
-    """The runs of a study that are done, and those that are not.
+    """The finished and unfinished runs of a study.
 
     Args:
         study: the study.
@@ -53,7 +53,7 @@ class Queue:
     """
 
     def __init__(self, study: Study, output: Path, retry: bool, keep_checkpoints: bool) -> None:
-        # Here and not above: it takes seconds, and --help should not.
+        # Imported here, because it takes seconds for which --help should not wait.
         from gbw_d2.config import load_config
         from gbw_d2.engine.setup import resolve
         from gbw_studies.grid.fingerprint import config_hash, package_hash
@@ -75,7 +75,7 @@ class Queue:
         return self._hashes[job]
 
     def row_of(self, job: Job) -> Row | None:
-        """Returns a job's row, where it is of this config and of an accepted package."""
+        """Returns a job's row, if it is of this config and of an accepted package."""
         name = (job.recipe, job.arm, job.seed)
         row = next((r for r in self.rows if run_name(r) == name and self._counts(r, job)), None)
         return None if row is not None and self.retry and "error" in row else row
@@ -87,7 +87,7 @@ class Queue:
         return same_config and row["package"] in accepted
 
     def take_over(self, jobs: Sequence[Job]) -> None:
-        """Copies the rows of runs that another study has done, under this study's names."""
+        """Copies the rows of runs of another study, under this study's names."""
         others = rows_of_others(self.study.folder)
         for job in jobs:
             done = (r for r in others if self._counts(r, job) and "error" not in r)
@@ -98,14 +98,14 @@ class Queue:
             print(f"{job.name}: taken over from studies/{row['taken_from']}", flush=True)
 
     def run(self, jobs: Sequence[Job], workers: int) -> None:
-        """Runs those of the jobs that are not done."""
+        """Runs the unfinished jobs."""
         waiting = [job for job in jobs if self.row_of(job) is None]
         self._start, self._total, self._done = time.perf_counter(), len(waiting), 0
         folders = [(job, self._folder(job)) for job in waiting]
         run_all(folders, workers, self.study.threads, self._finished)
 
     def _folder(self, job: Job) -> Path:
-        # The hashes are in the name, so that no run resumes one of another config or package.
+        # The name contains the hashes, so that no run resumes one of another config or package.
         return self.output / f"{job.name}-{self.package[:6]}{self.hash_of(job)[:6]}"
 
     def _finished(self, job: Job, folder: Path, exit_code: int, seconds: float) -> None:
@@ -134,7 +134,7 @@ class Queue:
         )
 
     def _keep(self, row: Row) -> None:
-        # Read again: another process may have written results of other runs meanwhile.
+        # Read again, because another process may have written results of other runs.
         with exclusive(self.study.folder / FILE):
             self.rows = replace_row(read_rows(self.study.folder), row)
             write_rows(self.study.folder, self.rows)
@@ -160,7 +160,7 @@ def selected(study: Study, jobs: Sequence[Job], args: argparse.Namespace) -> lis
         if "recorded" in study.arms[arm]:
             raise UserError(
                 f"{study.path}: arm '{arm}' was recorded by an earlier version "
-                f"({study.arms[arm]['recorded']}) and cannot be run any more; take another one"
+                f"({study.arms[arm]['recorded']}) and cannot be run any more; choose another one"
             )
     return [
         job
@@ -172,7 +172,7 @@ def selected(study: Study, jobs: Sequence[Job], args: argparse.Namespace) -> lis
 
 
 def run_study(study: Study, queue: Queue, args: argparse.Namespace) -> None:
-    """Runs rung after rung; the arms of a rung follow from the results of those before it."""
+    """Runs the rungs in order; the results of earlier rungs determine the arms of the next."""
     before: list[Row] = []
     for number, rung in enumerate(study.rungs, 1):
         arms = arms_of(study, rung, before)
@@ -192,7 +192,7 @@ def run_study(study: Study, queue: Queue, args: argparse.Namespace) -> None:
 
 
 def default_workers(threads: int) -> int:
-    """Returns one run per GPU, or without any as many as the processors have threads for."""
+    """Returns one run per GPU, or without a GPU as many as there are processors for."""
     import torch
 
     return torch.cuda.device_count() or max(1, (os.cpu_count() or 1) // threads)
@@ -210,9 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workers",
         type=int,
-        help="runs at a time; default: one per GPU, or without any as the processors allow",
+        help="runs at a time; default: one per GPU, or without a GPU as the processors allow",
     )
-    parser.add_argument("--status", action="store_true", help="only say how far it is")
+    parser.add_argument("--status", action="store_true", help="only print the progress")
     parser.add_argument("--retry", action="store_true", help="run failed runs again")
     parser.add_argument(
         "--keep-checkpoints", action="store_true", help="keep the weights of finished runs"
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.workers is not None and args.workers < 1:
         parser.error(f"--workers is {args.workers}; expected 1 or more")
-    # Ends the runs too, as Ctrl-C does.
+    # Ends the runs, too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     def work() -> int:

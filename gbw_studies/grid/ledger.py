@@ -26,7 +26,7 @@ Values = Mapping[str, float | None]
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Reads a study's rows, of which there are none before the first run.
+    """Reads a study's rows; there are none before the first run.
 
     Raises:
         UserError: a line is no row; the last line may be incomplete and is then left out.
@@ -41,7 +41,7 @@ def read_rows(folder: Path) -> list[Row]:
             rows.append(_checked(parse_json(text)))
         except (ValueError, TypeError, AttributeError) as error:
             if number == len(lines) and isinstance(error, ContentError):
-                break  # the file was copied while it grew, or not to its end
+                break  # the file was copied while it was written, or incompletely
             raise UserError(
                 f"{path}, line {number}: not what gbw_studies.study writes ({error}); the file is "
                 "damaged: restore the line, or delete it to run it again"
@@ -62,7 +62,7 @@ def _checked(row: Any) -> Row:
 
 
 def write_rows(folder: Path, rows: Iterable[Row]) -> None:
-    """Writes a study's rows, sorted, so that a new one is one line of the difference."""
+    """Writes a study's rows in sorted order, so that a new row is a single line of a diff."""
     rows = sorted(rows, key=run_name)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_atomically(folder / FILE, text.encode())
@@ -75,7 +75,7 @@ def replace_row(rows: Iterable[Row], new: Row) -> list[Row]:
 
 
 def rows_of_others(folder: Path) -> list[Row]:
-    """Reads the rows of all other studies beside this one, each with the study's name as origin."""
+    """Reads the rows of all other studies, each with the study's name as its origin."""
     others = sorted(path.parent for path in folder.parent.glob(f"*/{FILE}"))
     return [
         {"taken_from": other.name, **row}
@@ -86,7 +86,7 @@ def rows_of_others(folder: Path) -> list[Row]:
 
 
 def run_name(row: Row) -> RunName:
-    """Returns recipe, arm and seed: a study has one run of each."""
+    """Returns recipe, arm and seed, which identify a run of a study."""
     return row["recipe"], row["arm"], row["seed"]
 
 
@@ -114,7 +114,7 @@ def read_output(folder: Path) -> Row:
 
 
 def step_seconds(folder: Path) -> float | None:
-    """Returns the median time of an iteration, as metrics.json has it."""
+    """Returns the median time of an iteration from metrics.json."""
     times = [entry["time"] for entry in read_metrics(folder / LOSSES) if "time" in entry]
     return round(statistics.median(times), 4) if times else None
 
@@ -147,7 +147,7 @@ def score(row: Row, dataset: str, metric: str, rare: Sequence[str]) -> float | N
 
 
 def rare_mean(classes: Mapping[str, Values], score: str, rare: Sequence[str]) -> float | None:
-    """Averages a score over the rare classes where it is defined.
+    """Averages a score over the rare classes for which it is defined.
 
     Args:
         classes: class name -> score name -> value.
@@ -158,6 +158,6 @@ def rare_mean(classes: Mapping[str, Values], score: str, rare: Sequence[str]) ->
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Averages what is defined; None where nothing is."""
+    """Averages the defined values; None if there are none."""
     defined = [value for value in values if value is not None]
     return statistics.mean(defined) if defined else None

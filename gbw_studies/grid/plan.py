@@ -38,13 +38,13 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Recipe, arm and seed, for people and folders."""
+        """Recipe, arm and seed, for messages and folders."""
         return f"{self.recipe}-{self.arm}-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A part of the grid: all arms, or the best of those of earlier rungs.
+    """A part of the grid: all arms, or the best arms of earlier rungs.
 
     Args:
         seeds: that each of its arms is run with.
@@ -105,16 +105,16 @@ class Study:
 
     @property
     def name(self) -> str:
-        """The file's name without its ending."""
+        """The file's name without its suffix."""
         return self.path.stem
 
     @property
     def folder(self) -> Path:
-        """Where the small results are kept."""
+        """The folder of the study's results."""
         return self.path.with_suffix("")
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Lists each recipe with each arm that is run in it; recorded arms are not."""
+        """Lists each recipe with each arm that is run in it, without recorded arms."""
         return [
             (recipe, arm)
             for recipe in self.recipes
@@ -123,7 +123,7 @@ class Study:
         ]
 
     def jobs(self, arms: Iterable[str], seeds: Sequence[int]) -> list[Job]:
-        """Lists the runs of some arms: seed by seed, so that every arm soon has a first result."""
+        """Lists the runs of some arms, seed by seed, so that every arm has a first result soon."""
         wanted = set(arms)
         return [
             self._job(recipe, arm, seed)
@@ -156,7 +156,7 @@ def _flat(path: str) -> dict[str, Any]:
     try:
         content = read_yaml(path)
     except ContentError as error:
-        raise UserError(f"schedule '{path}' is no YAML: {error}") from error
+        raise UserError(f"schedule '{path}' is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"schedule '{path}': expected KEY: VALUE lines")
     todo = [("", content)]
@@ -206,13 +206,13 @@ def load_study(path: Path) -> Study:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Reads the entries of the file, without those that say nothing."""
+    """Reads the entries of the file, without empty ones."""
     if not path.is_file():
-        raise UserError(f"study '{path}' does not exist; see studies/ for those that do")
+        raise UserError(f"study '{path}' does not exist; see studies/ for the existing ones")
     try:
         content = read_yaml(path)
     except ContentError as error:
-        raise UserError(f"{path} is no YAML: {error}") from error
+        raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping with {', '.join(_REQUIRED)}")
     known = _REQUIRED | _OPTIONAL
@@ -239,7 +239,7 @@ def _check_kinds(where: str, values: Mapping[str, Any], kinds: Mapping[str, type
 
 
 def _configs(path: Path, named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns what each recipe or arm changes of a config; nothing where the file has none."""
+    """Returns what each recipe or arm changes in a config; empty if the file has none."""
     given = {name: {} if values is None else values for name, values in named.items()}
     _check_kinds(f"{path}", given, dict.fromkeys(given, dict))
     return given

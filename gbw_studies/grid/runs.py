@@ -39,7 +39,7 @@ def run_all(
         finished: called after each with its exit code and seconds.
     """
     context = multiprocessing.get_context("forkserver")
-    # The fork server imports once what would take each run ten seconds.
+    # The fork server imports the modules once, which would take each run ten seconds.
     context.set_forkserver_preload(["gbw_d2.engine.setup", "gbw_d2.engine.train"])
     os.environ["OMP_NUM_THREADS"] = str(threads)
     waiting = list(jobs)
@@ -51,7 +51,7 @@ def run_all(
                 taken = {slot for _, _, slot, _ in running.values()}
                 slot = next(s for s in range(workers) if s not in taken)
                 process = context.Process(target=_run, args=(job, str(folder), threads, slot))
-                # A started run that is not in the list would outlive this process.
+                # A started run that is not in the list would not be ended with this process.
                 with signals_wait():
                     process.start()
                     running[process] = (job, folder, slot, time.perf_counter())
@@ -70,7 +70,7 @@ def run_all(
 @contextmanager
 def signals_wait() -> Iterator[None]:
     """Delays SIGINT and SIGTERM until the end of the block."""
-    # Not by a mask: processes that are started inside would inherit it.
+    # Not by a signal mask, because processes that are started inside would inherit it.
     came: list[int] = []
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in kept:
@@ -86,7 +86,7 @@ def signals_wait() -> Iterator[None]:
 
 def _run(job: Job, folder: str, threads: int, slot: int) -> None:
     """Trains one job, with its output in run.log in its folder."""
-    # Another study.py may have begun the same run: this one waits, and then finds it finished.
+    # Another study.py may be running the same job: this one waits, and then finds it finished.
     with exclusive(Path(folder)):
         _train(job, folder, threads, slot)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def cell(values: Sequence[float | None]) -> str:
-    """Writes mean and spread of the defined values; ``-`` where there is none."""
+    """Writes mean and spread of the defined values, or ``-`` if there is none."""
     defined = [v for v in values if v is not None]
     if not defined:
         return "-"

@@ -1,4 +1,4 @@
-"""class_weights.csv of a run, as arrays: what was logged of the semantic head over time."""
+"""class_weights.csv of a run as arrays: the log of the semantic head over time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gbw_d2.results.reader import WEIGHTS, read_weight_rows
 
 @dataclass(frozen=True)
 class ClassLog:
-    """What a run logged of one loss term.
+    """The log of a run for one loss term.
 
     Args:
         names: of the K classes, in the order of their ids.
         iterations: (T,) int64, of the logged batches.
         weights: (T, K) float64 class weights.
-        measures: (T, K) float64 of the batch that the weights were made of; NaN without one.
+        measures: (T, K) float64 measures of those batches; NaN for a scheme without a measure.
         pixels: (T, K) float64 labelled pixels in those batches.
     """
 
@@ -42,7 +42,7 @@ def read_class_log(folder: Path, term: str) -> ClassLog:
     """
     path = folder / WEIGHTS
     if not path.is_file():
-        raise UserError(f"{path} does not exist; give the OUTPUT_DIR of a run")
+        raise UserError(f"{path} does not exist; name the OUTPUT_DIR of a run")
     rows: dict[int, dict[str, tuple[float, ...]]] = {}
     terms: dict[str, None] = {}
     for row in read_weight_rows(path):
@@ -53,7 +53,7 @@ def read_class_log(folder: Path, term: str) -> ClassLog:
                 rows.setdefault(int(row["iteration"]), {})[row["class"]] = values
     if not rows:
         raise UserError(
-            f"{path} has nothing of the semantic head's term '{term}' "
+            f"{path} has no rows of the semantic head's term '{term}' "
             f"(there are: {', '.join(terms) or 'none'})"
         )
     names = tuple(dict.fromkeys(name for there in rows.values() for name in there))

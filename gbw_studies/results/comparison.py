@@ -14,7 +14,7 @@ from gbw_studies.grid.ledger import mean, rare_mean
 from gbw_studies.results.rows import Results, Run, Scores
 
 RESAMPLES = 10_000
-MIN_SEEDS = 3  # fewer have no interval
+MIN_SEEDS = 3  # with fewer there is no interval
 LEVEL = 0.95
 
 
@@ -23,9 +23,10 @@ class Measure:
     """A number that summarises one run on one dataset.
 
     Args:
-        name: for people and, with _ for blanks, for CSV columns.
-        score: of the protocol with most classes, or of the classes.
-        rare: the mean over the study's rare classes where it is defined, not over all.
+        name: shown in tables and, with _ for blanks, in CSV columns.
+        score: name of the score.
+        rare: whether it is the mean over the study's rare classes, as far as it is defined there;
+            otherwise over all classes of the protocol with most classes.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Measure:
     rare: bool = False
 
     def value(self, scores: Scores, rare: Sequence[str]) -> float | None:
-        """Returns the number, None where it is undefined."""
+        """Returns the number, or None if it is undefined."""
         if not self.rare:
             return scores.leading(self.score)
         return rare_mean(scores.classes, self.score, rare)
@@ -65,7 +66,7 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus another, over the runs that both have.
+    """The difference of two arms, over the pairs of runs that both have.
 
     Args:
         values: (recipe, seed) -> difference.
@@ -91,12 +92,12 @@ class Row:
     """An arm in one recipe and dataset.
 
     Args:
-        seeds: in rising order.
+        seeds: in ascending order.
         values: measure name -> one value per seed.
-        differences: measure name -> paired difference; without those of no common seed.
+        differences: measure name -> paired difference, if there is a common seed.
         classes: class name -> score name -> one value per seed.
-        step_seconds: mean over seeds; so is peak_memory_mb.
-        step_ratio: step_seconds over the baseline's; so is memory_ratio.
+        step_seconds: mean over seeds, as is peak_memory_mb.
+        step_ratio: step_seconds relative to the baseline's; likewise memory_ratio.
     """
 
     arm: str
@@ -139,17 +140,17 @@ class Section:
         return [s for s in dict.fromkeys(("IoU", "recall", *there)) if s in there]
 
     def row(self, arm: str) -> Row | None:
-        """Returns an arm's row, None where it has not run."""
+        """Returns an arm's row, or None if it has not run."""
         return next((row for row in self.rows if row.arm == arm), None)
 
 
 def pair_count(differences: Mapping[str, Difference]) -> int:
-    """Counts the pairs of runs that an arm's differences rest on: the most of any measure."""
+    """Returns the number of pairs of runs behind an arm's differences, over all measures."""
     return max((len(difference.values) for difference in differences.values()), default=0)
 
 
 def deviation(values: Sequence[float | None]) -> float | None:
-    """Computes the sample standard deviation of what is defined; None below two values."""
+    """Computes the sample standard deviation of the defined values; None below two values."""
     defined = [v for v in values if v is not None]
     return statistics.stdev(defined) if len(defined) > 1 else None
 
@@ -190,7 +191,7 @@ def sections(results: Results, seeds: Sequence[int] | None = None) -> list[Secti
 
     Args:
         results: of a study.
-        seeds: to look at these alone; None for all.
+        seeds: the seeds to use; None for all.
 
     Returns:
         A section per recipe and dataset, in the study's order; those without runs are left out.

@@ -1,4 +1,4 @@
-"""Tables of runs that lie in output folders."""
+"""Tables of runs in output folders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_run(folder: Path) -> Run:
 
 
 def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Groups runs of one recipe, in the order in which they come."""
+    """Groups runs by recipe, in their order."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         config = {k: v for k, v in run["run"]["config"].items() if k not in NOT_THE_RECIPE}

@@ -31,13 +31,13 @@ def write_studies(paths: Sequence[Path], wanted: Sequence[str] = ()) -> list[Pat
 
     Args:
         paths: YAML files of studies.
-        wanted: arms that are shown class by class; nothing for the best.
+        wanted: arms that are shown class by class; empty for the best ones.
 
     Returns:
         The files written.
 
     Raises:
-        UserError: a study that cannot be read, no finished run in any, or arms that are not there.
+        UserError: a study that cannot be read, no finished run in any, or arms that do not exist.
     """
     finished = _finished(paths)
     known = list(dict.fromkeys(arm for results in finished for arm in results.study.arms))
@@ -45,12 +45,12 @@ def write_studies(paths: Sequence[Path], wanted: Sequence[str] = ()) -> list[Pat
     if strange:
         raise UserError(f"no arm {', '.join(strange)} (there are: {', '.join(known)})")
     if len(set(wanted)) > MAX_ARMS - 1:
-        raise UserError(f"--arms takes at most {MAX_ARMS - 1} arms; more cannot be told apart")
+        raise UserError(f"--arms takes at most {MAX_ARMS - 1} arms; more cannot be distinguished")
     return [path for results in finished for path in _write_study(results, wanted)]
 
 
 def _finished(paths: Sequence[Path]) -> list[Results]:
-    """Reads the studies that have finished runs, and says which have none."""
+    """Reads the studies that have finished runs, and prints the names of the others."""
     finished = []
     for path in paths:
         results = read_results(path)
@@ -59,7 +59,7 @@ def _finished(paths: Sequence[Path]) -> list[Results]:
         else:
             print(f"{path}: no run of its recipes and arms is finished", file=sys.stderr)
     if not finished:
-        raise UserError("no finished run to show; run gbw_studies.study")
+        raise UserError("no finished run to show; run gbw_studies.study STUDY.yaml")
     return finished
 
 

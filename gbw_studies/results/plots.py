@@ -23,7 +23,7 @@ COMPARED = ("mIoU", "rare IoU", "rare recall")
 CLASS_SCORES = ("IoU", "recall")
 BLUE, ORANGE, GREY = COLORS[0], COLORS[1], COLORS[-1]
 LEAST_SPAN = 0.1  # points, of an axis
-MIN_REACH = 5.0  # points below 0 that arms.png shows in any case
+MIN_REACH = 5.0  # points below 0 that arms.png always shows
 MAX_ARMS = len(COLORS)
 MAX_LEGEND_LETTERS = 140  # on one line
 DPI, PALETTE = 110, 64
@@ -87,12 +87,12 @@ def _difference_panel(axes: Axes, rows: Sequence[Row], measure: str, edge: float
             _draw_difference(axes, place, difference, _role_color(row), edge)
     low, high = axes.get_xlim()
     if high - low < LEAST_SPAN:
-        # Where no arm differs, rounding must not fill the panel.
+        # If no arm differs, rounding errors must not fill the panel.
         axes.set_xlim(-LEAST_SPAN / 2, LEAST_SPAN / 2)
 
 
 def _edge(shown: Sequence[Section], measure: str) -> float:
-    """Returns how far down a column goes: arms that collapse must leave the others room."""
+    """Returns the lower end of a column, so that collapsed arms leave room for the others."""
     found = [row.differences.get(measure) for section in shown for row in section.rows]
     values = [value for d in found if d is not None for value in d.values.values()]
     return -max(MIN_REACH, 1.3 * max(values, default=0.0))
@@ -141,7 +141,7 @@ def draw_classes(results: Results, shown: Sequence[Section], arms: Sequence[str]
         for arm in arms
     ]
     handles.append(Line2D([], [], linestyle="", label="*  rare"))
-    # One line as long as it fits.
+    # One line if it fits.
     letters = sum(len(str(handle.get_label())) + 8 for handle in handles)
     columns = 4 if letters > MAX_LEGEND_LETTERS else len(handles)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
@@ -192,7 +192,7 @@ def _arm_color(results: Results, arms: Sequence[str], arm: str) -> str:
 
 
 def write_png(figure: Figure, path: Path) -> None:
-    """Writes a figure, whole or not at all, in few colours: a third of the bytes."""
+    """Writes a figure atomically, with few colours, which takes a third of the bytes."""
     drawn, content = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
     Image.open(drawn).convert("RGB").quantize(PALETTE).save(content, format="png", optimize=True)

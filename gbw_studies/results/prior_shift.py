@@ -15,7 +15,7 @@ MEASURES = ("mIoU", "recall", "precision", "rare IoU", "rare recall")
 
 @dataclass(frozen=True)
 class Point:
-    """Scores, 0 to 100, of one network, or of several in the mean, on one test set at one strength.
+    """Scores, 0 to 100, of a network, or their mean over several, on a test set at one strength.
 
     Args:
         name: of the network, for people.
@@ -35,7 +35,7 @@ class Point:
 
 
 def mean_of_known(values: Iterable[float | None]) -> float | None:
-    """Returns the mean of what is not None, None where nothing is left."""
+    """Returns the mean of the values that are not None, or None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -50,7 +50,7 @@ def as_cells(point: Point) -> dict[str, Any]:
 
 
 def averaged(points: Sequence[Point]) -> list[Point]:
-    """Averages the runs of one name; the order of names, test sets and strengths is kept."""
+    """Averages runs with the same name; keeps the order of names, test sets and strengths."""
     groups: dict[tuple[str, str, str, float], list[Point]] = {}
     for point in points:
         key = (point.name, point.weights, point.dataset, point.strength)
@@ -65,7 +65,7 @@ def averaged(points: Sequence[Point]) -> list[Point]:
 
 
 def as_text(means: Sequence[Point]) -> str:
-    """Writes a Markdown table of what :func:`averaged` gives."""
+    """Writes a Markdown table of the result of :func:`averaged`."""
     head = ("test set", "network", "weights of", "runs", "strength", *MEASURES)
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for point in means:

@@ -1,4 +1,4 @@
-"""The arms that a study proposes against the baseline and each rival, by recipe and pooled."""
+"""Proposed arms compared with the baseline and each rival, by recipe and over all recipes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ALL = "all recipes"
 
 
 def proposed_tables(results: Results) -> str:
-    """Writes, for each proposed arm and dataset, the arm minus the baseline and each rival.
+    """Writes the differences of each proposed arm to the baseline and each rival, by dataset.
 
     Args:
         results: of a study.
 
     Returns:
-        Markdown; empty where the study proposes no arm or none of them has run.
+        Markdown; empty if the study proposes no arm or none of them has run.
     """
     datasets = dict.fromkeys(name for run in results.runs for name in run.scores)
     sections = []
@@ -37,15 +37,15 @@ def proposed_tables(results: Results) -> str:
 
 
 def proposed_table(results: Results, arm: str, dataset: str) -> str:
-    """Writes a row per rival and recipe, and one of all recipes where there are several.
+    """Writes a row per rival and recipe, and one for all recipes if there are several.
 
     Args:
         results: of a study.
-        arm: a proposed one; the other proposed ones are rivals here.
+        arm: a proposed one; the other proposed arms count as rivals here.
         dataset: a test set.
 
     Returns:
-        Markdown; empty where there is no pair.
+        Markdown; empty if there is no pair.
     """
     study = results.study
     ours = _runs(results, arm, dataset)
@@ -60,7 +60,7 @@ def proposed_table(results: Results, arm: str, dataset: str) -> str:
             for recipe in study.recipes
         }
         by_recipe = {recipe: there for recipe, there in by_recipe.items() if there}
-        # Pooled with the seeds that one recipe alone has, that recipe would lead.
+        # Only seeds that all recipes have, so that a recipe with more seeds does not dominate.
         if len(by_recipe) > 1:
             common = _common_seeds(by_recipe.values())
             shared = [run for run in ours if run.recipe in by_recipe and run.seed in common]

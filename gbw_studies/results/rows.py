@@ -1,4 +1,4 @@
-"""A study with its runs: the content of its file and of its results.jsonl."""
+"""A study and its runs: the contents of its YAML file and of its results.jsonl."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Scores:
     def leading(self, name: str) -> float | None:
         """Returns a metric under the protocol with most classes.
 
-        For mIoU that is mIoU_all where the classes are one's own, mIoU_16 where they are SYNTHIA's.
+        For mIoU that is mIoU_all for label spaces of one's own, and mIoU_16 for SYNTHIA's classes.
         """
         split = (key.rpartition("_") for key in self.metrics)
         sizes = {
@@ -45,8 +45,8 @@ class Run:
     Args:
         step_seconds: time of one training step.
         peak_memory_mb: in MiB.
-        machine: device, torch and threads, in words.
-        taken_from: the study that did the run; "" for this one.
+        machine: device, version of torch and threads, as text.
+        taken_from: name of the study that ran it; "" for this one.
         scores: dataset name -> scores.
     """
 
@@ -67,10 +67,10 @@ class Results:
     """A study and its runs, each recipe, arm and seed once.
 
     Args:
-        study: as its file says.
-        runs: those that finished.
-        failed: recipe, arm and seed of those that ended with an error.
-        unknown: recipes and arms that results.jsonl has and the file has not.
+        study: the content of its file.
+        runs: the finished runs.
+        failed: recipe, arm and seed of the runs that ended with an error.
+        unknown: recipes and arms in results.jsonl that the file does not have.
     """
 
     study: Study
@@ -80,7 +80,7 @@ class Results:
 
     @property
     def first_seeds(self) -> tuple[int, ...]:
-        """Seeds by whose scores arms were chosen for further seeds; empty where no arm was."""
+        """Seeds by whose scores arms were chosen for further seeds; empty if none were."""
         rungs = self.study.rungs
         last = max((i for i, rung in enumerate(rungs) if rung.best is not None), default=0)
         return tuple(dict.fromkeys(seed for rung in rungs[:last] for seed in rung.seeds))
@@ -93,7 +93,7 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Reads a study's file and what has run of it; of several lines for one run the last counts.
+    """Reads a study's file and its results; of several lines for one run the last one counts.
 
     Raises:
         UserError: a study or a line that cannot be read, or rare classes without scores.

@@ -19,7 +19,7 @@ from gbw_studies.results.comparison import (
 )
 from gbw_studies.results.rows import Results
 
-# Of all measures, those whose differences are shown; table.csv has all.
+# The measures whose differences are shown; table.csv has all measures.
 COMPARED = ("mIoU", "rare IoU", "rare recall", "PQ")
 
 CAPTION = """\
@@ -87,7 +87,7 @@ def scores_table(results: Results, section: Section) -> str:
 
 
 def differences_table(results: Results, section: Section, cost: bool = True) -> str:
-    """Writes a row per arm but the baseline: common seeds, paired differences, cost."""
+    """Writes a row per arm except the baseline: common seeds, paired differences, cost."""
     shown = [m.name for m in section.measures() if m.name in COMPARED]
     rows = []
     for row in section.rows:
@@ -103,7 +103,7 @@ def differences_table(results: Results, section: Section, cost: bool = True) -> 
 
 
 def difference_cell(difference: Difference | None) -> str:
-    """Writes mean and interval, in bold where the interval excludes 0."""
+    """Writes mean and interval, in bold if the interval excludes 0."""
     if difference is None:
         return "-"
     text = signed(difference.mean)
@@ -122,7 +122,7 @@ def _ratio(value: float | None) -> str:
 
 
 def provenance(results: Results) -> str:
-    """Writes what the runs were made with, and what is mixed, missing or left out."""
+    """Writes machine and versions of the runs, and which are mixed, missing or left out."""
     runs = results.runs
     lines = [
         f"{len(runs)} runs. Machine: {_counted([r.machine for r in runs])}. "

@@ -138,7 +138,7 @@ def test_every_run_of_every_study_has_a_config(path: Path, monkeypatch: Any) -> 
         ("baseline: none", "baseline: none\nproposed: [dice]", "proposed and .* no arm dice"),
         ("baseline: none", "baseline: none\nproposed: [none]", "proposed is 'none', which"),
         ("rare: [rider, bus]", "rare: rider", "rare must be a list, found 'rider'"),
-        ("gbw: {WEIGHTING.NAME: gbw,", "gbw: [gbw, {", "is no YAML"),
+        ("gbw: {WEIGHTING.NAME: gbw,", "gbw: [gbw, {", "is not valid YAML"),
         ("choose: {datasets", "choose: {sets", "choose may have datasets and metrics"),
         ("source: {config", "source: {file", "recipe 'source' names no config"),
         ("{config: configs/toy/semantic_source_only.yaml}", "a.yaml", "source must be a mapping"),

@@ -4,11 +4,11 @@
 
 There is an undisturbed run with two processes, and one in which one of the processes, drawn with a
 fixed seed, is killed (`kill -9`). The kill comes when the log has a certain number of entries,
-which is drawn uniformly from 1 to their number in the undisturbed run. The command must then end within a minute,
-with exit code 137 and one line that names the killed process, and leave no process behind. It is
-resumed each time. When a run is completed, everything in its last checkpoint is compared with the
-undisturbed run's, and a new run is started, until there were `--kills` kills. Exit code 1: anything
-of this failed. Results: docs/reliability.md.
+which is drawn uniformly from 1 to their number in the undisturbed run. The command must then end
+within a minute, with exit code 137 and one line that names the killed process, and leave no process
+behind. It is resumed each time. When a run is completed, everything in its last checkpoint is
+compared with the undisturbed run's, and a new run is started, until there were `--kills` kills.
+Exit code 1: anything of this failed. Results: docs/reliability.md.
 """
 
 from __future__ import annotations
