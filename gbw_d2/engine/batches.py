@@ -42,6 +42,7 @@ from gbw_d2.uda.strategy import (
     PSEUDO_LABELS,
     STRATEGIES,
     Batch,
+    Batches,
     Context,
     Mining,
     PseudoLabels,
@@ -254,8 +255,8 @@ class _TargetImages:
         """Returns the ids of all images."""
         return [record[keys.IMAGE_ID] for record in self.records]
 
-    def batches(self, skip: Container[str] = ()) -> Iterable[Batch]:
-        """Yields this process's share of the images except ``skip``, one image per batch."""
+    def batches(self, skip: Container[str] = ()) -> Batches:
+        """Returns this process's share of the images except ``skip``, one image per batch."""
         # The images are divided before any is skipped, because another process may already see
         # other files.
         bounds = [

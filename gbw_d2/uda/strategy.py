@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -100,6 +100,14 @@ class StageData:
     mining: Mining | None = None
 
 
+class Batches(Protocol):
+    """Batches of known number."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __len__(self) -> int: ...
+
+
 class TargetImages(Protocol):
     """The target's images as at test time; no sample holds labels or paths of labels."""
 
@@ -107,8 +115,8 @@ class TargetImages(Protocol):
         """Returns the ids of all images, the same in every process."""
         ...
 
-    def batches(self, skip: Container[str] = ()) -> Iterable[Batch]:
-        """Yields this process's share of the images, one image per batch.
+    def batches(self, skip: Container[str] = ()) -> Batches:
+        """Returns this process's share of the images, one image per batch.
 
         Args:
             skip: ids of images that are left out and not read.
@@ -123,7 +131,7 @@ class NoImages:
         """See :class:`TargetImages`."""
         return ()
 
-    def batches(self, skip: Container[str] = ()) -> Iterable[Batch]:
+    def batches(self, skip: Container[str] = ()) -> Batches:
         """See :class:`TargetImages`."""
         return ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,19 @@ from gbw_d2.uda import Context, build_strategy
 
 COUNT = 5
 ROWS, COLUMNS = 32, 64
+
+
+class OneByOne:
+    """Batches that are made when they are drawn, of known number."""
+
+    def __init__(self, numbers: list[int], make: Callable[[int], list[dict[str, Any]]]) -> None:
+        self.numbers, self.make = numbers, make
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        return map(self.make, self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 class Images:
@@ -37,14 +50,14 @@ class Images:
         size = {keys.HEIGHT: ROWS, keys.WIDTH: COLUMNS}
         return {keys.IMAGE: image, keys.IMAGE_ID: f"city/{i}", **size}
 
-    def batches(self, skip: Container[str] = ()) -> Iterator[list[dict[str, Any]]]:
-        for i in self.share:
-            if f"city/{i}" in skip:
-                continue
-            if len(self.read) == self.limit:
-                raise KeyboardInterrupt
-            self.read.append(f"city/{i}")
-            yield [self.sample(i)]
+    def batches(self, skip: Container[str] = ()) -> OneByOne:
+        return OneByOne([i for i in self.share if f"city/{i}" not in skip], self._batch)
+
+    def _batch(self, i: int) -> list[dict[str, Any]]:
+        if len(self.read) == self.limit:
+            raise KeyboardInterrupt
+        self.read.append(f"city/{i}")
+        return [self.sample(i)]
 
 
 def strategy_of(cfg: Any, losses: Any = None) -> Any:

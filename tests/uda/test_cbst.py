@@ -114,6 +114,19 @@ def test_global_policy_is_one_threshold_on_the_confidence(make: Any, tmp_path: P
     assert np.array_equal(labels, expected)
 
 
+def test_labelling_says_how_far_it_is(
+    make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt), caplog.at_level("INFO"):
+        prepare(make(), tmp_path, Images(COUNT + 2))
+    assert f"Thresholds: {COUNT} of {COUNT} target images, 0:00:00 left" in caplog.text
+    assert "Pseudo-labels:" not in caplog.text
+    with caplog.at_level("INFO"):
+        prepare(make(), tmp_path, Images())
+    rest = COUNT - 2
+    assert f"Pseudo-labels: {rest} of {rest} target images, 0:00:00 left" in caplog.text
+
+
 @pytest.mark.parametrize("limit", [2, COUNT, COUNT + 2])
 def test_killed_while_labelling_and_resumed(make: Any, tmp_path: Path, limit: int) -> None:
     prepare(make(), tmp_path / "whole", Images())

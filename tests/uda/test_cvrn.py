@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from cbst_runs import OneByOne
 from torch import Tensor
 
 from gbw_d2 import keys
@@ -68,15 +69,15 @@ class Images:
     def ids(self) -> list[str]:
         return [f"city/{i}" for i in range(3)]
 
-    def batches(self, skip: Container[str] = ()) -> Iterator[list[dict[str, Any]]]:
-        for i, image_id in enumerate(self.ids()):
-            if image_id in skip:
-                continue
-            if self.limit == 0:
-                raise KeyboardInterrupt
-            self.limit -= 1
-            size = {keys.HEIGHT: 2 * SIZE[0], keys.WIDTH: 2 * SIZE[1]}
-            yield [{keys.IMAGE: picture(50 + i), keys.IMAGE_ID: image_id, **size}]
+    def batches(self, skip: Container[str] = ()) -> OneByOne:
+        return OneByOne([i for i in range(3) if f"city/{i}" not in skip], self._batch)
+
+    def _batch(self, i: int) -> list[dict[str, Any]]:
+        if self.limit == 0:
+            raise KeyboardInterrupt
+        self.limit -= 1
+        size = {keys.HEIGHT: 2 * SIZE[0], keys.WIDTH: 2 * SIZE[1]}
+        return [{keys.IMAGE: picture(50 + i), keys.IMAGE_ID: f"city/{i}", **size}]
 
 
 @pytest.fixture

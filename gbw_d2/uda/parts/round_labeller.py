@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,12 @@ from gbw_d2.uda.parts import labelling, round_summary
 from gbw_d2.uda.parts.class_histogram import ConfidenceHistograms
 from gbw_d2.uda.parts.pseudo_label_files import RoundFiles, weights_digest
 from gbw_d2.uda.parts.spatial_prior import PriorAtSize, version_of
-from gbw_d2.uda.strategy import Batch, Context, module_of
+from gbw_d2.uda.strategy import Batch, Batches, Context, module_of
 from gbw_d2.weighting.distributed import all_reduce_sum
 
 logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 10  # of progress in the log
 
 # For each UDA.CBST.POLICY the thresholds by histograms, portion and least number of pixels.
 POLICIES: dict[str, Callable[[ConfidenceHistograms, float, int], Tensor]] = {
@@ -130,9 +134,10 @@ class RoundLabeller:
         all_reduce_sum(torch.zeros(1, device=self.device))
 
     def _look_at(
-        self, batches: Iterable[Batch], look: Callable[[str, dict[str, Any]], None]
+        self, task: str, batches: Batches, look: Callable[[str, dict[str, Any]], None]
     ) -> None:
         """Calls ``look`` with each image's id and the network's result at the image file's size."""
+        start = said = time.monotonic()
         for number, batch in enumerate(batches, start=1):
             with torch.no_grad():
                 results = self.results(batch)
@@ -140,8 +145,11 @@ class RoundLabeller:
                 look(sample[keys.IMAGE_ID], result)
             # The logits of an image must be freed before the next image.
             del results, result
-            if number % 200 == 0:
-                logger.info("%d target images", number)
+            now = time.monotonic()
+            if number == len(batches) or now - said >= _SECONDS_BETWEEN_LINES:
+                said = now
+                left = timedelta(seconds=round((now - start) / number * (len(batches) - number)))
+                logger.info("%s: %d of %d target images, %s left", task, number, len(batches), left)
 
     def results(self, batch: Batch) -> list[dict[str, Any]]:
         """Returns each image's result, with ``sem_seg``, at the image file's size."""
@@ -173,7 +181,7 @@ class RoundLabeller:
             scores[place[image_id]] = labelling.image_score(confidence, classes, space.num_classes)
             things.add(*(values.to(device) for values in self.thing_scores(result)))
 
-        self._look_at(self.context.target.batches(), look)
+        self._look_at("Thresholds", self.context.target.batches(), look)
         totals, thing_totals = histograms.all_reduced(), things.all_reduced()
         policy = self.policy
         find = POLICIES[policy.policy]
@@ -212,7 +220,7 @@ class RoundLabeller:
             count(image_id, labels)
             files.write_labels(image_id, labels, instances)
 
-        self._look_at(context.target.batches(skipped), look)
+        self._look_at("Pseudo-labels", context.target.batches(skipped), look)
         return all_reduce_sum(pixels.to(device)).cpu().numpy()
 
     def labels_and_instances(
