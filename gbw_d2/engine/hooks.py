@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 
 def periodic_checkpointer(
-    checkpointer: Checkpointer, period: int, kept: int, iterations: int
+    checkpointer: Checkpointer, period: int, kept: int, ends: Sequence[int]
 ) -> HookBase:
     """Returns a hook that writes a checkpoint every ``period`` iterations and one at the end.
 
@@ -29,12 +29,13 @@ def periodic_checkpointer(
         kept: number of newest checkpoints to keep, including those before a resumption; 0 for all.
             The last checkpoint of the run and of each of its stages, and the best one by
             EVAL.BEST_ON, are always kept.
-        iterations: of the whole run, SOLVER.MAX_ITER.
+        ends: iteration after the last one of each stage, in order; the last is SOLVER.MAX_ITER.
     """
     hook = _Checkpoints(checkpointer, period, max_to_keep=kept or None)
-    hook.iterations = iterations
+    hook.iterations = ends[-1]
+    hook.stays = {f"model_{end - 1:07d}.pth" for end in ends[:-1]}
     there = Path(checkpointer.save_dir).glob(f"model_{'[0-9]' * 7}.pth")
-    hook.recent_checkpoints = sorted(map(str, there))
+    hook.recent_checkpoints = sorted(str(path) for path in there if path.name not in hook.stays)
     return hook
 
 
@@ -42,6 +43,8 @@ class _Checkpoints(hooks.PeriodicCheckpointer):
     """Detectron2's hook, which would call the last checkpoint of every stage ``model_final``."""
 
     iterations: int
+    # Names of the files at the ends of stages.
+    stays: set[str]
 
     def before_train(self) -> None:
         super().before_train()
@@ -52,8 +55,12 @@ class _Checkpoints(hooks.PeriodicCheckpointer):
     def step(self, iteration: int, **kwargs: Any) -> None:
         super().step(iteration, **kwargs)
         done = iteration + 1
-        if self.max_iter is None and done == self.stage_end and done % self.period:
+        if self.max_iter is not None or done != self.stage_end:
+            return
+        if done % self.period:
             self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration, **kwargs)
+        recent = self.recent_checkpoints
+        self.recent_checkpoints = [path for path in recent if Path(path).name not in self.stays]
 
 
 class Evaluation(HookBase):

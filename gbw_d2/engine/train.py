@@ -263,7 +263,7 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
                     run.checkpointer,
                     cfg.SOLVER.CHECKPOINT_PERIOD,
                     cfg.SOLVER.CHECKPOINTS_KEPT,
-                    cfg.SOLVER.MAX_ITER,
+                    [each.last for each in run.strategy.stages()],
                 )
             ),
             ClassWeights(
