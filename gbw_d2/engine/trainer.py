@@ -167,17 +167,25 @@ class Trainer(TrainerBase):
     def _reduced_gradient_norm(self) -> Tensor:
         """Averages all gradients over the processes, and returns the norm of the student's."""
         average_gradients(self.model.parameters())
-        for each in self.extra:
+        for each in self._trained_extra():
             average_gradients(each.module.parameters())
         if self.precision.may_overflow:
-            for optimizer in (self.optimizer, *(e.optimizer for e in self.extra)):
+            for optimizer in (self.optimizer, *(e.optimizer for e in self._trained_extra())):
                 self.precision.scaler.unscale_(optimizer)
         return gradient_norm(self.model.parameters())
+
+    def _trained_extra(self) -> list[ExtraOptimizer]:
+        """Returns the strategy's optimisers whose modules have gradients, alike in all processes.
+
+        During the warm-up there are none: a step with gradients of 0 would count in Adam's bias
+        correction, and a loss scaler refuses a step without any gradient.
+        """
+        return [e for e in self.extra if any(p.grad is not None for p in e.module.parameters())]
 
     def _step_optimizers(self) -> None:
         scaler = self.precision.scaler
         scaler.step(self.optimizer)
-        for each in self.extra:
+        for each in self._trained_extra():
             for group in each.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * each.lr_factor(self.iter / self.schedule_iters)
             scaler.step(each.optimizer)

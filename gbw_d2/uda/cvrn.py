@@ -96,7 +96,8 @@ class CrossViewRegularisation(Strategy):
                 f"the run resumes inside {stage.name}, but '{files.folder}' does not hold its "
                 "pseudo-labels; copy them back, or resume from a checkpoint of an earlier stage"
             )
-        self._files, self._images = files, files.thresholds()["images"]
+        chosen = files.chosen(self.model.label_space.num_classes)
+        self._files, self._images = files, chosen["images"]
 
     def data(self, stage: Stage) -> StageData:
         """Returns which images a stage draws, and with which pseudo-labels."""

@@ -69,6 +69,13 @@ class MaskTeacher(Strategy):
             )
         self.source_iterations = round(settings.SOURCE_SHARE * self.max_iter)
         self.burn_in_end = self.source_iterations + round(settings.BURN_IN_SHARE * self.max_iter)
+        if settings.RESTART and 0 < self.source_iterations == self.burn_in_end:
+            raise UserError(
+                "UDA.MASK_TEACHER.RESTART is True, but BURN_IN_SHARE "
+                f"{settings.BURN_IN_SHARE} is no burn-in: the teacher's mean would mix what the "
+                "source stage has learned with a new student's weights; set BURN_IN_SHARE above 0, "
+                "or RESTART False"
+            )
         self.teacher = model.frozen_copy()
         # The initial weights that the new student starts from; only runs with a source stage need
         # them.
@@ -116,6 +123,12 @@ class MaskTeacher(Strategy):
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the losses of the source, then of target images with pasted source segments."""
         assert target is not None
+        # In the first step, not when the target comes in.
+        if any(keys.SEGMENTS not in sample for sample in source):
+            raise UserError(
+                "UDA.NAME mask_teacher pastes segments of the source, whose labels have none here; "
+                "DATASETS.TRAIN needs panoptic labels, and MODEL.SEMANTIC_ONLY to be False"
+            )
         yield self.supervised_losses(source)
         if iteration >= self.source_iterations and self.adapts(iteration):
             yield self._target_losses(source, target, iteration)
@@ -190,11 +203,6 @@ class MaskTeacher(Strategy):
     def _mask(self, source: Batch, images: Tensor) -> Tensor:
         """Returns (N, H, W) bool, the pixels of the source segments that are pasted."""
         rngs = self.generators("segment mix", source)
-        if any(keys.SEGMENTS not in sample for sample in source):
-            raise UserError(
-                "UDA.NAME mask_teacher pastes segments of the source, whose labels have none here; "
-                "DATASETS.TRAIN needs panoptic labels, and MODEL.SEMANTIC_ONLY to be False"
-            )
         masks = [
             segment_mask(sample[keys.SEGMENTS].numpy(), sample[keys.SEGMENTS_INFO], rng)
             for sample, rng in zip(source, rngs, strict=True)

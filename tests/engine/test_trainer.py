@@ -160,6 +160,29 @@ def test_extra_optimisers_follow_their_own_schedule() -> None:
     assert module.weight.item() == pytest.approx(1.75)
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_an_extra_optimiser_waits_for_its_first_gradient(dtype: torch.dtype | None) -> None:
+    trainer, _ = make_trainer()
+    student, module = trainer.model, nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1.0)
+
+    class Late(Strategy):
+        def training_losses(self, source: Any, target: Any, iteration: int) -> Iterator[dict]:
+            yield {"loss": student.weight.sum()}
+            if iteration == 2:  # as after a warm-up
+                yield {"loss_late": -module.weight.sum()}
+
+    batches = iter(lambda: ([{}], None), None)
+    Trainer(
+        *(student, Late(student, None), batches, trainer.optimizer, 1, 0),
+        precision=Precision("cpu", dtype),
+        extra=[ExtraOptimizer(module, optimizer, lambda done: 1.0)],
+    ).train(0, 3)
+    assert module.weight.item() == pytest.approx(1.0)
+    assert optimizer.state[module.weight]["step"] == 1
+
+
 def test_log_holds_the_mean_of_each_period() -> None:
     trainer, _ = make_trainer(period=2)
     seen: list[dict] = []

@@ -251,6 +251,9 @@ def test_labels_are_written_once_and_resumed(make: Any, tmp_path: Path) -> None:
     labelled(make()[1], tmp_path / "whole", limit=0, fresh=False)
     with pytest.raises(PseudoLabelError, match="does not hold its pseudo-labels"):
         labelled(make()[1], tmp_path / "gone", fresh=False)
+    (tmp_path / f"parts/{folder}/thresholds.json").unlink()
+    with pytest.raises(PseudoLabelError, match=r"thresholds\.json' is damaged"):
+        labelled(make()[1], tmp_path / "parts", fresh=False)
 
 
 def test_a_network_that_finds_nothing(make: Any, tmp_path: Path, monkeypatch: Any) -> None:

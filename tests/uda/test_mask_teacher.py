@@ -283,3 +283,17 @@ def test_refusals(build: Any, tiny_config: Any) -> None:
 def test_stages_that_leave_nothing_are_refused(build: Any) -> None:
     with pytest.raises(UserError, match=r"SOURCE_SHARE 0.5 and BURN_IN_SHARE 0.5 leave nothing"):
         build(SOURCE_SHARE=0.5, BURN_IN_SHARE=0.5)
+    # A new student would be mixed into what the source stage has learned.
+    with pytest.raises(UserError, match=r"RESTART is True, but BURN_IN_SHARE 0.0 is no burn-in"):
+        build(SOURCE_SHARE=0.5)
+    assert build(SOURCE_SHARE=0.5, RESTART=False).start is None
+
+
+def test_a_source_without_segments_is_refused_in_the_first_step(build: Any) -> None:
+    strategy = build(8, SOURCE_SHARE=0.25, BURN_IN_SHARE=0.25)
+    source = [
+        {k: v for k, v in sample.items() if k not in (keys.SEGMENTS, keys.SEGMENTS_INFO)}
+        for sample in batch_of(0, True)
+    ]
+    with pytest.raises(UserError, match="segments of the source, whose labels have none here"):
+        next(strategy.training_losses(source, batch_of(100, False), 0))

@@ -36,6 +36,8 @@ OVERRIDES = [
 NAMES = sorted(set(FOR_ALL) - {"cbst"})
 # What a name such as "self_training + masked + hrda" switches on: further draws.
 MORE = {
+    # The target comes in with the second step.
+    "late": ["UDA.WARM_UP", "0.5"],
     "masked": ["UDA.MASKED_CONSISTENCY.LOSS_WEIGHT", "1.0", "UDA.MASKED_CONSISTENCY.BLOCK", "8"],
     "adaptive": [
         *("UDA.SELF_TRAINING.THRESHOLDS", "adaptive", "UDA.SELF_TRAINING.CONFIDENCE_PER"),
@@ -134,7 +136,7 @@ def assert_close(a: dict[str, Any], b: dict[str, Any]) -> None:
     "name",
     [
         *(*NAMES, "self_training + masked", "self_training + masked + hrda"),
-        *("self_training + adaptive", "self_training + rois"),
+        *("self_training + adaptive", "self_training + rois", "adversarial + late"),
     ],
 )
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
