@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# cityscapesscripts 2.3.0: its pixel and instance scores end under numpy 2.4, which its metadata allows.
+# cityscapesscripts 2.3.0: its pixel and instance scores fail under numpy 2.4, which its metadata allows.
 #
-# evalPixelLevelSemanticLabeling and evalInstanceLevelSemanticLabeling call numpy.in1d, which numpy 2.4 took
-# out; with numpy 2.2.6 both run. pip installs the newest numpy beside it without a word.
+# evalPixelLevelSemanticLabeling and evalInstanceLevelSemanticLabeling call numpy.in1d, which numpy 2.4
+# removed; with numpy 2.2.6 both run. pip installs the newest numpy with it, without a warning.
 #
 # Output: a perfect label: numpy 2.2.6 mIoU 1.0, numpy 2.4.6 AttributeError
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# opencv-python-headless 4.14.0.94: imwrite saves a map of int32 or float32 ids as 8 bits, cut off at 255.
+# opencv-python-headless 4.14.0.94: imwrite saves a map of int32 or float32 ids with 8 bits, cut off at 255.
 #
-# One would expect an error, or 16 bits where they are enough: PNG has them. Cityscapes' instance ids 26001 and
-# 26002 both become 255, so that all cars are one; imwrite returns True. For int32 OpenCV 4.14 warns on
+# One would expect an error, or 16 bits if the ids fit into them, which PNG supports. Cityscapes' instance ids 26001
+# and 26002 both become 255, so that all cars are one instance; imwrite returns True. For int32 OpenCV 4.14 warns on
 # stderr, for float32 it does not.
 #
 # Output (numpy 2.4.6): 26001, 26002, 7 come back as int32 uint8 [255, 255, 7], float32 uint8 [255, 255, 7],
 # uint16 uint16 [26001, 26002, 7]
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# panopticapi (panopticapi-lite 0.2.0): of several crowd segments of a class only the last one counts.
+# panopticapi (panopticapi-lite 0.2.0): of several crowd segments of a class, only the last one counts.
 #
-# A prediction inside a crowd region of its own class should be no false positive. Where an image has
-# two crowd segments of a class, one of which is a group on the left and one on the right, only the one
-# that `segments_info` lists last forgives: the same maps give another PQ when the list is reversed.
-# COCO has one crowd per class and image; files that tools or people make may have more.
+# A prediction inside a crowd region of its own class should not be a false positive. If an image has
+# two crowd segments of a class, for example a group on the left and one on the right, this holds only for
+# the one that `segments_info` lists last: the same maps have another PQ when the list is reversed.
+# COCO has one crowd per class and image; files made by tools or by hand may have more.
 #
 # Output (numpy 2.4.6): false positives of a prediction in the first of two crowds: listed first 1,
 # listed last 0
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

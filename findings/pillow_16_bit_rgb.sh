@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Pillow 12.3.0: a PNG file of 16 bits and three channels is read as 8 bits, without a word.
+# Pillow 12.3.0: a PNG file of 16 bits and three channels is read with 8 bits, without a warning.
 #
-# SYNTHIA's labels are such files: red is the class, green the instance. Pillow opens them as mode RGB
-# and keeps the upper byte of each number, so every class is 0 (void) and instance 300 is 1. One would
-# expect the numbers, as of grey files of 16 bits, or an error. OpenCV reads them as they are.
+# SYNTHIA's labels are such files: red is the class, green the instance. Pillow opens them in mode RGB
+# and keeps only the upper byte of each number, so every class becomes 0 (void) and instance 300 becomes 1. One would
+# expect the numbers themselves, as for grey files of 16 bits, or an error. OpenCV reads the numbers.
 #
 # Output (opencv-python-headless 4.14.0.94, numpy 2.4.6): class 8, instance 300: Pillow RGB [0, 1, 0],
 # OpenCV [8, 300, 0]
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

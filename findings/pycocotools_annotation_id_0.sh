@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # pycocotools 2.0.11: an object whose annotation has id 0 can never be found.
 #
-# COCOeval keeps, for each detection, the id of the annotation that it matches, and takes 0 for none.
-# A converter that numbers annotations from 0 loses one object of the data set: a detection on it is
-# a false positive. One object of one image, found to the pixel, has AP 0.0 with id 0 and 1.0 with id 1.
+# For each detection COCOeval stores the id of the annotation that it matches, and 0 means no match.
+# If a converter numbers annotations from 0, one object of the dataset can therefore never be found, and a detection
+# of it is a false positive. A single object, found to the pixel, has AP 0.0 with id 0 and 1.0 with id 1.
 #
 # Output (numpy 2.4.6): AP of a perfect detection: annotation id 0 gives 0.0, id 1 gives 1.0
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

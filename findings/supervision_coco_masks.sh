@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# supervision 0.31.2: its COCO files turn an occluded object into a crowd and a thin one into nothing.
+# supervision 0.31.2: in its COCO files an occluded object becomes a crowd, and a thin one vanishes.
 #
-# DetectionDataset.as_coco writes a mask of several pieces as run lengths with iscrowd 1, whatever it is: a
-# car behind a pole is then left out of training and forgiven in evaluation. A pole one pixel wide
-# gets an empty polygon, which pycocotools cannot draw. A box of 130 pixels comes back with 108, since
+# DetectionDataset.as_coco writes a mask of several pieces as a run-length code with iscrowd 1, whatever it is: a
+# car behind a pole is then left out of training, and not counted in evaluation. A pole of one pixel in width
+# gets an empty polygon, which pycocotools cannot draw. A box of 130 pixels becomes one of 108, because
 # polygons go through the centres of its outer pixels. Make label maps from the masks themselves.
 #
 # Output (pycocotools 2.0.11, numpy 2.4.6): car behind a pole: iscrowd 1; pole of 45 pixels: [];
 # person of 130 pixels: iscrowd 0, 108 pixels
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # timm 1.0.31: features_only leaves out a plain transformer's final norm.
 #
-# create_model("vit_...", features_only=True) replaces the norm after the last block by an identity, so that
-# its last map is not what forward_features gives with the same weights, and of another scale; the
-# norm's weights in a file are left over. Heads and distances made for normalised features get others.
-# forward_intermediates(norm=True) has the norm.
+# create_model("vit_...", features_only=True) replaces the norm after the last block by an identity. Its last
+# map therefore differs from forward_features with the same weights, and has another scale; the
+# norm's weights in a file are not used. Heads and distances that were made for normalised features get others.
+# forward_intermediates(norm=True) includes the norm.
 #
 # Output (torch 2.15.0): last map equals forward_features: False, the last block without norm: True
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # timm 1.0.31: a plain transformer created for a size that its patches do not divide ignores the rest.
 #
-# vit_tiny_patch16_224 with img_size=230 makes a grid of 14 x 14 and takes images of 230 x 230; the last six
-# rows and columns have no effect on what comes out, and nothing says so. One would expect an error, as
-# for an image of another size than img_size. A dense prediction then knows nothing of that margin
+# vit_tiny_patch16_224 with img_size=230 has a grid of 14 x 14 patches and accepts images of 230 x 230. The last six
+# rows and columns have no effect on the output, and there is no warning. One would expect an error, as
+# for an image of another size than img_size. A dense prediction then has no information about this margin
 # (18 rows of 1080 with patches of 14 and img_size that high lose two). dynamic_img_pad=True pads instead.
 #
 # Output (torch 2.15.0): grid (14, 14); outputs with another margin are equal: True, padded: False
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# timm 1.0.31: a Swin that takes any size keeps the windows of the size that it was created for.
+# timm 1.0.31: a Swin that accepts any image size keeps the windows of the size for which it was created.
 #
-# swin_*_window7_224 with dynamic_img_size=True (or strict_img_size=False) runs on 448 x 448, but its
-# last stage, a single window at 224, was built without shifted windows and stays so: its map differs
+# swin_*_window7_224 with dynamic_img_size=True (or strict_img_size=False) runs on 448 x 448. But its
+# last stage, which is a single window at 224, was built without shifted windows and stays so: its map differs
 # from that of the same weights created with img_size=448, by 5 % of the largest value here. The
-# first three maps are equal. always_partition=True makes both the same.
+# first three maps are equal. With always_partition=True all maps are equal.
 #
 # Output (torch 2.15.0): shifts of the last stage: dynamic [0, 0], created for 448 [0, 3],
 # dynamic with always_partition [0, 3]; equal maps: dynamic 3 of 4, always_partition 4 of 4
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# timm 1.0.31: Swin on a map that no whole number of windows covers lets its last rows see the first.
+# timm 1.0.31: in a Swin, on a map that is not a whole number of windows, the last rows see the first ones.
 #
-# The official code pads a map to whole windows, then shifts it; timm shifts, then pads, and masks
-# the attention as if it had padded first. So the rows that the shift brings round to the end share
-# a window with the last rows. Here a picture of 104 x 104 (26 patches a side, windows of 7) changes
-# in its first four rows of pixels alone; two blocks should carry that to the first ten rows of
-# patches, but the last two change too. Padding before the block's attention, whatever timm does then, ends it. At sides of
-# whole windows (multiples of 224 for all stages) nothing changes. It hurts dense prediction:
-# 1024 x 2048 is no multiple, and weights of Mask2Former's Swin then give other maps than in its own
+# The official code pads a map to whole windows and then shifts it. timm shifts first and then pads, but masks
+# the attention as if it had padded first. The rows that the shift moves to the end therefore share
+# a window with the last rows. Here an image of 104 x 104 (26 patches per side, windows of 7) changes
+# only in its first four rows of pixels. Two blocks should carry the change to the first ten rows of
+# patches, but the last two rows change too. If a map is padded before the block's attention, this does not happen. For sides of
+# whole windows (multiples of 224 for all stages) there is no difference. It matters for dense prediction:
+# 1024 x 2048 is not such a size, and weights of Mask2Former's Swin then give other maps than in Mask2Former's own
 # code. Swin V2 has the same order (timm issue 2438, open), and so has swinv2_cr.
 #
 # Output (torch 2.15.0): rows that change: timm 0 to 9 and 24 to 25, padded first 0 to 9
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # torch 2.15.0, torchvision 0.29.2: an exported NMS does not run on fewer than two boxes.
 #
-# torch.export with a dynamic number of boxes takes 0 and 1 for special and makes "at least two" an assertion of
-# the programme. A detector exported so runs on its example and ends on the first picture with one detection
-# or none; eager NMS takes both.
+# With a dynamic number of boxes, torch.export treats 0 and 1 as special, and asserts "at least two" in the
+# exported program. A detector that was exported so runs on its example, and fails on the first image with one detection
+# or none; eager NMS accepts both.
 #
 # Output: boxes kept of 3, 1, 0: eager 3 1 0, exported 3 RuntimeError RuntimeError
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

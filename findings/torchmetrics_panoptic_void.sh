@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# torchmetrics 1.9.0: PanopticQuality forgives an object that the prediction leaves void.
+# torchmetrics 1.9.0: PanopticQuality does not count an object that the prediction leaves void.
 #
 # One would expect a missed object: panopticapi counts a false negative. With
-# allow_unknown_preds_category=True, the way to hand in void, an object whose pixels are predicted as
-# an unknown category alone is left out of both sums, as void ground truth is. Whoever compares
-# networks that abstain, or thresholds that empty their maps, gets a PQ that rises as they say less.
+# allow_unknown_preds_category=True, which is the way to pass void, an object whose pixels are predicted only as
+# an unknown category is left out of both sums, like void ground truth. If you compare
+# networks that can abstain, or thresholds that leave more of a map void, the PQ rises as less is predicted.
 #
 # Output (torch 2.15.0, panopticapi-lite 0.2.0): car left void: torchmetrics PQ 100.0, panopticapi 50.0
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# transformers 5.22.1: Mask2Former's panoptic post-processing gives two cars one number.
+# transformers 5.22.1: Mask2Former's panoptic post-processing gives two cars the same number.
 #
-# post_process_panoptic_segmentation(..., label_ids_to_fuse={road}) numbers segments 1, 2, ... and lets
-# a further piece of a fused class take the number of its first. The counter then goes back to that
-# number, so the next object gets a number that is taken: queries road, car, road, car give the segments
+# post_process_panoptic_segmentation(..., label_ids_to_fuse={road}) numbers segments 1, 2, ..., and gives
+# a further piece of a fused class the number of its first piece. The counter then goes back to that
+# number, so the next object gets a number that is already used: the queries road, car, road, car become the segments
 # 1, 2, 1, 2. Both cars are one segment of the map. Without the second road between them they are 2 and 3.
 #
 # Output (torch 2.15.0): numbers of road, car, road, car: [1, 2, 1, 2]; of road, road, car, car:
 # [1, 1, 2, 3]
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

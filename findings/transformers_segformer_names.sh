@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# transformers 5.22.1: the file that a Segformer writes does not load into the Segformer that wrote it,
+# transformers 5.22.1: a file that a Segformer has written cannot be loaded into the same Segformer
 # by the usual two lines of PyTorch.
 #
 # save_pretrained writes the names of 4.x (segformer.encoder.block.0.0.attention.self.query.weight); in
-# memory they are others (segformer.stages.0.blocks.0.attention.q_proj.weight). from_pretrained renames;
-# load_state_dict(load_file(...), strict=False) finds 8 of 124 tensors, all of the head, and says
-# nothing: the encoder keeps its random weights.
+# memory the names are others (segformer.stages.0.blocks.0.attention.q_proj.weight). from_pretrained converts them.
+# load_state_dict(load_file(...), strict=False) finds 8 of 124 tensors, all of them in the head, without a
+# warning: the encoder keeps its random weights.
 #
 # Output (torch 2.15.0): names in memory that are in the file: 8 of 124, of the encoder: 0
 #
-# Exit code 1 where this is no longer so.
+# Exit code 1: this is no longer so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
