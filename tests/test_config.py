@@ -1,4 +1,4 @@
-"""Every YAML loads, and mistakes in a config are told in one message."""
+"""Every YAML loads, and mistakes in a config are reported in one message."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_commands_name_what_there_is(page: Path) -> None:
     for module in re.findall(r"uv run -m ([\w.]+)", text):
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
     for path in re.findall(r"--config-file ([\w/.]+\.yaml)", text):
-        # This one the reader is told to write.
+        # The documents ask the reader to write this one.
         assert (ROOT / path).is_file() or path == "configs/my_run.yaml", path
     known = {f"{axis}/{name}" for axis, names in known_choices().items() for name in names}
     choices = re.findall(rf"`((?:{'|'.join(AXES)})/\w+)`", text)

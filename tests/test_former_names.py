@@ -1,4 +1,4 @@
-"""Configs and command lines of earlier versions are told, in one line, what became of a name."""
+"""For names of earlier versions in configs and command lines, one line says what became of them."""
 
 from __future__ import annotations
 

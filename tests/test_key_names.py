@@ -50,5 +50,5 @@ def test_unknown_names() -> None:
     assert list(known.names_in(content)) == ["A.B", "C", "D.what"]
     assert known.first_unknown(known.names_in(content)) is None
     assert known.first_unknown(["D.what.ever", "A.C", "E"]) == "A.C"
-    # A node that is set as a whole is there; that it needs keys is told by the config.
+    # A node that is set as a whole exists; the config reports that it needs keys.
     assert known.first_unknown(["A"]) is None

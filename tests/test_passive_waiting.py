@@ -1,4 +1,4 @@
-"""OpenMP's threads are told to wait passively before anything loads torch, in every entry point."""
+"""Every entry point makes OpenMP's threads wait passively, before anything loads torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ else:
     sys.path[0] = os.getcwd()
     runpy.run_module(kind, run_name="__main__")
 """
-# What is looked at without torch: it tells of an environment that lacks it.
+# Runs without torch, because it reports environments that lack it.
 WITHOUT = {"check_env.py"}
 
 

@@ -184,7 +184,7 @@ def test_through_the_set_up(
     kept = module.compose(repository / "configs/toy/panoptic_fpn_gbw.yaml")
     monkeypatch.setattr(module, "compose", lambda *_: copy.deepcopy(kept))
     schemes: dict[str, str] = {}
-    # Another type than the default's is told in other words, of the key and both types.
+    # For another type than the default's the message differs: it names the key and both types.
     kinds = {key: type(value) for key, value in leaves(config())}
     values = {
         key: (value, declared)

@@ -1,4 +1,4 @@
-"""ACDC's and UrbanSyn's layouts: what is drawn is read, and what does not belong there is told."""
+"""ACDC's and UrbanSyn's layouts: what was written is read, and mistakes are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CamVid: names tell split and light, both forms give the same labels, and mistakes are told."""
+"""CamVid: names give split and light, both forms have the same labels, mistakes are reported."""
 
 from __future__ import annotations
 

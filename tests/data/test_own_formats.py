@@ -1,4 +1,4 @@
-"""The formats of own data: what is drawn is read, in each of them, and mistakes are told."""
+"""The formats of own data: each reads what was written, and mistakes are reported."""
 
 from __future__ import annotations
 

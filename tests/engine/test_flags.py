@@ -1,4 +1,4 @@
-"""What a device can only flag is told by the process that has it, one step later on a GPU.
+"""Problems that a device can only flag are reported by its process, one step later on a GPU.
 
 The CPU looks at once; here it is made to behave as a GPU does, with two processes.
 """

@@ -22,7 +22,7 @@ SMALL = ["INPUT.CROP_SIZE", "(64, 128)", "SOLVER.IMS_PER_BATCH", "2"]
 
 @pytest.fixture(autouse=True)
 def full_float32() -> Iterator[None]:
-    """Convolutions in float32: TensorFloat-32 rounds to three digits."""
+    """Convolutions in float32: TensorFloat-32 has a precision of only three digits."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield

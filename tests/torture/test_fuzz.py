@@ -24,7 +24,7 @@ def test_three_hundred_damaged_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuzz.MAKERS", QUICK)
     tally = run(300, 0)
     assert tally.faults == {}
-    # Every kind was reached, and most damages are told.
+    # Every kind was reached, and most damaged files are refused.
     with in_folder() as folder:
         names = {kind.name for kind in make_kinds(folder / "files")}
     assert {*tally.refused, *tally.taken} == names

@@ -1,4 +1,4 @@
-"""What Detectron2's heads cannot be built of is told in one line, before any training."""
+"""Keys of which Detectron2's heads cannot be built are reported in one line, before training."""
 
 from __future__ import annotations
 
