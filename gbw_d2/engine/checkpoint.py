@@ -235,8 +235,9 @@ class Checkpointer(DetectionCheckpointer):
             )
             raise CheckpointError(f"the checkpoint is of other classes: {differ}; {remedy}")
         self.logger.warning("The checkpoint is of other classes: %s", differ)
+        class_rows = getattr(self.model, "class_rows", {})
         checkpoint["model"] = with_shared_rows(
-            checkpoint["model"], self.model.state_dict(), theirs, ours
+            checkpoint["model"], self.model.state_dict(), theirs, ours, class_rows
         )
 
 

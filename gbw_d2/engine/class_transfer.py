@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LabelSpace, space_from_dict
+from gbw_d2.modeling.capabilities import ClassRows
 
 # The entry of a checkpoint that holds its label space.
 LABEL_SPACE = "label_space"
@@ -80,29 +81,42 @@ def with_shared_rows(
     state: Mapping[str, Tensor],
     theirs: LabelSpace,
     ours: LabelSpace,
+    class_rows: Mapping[str, ClassRows],
 ) -> dict[str, Any]:
     """Reorders the rows of classifiers to the order of this network's classes.
 
-    A classifier is a layer called ``predictor`` with one row per class. Rows of classes that the
-    checkpoint lacks keep their random initial values.
+    Rows of classes that the checkpoint lacks keep their random initial values.
 
     Args:
         weights: the checkpoint's tensors by name.
         state: this network's tensors by name.
         theirs: label space of the checkpoint.
         ours: label space of this network.
+        class_rows: the network's classifiers.
     """
-    shared = [name for name in ours.class_names if name in theirs.id_of]
-    into = [ours.id_of[name] for name in shared]
-    out_of = [theirs.id_of[name] for name in shared]
     result = dict(weights)
     for name, value in weights.items():
-        if "predictor" not in name.split(".") or name not in state:
+        rows = rows_of(name, class_rows)
+        if rows is None or name not in state:
             continue
-        drawn = state[name]
-        if value.shape[:1] != (theirs.num_classes,) or drawn.shape[:1] != (ours.num_classes,):
+        drawn, old, new = state[name], _row_names(theirs, rows), _row_names(ours, rows)
+        if value.shape[:1] != (len(old),) or drawn.shape[:1] != (len(new),):
             continue
-        rows = drawn.detach().clone().to(value)
-        rows[into] = value[out_of]
-        result[name] = rows
+        shared = [row for row in new if row in old]
+        kept = drawn.detach().clone().to(value)
+        kept[[new.index(row) for row in shared]] = value[[old.index(row) for row in shared]]
+        result[name] = kept
     return result
+
+
+def rows_of(name: str, class_rows: Mapping[str, ClassRows]) -> ClassRows | None:
+    """Returns the rows of the parameter ``name``, None where it is of no classifier."""
+    found = [part for part in class_rows if f".{part}." in f".{name}."]
+    return class_rows[max(found, key=len)] if found else None
+
+
+def _row_names(space: LabelSpace, rows: ClassRows) -> list[tuple[str, int]]:
+    """Returns class name and number of each row of a classifier; further rows have no class."""
+    ids = space.thing_ids if rows.things else range(space.num_classes)
+    named = [(space.class_names[i], number) for i in ids for number in range(rows.each)]
+    return named + [("", number) for number in range(rows.more)]

@@ -1,4 +1,4 @@
-"""Optional interfaces of networks, which some strategies require."""
+"""Optional interfaces of networks, which some strategies and the transfer of weights require."""
 
 from __future__ import annotations
 
@@ -16,6 +16,24 @@ from gbw_d2.modeling.protocol import (
     Targets,
     TaughtSegments,
 )
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """Which rows of a classifier's weight and bias belong to which class.
+
+    A network names its classifiers in ``class_rows``: parts of their parameters' names, of which
+    the longest counts.
+
+    Attributes:
+        things: whether there are rows of the things alone, else of all classes; in class order.
+        each: rows of each class, one after the other.
+        more: further rows at the end, such as the background's.
+    """
+
+    things: bool = False
+    each: int = 1
+    more: int = 0
 
 
 @dataclass(frozen=True)

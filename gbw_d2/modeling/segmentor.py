@@ -17,6 +17,7 @@ from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL, LABEL_SPACES, LabelSpace
 from gbw_d2.losses import ClassWeightedCrossEntropy, WeightedLosses, in_order
 from gbw_d2.modeling import backbones  # noqa: F401  (registers them)
+from gbw_d2.modeling.capabilities import ClassRows
 from gbw_d2.modeling.heads.auxiliary import build_auxiliary_head
 from gbw_d2.modeling.heads.build import build_semantic_head
 from gbw_d2.modeling.heads.classifier import classifier_input_and_logits
@@ -75,6 +76,7 @@ class DenseSegmentor(nn.Module):
         target_entries: names of a sample's label entries that are this network's own.
         target_padding: padding values of such entries that are not padded with 0.
         displacements: names of dense maps that hold (dy, dx) in pixels.
+        class_rows: its classifiers by part of their parameters' names.
         waits_per_step: how often a training step waits for the device.
         not_exported: a message about what ``export_outputs`` omits and why; "" = nothing.
     """
@@ -82,6 +84,7 @@ class DenseSegmentor(nn.Module):
     target_entries: tuple[str, ...] = ()
     target_padding: Mapping[str, float] = {}
     displacements: frozenset[str] = frozenset()
+    class_rows: Mapping[str, ClassRows] = {"predictor": ClassRows()}
     waits_per_step = 0
     not_exported: str = ""
 

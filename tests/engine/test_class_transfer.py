@@ -12,10 +12,16 @@ from own_data import write_own_data
 
 from gbw_d2.engine.build import build_model
 from gbw_d2.engine.checkpoint import Checkpointer, CheckpointError
-from gbw_d2.engine.class_transfer import checkpoint_space, difference
+from gbw_d2.engine.class_transfer import (
+    checkpoint_space,
+    difference,
+    rows_of,
+    with_shared_rows,
+)
 from gbw_d2.errors import UserError
 from gbw_d2.inference.network import load_network, resolve_for
 from gbw_d2.label_spaces import CITYSCAPES_19, LABEL_SPACES, LabelSpace, space_from_dict
+from gbw_d2.modeling.capabilities import ClassRows
 
 
 @pytest.fixture
@@ -95,6 +101,49 @@ def test_rows_of_shared_names_are_kept(saved: tuple[Any, Path], tiny_config: Any
         old.backbone.state_dict().items(), new.backbone.state_dict().items(), strict=True
     ):
         assert torch.equal(a, b), name
+
+
+def test_rows_follow_their_classes_by_hand() -> None:
+    named = {c.name: c for c in CITYSCAPES_19.classes}
+    theirs = LabelSpace("a", tuple(named[n] for n in ("road", "person", "car")))
+    ours = LabelSpace("b", tuple(named[n] for n in ("car", "road", "bus")))
+    layouts = {
+        "predictor": ClassRows(),
+        "score": ClassRows(things=True, more=1),
+        "box": ClassRows(things=True, each=2),
+        "mask.predictor": ClassRows(things=True),
+    }
+    # Both have three classes and two things: no shape tells that the rows are others.
+    for name, expected in (
+        ("head.predictor.weight", [2, 0, -1]),
+        ("roi.score.bias", [1, -1, 2]),
+        ("roi.box.weight", [2, 3, -1, -1]),
+        ("roi.mask.predictor.weight", [1, -1]),
+        ("roi.boxes.weight", None),
+    ):
+        rows = 5 if expected is None else len(expected)
+        value = torch.arange(rows, dtype=torch.float32)
+        moved = with_shared_rows({name: value}, {name: value * 0 - 1}, theirs, ours, layouts)[name]
+        assert moved.tolist() == (value.tolist() if expected is None else expected), name
+
+
+@pytest.mark.parametrize("model", ["", "models/panoptic_fpn_tiny", "models/mask2former_tiny"])
+def test_every_layer_whose_rows_are_of_classes_is_named(tiny_config: Any, model: str) -> None:
+    leaf = f"toy/panoptic_gbw {model}".strip()
+    networks = [
+        build_model(tiny_config("DATASETS.LABEL_SPACE", f"cityscapes_{number}", name=leaf))
+        for number in (16, 19)
+    ]
+    small, large = (network.state_dict() for network in networks)
+    differ = {name for name in small if small[name].shape != large[name].shape}
+    found = {name: rows_of(name, networks[0].class_rows) for name in small}
+    assert differ and differ == {name for name, rows in found.items() if rows is not None}
+    before = {name: torch.full_like(value, 2.0) for name, value in small.items()}
+    spaces = networks[0].label_space, networks[1].label_space
+    moved = with_shared_rows(before, large, *spaces, networks[0].class_rows)
+    for name in differ:
+        assert moved[name].shape == large[name].shape, name
+        assert (moved[name].view(len(moved[name]), -1) == 2).all(1).sum() == len(small[name]), name
 
 
 def test_layers_of_another_shape_are_started_anew(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gbw_d2.errors import UserError
+from gbw_d2.modeling.capabilities import ClassRows
 from gbw_d2.modeling.mask2former.decoder import (
     DecoderSettings,
     MaskedAttentionDecoder,
@@ -20,6 +21,9 @@ from gbw_d2.modeling.mask2former.pixel_decoder import (
     PixelDecoderSettings,
 )
 from gbw_d2.modeling.protocol import Features
+
+# The queries' classifier, with "no object" last.
+QUERY_ROWS = {"decoder.classifier": ClassRows(more=1)}
 
 
 class MaskHead(nn.Module):

@@ -17,7 +17,7 @@ from gbw_d2.label_spaces import LABEL_SPACES, LabelSpace
 from gbw_d2.losses import ClassWeightedQueryClassification, ClassWeightedQueryMask
 from gbw_d2.modeling.mask2former.criterion import PointSettings, QueryTargets, query_targets
 from gbw_d2.modeling.mask2former.decoder import QueryPredictions
-from gbw_d2.modeling.mask2former.head import build_mask_head
+from gbw_d2.modeling.mask2former.head import QUERY_ROWS, build_mask_head
 from gbw_d2.modeling.mask2former.matching import LossFactors
 from gbw_d2.modeling.mask2former.official_names import renamed_weights
 from gbw_d2.modeling.mask2former.resampling import Frame
@@ -91,6 +91,7 @@ class GBWMask2Former(PanopticSegmentor):
 
     waits_per_step = 1  # the assignment of each batch with targets is found on the host
     renamed_weights = staticmethod(renamed_weights)
+    class_rows = QUERY_ROWS
 
     @configurable
     def __init__(

@@ -46,7 +46,7 @@ from gbw_d2.modeling.rois.heads import RoIPredictions, draw_rois, predict_rois
 from gbw_d2.modeling.rois.inputs import DrawnFeatures, RoIInputs
 from gbw_d2.modeling.rois.labelling import image_generators
 from gbw_d2.modeling.rois.proposals import predict_anchors, proposal_losses, proposals_of
-from gbw_d2.modeling.rois.settings import with_things
+from gbw_d2.modeling.rois.settings import ROI_ROWS, with_things
 from gbw_d2.modeling.rois.views import RoIViews
 from gbw_d2.modeling.segmentor import result_size
 from gbw_d2.modeling.targets.instances import (
@@ -96,6 +96,7 @@ class GBWPanopticFPN(RoIViews, PanopticSegmentor):
     # Of one image, without the numbers' checks that losses leave out on a GPU: 4 in Detectron2's
     # proposals, which every further image adds, 5 in each of its two poolers, and one of ours.
     waits_per_step = 15
+    class_rows = {**PanopticSegmentor.class_rows, **ROI_ROWS}  # noqa: RUF012
     detectron2_keys = (
         *("MODEL.MASK_ON", "MODEL.PROPOSAL_GENERATOR", "MODEL.FPN"),
         *("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"),

@@ -6,7 +6,14 @@ from typing import Any
 
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LabelSpace
+from gbw_d2.modeling.capabilities import ClassRows
 
+# The classifiers of Detectron2's RoI heads; rows of the background come last.
+ROI_ROWS = {
+    "cls_score": ClassRows(things=True, more=1),
+    "bbox_pred": ClassRows(things=True, each=4),
+    "mask_head.predictor": ClassRows(things=True),
+}
 # Detectron2's default number of classes, which marks a value that was not set.
 _UNSET_CLASSES = 80
 
