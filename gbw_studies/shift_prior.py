@@ -114,9 +114,15 @@ def shift_prior_(network: nn.Module, shift: Tensor) -> None:
     """Adds a shift (K,) to the bias of the network's semantic classifier, in place.
 
     Raises:
-        UserError: the classifier has no bias.
+        UserError: there is no classifier of pixels, or it has no bias.
     """
-    predictor = network.sem_seg_head.predictor
+    head = network.sem_seg_head
+    predictor = getattr(head, "predictor", None)
+    if predictor is None:  # a mask classifier
+        raise UserError(
+            f"{type(head).__name__} has no classifier of pixels to whose bias the shift could be "
+            "added; leave --save out"
+        )
     biases = [m.bias for m in predictor.modules() if isinstance(m, nn.Conv2d)]
     # If several branches are summed, one of them gets the whole shift.
     if not biases or biases[0] is None:

@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("prediction", type=Path)
     parser.add_argument("--workers", type=int, help="threads; default: one per core")
     args = parser.parse_args(arguments)
+    if args.workers is not None and args.workers < 1:
+        parser.error(f"--workers is {args.workers}; expected 1 or more")
 
     def work() -> None:
         scores = score_files(args.truth, args.prediction, args.workers).compute()

@@ -15,7 +15,7 @@ from gbw_d2 import compat, keys  # noqa: F401  (compat before Detectron2)
 from gbw_d2.config import ConfigError
 from gbw_d2.data.augmentation import AugmentationSettings
 from gbw_d2.data.decoded_cache import DecodedCache
-from gbw_d2.data.formats.files import read_image
+from gbw_d2.data.formats.files import few, read_image
 from gbw_d2.data.loaders import PairedLoader, build_test_loader, build_train_loader
 from gbw_d2.data.mappers import (
     RECORD_KEYS,
@@ -236,6 +236,13 @@ def _labelled_target(
     )
     stream = EpochPermutation(len(labels.image_ids), cfg.SEED, "target")
     mined = _mined(cfg, stream, lambda: labels.class_pixels, stage_data.mining, "target")
+    gone = [image_id for image_id in labels.image_ids if image_id not in by_id]
+    if gone:
+        raise DatasetError(
+            f"DATASETS.TARGET '{data.target.spec.name}' has no images {few(gone)} any more, which "
+            f"have pseudo-labels in '{labels.folder}'; put them back, or resume from a checkpoint "
+            "of an earlier stage"
+        )
     drawn = [by_id[image_id] for image_id in labels.image_ids]
     return build_train_loader(drawn, mapper, mined, name="target", **shared)
 

@@ -46,7 +46,8 @@ class Trainer(TrainerBase):
         seed: seeds the network's random numbers (dropout) together with the iteration, so that a
             resumed run equals an uninterrupted one.
         accumulation: parts into which a batch is split; their gradients are averaged, so that a
-            step equals that of as many processes with one part each.
+            step equals that of as many processes with one part each, except for what a part
+            computes by itself (docs/training.md).
         precision: float32 or a half precision.
         extra: the strategy's own optimisers.
         schedule_iters: length of their learning-rate schedules, iterations.

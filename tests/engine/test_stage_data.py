@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gbw_d2 import keys
+from gbw_d2.data.spec import DatasetError
 from gbw_d2.engine.batches import build_batches, build_context
 from gbw_d2.engine.run_data import RunData
 from gbw_d2.uda.strategy import PSEUDO_LABELS, Mining, PseudoLabels, StageData
@@ -86,6 +87,9 @@ def test_pseudo_labels_and_mining(run_data: RunData, tmp_path: Path) -> None:
         return sum(len(classes) > 1 for classes in found) / len(found)
 
     assert shown(Mining(1.0, [13], [14])) > 2 * shown(None)
+    lost = StageData(True, 1.0, PseudoLabels(tmp_path, [ids[0], "gone"], pixels), None)
+    with pytest.raises(DatasetError, match="has no images gone any more"):
+        build_batches(run_data, 0, lost)
 
 
 def test_decoded_data_are_the_same_batches(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gbw_d2.engine.build import build_model
+from gbw_d2.errors import UserError
 from gbw_d2.modeling.heads.deeplab_v2 import DilatedClassifier
 from gbw_studies import shift_prior as tool
 
@@ -57,7 +58,10 @@ def test_a_shift_in_the_bias_is_one_of_the_logits(
 def test_a_classifier_without_bias_is_refused(tiny_config: Any) -> None:
     network = build_model(tiny_config(name="toy/semantic_source_only uda/self_training"))
     network.sem_seg_head.predictor = torch.nn.Conv2d(32, 16, 1, bias=False)
-    with pytest.raises(Exception, match="Conv2d has no bias"):
+    with pytest.raises(UserError, match="Conv2d has no bias"):
+        tool.shift_prior_(network, torch.zeros(16))
+    network.sem_seg_head = torch.nn.Identity()  # as a mask classifier's, without a predictor
+    with pytest.raises(UserError, match="Identity has no classifier of pixels"):
         tool.shift_prior_(network, torch.zeros(16))
 
 

@@ -21,6 +21,7 @@ from gbw_d2.engine.build import architecture, build_model, build_training_losses
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import LABEL_SPACES
 from gbw_d2.modeling.capabilities import ConsistencySettings
+from gbw_d2.modeling.rois import views
 from gbw_d2.modeling.rois.heads import predict_classes, predict_masks
 from gbw_d2.modeling.rois.proposals import predict_anchors, proposals_of
 from gbw_d2.uda import Context, build_strategy
@@ -154,6 +155,36 @@ def test_proposals_are_pooled_again_on_the_view(make: Any) -> None:
     assert all(p.grad is None for p in model.proposal_generator.parameters())
     same = model.consistency_losses(clean, clean, ConsistencySettings(20, 2.0, 3.0))
     assert all(value == 0 for value in same.values())
+
+
+def test_distances_are_over_the_proposals_of_all_processes(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_that_remain = ("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 9999, "MODEL.RPN.POST_NMS_TOPK_TRAIN", 9999)
+    cfg, strategy = make(*all_that_remain)
+    model = strategy.model
+    images = model.images(batch_of(cfg, 0))
+    other = torch.nn.functional.interpolate(images, size=(96, 64), mode="bilinear")
+
+    @torch.no_grad()
+    def distances(part: slice) -> dict[str, Tensor]:
+        clean = model.outputs(model.features(images[part]), SIZE)
+        view = model.outputs(model.features(other[part]), (96, 64))
+        return model.consistency_losses(clean, view, ConsistencySettings(9999, 1.0, 1.0))
+
+    numbers: list[Tensor] = []
+    monkeypatch.setattr(views, "all_reduce_sum", lambda value: numbers.append(value) or value)
+    whole = distances(slice(2))
+    for n in range(2):
+        distances(slice(n, n + 1))
+    assert numbers[2] != numbers[4], "the images must have different numbers of proposals"
+    # Both processes know the sums over both.
+    sums = iter([*numbers[:2], *numbers[:2]])
+    monkeypatch.setattr(views, "all_reduce_sum", lambda value: next(sums))
+    monkeypatch.setattr(views, "world_size", lambda: 2)
+    parts = [distances(slice(n, n + 1)) for n in range(2)]
+    for name, value in whole.items():
+        torch.testing.assert_close((parts[0][name] + parts[1][name]) / 2, value)
 
 
 def test_steps_of_the_first_stage(make: Any, tmp_path: Path) -> None:

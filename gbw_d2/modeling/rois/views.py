@@ -22,6 +22,7 @@ from gbw_d2.modeling.rois.heads import predict_classes, predict_masks
 from gbw_d2.modeling.rois.masks import pasted_mask, pasted_region
 from gbw_d2.modeling.rois.proposals import predict_anchors, proposals_of
 from gbw_d2.modeling.segmentor import DenseSegmentor, result_size
+from gbw_d2.weighting.distributed import all_reduce_sum, world_size
 
 # Names of the losses on distances between proposals.
 _CLASSES, _MASKS = "loss_roi_cls", "loss_roi_mask"
@@ -51,9 +52,7 @@ class RoIViews(DenseSegmentor):
             known = _said(heads, given.pyramid, boxes)
         rows, columns = (new / old for new, old in zip(seen.size, given.size, strict=True))
         said = _said(heads, seen.pyramid, [_resized(each, rows, columns) for each in boxes])
-        classes, masks = (
-            (a - b).abs().sum() / max(1, b.numel()) for a, b in zip(said, known, strict=True)
-        )
+        classes, masks = (_distance(a, b) for a, b in zip(said, known, strict=True))
         return {_CLASSES: settings.class_weight * classes, _MASKS: settings.mask_weight * masks}
 
     @torch.no_grad()
@@ -75,6 +74,13 @@ class RoIViews(DenseSegmentor):
                 objects = _objects(scaled(outputs.private[0], shown, size), things, size)
             found.append((logits, objects))
         return found
+
+
+def _distance(said: Tensor, known: Tensor) -> Tensor:
+    """Returns the mean absolute difference over all processes' proposals; all must call it."""
+    number = torch.full((), float(known.numel()), device=known.device)
+    mean = all_reduce_sum(number) / world_size()
+    return (said - known).abs().sum() / mean.clamp(min=1 / world_size())
 
 
 def _resized(boxes: Tensor, rows: float, columns: float) -> Tensor:
