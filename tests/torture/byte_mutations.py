@@ -1,4 +1,4 @@
-"""Damages bytes of files, and gives values that seldom fit."""
+"""Damages bytes of files, and supplies values that are rarely valid."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-# A file that runs code makes this folder, in the working folder.
+# A file whose code is executed makes this folder in the working folder.
 CANARY = "code_was_run"
 
 ODD: list[Any] = [
@@ -21,12 +21,12 @@ Mutation = Callable[[Random, bytes], bytes]
 
 
 def odd(draw: Random) -> Any:
-    """Returns a value that seldom belongs where it is put."""
+    """Returns a value that is rarely valid at its place."""
     return copy.deepcopy(draw.choice(ODD))
 
 
 def changed_bytes(draw: Random, data: bytes) -> bytes:
-    """Flips, overwrites, cuts, doubles or inserts a few bytes."""
+    """Flips, overwrites, removes, doubles or inserts a few bytes."""
     new = bytearray(data)
     for _ in range(draw.choice([1, 1, 1, 2, 5, 20])):
         at = draw.randrange(len(new) + 1)
@@ -48,7 +48,7 @@ def changed_bytes(draw: Random, data: bytes) -> bytes:
 
 
 def cut_or_foreign(draw: Random, data: bytes) -> bytes:
-    """Cuts the file, empties it, or puts something else in its place."""
+    """Truncates or empties the file, or replaces its content."""
     how = draw.randrange(7)
     if how < 3:
         return data[: draw.randrange(len(data) + 1)]

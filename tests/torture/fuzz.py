@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Damages thousands of files of every kind that is read here, and looks what their readers say.
+"""Damages thousands of files of every kind that is read here, and checks how readers react.
 
     uv run tests/torture/fuzz.py --count 10000 --seed 0
 
-A trial changes one file and reads it. It may be refused in one line, or taken where what was read
-can be; anything else is a fault: a traceback, a message of several lines, a value that cannot be,
-more than ten seconds of processor time, or code that was run. Trial N of a seed is always the same
-file: `--only N` repeats it and shows what happened. Exit code 1: there was a fault.
+A trial changes one file and reads it. The file may be refused in one line, or accepted if the
+values read from it are valid. Anything else is a fault: a traceback, a message of several lines, an
+invalid value, more than ten seconds of processor time, or code that was executed. Trial N of a seed
+is always the same file: `--only N` repeats it and shows the result. Exit code 1: there was a fault.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ PACKAGES = ("gbw_d2", "gbw_studies")
 
 
 class TooLongError(BaseException):
-    """A reader has not come to an end."""
+    """A reader exceeded its time."""
 
 
 @dataclass
 class Outcome:
-    """What came of a trial.
+    """The result of a trial.
 
     Attributes:
-        verdict: refused, taken, or a fault in one line.
+        verdict: refused, taken (accepted), or a fault in one line.
         kind: of the file.
-        file: that was changed.
-        error: what was raised.
+        file: the changed file.
+        error: the exception that was raised.
     """
 
     verdict: str
@@ -69,7 +69,7 @@ class Outcome:
 
 @dataclass
 class Tally:
-    """What came of many trials."""
+    """The results of many trials."""
 
     refused: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
@@ -86,7 +86,7 @@ class Tally:
 
 
 def make_kinds(folder: Path) -> list[Kind]:
-    """Writes whole files of every kind."""
+    """Writes undamaged files of every kind."""
     kinds: list[Kind] = []
     for make in MAKERS:
         own = folder / make.__name__
@@ -96,9 +96,9 @@ def make_kinds(folder: Path) -> list[Kind]:
 
 
 def trial(kinds: Sequence[Kind], seed: int, number: int) -> Outcome:
-    """Changes one file, reads it, and puts it back."""
+    """Changes one file, reads it, and restores it."""
     draw = Random(f"{seed}-{number}")
-    # Each kind comes up in turn, by its share, so that few trials reach all of them too.
+    # The kinds alternate according to their shares, so that even few trials reach all of them.
     slots = [kind for kind in kinds for _ in range(kind.share)]
     kind = slots[(number * 37) % len(slots)]
     path = draw.choice(list(kind.files))
@@ -139,7 +139,7 @@ def _limited() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TooLongError
 
-    # Of this process's own time: a busy machine is no fault of the reader's.
+    # Processor time, because a busy machine is not the reader's fault.
     before = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
@@ -151,7 +151,7 @@ def _limited() -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_folder() -> Iterator[Path]:
-    """Works in a folder of its own, quietly."""
+    """Works in a folder of its own, without output."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -166,7 +166,7 @@ def in_folder() -> Iterator[Path]:
 
 
 def run(count: int, seed: int, first: int = 0, kind: str = "") -> Tally:
-    """Runs the trials ``first`` to ``first + count - 1``, of kinds whose name holds ``kind``."""
+    """Runs the trials ``first`` to ``first + count - 1``, of kinds whose name contains ``kind``."""
     tally = Tally()
     with in_folder() as folder:
         kinds = [k for k in make_kinds(folder / "files") if kind in k.name]

@@ -1,4 +1,4 @@
-"""What is damaged and who reads it."""
+"""Kinds of files that are damaged, and their readers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mutations import Mutation
 
 
 class NonsenseError(AssertionError):
-    """A damaged file was taken, and what was read of it cannot be."""
+    """A damaged file was accepted although the values read from it are invalid."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,9 @@ class Kind:
 
     Args:
         name: in words.
-        share: how often it is drawn beside the others.
-        files: file -> how it may be changed; all of them are whole again after each trial.
-        read: reads what the files belong to, and raises :class:`NonsenseError` where what it got
-            cannot be.
+        share: how often it is drawn, relative to the others.
+        files: file -> ways to change it; all files are restored after each trial.
+        read: reads the files, and raises :class:`NonsenseError` if the result is invalid.
     """
 
     name: str
@@ -32,6 +31,6 @@ class Kind:
 
 
 def holds(truth: bool, what: str = "") -> None:
-    """Raises :class:`NonsenseError` where something does not hold of what was read."""
+    """Raises :class:`NonsenseError` if a statement about the values read is not true."""
     if not truth:
         raise NonsenseError(what)

@@ -1,4 +1,4 @@
-"""Kinds of files of data sets: labels, images, data.yaml, COCO panoptic, pseudo-labels."""
+"""Kinds of files of datasets: labels, images, data.yaml, COCO panoptic, pseudo-labels."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def configs(folder: Path) -> Iterator[Kind]:
         if not leaf.is_file():
             continue
         path = folder / f"{name}.yaml"
-        # All keys of the leaf in one file, so that each of them can be changed.
+        # All keys of the recipe in one file, so that each of them can be changed.
         cfg = load_config(str(leaf))
         cfg.OUTPUT_DIR = str(folder / "output")
         own = _changed_keys(cfg)
@@ -102,7 +102,7 @@ def _read_config(path: Path) -> None:
 
 
 def check_space_of(cfg: Any) -> None:
-    """What a resolved config must be: of the default's types."""
+    """Checks that values of a resolved config have the types of their defaults."""
     holds(cfg.SOLVER.MAX_ITER >= 1 and cfg.SOLVER.IMS_PER_BATCH >= 1, "numbers")
     holds(type(cfg.SOLVER.MAX_ITER) is int, "MAX_ITER")
     holds(all(isinstance(n, str) for n in cfg.DATASETS.TEST), "names")
@@ -111,7 +111,7 @@ def check_space_of(cfg: Any) -> None:
 
 
 def networks(folder: Path) -> Iterator[Kind]:
-    """The checkpoint of a run, as resuming, evaluation, demo and a new run read it."""
+    """Makes a run's checkpoint, read as for resuming, evaluation, the demo and a new run."""
     cfg = load_config(str(ROOT / "configs/toy/semantic_gbw.yaml"), ["MODEL.DEVICE", "cpu"])
     resolve(cfg)
     cfg.OUTPUT_DIR = str(folder)

@@ -1,7 +1,7 @@
 """Ways to damage a file, by its kind.
 
-Every function takes the random generator first and returns the whole new file. Nothing here is made
-to harm: code that asks to be run only makes an empty folder, whose name the tests look for.
+The first argument of every function is the random generator; it returns the content of the new
+file. Nothing here does harm: code in a file only makes an empty folder, which the tests look for.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _SIDES = [0, 1, 2, 3, 23, 24, 25, 39, 40, 41, 65535, 65536, 10**6, 2**31 - 1, 2*
 
 
 def changed_chunks(draw: Random, data: bytes) -> bytes:
-    """Changes the head or the order of a PNG file's chunks; all checksums are right."""
+    """Changes the header or the order of a PNG file's chunks; all checksums are valid."""
     chunks = _chunks(data)
     for _ in range(draw.choice([1, 1, 2])):
         how, at = draw.randrange(7), draw.randrange(max(1, len(chunks)))
@@ -73,7 +73,7 @@ def _inflated(body: bytes) -> bytes:
 
 
 def changed_pixels(draw: Random, data: bytes) -> bytes:
-    """Writes other numbers, of another size, depth or number of channels; the file is whole."""
+    """Writes a valid file with other values, or another size, depth or number of channels."""
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     rng = np.random.default_rng(draw.randrange(2**32))
     how = draw.randrange(7)

@@ -1,6 +1,6 @@
-"""A few hundred of the damaged files of fuzz.py: refused in one line, or taken where they can be.
+"""A few hundred damaged files of fuzz.py are refused in one line, or accepted if they are valid.
 
-Ten thousand of them: `uv run tests/torture/fuzz.py`; docs/reliability.md has the counts.
+`uv run tests/torture/fuzz.py` damages ten thousand; docs/reliability.md has the counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kind import NonsenseError
 from kinds_data import own_colours, own_numbers, pseudo_labels, scored_files
 from kinds_runs import results, studies
 
-# Those that cost a millisecond; the others take part in the slow test.
+# Kinds whose reading takes a millisecond; the slow test has the others, too.
 QUICK = (own_numbers, own_colours, pseudo_labels, scored_files, results, studies)
 
 
@@ -37,7 +37,7 @@ def test_two_thousand_damaged_files_of_every_kind() -> None:
 
 
 def read_with(fault: object, tmp_path: Path) -> Tally:
-    """Runs one trial of a reader that does what none may do."""
+    """Runs one trial of a reader that does something forbidden."""
     (tmp_path / "a").write_text("whole")
 
     def read() -> None:

@@ -21,7 +21,7 @@ _INTO_TEXT = [
 
 
 def changed_text(draw: Random, data: bytes) -> bytes:
-    """Moves, doubles and drops lines and words; puts marks of YAML and JSON anywhere."""
+    """Moves, doubles and removes lines and words; inserts symbols of YAML and JSON anywhere."""
     text = data.decode("utf-8", "surrogateescape")
     for _ in range(draw.choice([1, 1, 2, 4])):
         how, lines = draw.randrange(5), text.split("\n")
@@ -42,7 +42,7 @@ def changed_text(draw: Random, data: bytes) -> bytes:
     return text.encode(draw.choice(codings), "replace")
 
 
-# Nine lines that stand for nine to the ninth values.
+# Nine lines that expand to nine to the ninth values.
 _MANY_ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghi")
 )
@@ -65,7 +65,7 @@ _WHOLE_YAML = [
 
 
 def other_yaml(draw: Random, data: bytes) -> bytes:
-    """Puts a trap of YAML in place of the file, before or behind what is there."""
+    """Replaces the file by a trap of YAML, or puts one before or after its content."""
     trap = draw.choice(_WHOLE_YAML).encode()
     return draw.choice([trap, trap + b"\n" + data, data + b"\n" + trap])
 
@@ -82,7 +82,7 @@ _WHOLE_JSON = [
 
 
 def other_json(draw: Random, data: bytes) -> bytes:
-    """Puts a trap of JSON in place of the file."""
+    """Replaces the file by a trap of JSON."""
     return draw.choice(_WHOLE_JSON).encode()
 
 
@@ -100,7 +100,7 @@ def places(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def changed_tree(draw: Random, tree: Any) -> Any:
-    """Replaces, drops, doubles, swaps, wraps or renames a few nodes of nested dicts and lists."""
+    """Replaces, removes, doubles, swaps, wraps or renames a few nodes of nested containers."""
     root = [copy.deepcopy(tree)]
     for _ in range(draw.choice([1, 1, 1, 2, 4])):
         found = places(root)
@@ -139,12 +139,12 @@ def _nested(depth: int, value: Any) -> Any:
 
 
 def changed_json(draw: Random, data: bytes) -> bytes:
-    """Changes what a JSON file says."""
+    """Changes values of a JSON file."""
     return json.dumps(changed_tree(draw, json.loads(data)), default=str, skipkeys=True).encode()
 
 
 def changed_json_line(draw: Random, data: bytes) -> bytes:
-    """Changes what a line of a file of JSON lines says."""
+    """Changes values in a line of a file of JSON lines."""
     lines = data.splitlines()
     at = draw.randrange(len(lines))
     lines[at] = changed_json(draw, lines[at])
@@ -152,7 +152,7 @@ def changed_json_line(draw: Random, data: bytes) -> bytes:
 
 
 def changed_yaml(draw: Random, data: bytes) -> bytes:
-    """Changes what a YAML file says."""
+    """Changes values of a YAML file."""
     tree = changed_tree(draw, yaml.safe_load(data))
     try:
         return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False).encode("utf-8", "replace")
@@ -161,7 +161,7 @@ def changed_yaml(draw: Random, data: bytes) -> bytes:
 
 
 def changed_cells(draw: Random, data: bytes) -> bytes:
-    """Changes cells, rows and the head of a CSV file."""
+    """Changes cells, rows and the header of a CSV file."""
     rows = [line.split(",") for line in data.decode().split("\n")]
     for _ in range(draw.choice([1, 1, 3])):
         row = draw.choice(rows)

@@ -1,4 +1,4 @@
-"""Damages weights and other pickles; some ask to run code, which would make an empty folder."""
+"""Damages weights and other pickles; some contain code, which would make an empty folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from text_mutations import changed_tree, places
 
 
 class MakesAFolder:
-    """A pickle of it makes the folder :data:`CANARY` when it is read."""
+    """An object whose pickle makes the folder :data:`CANARY` when it is read."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (CANARY,)
@@ -37,7 +37,7 @@ _TENSORS: list[Callable[[], Any]] = [
 
 
 def changed_weights(draw: Random, data: bytes, folder_maker: bool = True) -> bytes:
-    """Changes what a file of ``torch.save`` holds; one in ten asks to run code."""
+    """Changes the content of a file of ``torch.save``; one in ten contains code."""
     tree = torch.load(io.BytesIO(data), weights_only=True)
     tree = _changed_state(draw, tree)
     if folder_maker and draw.random() < 0.1:
@@ -72,7 +72,7 @@ def _tensors(tree: Any) -> list[Any]:
 
 
 class _Kept:
-    """Stands for a value that is not copied."""
+    """A placeholder for a value that is not copied."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -98,7 +98,7 @@ def _with_tensors(tree: Any, kept: Any) -> Any:
 
 
 def changed_pickle(draw: Random, data: bytes) -> bytes:
-    """Changes what a pickle of arrays holds; one in five asks to run code."""
+    """Changes the content of a pickle of arrays; one in five contains code."""
     tree = pickle.loads(data)
     node, key = draw.choice(places(tree))
     how = draw.randrange(5)
@@ -116,7 +116,7 @@ def changed_pickle(draw: Random, data: bytes) -> bytes:
 
 
 def changed_safetensors(draw: Random, data: bytes) -> bytes:
-    """Changes the head of a safetensors file, which is JSON behind its length."""
+    """Changes the header of a safetensors file, which is JSON after its length."""
     length = struct.unpack("<Q", data[:8])[0]
     head = changed_tree(draw, json.loads(data[8 : 8 + length]))
     body = json.dumps(head, default=str, skipkeys=True).encode()
@@ -125,7 +125,7 @@ def changed_safetensors(draw: Random, data: bytes) -> bytes:
 
 
 def changed_array(draw: Random, data: bytes) -> bytes:
-    """Writes another array, or one of objects, whose pickle asks to run code."""
+    """Writes another array, or one of objects, whose pickle contains code."""
     out = io.BytesIO()
     array = draw.choice(
         [
