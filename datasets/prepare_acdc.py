@@ -24,7 +24,7 @@ SIZE = (1080, 1920)
 def check_condition(args: argparse.Namespace, condition: str) -> list[str]:
     """Checks a condition's training and test images; returns problems.
 
-    Where the panoptic labels are there, the test's are read too.
+    If there are panoptic labels, those of the test set are read, too.
 
     Raises:
         DatasetError: something is missing.

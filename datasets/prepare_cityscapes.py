@@ -90,14 +90,14 @@ def _read_grey(path: str, dtype: type, record: Record) -> np.ndarray:
 
 
 def read_labels(record: Record) -> tuple[np.ndarray, SegmentsInfo]:
-    """Reads all labels of an image and raises where one cannot be used; returns its segments."""
+    """Reads all labels of an image; returns its segments, or raises if a label is unusable."""
     read_downloaded(record)
     read_semantic(record)
     return read_panoptic(record)
 
 
 def warn_of_images(root: Path, split: str) -> None:
-    """Warns where cities lack images."""
+    """Warns if cities lack images."""
     paths = list_images(root, split)
     what = f"split '{split}' of Cityscapes"
     warn_of_count(len(paths), NUM_IMAGES[split], what, scored=split == "val")

@@ -74,7 +74,9 @@ def run_script(
             "--root", type=Path, default=datasets_root() / folder, help=f"folder with {holds}"
         )
     parser.add_argument("--check", action="store_true", help="only check; write nothing")
-    parser.add_argument("--workers", type=int, help="as many as processors by default")
+    parser.add_argument(
+        "--workers", type=int, help="threads or processes; default: one per processor"
+    )
     add_options(parser)
     args = parser.parse_args()
     return finish(partial(_tell_problems, check if args.check else make, args), AGAIN)
@@ -83,7 +85,7 @@ def run_script(
 def _tell_problems(work: Work, args: argparse.Namespace) -> int:
     try:
         problems = work(args)
-    # ValueError: settings of the toy world that make no sense.
+    # ValueError: invalid settings of the toy world.
     except ValueError as error:
         problems = [f"not usable: {error}"]
     for problem in problems:
@@ -127,7 +129,7 @@ def warn_of_cities(found: Sequence[str], split: str) -> None:
 
 
 def tell_sizes(records: list[Record], expected: tuple[int, int] | None = None) -> None:
-    """Prints the images' sizes, and a warning where one is not ``expected`` (rows, columns)."""
+    """Prints the images' sizes, and a warning if some are not ``expected`` (rows, columns)."""
     counts = Counter((r[keys.HEIGHT], r[keys.WIDTH]) for r in records).most_common()
     sizes = [f"{rows} x {columns}: {number}" for (rows, columns), number in counts]
     print(f"sizes (rows x columns): {few(sizes, 5)}")
@@ -141,14 +143,14 @@ def tell_sizes(records: list[Record], expected: tuple[int, int] | None = None) -
 
 @dataclass(frozen=True)
 class Release:
-    """What a download holds whose images are numbered.
+    """The content of a download whose images are numbered.
 
     Args:
         first: number of the first image.
         count: number of images.
-        digits: of a number in a file's name.
+        digits: number of digits in a file's name.
         archives: folder -> number of an image -> the archive that holds its file there.
-        size: (rows, columns) of every image; None where there are several.
+        size: (rows, columns) of every image; None if there are several sizes.
     """
 
     first: int
@@ -174,7 +176,7 @@ def warn_of_numbers(root: Path, release: Release) -> None:
 
 
 def spans(numbers: Sequence[int], digits: int) -> list[str]:
-    """Returns ascending numbers as text, neighbours joined: ``00003``, ``00007-00009``."""
+    """Returns ascending numbers as text, with ranges: ``00003``, ``00007-00009``."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -195,13 +197,13 @@ def check_sample(
 
     Args:
         records: the dataset's.
-        read_label: raises where a label cannot be used; None where there are none.
-        sample: how many are read; 0 reads all.
+        read_label: raises an error if a label cannot be used; None if there are no labels.
+        sample: number of images that are read; 0 reads all.
         workers: threads; None = one per processor.
-        space: classes of what ``read_label`` returns; None for no table of classes.
+        space: classes of the labels that ``read_label`` returns; None for no table of classes.
 
     Returns:
-        What is wrong with them, in words; the first ten and the number of the others.
+        Problems as messages: the first ten, and the number of the others.
     """
 
     looks: list[Look] = []
@@ -235,7 +237,7 @@ def first_ones(problems: list[str]) -> list[str]:
 
 
 def spread(records: list[Record], sample: int) -> list[Record]:
-    """Returns so many records, evenly spread over all; 0, or more than there are, for all."""
+    """Returns ``sample`` records, evenly spread; all if it is 0 or more than there are."""
     if not 0 < sample < len(records):
         return records
     return [records[len(records) * i // sample] for i in range(sample)]
@@ -281,11 +283,11 @@ def check_dataset(
         spec: the dataset.
         records: its records.
         args: the script's arguments (``--sample``, ``--workers``).
-        num_images: of the whole release; None where it is not known.
-        size: (rows, columns) of every image of the release; None where there are several.
+        num_images: number of images of the whole release; None if it is not known.
+        size: (rows, columns) of every image of the release; None if there are several sizes.
 
     Returns:
-        What is wrong, in words.
+        Problems as messages.
     """
     print(f"{spec.name}: {len(records)} images")
     if num_images is not None:
@@ -295,7 +297,7 @@ def check_dataset(
 
 
 def check_labels(spec: DatasetSpec, records: list[Record], args: argparse.Namespace) -> list[str]:
-    """Reads some images of a dataset with all that its labels hold and prints their classes."""
+    """Reads some images of a dataset with all their labels, and prints their classes."""
     reader = spec.read_panoptic or spec.read_semantic
     space = None if reader is None else spec.classes
     return check_sample(records, reader, args.sample, args.workers, space)
@@ -307,10 +309,10 @@ def count_classes(spec: DatasetSpec, records: list[Record], folder: Path) -> lis
     Args:
         spec: a labelled dataset.
         records: its records.
-        folder: where the counts are kept.
+        folder: folder of the counts.
 
     Returns:
-        What is wrong, in words.
+        Problems as messages.
     """
     counts = image_class_counts(spec, records, folder)
     print(f"class statistics are in {folder}")
@@ -330,10 +332,10 @@ def run_script_of_parts(
     Args:
         description: the script's docstring.
         folder: name of the dataset's folder below the datasets' root.
-        holds: what lies in that folder.
+        holds: content of that folder.
         option: name of the option that chooses parts, such as ``cities``.
         parts: names of all.
-        check_part: arguments, a part -> what is wrong with it, in words.
+        check_part: (arguments, part) -> problems as messages.
 
     Returns:
         The exit code.
@@ -363,9 +365,9 @@ def run_source_script(
     Args:
         description: the script's docstring.
         folder: name of the dataset's folder below the datasets' root.
-        holds: what lies in that folder.
-        dataset_name: the dataset whose labels are read, with instances where it has any.
-        release: what the whole download holds.
+        holds: content of that folder.
+        dataset_name: the dataset whose labels are read, with instances if it has any.
+        release: content of the whole download.
         load: root -> records.
 
     Returns:

@@ -42,7 +42,7 @@ def check_city(args: argparse.Namespace, city: str) -> list[str]:
     )
     both = {r[keys.IMAGE_ID] for r in train} & {r[keys.IMAGE_ID] for r in test}
     if both:
-        # In the lists of published runs too: Rome 17, Rio 24, Tokyo 34, Taipei 89.
+        # The lists of published runs have them, too: Rome 17, Rio 24, Tokyo 34, Taipei 89.
         print(f"{city}: {len(both)} test images are training images too, without labels there")
     return problems
 

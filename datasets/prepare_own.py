@@ -1,7 +1,7 @@
 """Checks your own data, described by a YAML or JSON file, and counts the classes of its labels.
 
     python datasets/prepare_own.py toy_own/data.yaml --check        # reads all; writes nothing
-    python datasets/prepare_own.py toy_own/data.yaml                # and keeps the class counts
+    python datasets/prepare_own.py toy_own/data.yaml                # and stores the class counts
 
 Prints the share and the instances of each class, lists every value that the file lacks with the
 first label that has it, and stops if instances seem to have another coding than stated. The file's
@@ -50,7 +50,7 @@ def check(args: argparse.Namespace) -> Sequence[str]:
 
 
 def make(args: argparse.Namespace) -> Sequence[str]:
-    """Checks, and keeps the class counts of every labelled split."""
+    """Checks the data, and stores the class counts of every labelled split."""
     problems = check(args)
     if problems:
         return problems
@@ -66,7 +66,9 @@ def make(args: argparse.Namespace) -> Sequence[str]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds this script's options."""
     parser.add_argument("file", help="the description, YAML or JSON")
-    parser.add_argument("--sample", type=int, default=0, help="images to read of each split (all)")
+    parser.add_argument(
+        "--sample", type=int, default=0, help="images to read of each split; default: all"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Makes the toy world: procedurally generated street datasets in SYNTHIA's and Cityscapes' layouts.
 
     python datasets/prepare_toy.py                     # 1300 images, half a minute on two cores
-    python datasets/prepare_toy.py --check             # is it there and whole? what is in it?
-    python datasets/prepare_toy.py --preview toy.png   # a contact sheet and nothing else
-    python datasets/prepare_toy.py --layout gta5       # the toy twin of another dataset
-    python datasets/prepare_toy.py --layout large      # both again, 4400 images of 256 x 512
+    python datasets/prepare_toy.py --check             # is it complete? what is in it?
+    python datasets/prepare_toy.py --preview toy.png   # only a contact sheet
+    python datasets/prepare_toy.py --layout gta5       # the toy counterpart of another dataset
+    python datasets/prepare_toy.py --layout large      # both domains, 4400 images of 256 x 512
 
 An interrupted run continues where it stopped. The default folder is `$DETECTRON2_DATASETS/toy`, or
 `datasets/toy`; a further layout is beside it, in `toy_<layout>`. Exit code 2: it is incomplete.
@@ -64,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="images of the source and of the target's training split (600 each)",
     )
     parser.add_argument(
-        "--layout", choices=LAYOUTS.names(), help="write this layout's own images and nothing else"
+        "--layout", choices=LAYOUTS.names(), help="write only the images of this layout"
     )
     parser.add_argument(
         "--preview",
@@ -75,10 +75,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> ToyWorldSettings:
-    """Returns the world that the arguments ask for.
+    """Returns the settings of the toy world by the arguments.
 
     Raises:
-        DatasetError: a layout, whose seed and number of images are its own, with one of them.
+        DatasetError: --layout together with --seed or --images, which a layout sets itself.
     """
     if args.layout:
         for name in ("seed", "images"):
@@ -95,7 +95,7 @@ def settings_of(args: argparse.Namespace) -> ToyWorldSettings:
 
 
 def make(args: argparse.Namespace) -> Sequence[str]:
-    """Writes what the arguments ask for."""
+    """Writes the data or the preview that the arguments select."""
     settings = settings_of(args)
     if args.preview:
         splits: Sequence[tuple[str, str]] = [(domain, "train") for domain in DOMAINS]
@@ -123,7 +123,7 @@ def check(args: argparse.Namespace) -> Sequence[str]:
 
 
 def labelled_datasets(root: Path, layout: str | None) -> list[DatasetSpec]:
-    """Returns the datasets of a folder with labels; of those with and without instances, one."""
+    """Returns the labelled datasets of a folder, each only once, with instances if possible."""
     if layout == "own":
         file = root / "data.yaml"
         found = [get_dataset(f"{file}:{name}") for name in read_description(file).splits]
@@ -139,7 +139,7 @@ def labelled_datasets(root: Path, layout: str | None) -> list[DatasetSpec]:
 
 
 def layout_root(args: argparse.Namespace) -> Path:
-    """Returns the folder that the arguments mean."""
+    """Returns the folder of the data by the arguments."""
     return args.root.with_name(f"{args.root.name}_{args.layout}") if args.layout else args.root
 
 
