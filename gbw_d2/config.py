@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from gbw_d2 import compat  # noqa: F401  (repairs come before Detectron2)
 from gbw_d2.composition import ConfigError, compose, split_words
 from gbw_d2.cvrn_keys import add_cvrn_keys
-from gbw_d2.key_names import unknown_key
+from gbw_d2.key_names import unknown_key, wrong_type
 from gbw_d2.mask2former_keys import add_mask2former_keys, add_mask_teacher_keys
 from gbw_d2.paths import expanded
 from gbw_d2.self_training_keys import add_self_training_keys
@@ -342,7 +342,7 @@ def _readable(error: Exception, cfg: CfgNode, where: str) -> ConfigError:
         # Nested keys are reported in full.
         wrong = message.split(":")[-1].strip().split()[0].rstrip(".")
         return unknown_key(where, wrong, _known_keys(cfg))
-    return ConfigError(f"{where}: {message}")
+    return wrong_type(where, message) or ConfigError(f"{where}: {message}")
 
 
 def load_config(config_file: str, words: Sequence[str] = ()) -> CfgNode:

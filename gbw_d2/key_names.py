@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ _OURS = ("config.py", "cvrn_keys.py", "mask2former_keys.py", "self_training_keys
 # The names of the root of all keys, and of the class of nodes, in these files.
 _ROOTS = ("cfg", "_C")
 _NODES = ("CN", "CfgNode")
+_WRONG_TYPE = re.compile(
+    r"Type mismatch \(<class '(?P<expected>[\w.]+)'> vs\. <class '(?P<given>[\w.]+)'>\) "
+    r"with values \((?P<values>.*)\) for config key: (?P<key>\S+)"
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,19 @@ class KeyNames:
                 yield from self.names_in(value, f"{name}.")
             else:
                 yield name
+
+
+def wrong_type(where: str, message: str) -> ConfigError | None:
+    """Explains yacs's message about a value of the wrong type; None for other messages."""
+    found = _WRONG_TYPE.fullmatch(message)
+    if found is None:
+        return None
+    key, expected = found["key"], found["expected"].rsplit(".", 1)[-1]
+    before, value = found["values"].rsplit(" vs. ", 1)
+    wanted = f"a value of type {expected}" + (f", such as {before}" if before else "")
+    if expected == "CfgNode":
+        wanted = f"keys below it: `{key}.NAME VALUE` (command line), `NAME: VALUE` (YAML)"
+    return ConfigError(f"{where}: {key} is {value}, of type {found['given']}; expected {wanted}")
 
 
 def unknown_key(where: str, wrong: str, known: Iterable[str]) -> ConfigError:

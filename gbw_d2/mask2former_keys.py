@@ -50,7 +50,8 @@ def add_mask_teacher_keys(cfg: CfgNode) -> None:
     keys = cfg.UDA.MASK_TEACHER = CfgNode()
     # Share of the run, 0..1, of a separate stage of source training; 0 = one stage only.
     keys.SOURCE_SHARE = 0.0
-    # Share of the run that follows with a frozen teacher, the result of the source stage.
+    # Share of the run that follows with a frozen teacher, the result of the source stage; without
+    # such a stage MODEL.WEIGHTS must be a trained network.
     keys.BURN_IN_SHARE = 0.0
     # True: after the source stage the student is reset to its initial weights (MC-PanDA).
     keys.RESTART = True

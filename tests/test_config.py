@@ -154,6 +154,10 @@ def _load(tmp_path: Path, text: str, *overrides: str) -> None:
         ("MODEL:\n  SEM_SEG_HEAD:\n    NAME: X", "unknown head .*DeepLabV3PlusHead"),
         ("SOLVER:\n  IMS_PER_BATCH: 0", "IMS_PER_BATCH is 0; expected a whole number >= 1"),
         ("DATALOADER:\n  NUM_WORKERS: -1", "NUM_WORKERS is -1"),
+        (
+            "MODEL:\n  TIMM:\n    ARGS: [a]",
+            r"ARGS is \['a'\], of type list; expected keys below it",
+        ),
         ("UDA:\n  NAME: min_entropy\nDATASETS:\n  TARGET: ()", "needs target images"),
     ],
 )
@@ -173,7 +177,11 @@ def test_yaml_cannot_run_code(tmp_path: Path) -> None:
     [
         (["SOLVER.MAX_ITER"], "KEY VALUE pairs"),
         (["SOLVER.MAXITER", "3"], "unknown config key SOLVER.MAXITER; did you mean .*MAX_ITER"),
-        (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
+        (
+            ["SOLVER.MAX_ITER", "many"],
+            "MAX_ITER is many, of type str; expected a value of type int",
+        ),
+        (["MODEL.TIMM.ARGS", "['a']"], r"ARGS is \['a'\], of type list; expected keys below it"),
     ],
 )
 def test_wrong_command_line(tmp_path: Path, overrides: list[str], message: str) -> None:

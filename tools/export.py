@@ -160,6 +160,13 @@ def differences(network: Any, run: Runner, inputs: Sequence[Any]) -> dict[str, t
     return found
 
 
+def first_cause(error: BaseException) -> str:
+    """Returns type and first line of the error that led to all the others."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
+
+
 class DifferentOutputsError(Exception):
     """The exported file computes other outputs than the network."""
 
@@ -196,7 +203,16 @@ def export(args: argparse.Namespace) -> None:
     shapes = ({0: free, 2: free, 3: free},) if args.dynamic else None
     with replacing(args.output, f".part{args.output.suffix}") as temporary, torch.no_grad():
         about = metadata(network.model, cfg.INPUT.FORMAT)
-        run = write(network, inputs[0], shapes, about, temporary)
+        try:
+            run = write(network, inputs[0], shapes, about, temporary)
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # exporters raise many types of their own
+            raise UserError(
+                f"'{args.output}' is not written: PyTorch cannot export this "
+                f"{cfg.MODEL.META_ARCHITECTURE}{' with --dynamic' * args.dynamic}: "
+                f"{first_cause(error)}"
+            ) from error
         found = differences(network, run, inputs)
         for name, (apart, most) in found.items():
             print(f"{name}: largest difference {apart:.3g}, largest value {most:.3g}")

@@ -253,6 +253,9 @@ def _check_numbers(cfg: CfgNode) -> None:
 def _check_names(cfg: CfgNode, data: tuple[str, ...]) -> None:
     loss_terms(cfg.UDA.NAME, cfg.UDA)
     check_thresholds(cfg.UDA.NAME, cfg.UDA)
+    untrained = STRATEGIES.get(cfg.UDA.NAME).needs_weights(cfg.UDA.get(cfg.UDA.NAME.upper()))
+    if untrained and not cfg.MODEL.WEIGHTS:
+        raise ConfigError(untrained)
     SCHEMES.get(cfg.WEIGHTING.NAME)
     OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)
     DTYPES.get(cfg.SOLVER.AMP.DTYPE)

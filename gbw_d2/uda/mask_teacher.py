@@ -91,6 +91,17 @@ class MaskTeacher(Strategy):
         )
         self._pixels: Tensor | int = 0
 
+    @classmethod
+    def needs_weights(cls, settings: Any) -> str:
+        """Burn-in needs a trained teacher: from the source stage, or from MODEL.WEIGHTS."""
+        if settings.SOURCE_SHARE > 0 or settings.BURN_IN_SHARE == 0:
+            return ""
+        return (
+            f"UDA.MASK_TEACHER.BURN_IN_SHARE is {settings.BURN_IN_SHARE}, but SOURCE_SHARE is 0 "
+            "and MODEL.WEIGHTS is empty, so the frozen teacher would be untrained; set "
+            "SOURCE_SHARE, set MODEL.WEIGHTS to a trained network, or set BURN_IN_SHARE to 0"
+        )
+
     def stages(self) -> Sequence[Stage]:
         """Returns source training (if SOURCE_SHARE > 0), and self-training with its burn-in."""
         if not self.source_iterations:

@@ -246,6 +246,13 @@ class Strategy:
         """Returns the loss terms with class labels under its settings, the node ``UDA.<NAME>``."""
         return cls.terms
 
+    @classmethod
+    def needs_weights(cls, settings: Any) -> str:
+        """Returns an error message if a run under its settings makes no sense without trained
+        weights (an empty MODEL.WEIGHTS), or "".
+        """
+        return ""
+
     def stages(self) -> Sequence[Stage]:
         """Returns the run's stages in order; together they cover iterations 0 .. max_iter - 1."""
         return [Stage("training", 0, self.max_iter)]

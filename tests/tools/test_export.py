@@ -190,6 +190,24 @@ def test_a_difference_is_found_and_nothing_written(
     assert not list(tmp_path.glob("*.pt2"))
 
 
+def test_a_failure_of_the_exporter_is_one_line(
+    tool: ModuleType, export: Callable[..., int], tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    def fails(network: Any, example: Any, shapes: Any, about: Any, path: Path) -> None:
+        path.write_bytes(b"half a network")
+        try:
+            raise NotImplementedError("aten::foo has no decomposition\nand much more")
+        except NotImplementedError as error:
+            raise RuntimeError("Failed to export\nin step 2 of 3") from error
+
+    monkeypatch.setitem(tool.FORMATS, ".pt2", ((), fails))
+    assert export("net.pt2") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "export this GBWPanopticDeepLab: " in line
+    assert line.endswith("NotImplementedError: aten::foo has no decomposition")
+    assert not list(tmp_path.glob("*.pt2"))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_nan_is_a_difference(
     tool: ModuleType, export: Callable[..., int], monkeypatch: Any, value: float

@@ -297,3 +297,12 @@ def test_a_source_without_segments_is_refused_in_the_first_step(build: Any) -> N
     ]
     with pytest.raises(UserError, match="segments of the source, whose labels have none here"):
         next(strategy.training_losses(source, batch_of(100, False), 0))
+
+
+def test_burn_in_under_an_untrained_teacher_is_refused(tiny_config: Any, tmp_path: Path) -> None:
+    words = ("UDA.MASK_TEACHER.BURN_IN_SHARE", 0.25)
+    with pytest.raises(UserError, match=r"BURN_IN_SHARE is 0.25, but SOURCE_SHARE is 0 and MODEL"):
+        tiny_config(*words, name=LEAF)
+    (tmp_path / "net.pth").touch()
+    tiny_config(*words, "MODEL.WEIGHTS", tmp_path / "net.pth", name=LEAF)
+    tiny_config(*words, "UDA.MASK_TEACHER.SOURCE_SHARE", 0.25, name=LEAF)
