@@ -122,7 +122,7 @@ def _check_numbers(entry: dict[str, Any]) -> None:
 
 
 def read_losses(path: Path) -> dict[str, Curve]:
-    """Reads total_loss, every loss_... and gradient_norm from metrics.json.
+    """Reads total_loss, every ...loss_... and gradient_norm from metrics.json.
 
     Iterations are counted from 1, as in class_weights.csv.
 
@@ -139,7 +139,9 @@ def read_losses(path: Path) -> dict[str, Curve]:
 
 
 def _is_loss(name: str) -> bool:
-    return name.startswith("loss") or name in ("total_loss", "gradient_norm")
+    # Strategies put the images' name before that of the loss: mixed_loss_semantic.
+    is_part = name.startswith("loss") or "_loss_" in name
+    return is_part or name in ("total_loss", "gradient_norm")
 
 
 def read_scores(path: Path) -> Scores:

@@ -86,6 +86,14 @@ def test_resumed_and_killed_runs(tmp_path: Path) -> None:
     assert list(read_weights(weights)["semantic"]["source"]) == ["road"]
 
 
+def test_the_losses_of_target_images_are_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    row = {"iteration": 0, "gradient_norm": 3.0, "mixed_loss_semantic": 2.0, "loss_semantic": 1.0}
+    path.write_text(json.dumps(row | {"total_loss": 3.0, "lr": 0.1, "mIoU_16": 5.0}) + "\n")
+    names = ["total_loss", "mixed_loss_semantic", "loss_semantic", "gradient_norm"]
+    assert list(read_losses(path)) == names
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_text('nonsense\n{"iteration": 1}\n')
