@@ -134,7 +134,7 @@ def main() -> int:
             seen = run(words[1], entry, draw.randrange(2), draw.uniform(0, 0.3))
             if seen.killed is not None:
                 ranks[seen.killed] += 1
-                phases[phase(next(t for t in reversed(seen.output) if ENTRY.search(t)))] += 1
+                phases[phase(seen.output)] += 1
                 faults += seen.faults
                 slowest = max(slowest, seen.seconds)
                 print(f"{seen.seconds:.1f} s, {seen.output[-1].strip()}", file=sys.stderr)

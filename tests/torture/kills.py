@@ -47,10 +47,11 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 # Strategies that only some networks can be trained by, with the family that is used for them.
 MORE = {"mask2former": ("mask_teacher",), "panoptic_fpn": ("cvrn",)}
-# Phase of a run -> pattern of the log's last line before a kill, most specific first.
+# Phase of a run -> pattern of the lines that tell of it.
 PHASES = {
-    "labelling": r"[Pp]seudo-label|round",
-    "evaluation": r"[Ee]valuat|mIoU|PQ",
+    "start-up": r"Rank of current process",
+    "labelling": r"round_labeller",
+    "evaluation": r"Start inference|Inference done|Total inference|engine\.evaluation",
     "checkpoint": r"Saved checkpoint",
     "training": r"iter: |Starting training",
 }
@@ -122,7 +123,7 @@ def _pair(
         kill_at = _moment(lines, moments) if phases.total() < args.kills else None
         said, ended = _watch(words, kill_at, moments.uniform(0, 0.3))
         if not ended:
-            phases[phase(said[-1])] += 1
+            phases[phase(said)] += 1
             continue
         ends += 1
         found |= set(differences(*(load(run / "model_final.pth") for run in (whole, killed))))
@@ -231,9 +232,13 @@ def _kill(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
-def phase(line: str) -> str:
-    """Returns the phase in which a run was killed, by the last line that it printed."""
-    return next((name for name, words in PHASES.items() if re.search(words, line)), "start-up")
+def phase(lines: Sequence[str]) -> str:
+    """Names the phase of a run by the last line that tells one; those of tables do not."""
+    for line in reversed(lines):
+        for name, words in PHASES.items():
+            if re.search(words, line):
+                return name
+    return "start-up"
 
 
 def load(path: Path) -> Any:
