@@ -16,6 +16,7 @@ from gbw_d2.label_spaces import LabelSpace
 from gbw_d2.losses import WeightedLoss, WeightedLosses
 from gbw_d2.modeling.protocol import HeadSpec, SegmentationModel
 from gbw_d2.settings import SettingError, config_keys, declarations
+from gbw_d2.uda import STRATEGIES
 from gbw_d2.weighting import (
     SCHEMES,
     SharedWeights,
@@ -81,10 +82,31 @@ def check_weighting(cfg: CfgNode, network: type[SegmentationModel], space: Label
 
     Raises:
         ConfigError: an unknown head, a key that the scheme does not have or that is out of range,
-            or weights taken over from a head that has none.
+            or weights taken over from a head that has none, be it in one loss term alone.
     """
     # The counts are not known yet, and no check depends on their values.
     build_weighted_losses(cfg, network, space, torch.ones(space.num_classes), ())
+    _check_shared_terms(cfg, network, space)
+
+
+def _check_shared_terms(cfg: CfgNode, network: type[SegmentationModel], space: LabelSpace) -> None:
+    """Checks that no instance head takes over weights in a term whose semantic heads have none."""
+    strategy = STRATEGIES.get(cfg.UDA.NAME)
+    terms = strategy.terms_without_semantics(cfg.UDA.get(cfg.UDA.NAME.upper()))
+    if not terms:
+        return
+    reduced = cfg.clone()
+    reduced.defrost()
+    reduced.MODEL.SEMANTIC_ONLY = True
+    semantic = network.heads(reduced, space)
+    for head, other in _weight_sources(cfg, weighted_heads(cfg, network, space)).items():
+        if head not in semantic and other in semantic:
+            term, made_by = next(iter(terms.items()))
+            raise ConfigError(
+                f"WEIGHTING.WEIGHTS_FROM gives head '{head}' the weights of '{other}', which has "
+                f"no loss and so no weights in term '{term}' ({made_by}); take the pair out, or "
+                "change those keys"
+            )
 
 
 def build_weighted_losses(

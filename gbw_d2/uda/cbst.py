@@ -85,6 +85,13 @@ class ClassBalancedSelfTraining(Strategy):
         # The logit adjustment of pseudo-labels, as it was at the round's start.
         self._shift: Tensor | None = None
 
+    @classmethod
+    def terms_without_semantics(cls, settings: Any) -> dict[str, str]:
+        """Returns the pseudo-label term under LRENT, whose soft labels have a loss of their own."""
+        soft = settings.REGULARISER == "lrent" and settings.INSTANCE_PSEUDO_LABELS
+        made_by = "UDA.CBST.REGULARISER lrent with INSTANCE_PSEUDO_LABELS True"
+        return {keys.TERM_PSEUDO: made_by} if soft else {}
+
     def stages(self) -> list[Stage]:
         """Returns the warm-up, where there is one, and the rounds."""
         s = self.settings

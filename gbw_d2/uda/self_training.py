@@ -115,6 +115,13 @@ class SelfTraining(Strategy):
         """Adds the term of pasted instances where instance mixing is on."""
         return (*cls.terms, keys.TERM_PASTED) if settings.INSTANCE_MIX_WEIGHT > 0 else cls.terms
 
+    @classmethod
+    def terms_without_semantics(cls, settings: Any) -> dict[str, str]:
+        """Returns the term of pasted instances, which has losses of the instance heads alone."""
+        weight = settings.INSTANCE_MIX_WEIGHT
+        made_by = f"UDA.SELF_TRAINING.INSTANCE_MIX_WEIGHT {weight}"
+        return {keys.TERM_PASTED: made_by} if weight > 0 else {}
+
     def pastes_instances(self, iteration: int) -> bool:
         """True in the last part of the run, where instance mixing is on."""
         s = self.settings

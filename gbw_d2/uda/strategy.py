@@ -247,6 +247,11 @@ class Strategy:
         return cls.terms
 
     @classmethod
+    def terms_without_semantics(cls, settings: Any) -> dict[str, str]:
+        """Returns the terms whose semantic heads have no loss: term -> the keys that make it so."""
+        return {}
+
+    @classmethod
     def needs_weights(cls, settings: Any) -> str:
         """Returns an error message if a run under its settings makes no sense without trained
         weights (an empty MODEL.WEIGHTS), or "".

@@ -116,6 +116,34 @@ def test_weights_that_cannot_be_shared(tiny_config: Any, pairs: str, told: str) 
         tiny_config("WEIGHTING.NAME", "gbw_norm", *ALL_HEADS, "WEIGHTING.WEIGHTS_FROM", pairs)
 
 
+@pytest.mark.parametrize(
+    ("leaf", "on", "off", "term"),
+    [
+        (
+            "toy/panoptic_gbw uda/self_training",
+            ("UDA.SELF_TRAINING.INSTANCE_MIX_WEIGHT", "0.5"),
+            ("UDA.SELF_TRAINING.INSTANCE_MIX_WEIGHT", "0.0"),
+            r"term 'pasted' \(UDA.SELF_TRAINING.INSTANCE_MIX_WEIGHT 0.5\); take the pair out",
+        ),
+        (
+            "toy/panoptic_gbw uda/cbst",
+            ("UDA.CBST.REGULARISER", "lrent"),
+            ("UDA.CBST.REGULARISER", "lrent", "UDA.CBST.INSTANCE_PSEUDO_LABELS", "False"),
+            r"term 'pseudo' \(UDA.CBST.REGULARISER lrent with INSTANCE_PSEUDO_LABELS True\)",
+        ),
+    ],
+)
+def test_weights_of_a_head_without_loss_in_a_term_are_refused_before_training(
+    tiny_config: Any, leaf: str, on: tuple[str, ...], off: tuple[str, ...], term: str
+) -> None:
+    heads = ("WEIGHTING.HEADS", "['all']", "WEIGHTING.WEIGHTS_FROM")
+    told = f"gives head 'center' the weights of 'semantic', which has no loss .* {term}"
+    with pytest.raises(ConfigError, match=told):
+        tiny_config(*on, *heads, "[['center', 'semantic']]", name=leaf)
+    tiny_config(*off, *heads, "[['center', 'semantic']]", name=leaf)
+    tiny_config(*on, *heads, "[['offset', 'center']]", name=leaf)
+
+
 def test_a_measure_at_the_classifier_becomes_the_norm_and_the_log_says_so(
     tiny_config: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
