@@ -120,10 +120,13 @@ class ClassWeights(HookBase):
     def after_step(self) -> None:
         """Writes one row per head, term and class in every ``period``-th iteration."""
         done = self.trainer.iter + 1
-        if (done % self.period and done != self.trainer.max_iter) or not comm.is_main_process():
+        if done % self.period and done != self.trainer.max_iter:
+            return
+        log = self.log.over_processes()
+        if not comm.is_main_process():
             return
         rows = []
-        for head, term, entry in self.log:
+        for head, term, entry in log:
             if head in self.schemes:
                 rows += self._rows(done, head, term, entry)
         self._put_counters()

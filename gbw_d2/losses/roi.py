@@ -7,6 +7,8 @@ process with all the RoIs; every process must call them, even without any RoI.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -272,13 +274,12 @@ def _without_background(statistics: ClassStatistics) -> ClassStatistics:
     def foreground(values: Tensor | None) -> Tensor | None:
         return None if values is None else values[:-1]
 
-    return ClassStatistics(
-        statistics.counts[:-1],
-        foreground(statistics.loss_sums),
-        statistics.nonfinite,
-        statistics.invalid_labels,
-        foreground(statistics.measure),
-        foreground(statistics.observed),
+    return replace(
+        statistics,
+        counts=statistics.counts[:-1],
+        loss_sums=foreground(statistics.loss_sums),
+        measure=foreground(statistics.measure),
+        observed=foreground(statistics.observed),
     )
 
 

@@ -71,11 +71,9 @@ class WeightedLoss(nn.Module):
         """
         weights = self.scheme.weights(statistics, term, log)
         if log is not None:
-            log.add(
-                self.head,
-                term,
-                LogEntry(self.class_ids, weights, statistics.counts, statistics.measure),
-            )
+            counts, measure = statistics.counts, statistics.measure
+            entry = LogEntry(self.class_ids, weights, counts, measure, statistics.summed)
+            log.add(self.head, term, entry)
         return weights
 
 

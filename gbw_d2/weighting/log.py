@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
+
+from gbw_d2.weighting.distributed import all_reduce_sum
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,14 @@ class LogEntry:
         weights: (K,) class weights.
         counts: (K,) pixels, RoIs or segments of each class.
         measure: (K,) the scheme's measure of each class, or None where it measures nothing.
+        summed: whether the counts are over all processes, and not of this one alone.
     """
 
     class_ids: tuple[int, ...]
     weights: Tensor
     counts: Tensor
     measure: Tensor | None = None
+    summed: bool = False
 
 
 class WeightLog:
@@ -38,6 +43,21 @@ class WeightLog:
     def get(self, head: str, term: str) -> LogEntry | None:
         """Returns the last entry of a head and loss term, or None before the first."""
         return self._entries.get(head, {}).get(term)
+
+    def over_processes(self) -> WeightLog:
+        """Returns a log with all counts over all processes; every process must call it.
+
+        Counts that no weight depends on are not summed in a step. Here all of them are summed at
+        once, and nothing is copied to the host.
+        """
+        whole = WeightLog()
+        own = [entry.counts for _, _, entry in self if not entry.summed]
+        sums = all_reduce_sum(torch.cat(own)).split([len(c) for c in own]) if own else ()
+        rest = iter(sums)
+        for head, term, entry in self:
+            counts = entry.counts if entry.summed else next(rest)
+            whole.add(head, term, replace(entry, counts=counts, summed=True))
+        return whole
 
     def __iter__(self) -> Iterator[tuple[str, str, LogEntry]]:
         for head, terms in self._entries.items():

@@ -34,7 +34,7 @@ class ClassStatistics:
     pixels (docs/equations.md 7).
 
     Attributes:
-        counts: (K,) float64, pixels of each class, over all processes where the scheme adapts.
+        counts: (K,) float64, pixels of each class.
         loss_sums: (K,) float64, S_k = sum over pixels of class k of q_i CE_i, of this process only;
             None where they were not needed.
         nonfinite: bool, no axes: whether predictions or pixel weights held NaN or inf.
@@ -44,6 +44,8 @@ class ClassStatistics:
             not requested.
         observed: (K,) bool, classes whose measure stems from their own pixels; None where not
             requested.
+        summed: whether the counts are over all processes, as where the scheme adapts, and not of
+            this one alone.
     """
 
     counts: Tensor
@@ -52,6 +54,7 @@ class ClassStatistics:
     invalid_labels: Tensor
     measure: Tensor | None = None
     observed: Tensor | None = None
+    summed: bool = False
 
     def set_norms(self, squared: Tensor) -> None:
         """Sets the measure from the squared norms g_k^2 (K,) over all processes.
@@ -115,7 +118,8 @@ def class_statistics(
         total = total + pixel_weights.sum(dtype=torch.float64)
     if shift is not None:
         total = total + shift.sum(dtype=torch.float64)
-    statistics = ClassStatistics(counts, None, ~torch.isfinite(total), invalid_labels)
+    nonfinite = ~torch.isfinite(total)
+    statistics = ClassStatistics(counts, None, nonfinite, invalid_labels, summed=all_processes)
     if norms:
         kernels = kernels_for(logits)
         compute = norms_and_loss_sums if kernels is None else kernels.norms_and_loss_sums
@@ -201,7 +205,7 @@ def element_statistics(
     if norms:
         counts = all_reduce_sum(counts)
     nonfinite = ~torch.isfinite(losses.sum(dtype=torch.float64) + counts.sum())
-    statistics = ClassStatistics(counts, None, nonfinite, invalid_labels)
+    statistics = ClassStatistics(counts, None, nonfinite, invalid_labels, summed=norms)
     if norms:
         squared = sum_per_class(weights.square() * squared_slopes, targets, num_classes)
         statistics.set_norms(all_reduce_sum(squared) / (counts + 1).square())

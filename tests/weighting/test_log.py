@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import Tensor
 
-from gbw_d2.weighting import LogEntry, WeightLog
+from gbw_d2.losses import ClassWeightedCrossEntropy
+from gbw_d2.weighting import LogEntry, WeightLog, build_scheme
 
 
 def entry(weight: float) -> LogEntry:
@@ -23,3 +26,29 @@ def test_the_last_entry_of_each_head_and_term_is_kept() -> None:
     found = {(head, term): each for head, term, each in log}
     keys = (("semantic", "source"), ("semantic", "mixed"), ("center", "source"))
     assert found == dict(zip(keys, (second, mixed, other), strict=True))
+
+
+@pytest.mark.parametrize(("scheme", "adapts"), [("none", False), ("gbw_norm", True)])
+def test_counts_are_summed_over_processes_once(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, adapts: bool
+) -> None:
+    # As if there were two processes with the same pixels; an adaptive scheme has summed its own.
+    sums: list[Tensor] = []
+
+    def doubled(values: Tensor) -> Tensor:
+        sums.append(values)
+        return 2 * values
+
+    monkeypatch.setattr("gbw_d2.weighting.statistics.all_reduce_sum", doubled)
+    monkeypatch.setattr("gbw_d2.weighting.log.all_reduce_sum", doubled)
+    log, labels = WeightLog(), torch.tensor([[[0, 0, 1, 255]]])
+    criterion = ClassWeightedCrossEntropy(build_scheme(scheme, 2), head="semantic")
+    criterion(torch.zeros(1, 2, 1, 4), labels, log=log)
+    log.add("center", "source", entry(1.0))
+    in_step = len(sums)
+    assert (in_step > 0) == adapts
+    whole = log.over_processes()
+    assert len(sums) == in_step + 1
+    assert whole.get("semantic", "source").counts.tolist() == [4, 2]
+    assert whole.get("center", "source").counts.tolist() == [2]
+    assert log.get("center", "source").counts.tolist() == [1]
