@@ -49,7 +49,7 @@ def test_commands_name_what_there_is(page: Path) -> None:
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
     for path in re.findall(r"--config-file ([\w/.]+\.yaml)", text):
         # The documents ask the reader to write this one.
-        assert (ROOT / path).is_file() or path == "configs/my_run.yaml", path
+        assert (ROOT / path).is_file() or path == "own/my_run.yaml", path
     known = {f"{axis}/{name}" for axis, names in known_choices().items() for name in names}
     choices = re.findall(rf"`((?:{'|'.join(AXES)})/\w+)`", text)
     for words in re.findall(r"--with ((?:[a-z]+/\w+ ?)+)", text):

@@ -67,6 +67,7 @@ def report(folders: Sequence[Path], protocol: str | None, images: int, device: s
     runs = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
     results = [read_results(folder) for folder in folders]
     shared = common_protocol(runs, protocol)
+    beside = f" In brackets: the difference from {names[0]}." if len(names) > 1 else ""
     parts = [
         page.section("Runs", _runs(names, results)),
         page.section(
@@ -79,7 +80,7 @@ def report(folders: Sequence[Path], protocol: str | None, images: int, device: s
             tables.classes(runs, shared),
             _figure(draw_classes(runs, shared), "IoU, recall and PQ of each class"),
             note=f"On {next(iter(results[0]['datasets']))}. Bold: classes with less than 1 % of "
-            f"the labelled pixels. In brackets: the difference from {names[0]}.",
+            f"the labelled pixels.{beside}",
         ),
         *_curves(runs, shared),
         *_confusions(folders, names),

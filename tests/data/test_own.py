@@ -199,6 +199,18 @@ def test_names_that_lead_nowhere(own: Path) -> None:
         get_dataset("own/data:all")
 
 
+def test_a_file_named_as_seen_from_the_current_folder(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own.parent)
+    for root, hint in (("own", "data.yaml"), ("elsewhere", own / "data.yaml")):
+        monkeypatch.setenv("DETECTRON2_DATASETS", root)
+        with pytest.raises(DatasetError, match=rf"moves it\), '{root}'\. Write '{hint}'$"):
+            get_dataset("own/data.yaml:all")
+    with pytest.raises(DatasetError, match=r"'elsewhere'\.$"):
+        get_dataset("own/none.yaml:all")
+
+
 def _all(own: Path) -> tuple[DatasetSpec, dict]:
     spec = get_dataset("own/data.yaml:all")
     return spec, spec.load()[0]

@@ -20,7 +20,7 @@ from gbw_d2.data.formats.own.classes import (
 from gbw_d2.data.formats.own.coco import Annotations, read_annotations
 from gbw_d2.data.formats.own.instances import InstanceCoding, read_coding
 from gbw_d2.data.formats.own.labels import LABEL_CODINGS
-from gbw_d2.data.spec import DatasetError
+from gbw_d2.data.spec import DatasetError, datasets_root
 from gbw_d2.label_spaces import VOID
 from gbw_d2.paths import expanded
 from gbw_d2.plain_files import ContentError, read_yaml
@@ -153,10 +153,20 @@ def _read_file(path: Path) -> Any:
     except OSError as error:
         raise DatasetError(
             f"cannot read '{path}': {error.strerror}. The path is relative to the datasets' root "
-            "(DETECTRON2_DATASETS moves it)."
+            f"(DETECTRON2_DATASETS moves it), '{datasets_root()}'.{_hint(path)}"
         ) from error
     except ContentError as error:
         raise DatasetError(f"'{path}' is neither YAML nor JSON: {error}") from error
+
+
+def _hint(path: Path) -> str:
+    """Says what to write for a file that was named as seen from the current folder."""
+    root = datasets_root()
+    given = path.relative_to(root) if path.is_relative_to(root) else path
+    if given == path or not given.is_file():
+        return ""
+    below = given.is_relative_to(root)
+    return f" Write '{given.relative_to(root) if below else given.resolve()}'"
 
 
 def _expanded(path: Path, name: str, row: Any) -> Any:
