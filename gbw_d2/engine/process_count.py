@@ -43,7 +43,10 @@ def count_processes(arguments: Sequence[str], environment: Mapping[str, str] = o
         others.append("torchrun")
     values = read_values(arguments)
     if OPTION in options:
-        return _asked(options[OPTION], others, values)
+        number = _asked(options[OPTION], others, values)
+        if "--eval-only" not in options:
+            _check_share(number, values)
+        return number
     if others or "--check" in options or "--config-file" not in options:
         return 1
     if _uses_gpu(values) or _has_batch_norms(values):
@@ -67,6 +70,20 @@ def _asked(text: str, others: Sequence[str], values: Mapping[str, Any]) -> int:
             "--num-gpus, or MODEL.DEVICE cpu"
         )
     return number
+
+
+def _check_share(number: int, values: Mapping[str, Any]) -> None:
+    """Raises :class:`UserError` before processes are started that no part of a batch is left for.
+
+    A batch that the config leaves open is checked when the config is read.
+    """
+    share = _images_to_share(values)
+    if "SOLVER.IMS_PER_BATCH" in values and share % number:
+        most = next(n for n in range(min(number, share), 0, -1) if share % n == 0)
+        raise UserError(
+            f"{OPTION} {number} does not divide the {share} images that a step takes at once "
+            f"(SOLVER.IMS_PER_BATCH / SOLVER.GRADIENT_ACCUMULATION); {most} would"
+        )
 
 
 def with_loading(

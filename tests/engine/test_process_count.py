@@ -59,7 +59,8 @@ def on(monkeypatch: pytest.MonkeyPatch, cores: int, gpu: bool) -> None:
         ((*TOY, "SOLVER.IMS_PER_BATCH", "0"), 1),
         # As asked.
         ((*TOY, "--num-processes", "1"), 1),
-        ((*TOY, "--num-processes=3"), 3),
+        ((*TOY, "--num-processes=3", "SOLVER.IMS_PER_BATCH", "6"), 3),
+        ((*TOY, "--eval-only", "--num-processes", "3"), 3),
         ((*TOY, "--check", "--num-processes", "2"), 2),
         ((*TOY, "--num-processes", "1", "--num-gpus", "2"), 1),
     ],
@@ -72,6 +73,16 @@ def test_a_config_that_leaves_the_batch_open(tmp_path: Path) -> None:
     leaf = tmp_path / "leaf.yaml"
     leaf.write_text("VERSION: 2\n")
     assert count_processes(["--config-file", str(leaf)], {}) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "batch", "most"), [("99", "2", 2), ("3", "2", 2), ("4", "6", 3), ("8", "7", 7)]
+)
+def test_more_processes_than_the_batch_can_be_shared_by(number: str, batch: str, most: int) -> None:
+    words = [*TOY, "--num-processes", number, "SOLVER.IMS_PER_BATCH", batch]
+    expected = f"--num-processes {number} does not divide the {batch} images .*; {most} would"
+    with pytest.raises(UserError, match=expected):
+        count_processes(words, {})
 
 
 def test_threads_that_are_asked_for_take_cores() -> None:
