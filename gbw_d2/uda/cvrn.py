@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gbw_d2 import keys
+from gbw_d2.errors import UserError
 from gbw_d2.keyed_random import keyed_rng
 from gbw_d2.losses.regularisers import mrkld_loss
 from gbw_d2.modeling.capabilities import ConsistencySettings
@@ -55,6 +56,9 @@ class CrossViewRegularisation(Strategy):
         model: the student.
         settings: ``UDA.CVRN``.
         run: the settings of the run that a strategy may use.
+
+    Raises:
+        UserError: the warm-up lasts as long as the first stage, or longer.
     """
 
     needs_target = True
@@ -64,6 +68,12 @@ class CrossViewRegularisation(Strategy):
 
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)
+        if 0 < settings.CONSISTENCY_SHARE <= run.warm_up:
+            raise UserError(
+                f"UDA.WARM_UP is {run.warm_up}, but the consistency stage ends at "
+                f"UDA.CVRN.CONSISTENCY_SHARE {settings.CONSISTENCY_SHARE} of the run and would "
+                "learn nothing from the target; set WARM_UP lower, or CONSISTENCY_SHARE 0"
+            )
         self.style = StyleStream().to(next(module_of(model).parameters()).device)
         # The data of the second stage, while it is trained.
         self._files: RoundFiles | None = None

@@ -339,6 +339,13 @@ def test_stages_that_are_left_out(make: Any) -> None:
     assert [s.name for s in make(CONSISTENCY_SHARE=0.0)[1].stages()] == [LABELLED]
 
 
+def test_a_warm_up_as_long_as_the_first_stage_is_refused(make: Any) -> None:
+    told = "UDA.WARM_UP is 0.5, but the consistency stage ends at .*SHARE 0.5 of the run"
+    with pytest.raises(UserError, match=told):
+        make("UDA.WARM_UP", 0.5, CONSISTENCY_SHARE=0.5)
+    make("UDA.WARM_UP", 0.5, CONSISTENCY_SHARE=0.0)
+
+
 def test_networks_that_cannot_are_refused(tiny_config: Any) -> None:
     cfg = tiny_config(name="toy/panoptic_gbw uda/cvrn")
     with pytest.raises(
