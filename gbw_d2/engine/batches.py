@@ -51,6 +51,7 @@ from gbw_d2.uda.strategy import (
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+from detectron2.utils.logger import log_first_n
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,14 @@ def _source_stream(
     if not rare.ENABLED:
         stream = EpochPermutation(num_images, cfg.SEED, "source")
         return _mined(cfg, stream, class_counts, mining, "source")
+    if mining is not None:
+        # A stage may be one of several rounds.
+        log_first_n(
+            logging.INFO,
+            "DATASETS.RARE_CLASS_SAMPLING chooses the source's images and crops, so the mining of "
+            f"UDA.NAME '{cfg.UDA.NAME}' chooses crops of the target alone",
+            name=__name__,
+        )
     return RareClassSampling(
         class_counts(), cfg.SEED, "source", rare.TEMPERATURE, rare.MIN_PIXELS, rare.CROP_RATIO
     )

@@ -12,7 +12,7 @@ import pytest
 
 from gbw_d2 import keys
 from gbw_d2.data.spec import DatasetError
-from gbw_d2.engine.batches import build_batches, build_context
+from gbw_d2.engine.batches import _source_stream, build_batches, build_context
 from gbw_d2.engine.run_data import RunData
 from gbw_d2.uda.strategy import PSEUDO_LABELS, Mining, PseudoLabels, StageData
 
@@ -90,6 +90,20 @@ def test_pseudo_labels_and_mining(run_data: RunData, tmp_path: Path) -> None:
     lost = StageData(True, 1.0, PseudoLabels(tmp_path, [ids[0], "gone"], pixels), None)
     with pytest.raises(DatasetError, match="has no images gone any more"):
         build_batches(run_data, 0, lost)
+
+
+def test_sampling_of_rare_classes_replaces_mining_of_the_source_and_the_log_says_so_once(
+    tiny_config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, mining = "toy/semantic_source_only uda/cbst", Mining(1.0, [0], [1])
+    told = "so the mining of UDA.NAME 'cbst' chooses crops of the target alone"
+    with caplog.at_level("INFO"):
+        for enabled, chosen in (("False", mining), ("True", None), ("True", mining)):
+            assert told not in caplog.text
+            cfg = tiny_config("DATASETS.RARE_CLASS_SAMPLING.ENABLED", enabled, name=name)
+            for _ in range(2):
+                _source_stream(cfg, 2, lambda: np.full((2, 16), 5000), chosen)
+    assert caplog.text.count(told) == 1
 
 
 def test_decoded_data_are_the_same_batches(
