@@ -63,6 +63,17 @@ class _Checkpoints(hooks.PeriodicCheckpointer):
         self.recent_checkpoints = [path for path in recent if Path(path).name not in self.stays]
 
 
+def is_due(done: int, period: int, ends: Sequence[int]) -> bool:
+    """Tells whether the network is evaluated after a number of iterations.
+
+    Args:
+        done: iterations done.
+        period: iterations between two evaluations; 0 for the ends of stages only.
+        ends: iterations after which a stage ends.
+    """
+    return done in ends or (period > 0 and done % period == 0)
+
+
 class Evaluation(HookBase):
     """A hook that evaluates every ``period`` iterations and after the last one.
 
@@ -78,7 +89,7 @@ class Evaluation(HookBase):
     def after_step(self) -> None:
         """Evaluates in every ``period``-th iteration and logs the metrics."""
         done = self.trainer.iter + 1
-        if done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0):
+        if is_due(done, self.period, [self.trainer.max_iter]):
             metrics = self.evaluate(done)
             self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
             # The other processes wait here, because their next step could time out during the first

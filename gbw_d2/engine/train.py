@@ -20,8 +20,9 @@ from gbw_d2.engine.check_report import log_data
 from gbw_d2.engine.checkpoint import Checkpointer, scored_weights
 from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import best_metric, evaluate, try_evaluation, write_results
-from gbw_d2.engine.hooks import ClassWeights, Evaluation, periodic_checkpointer
+from gbw_d2.engine.hooks import ClassWeights, Evaluation, is_due, periodic_checkpointer
 from gbw_d2.engine.label_free import LabelFree
+from gbw_d2.engine.missed_evaluation import evaluate_if_missed
 from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
 from gbw_d2.engine.resume import MARKS, check_resumed, config_entries
@@ -171,6 +172,10 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
             run.checkpointer.save(FINAL, iteration=done - 1)
         return evaluate_after(done)
     _try(data, network, label_free)
+    ends = [stage.last for stage in run.strategy.stages()]
+    due = partial(is_due, period=cfg.TEST.EVAL_PERIOD, ends=ends)
+    folder = Path(cfg.OUTPUT_DIR)
+    evaluate_if_missed(folder, done, due, evaluate_after, lambda: _metric_writers(folder))
     for stage in run.strategy.stages():
         if done < stage.last:
             _train_stage(run, stage, max(done, stage.first), evaluate_after)
@@ -292,11 +297,11 @@ def _when_main(make: Any) -> Any:
 
 
 def _writers(cfg: CfgNode) -> list[Any]:
-    folder = Path(cfg.OUTPUT_DIR)
+    printer = CommonMetricPrinter(cfg.SOLVER.MAX_ITER, cfg.SOLVER.LOG_PERIOD)
+    return [printer, *_metric_writers(Path(cfg.OUTPUT_DIR))]
+
+
+def _metric_writers(folder: Path) -> list[Any]:
     # Otherwise a line that a killed run left incomplete would be the beginning of the next line.
     cut_to_whole_lines(folder / LOSSES)
-    return [
-        CommonMetricPrinter(cfg.SOLVER.MAX_ITER, cfg.SOLVER.LOG_PERIOD),
-        JSONWriter(str(folder / LOSSES)),
-        TensorboardXWriter(str(folder / "tensorboard")),
-    ]
+    return [JSONWriter(str(folder / LOSSES)), TensorboardXWriter(str(folder / "tensorboard"))]

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gbw_d2.results.reader import read_metrics
+
 pytestmark = pytest.mark.slow
 
 ITERATIONS = 8
@@ -135,3 +137,28 @@ def test_killed_while_a_checkpoint_is_written(
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
     finish(repository, command(tmp_path, "--resume"))
     assert_equal(final(tmp_path), uninterrupted)
+
+
+# Dies in the first evaluation, whose checkpoint has been written.
+DIE_WHILE_EVALUATING = """
+import os, runpy, signal, sys
+sys.argv = sys.argv[1:]
+from gbw_d2.engine import train
+train.evaluate = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_an_evaluation_that_a_kill_interrupted_is_made(
+    repository: Path, toy_datasets: Path, tmp_path: Path, uninterrupted: dict
+) -> None:
+    arguments = [*command(tmp_path, "--resume"), "TEST.EVAL_PERIOD", "2"]
+    killed = subprocess.run(
+        [sys.executable, "-c", DIE_WHILE_EVALUATING, *arguments], cwd=repository
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not [e for e in read_metrics(tmp_path / "metrics.json") if "mIoU_16" in e]
+    finish(repository, arguments)
+    found = [e["iteration"] for e in read_metrics(tmp_path / "metrics.json") if "mIoU_16" in e]
+    assert found == [1, 3, 5, 7]
+    assert_equal(uninterrupted, final(tmp_path))
