@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ class _Images:
     def ids(self) -> list[str]:
         return [sample["image_id"] for sample in self.samples]
 
-    def batches(self, skip: Container[str] = ()) -> Iterator[list[dict[str, Any]]]:
-        return iter([[s] for s in self.samples if s["image_id"] not in skip])
+    def batches(self, skip: Container[str] = ()) -> list[list[dict[str, Any]]]:
+        return [[s] for s in self.samples if s["image_id"] not in skip]
 
 
 def labelling_candidates(
