@@ -32,7 +32,10 @@ from gbw_d2.composition import asks_for_listing, listing, parse
 from gbw_d2.engine.launcher import Place, run_in_processes
 from gbw_d2.engine.process_count import count_processes, with_loading
 
-AGAIN = "the same command with --resume goes on from the last checkpoint"
+AGAIN = (
+    "the same command with --resume continues from the last checkpoint, or from the beginning if there "
+    "is none yet"
+)
 
 
 def main(args: Namespace) -> dict[str, float]:
