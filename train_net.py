@@ -33,8 +33,8 @@ from gbw_d2.engine.launcher import Place, run_in_processes
 from gbw_d2.engine.process_count import count_processes, with_loading
 
 AGAIN = (
-    "the same command with --resume continues from the last checkpoint, or from the beginning if there "
-    "is none yet"
+    "the same command with --resume continues from the last checkpoint, or from the beginning if "
+    "there is none yet"
 )
 
 
