@@ -109,4 +109,4 @@ def test_ctrl_c(repository: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr.count("\n")) == (130, 1)
-    assert "--resume goes on" in done.stderr
+    assert "--resume continues" in done.stderr
