@@ -48,11 +48,16 @@ def weighted_heads(
         space: the classes.
 
     Raises:
-        ConfigError: a head that the network does not have.
+        ConfigError: a head that the network does not have, or a text instead of a list.
     """
     heads, named = network.heads(cfg, space), cfg.WEIGHTING.HEADS
     if named is None or named == ALL or list(named) == [ALL]:
         return {name: head for name, head in heads.items() if _is_defined(cfg, head)}
+    if isinstance(named, str):
+        raise ConfigError(
+            f"WEIGHTING.HEADS is the text {named!r}, not a list; write "
+            f"\"['{next(iter(heads))}']\", each name in quotes of its own, or '{ALL}'"
+        )
     absent = [name for name in named if name not in heads]
     if absent and cfg.MODEL.SEMANTIC_ONLY:
         whole = cfg.clone()

@@ -228,6 +228,9 @@ def test_semantic_only_leaves_the_instance_heads_out(
 def test_heads_that_the_network_does_not_have(tiny_config: Any) -> None:
     with pytest.raises(ConfigError, match=r"names mask; .* has semantic, center, offset"):
         tiny_config("WEIGHTING.HEADS", "['mask', 'center']")
+    # Without quotes, Detectron2 takes a list on the command line for a text.
+    with pytest.raises(ConfigError, match=r"is the text '\[semantic\]', not a list"):
+        tiny_config("WEIGHTING.HEADS", "[semantic]")
     every = ("WEIGHTING.HEADS", "['all']", "WEIGHTING.WEIGHTS_FROM", "[]")
     assert heads_of(tiny_config(*every)) == ("semantic", *INSTANCE_HEADS)
     assert heads_of(tiny_config(*every, "MODEL.SEMANTIC_ONLY", True)) == ("semantic",)
