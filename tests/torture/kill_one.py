@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kills import FAMILIES, command, differences, load, phase, started
+from kills import FAMILIES, Started, command, differences, load, phase
 
 SECONDS = 60
 ENTRY = re.compile(r"\[\d\d/\d\d \d\d:\d\d:\d\d ")
@@ -79,15 +79,15 @@ def run(words: Sequence[str], entry: int | None, rank: int, delay: float) -> See
         rank: of the process to kill.
         delay: seconds between that entry and the kill.
     """
-    process, output = started(words)
+    process = Started(words, is_forked=False)
     seen, children, killed_at = Seen(0, []), list[int](), 0.0
-    for line in output:
+    for line in process.output:
         seen.output = [*seen.output[-40:], line]
         seen.entries += bool(ENTRY.search(line))
         if entry is not None and seen.killed is None and seen.entries >= entry:
             time.sleep(delay)
             children = processes_of(process.pid)
-            if process.poll() is None and len(children) == 2:
+            if process.is_running() and len(children) == 2:
                 seen.killed, seen.pid = rank, children[rank]
                 os.kill(seen.pid, signal.SIGKILL)
                 killed_at = time.monotonic()
@@ -124,8 +124,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         outs = [Path(folder) / name for name in ("whole", "killed")]
         words = [
-            command(args.family, args.strategy, outs[0], processes=2),
-            command(args.family, args.strategy, outs[1], "--resume", processes=2),
+            command(args.family, args.strategy, outs[0], processes=2, steps=6),
+            command(args.family, args.strategy, outs[1], "--resume", processes=2, steps=6),
         ]
         entries = run(words[0], None, 0, 0.0).entries
         while True:

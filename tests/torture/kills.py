@@ -4,13 +4,15 @@
     uv run tests/torture/kills.py --kills 5 --families panoptic_deeplab --strategies cbst
 
 For every network family and strategy there is an undisturbed run, and one that is killed (`kill -9`
-of its whole process group) and resumed each time. A kill comes when the run has printed a certain
-number of lines, so that it does not depend on the load of the machine. This number is drawn
-uniformly between the end of the undisturbed run's start-up and its last line, or in one case of
-five within start-up, which has most of the lines. When a run is completed, everything in its last
-checkpoint is compared with the undisturbed run's, and a new run is started, until there were
-`--kills` kills. Before that, the making of the toy data is killed in the same way, after a number
-of files. Prints a Markdown table. Exit code 1: something differs. Results: docs/reliability.md.
+of its whole process group) and resumed each time, on a toy world of 16 small images. A kill comes
+after a certain line of the run's output, so that it does not depend on the load of the machine. One
+kill in five comes during start-up, in a run that is started as a user would start it. For the
+others, one of the phases of the undisturbed run is drawn, then a line of this phase, then a part of
+the time until the next line; these runs are forked from a process that has done the imports, which
+saves most of the processor time. When a run is completed, everything in its last checkpoint is
+compared with the undisturbed run's, and a new run is started, until there were `--kills` kills.
+Before that, the making of toy data (1300 images) is killed in the same way, after a number of
+files. Prints a Markdown table. Exit code 1: something differs. Results: docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -28,16 +30,19 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests/helpers"))
 
-from gbw_d2 import passive_waiting  # noqa: E402, F401, I001  (before torch)
+from forked_runs import Started  # noqa: E402, I001  (before torch)
 
 import torch  # noqa: E402
 from strategies import FOR_ALL  # noqa: E402
+
+from gbw_d2.toyworld import ToyWorldSettings, write_toy_world  # noqa: E402
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "panoptic_deeplab": (),
@@ -55,6 +60,24 @@ PHASES = {
     "checkpoint": r"Saved checkpoint",
     "training": r"iter: |Starting training",
 }
+SMALL = ToyWorldSettings(image_size=(64, 128), num_source=8, num_target_train=6, num_target_val=2)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a run's output, and the time at which it was read."""
+
+    text: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment of a run: after a number of lines, and then a number of seconds."""
+
+    lines: int
+    delay: float
+    in_start_up: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         if not args.no_data:
             rows.append(("toy data", "-", *_data(Path(folder), args.kills, args.seed)))
+        write_toy_world(Path(folder) / "datasets/toy", SMALL, workers=1)
+        os.environ["DETECTRON2_DATASETS"] = f"{folder}/datasets"
         for family in args.families:
             known = (*FOR_ALL, *MORE.get(family, ()))
             for strategy in args.strategies or known:
@@ -92,8 +117,10 @@ def _row(row: tuple[Any, ...]) -> str:
     return "| " + " | ".join(str(cell) for cell in row) + " |"
 
 
-def command(family: str, strategy: str, out: Path, *more: str, processes: int = 1) -> list[str]:
-    """Returns the command line of a run of six short steps, with an evaluation after the third."""
+def command(
+    family: str, strategy: str, out: Path, *more: str, processes: int = 1, steps: int = 4
+) -> list[str]:
+    """Returns the command line of a run of short steps, with an evaluation after half of them."""
     with_, keys = (), FAMILIES[family]
     if keys[:1] == ("--with",):
         with_, keys = keys, ()
@@ -101,8 +128,8 @@ def command(family: str, strategy: str, out: Path, *more: str, processes: int = 
         *(sys.executable, "train_net.py", "--config-file", "configs/toy/panoptic_source_only.yaml"),
         *("--num-processes", str(processes), *more, *with_),
         *("UDA.NAME", strategy, "WEIGHTING.NAME", "gbw", *keys),
-        *("OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "1"),
-        *("SOLVER.LOG_PERIOD", "1", "TEST.EVAL_PERIOD", "3", "EVAL.PICTURES", "0"),
+        *("OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", str(steps), "SOLVER.CHECKPOINT_PERIOD", "1"),
+        *("SOLVER.LOG_PERIOD", "1", "TEST.EVAL_PERIOD", str(steps // 2), "EVAL.PICTURES", "0"),
         *("INPUT.CROP_SIZE", "(64, 128)", "INPUT.TEST_SIZE", "(64, 128)"),
         *("SOLVER.IMS_PER_BATCH", "2", "UDA.WARM_UP", "0.0", "UDA.CBST.ROUNDS", "2"),
         *("SOLVER.WARMUP_ITERS", "1", "DATALOADER.NUM_WORKERS", "0"),
@@ -114,20 +141,21 @@ def _pair(
 ) -> tuple[int, int, str, int]:
     """Runs a pair; returns kills, completed runs, the phases of the kills, and differences."""
     whole, killed = out / "whole", out / "killed"
-    lines, ended = _watch(command(family, strategy, whole), None)
+    lines, ended = _watch(Started(command(family, strategy, whole), is_forked=True))
     if not ended:
         raise SystemExit(f"{family}, {strategy}: the undisturbed run failed, see {whole}/log.txt")
     moments, phases, found, ends = random.Random(args.seed), Counter[str](), set[str](), 0
     words = command(family, strategy, killed, "--resume")
     while True:
-        kill_at = _moment(lines, moments) if phases.total() < args.kills else None
-        said, ended = _watch(words, kill_at, moments.uniform(0, 0.3))
+        moment = _moment(lines, moments) if phases.total() < args.kills else None
+        is_forked = moment is None or not moment.in_start_up
+        said, ended = _watch(Started(words, is_forked), moment)
         if not ended:
-            phases[phase(said)] += 1
+            phases[phase([line.text for line in said])] += 1
             continue
         ends += 1
         found |= set(differences(*(load(run / "model_final.pth") for run in (whole, killed))))
-        if kill_at is None:
+        if moment is None:
             break
         shutil.rmtree(killed)
     for name in sorted(found)[:5]:
@@ -137,10 +165,17 @@ def _pair(
     return args.kills, ends, when, len(found)
 
 
-def _moment(lines: Sequence[str], moments: random.Random) -> int:
-    """Draws the number of lines after which a run is killed."""
-    started = next(i for i, line in enumerate(lines, 1) if "Starting training" in line)
-    return moments.randint(*((1, started) if moments.random() < 0.2 else (started, len(lines))))
+def _moment(lines: Sequence[Line], moments: random.Random) -> Moment:
+    """Draws the moment at which a run is killed."""
+    starts = next(i for i, line in enumerate(lines) if "Starting training" in line.text)
+    if moments.random() < 0.2:
+        return Moment(moments.randint(1, starts), moments.uniform(0, 0.3), in_start_up=True)
+    by_phase: dict[str, list[int]] = {}
+    for i in range(starts, len(lines) - 1):
+        by_phase.setdefault(phase([line.text for line in lines[: i + 1]]), []).append(i)
+    drawn = moments.choice(by_phase[moments.choice(sorted(by_phase))])
+    gap = lines[drawn + 1].seconds - lines[drawn].seconds
+    return Moment(drawn + 1, moments.random() * gap)
 
 
 def _data(folder: Path, kills: int, seed: int) -> tuple[int, int, str, int]:
@@ -159,7 +194,8 @@ def _data(folder: Path, kills: int, seed: int) -> tuple[int, int, str, int]:
             time.sleep(0.02)
         if process.poll() is None:
             done += 1
-            _kill(process)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         elif killed.exists():
             shutil.rmtree(killed)  # it was completed: start again
     subprocess.run(words, cwd=ROOT, env=_in(killed), check=True, stdout=subprocess.DEVNULL)
@@ -186,50 +222,23 @@ def _hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def _watch(words: Sequence[str], kill_at: int | None, delay: float = 0.0) -> tuple[list[str], bool]:
-    """Runs a command, killed after a number of lines; returns its lines, and whether it completed.
-
-    Args:
-        words: the command.
-        kill_at: the number of lines; None for never.
-        delay: seconds between that line and the kill.
+def _watch(run: Started, moment: Moment | None = None) -> tuple[list[Line], bool]:
+    """Reads a run's output and kills it at a moment; returns the lines, and whether it completed.
 
     Raises:
         SystemExit: it ended with an error.
     """
-    process, output = started(words)
-    lines: list[str] = []
-    for line in output:
-        lines.append(line)
-        if len(lines) == kill_at:
-            time.sleep(delay)
-            if process.poll() is None:
-                _kill(process)
+    lines: list[Line] = []
+    for text in run.output:
+        lines.append(Line(text, time.monotonic()))
+        if moment is not None and len(lines) == moment.lines:
+            time.sleep(moment.delay)
+            if run.is_running():
+                run.kill()
                 return lines, False
-    if process.wait():
-        raise SystemExit(f"{' '.join(words)}\n{''.join(lines[-20:])}")
+    if run.wait():
+        raise SystemExit("".join(line.text for line in lines[-20:]))
     return lines, True
-
-
-def started(words: Sequence[str]) -> tuple[subprocess.Popen[str], IO[str]]:
-    """Starts a command in a process group of its own; returns it and its output and errors."""
-    process = subprocess.Popen(
-        words,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    return process, process.stdout
-
-
-def _kill(process: subprocess.Popen[Any]) -> None:
-    """Kills a process, which leads its group, and all processes that it started."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def phase(lines: Sequence[str]) -> str:
