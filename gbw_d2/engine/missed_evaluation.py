@@ -38,18 +38,35 @@ def evaluate_if_missed(
         evaluate: takes the number of iterations done and returns flat metrics.
         writers: makes the writers of metrics, on the first process.
     """
-    if not done or not due(done):
-        return
-    # The first process decides for all: the others may not share its files.
-    if comm.all_gather(_is_there(folder / LOSSES, done))[0]:
-        return
-    logger.info("metrics.json lacks the evaluation after iteration %d; evaluating", done - 1)
+    if done and due(done) and not is_recorded(folder, done):
+        logger.info("metrics.json lacks the evaluation after iteration %d; evaluating", done - 1)
+        evaluate_and_record(done, evaluate, writers)
+
+
+def is_recorded(folder: Path, done: int) -> bool:
+    """Returns whether metrics.json has the evaluation after ``done`` iterations.
+
+    The first process decides for all, because the others may not share its files.
+    """
+    return comm.all_gather(_is_there(folder / LOSSES, done))[0]
+
+
+def evaluate_and_record(
+    done: int, evaluate: Callable[[int], Mapping[str, float]], writers: Writers
+) -> Mapping[str, float]:
+    """Evaluates outside the training loop and writes the metrics; arguments as above.
+
+    Returns:
+        the metrics.
+    """
     with EventStorage(done - 1) as storage:
-        storage.put_scalars(**evaluate(done), smoothing_hint=False)
+        metrics = evaluate(done)
+        storage.put_scalars(**metrics, smoothing_hint=False)
         for writer in writers() if comm.is_main_process() else ():
             writer.write()
             writer.close()
     comm.synchronize()
+    return metrics
 
 
 def _is_there(path: Path, done: int) -> bool:

@@ -22,7 +22,11 @@ from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import best_metric, evaluate, try_evaluation, write_results
 from gbw_d2.engine.hooks import ClassWeights, Evaluation, is_due, periodic_checkpointer
 from gbw_d2.engine.label_free import LabelFree
-from gbw_d2.engine.missed_evaluation import evaluate_if_missed
+from gbw_d2.engine.missed_evaluation import (
+    evaluate_and_record,
+    evaluate_if_missed,
+    is_recorded,
+)
 from gbw_d2.engine.optimizer import build_optimizer, schedule_from
 from gbw_d2.engine.precision import Precision
 from gbw_d2.engine.resume import MARKS, check_resumed, config_entries
@@ -149,11 +153,13 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
     network = _evaluated_network(cfg, run.strategy)
     done = _load(run, resume)
     label_free = _label_free(data, run.strategy, network)
-    best = BestCheckpoint(best_metric(data), run.checkpointer, Path(cfg.OUTPUT_DIR), done)
+    folder = Path(cfg.OUTPUT_DIR)
+    writers = partial(_metric_writers, folder)
+    best = BestCheckpoint(best_metric(data), run.checkpointer, folder, done)
     final: dict[str, float] = {}
 
     def evaluate_after(iterations: int) -> dict[str, float]:
-        picture = Path(cfg.OUTPUT_DIR) / "pictures" / f"iteration_{iterations:07d}.png"
+        picture = folder / "pictures" / f"iteration_{iterations:07d}.png"
         results = evaluate(data, network, picture)
         criteria = label_free.measure() if label_free else {}
         final.clear()
@@ -167,15 +173,16 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, float]:
 
     if done >= cfg.SOLVER.MAX_ITER:
         logger.info("Training is complete at iteration %d; evaluating", done)
-        if not (Path(cfg.OUTPUT_DIR) / f"{FINAL}.pth").is_file():
+        if not (folder / f"{FINAL}.pth").is_file():
             # The run was killed between writing its last two checkpoints, which are equal.
             run.checkpointer.save(FINAL, iteration=done - 1)
-        return evaluate_after(done)
+        if is_recorded(folder, done):
+            return evaluate_after(done)
+        return dict(evaluate_and_record(done, evaluate_after, writers))
     _try(data, network, label_free)
     ends = [stage.last for stage in run.strategy.stages()]
     due = partial(is_due, period=cfg.TEST.EVAL_PERIOD, ends=ends)
-    folder = Path(cfg.OUTPUT_DIR)
-    evaluate_if_missed(folder, done, due, evaluate_after, lambda: _metric_writers(folder))
+    evaluate_if_missed(folder, done, due, evaluate_after, writers)
     for stage in run.strategy.stages():
         if done < stage.last:
             _train_stage(run, stage, max(done, stage.first), evaluate_after)

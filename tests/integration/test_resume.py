@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -162,3 +163,11 @@ def test_an_evaluation_that_a_kill_interrupted_is_made(
     found = [e["iteration"] for e in read_metrics(tmp_path / "metrics.json") if "mIoU_16" in e]
     assert found == [1, 3, 5, 7]
     assert_equal(uninterrupted, final(tmp_path))
+    # The last evaluation is made up for in the same way, and only once.
+    metrics = tmp_path / "metrics.json"
+    rest = [e for e in read_metrics(metrics) if e["iteration"] < ITERATIONS - 1]
+    metrics.write_text("".join(json.dumps(entry) + "\n" for entry in rest))
+    for _ in range(2):
+        finish(repository, arguments)
+        found = [e["iteration"] for e in read_metrics(metrics) if "mIoU_16" in e]
+        assert found == [1, 3, 5, 7]

@@ -9,9 +9,9 @@ after a certain line of the run's output, so that it does not depend on the load
 kill in five comes during start-up, in a run that is started as a user would start it. For the
 others, one of the phases of the undisturbed run is drawn, then a line of this phase, then a part of
 the time until the next line; these runs are forked from a process that has done the imports, which
-saves most of the processor time. When a run is completed, everything in its last checkpoint is
-compared with the undisturbed run's, and a new run is started, until there were `--kills` kills.
-Before that, the making of toy data (1300 images) is killed in the same way, after a number of
+saves most of the processor time. When a run is completed, everything in its last checkpoint, all
+scores in metrics.json and class_weights.csv are compared with the undisturbed run's, and a new run
+is started, until there were `--kills` kills. Before that, the making of toy data (1300 images) is killed in the same way, after a number of
 files. Prints a Markdown table. Exit code 1: something differs. Results: docs/reliability.md.
 """
 
@@ -42,6 +42,7 @@ from forked_runs import Started  # noqa: E402, I001  (before torch)
 import torch  # noqa: E402
 from strategies import FOR_ALL  # noqa: E402
 
+from gbw_d2.results.reader import read_metrics  # noqa: E402
 from gbw_d2.toyworld import ToyWorldSettings, write_toy_world  # noqa: E402
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -60,6 +61,7 @@ PHASES = {
     "checkpoint": r"Saved checkpoint",
     "training": r"iter: |Starting training",
 }
+SCORES = re.compile("IoU|PQ")
 SMALL = ToyWorldSettings(image_size=(64, 128), num_source=8, num_target_train=6, num_target_val=2)
 
 
@@ -154,7 +156,7 @@ def _pair(
             phases[phase([line.text for line in said])] += 1
             continue
         ends += 1
-        found |= set(differences(*(load(run / "model_final.pth") for run in (whole, killed))))
+        found |= set(differences(*(written(run) for run in (whole, killed))))
         if moment is None:
             break
         shutil.rmtree(killed)
@@ -248,6 +250,16 @@ def phase(lines: Sequence[str]) -> str:
             if re.search(words, line):
                 return name
     return "start-up"
+
+
+def written(run: Path) -> dict[str, Any]:
+    """Returns what a completed run has written: checkpoint, scores and class weights."""
+    entries = read_metrics(run / "metrics.json")
+    return {
+        "checkpoint": load(run / "model_final.pth"),
+        "scores": {e["iteration"]: {k: e[k] for k in e if SCORES.search(k)} for e in entries},
+        "class weights": (run / "class_weights.csv").read_text(),
+    }
 
 
 def load(path: Path) -> Any:
