@@ -188,16 +188,15 @@ def broadcast_parameters(module: nn.Module) -> None:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Averages gradients over the processes, in buckets, after the last backward of a step.
 
-    A parameter without a gradient on some process counts as zero there, so that all processes
-    send the same buckets.
+    A parameter without a gradient counts as zero where another process has one, so that all
+    processes send the same buckets. One that has none in any process keeps none, as in a single
+    process, and optimisers leave it unchanged.
     """
     if comm.get_world_size() == 1:
         return
     bucket: list[torch.Tensor] = []
     size = 0
-    for parameter in parameters:
-        if not parameter.requires_grad:
-            continue
+    for parameter in _with_gradient_anywhere([p for p in parameters if p.requires_grad]):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         bucket.append(parameter.grad)
@@ -207,6 +206,13 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             bucket, size = [], 0
     if bucket:
         _average(bucket)
+
+
+def _with_gradient_anywhere(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    has_gradient = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+    # On the CPU also where the gradients are not, so that no process waits for its GPU.
+    dist.all_reduce(has_gradient, dist.ReduceOp.MAX, comm._get_global_gloo_group())
+    return [p for p, wanted in zip(parameters, has_gradient.tolist(), strict=True) if wanted]
 
 
 def _average(tensors: list[torch.Tensor]) -> None:

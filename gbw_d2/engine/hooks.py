@@ -133,7 +133,7 @@ class ClassWeights(HookBase):
         done = self.trainer.iter + 1
         if done % self.period and done != self.trainer.max_iter:
             return
-        log = self.log.over_processes()
+        log = self.log.whole_batch()
         if not comm.is_main_process():
             return
         rows = []

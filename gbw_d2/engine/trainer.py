@@ -106,6 +106,7 @@ class Trainer(TrainerBase):
         try:
             for part in range(self.accumulation):
                 self._seed_part(part)
+                self.strategy.weight_log.begin_part(part)
                 self._backward(self._share(source, part), self._share(target, part), step)
         except UserError:
             raise

@@ -42,11 +42,15 @@ def _average(rank: int, file: str, folder: str) -> None:
     distributed._BUCKET_BYTES = 64
     parameters = [nn.Parameter(torch.zeros(n)) for n in (3, 40, 5)]
     parameters.append(nn.Parameter(torch.zeros(2), requires_grad=False))
+    # No process has a gradient for this one.
+    parameters.append(nn.Parameter(torch.ones(2)))
     for index, parameter in enumerate(parameters[:3]):
-        # The second process has no gradient for the last one.
+        # The second process has no gradient for the third one.
         if not (rank == 1 and index == 2):
             parameter.grad = torch.full_like(parameter, float(10 * index + rank + 1))
     distributed.average_gradients(parameters)
+    torch.optim.SGD(parameters, lr=1.0, weight_decay=0.1).step()
+    assert parameters[4].tolist() == [1, 1]
     torch.save([p.grad for p in parameters], os.path.join(folder, f"{rank}.pt"))
     # Whoever leaves first would tear the other's connection down in the middle of its last call.
     dist.barrier()
@@ -58,7 +62,8 @@ def test_average_gradients(tmp_path: Path) -> None:
     mp.spawn(_average, (str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
     for rank in range(2):
         grads = torch.load(tmp_path / f"{rank}.pt")
-        assert [g.unique().item() for g in grads[:3]] == [1.5, 11.5, 10.5] and grads[3] is None
+        assert [g.unique().item() for g in grads[:3]] == [1.5, 11.5, 10.5]
+        assert grads[3] is None and grads[4] is None
 
 
 # Detectron2's launch asks for GPUs; this one starts its processes in the same way, on the CPU.

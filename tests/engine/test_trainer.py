@@ -18,7 +18,7 @@ from gbw_d2.engine.trainer import Trainer
 from gbw_d2.errors import UserError
 from gbw_d2.losses import ClassWeightedCrossEntropy
 from gbw_d2.uda import ExtraOptimizer, Strategy
-from gbw_d2.weighting import WeightLog, build_scheme
+from gbw_d2.weighting import LogEntry, WeightLog, build_scheme
 
 from detectron2.engine import HookBase
 from detectron2.utils.events import get_event_storage
@@ -66,10 +66,17 @@ class PerImage(Strategy):
 
     def training_losses(self, source: Any, target: Any, iteration: int) -> Iterator[dict]:
         values = torch.tensor([sample["value"] for sample in source])
+        if iteration == 0:
+            self.weight_log.add("first", "source", LogEntry((0,), torch.ones(1), values[:1]))
+        # In place of the first, as a loss that is called twice would add it.
+        for counts in (values[:1], torch.stack([values.sum(), values.sum() * 2])):
+            self.weight_log.add("head", "source", LogEntry((0, 1), torch.ones(2), counts))
         yield {"loss": (self.model.weight.sum() * values).mean()}
 
 
-def train_in_parts(accumulation: int, precision: Precision | None = None) -> Trainer:
+def train_in_parts(
+    accumulation: int, precision: Precision | None = None, steps: int = 1
+) -> Trainer:
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
     batch = [{"file_name": f"{i}.png", "value": float(v)} for i, v in enumerate((1, 2, 3, 6))]
@@ -78,7 +85,7 @@ def train_in_parts(accumulation: int, precision: Precision | None = None) -> Tra
     trainer = Trainer(
         *(model, PerImage(model, None), batches, optimizer, 1, 0, accumulation), precision
     )
-    trainer.train(0, 1)
+    trainer.train(0, steps)
     return trainer
 
 
@@ -90,6 +97,15 @@ def test_parts_of_a_batch_add_up_to_its_step(accumulation: int) -> None:
     logged = {k: v[0] for k, v in trainer.storage.latest().items()}
     assert logged["loss"] == logged["total_loss"] == pytest.approx(3)
     assert logged["gradient_norm"] == pytest.approx(3)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_counts_of_all_parts_add_up_in_each_step(accumulation: int) -> None:
+    log = train_in_parts(accumulation, steps=2).strategy.weight_log
+    assert log.whole_batch().get("head", "source").counts.tolist() == [12, 24]
+    # A term of the first step only keeps that step's sum over the parts' first images.
+    firsts = {1: 1, 2: 1 + 3, 4: 1 + 2 + 3 + 6}
+    assert log.whole_batch().get("first", "source").counts.tolist() == [firsts[accumulation]]
 
 
 def test_parts_that_do_not_divide_the_batch() -> None:

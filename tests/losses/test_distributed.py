@@ -31,7 +31,7 @@ heat, goal, weights = draw(8, 8), draw(2, 8, 8), (draw(8, 8) > 0.3).float()
 result = {}
 def call(criterion, *batch):
     log = WeightLog()
-    return criterion(*batch, log=log), log.over_processes().get("loss", "source")
+    return criterion(*batch, log=log), log.whole_batch().get("loss", "source")
 for name in ("gbw", "gbw_hindrance", "gbw_norm", "gbw_released"):
     leaf = logits.clone().requires_grad_()
     criterion = ClassWeightedCrossEntropy(build_scheme(name, 5))

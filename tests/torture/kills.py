@@ -11,8 +11,9 @@ others, one of the phases of the undisturbed run is drawn, then a line of this p
 the time until the next line; these runs are forked from a process that has done the imports, which
 saves most of the processor time. When a run is completed, everything in its last checkpoint, all
 scores in metrics.json and class_weights.csv are compared with the undisturbed run's, and a new run
-is started, until there were `--kills` kills. Before that, the making of toy data (1300 images) is killed in the same way, after a number of
-files. Prints a Markdown table. Exit code 1: something differs. Results: docs/reliability.md.
+is started, until there were `--kills` kills. Before that, the making of toy data (1300 images) is
+killed in the same way, after a number of files. Prints a Markdown table. Exit code 1:
+something differs. Results: docs/reliability.md.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def test_counts_are_summed_over_processes_once(
     log.add("center", "source", entry(1.0))
     in_step = len(sums)
     assert (in_step > 0) == adapts
-    whole = log.over_processes()
+    whole = log.whole_batch()
     assert len(sums) == in_step + 1
     assert whole.get("semantic", "source").counts.tolist() == [4, 2]
     assert whole.get("center", "source").counts.tolist() == [2]
