@@ -61,7 +61,7 @@ class Started:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                start_new_session=True,
+                preexec_fn=os.setpgrp,
             )
             self.output = self._process.stdout
 
@@ -91,7 +91,7 @@ class Started:
 
 
 def _run(arguments: Sequence[str], writer: Connection) -> None:
-    os.setsid()
+    os.setpgrp()
     os.chdir(ROOT)
     for descriptor in (1, 2):
         os.dup2(writer.fileno(), descriptor)
