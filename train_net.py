@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from gbw_d2 import passive_waiting  # noqa: F401  # isort: skip  (before torch)
+from gbw_d2 import start_up  # noqa: F401  # isort: skip  (before all packages)
 
 from gbw_d2.catalog.preflight import check_data, check_keys
 from gbw_d2.commands import finish

@@ -1,4 +1,4 @@
-"""Six axes: every choice replaces the leaf's whole, and all that leaves used to give can be had."""
+"""Six axes: a choice replaces the leaf's whole base; all that former leaves gave is available."""
 
 from __future__ import annotations
 
@@ -255,9 +255,9 @@ def fits(choice: dict[str, str]) -> bool:
     "some", [spread, pytest.param(networks, marks=pytest.mark.slow)], ids=["spread", "all"]
 )
 def test_combinations_resolve(some: Callable[[], list[tuple[str, str]]]) -> None:
-    """All datasets with the networks that fit; the other axes are drawn, since no keys meet.
+    """All datasets with the networks that fit; the other axes, which share no keys, are random.
 
-    Of the draws that fit, the one with the most new names is taken, so that every name is used.
+    Of the choices that fit, the one with the most new names is taken, so that all names are used.
     """
     generator = random.Random(0)
     used: set[str] = set()

@@ -1,4 +1,4 @@
-"""For names of earlier versions in configs and command lines, one line says what became of them."""
+"""Names of earlier versions in configs and command lines: one line names the replacement."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "gbw_d2"
 
 # Small files that any room may import. They stand at the bottom, and in this order.
 LEAVES = (
-    *("errors", "keys", "keyed_random", "compat", "passive_waiting", "cityscapes_classes"),
+    *("errors", "keys", "keyed_random", "compat", "passive_waiting", "start_up"),
+    "cityscapes_classes",
     "commands",
     *(
         "paths",

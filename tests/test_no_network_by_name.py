@@ -1,4 +1,4 @@
-"""Outside modeling nobody knows a network: no architecture's name and no head's name is spelt."""
+"""Outside of modeling, no file contains the name of an architecture or of a head."""
 
 from __future__ import annotations
 

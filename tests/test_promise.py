@@ -1,6 +1,6 @@
-"""The promise: a network unlike ours, defined outside the package, does all that ours do.
+"""The promise: a different network, defined outside the package, can do all that ours can.
 
-Not one line of the package knows it: it is the one file tests/helpers/embedding_net.py.
+Nothing in the package refers to it; it is the single file tests/helpers/embedding_net.py.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,37 @@ def test_ctrl_c(repository: Path, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr.count("\n")) == (130, 1)
     assert "--resume continues" in done.stderr
+
+
+def test_a_second_ctrl_c_shows_no_traceback(repository: Path) -> None:
+    # The first is handled; the second comes before the program has ended.
+    code = (
+        "import runpy, signal, sys\n"
+        "from gbw_d2 import commands\n"
+        "from gbw_d2.catalog import preflight\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "interrupt = lambda *_: signal.raise_signal(signal.SIGINT)\n"
+        "preflight.check_data = interrupt\n"
+        "outcome = commands.outcome\n"
+        "commands.outcome = lambda *words: (outcome(*words), interrupt())[0]\n"
+        "sys.argv = ['train_net.py', '--config-file', 'configs/toy/panoptic_gbw.yaml']\n"
+        "runpy.run_path('train_net.py', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "stopped\n")
+
+
+def test_without_the_environment(repository: Path) -> None:
+    # -S leaves out site-packages, as another Python than the environment's would.
+    command = [
+        sys.executable,
+        "-S",
+        "train_net.py",
+        "--config-file",
+        "configs/toy/panoptic_gbw.yaml",
+    ]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "has no numpy, yaml, torch, detectron2; run `uv run train_net.py" in done.stderr

@@ -28,8 +28,10 @@ def main() -> None:
         write_layout(args.folder, LAYOUTS.get(args.layout))
 
 
-def _end(*_: object) -> NoReturn:
+def _end(number: int, _: object) -> NoReturn:
     # SIGTERM acts like Ctrl-C, so that incomplete files are removed; the sender reports the reason.
+    # Where it goes to the whole process group, training sends another one.
+    signal.signal(number, signal.SIG_IGN)
     raise SystemExit(INTERRUPTED)
 
 

@@ -10,9 +10,9 @@ from gbw_studies.results.rows import Results, Run
 from gbw_studies.results.tables import COMPARED, difference_cell, marked
 
 CAPTION = """\
-`{proposed}` minus the baseline and each rival, over pairs of the same recipe and seed. "all
-recipes" pools the pairs of the seeds that all of these recipes have; since those of one seed share
-the network's start and the order of the images, its interval draws whole seeds."""
+`{proposed}` minus the baseline and minus each rival, over pairs of runs with the same recipe and
+seed. "all recipes" takes the seeds that all of these recipes have. Runs with the same seed share
+the network's initial weights and the order of the images, so its interval resamples whole seeds."""
 ALL = "all recipes"
 
 

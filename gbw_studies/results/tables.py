@@ -23,19 +23,21 @@ from gbw_studies.results.rows import Results
 COMPARED = ("mIoU", "rare IoU", "rare recall", "PQ")
 
 CAPTION = """\
-Scores: mean ± sample standard deviation over seeds, 0 to 100. "rare" is the mean over {rare}.
-Differences: arm minus `{baseline}` with the same seed, mean over seeds, with the 95 % percentile
-bootstrap interval of that mean (none below 3 seeds). **Bold: the interval excludes 0.**
-An interval over 3 to 5 seeds is coarse and too narrow: of arms that do nothing, about one in four
-would be bold by chance alone with 3 seeds, one in six with 5, one in ten with 10, in each column
-(simulated, normal differences).
-Cost: mean over seeds relative to `{baseline}`; rough where other work ran on the machine."""
+Scores are from 0 to 100: mean ± sample standard deviation over seeds. "rare" is the mean
+over {rare}.
+A difference Δ is the score of an arm minus that of `{baseline}` with the same seed; the tables show
+its mean over seeds and, from 3 seeds on, the 95 % percentile bootstrap interval of this mean.
+**Bold: the interval excludes 0.** Intervals over 3 to 5 seeds are too narrow. In each column, of
+arms without any effect, chance alone would make bold about one in four with 3 seeds, one in six
+with 5 and one in ten with 10 (simulated with normally distributed differences). Step time and
+memory are means over seeds relative to `{baseline}`; they are inaccurate if other programs used the
+machine."""
 
 CHOSEN = """\
-Arms went on to further seeds by their scores with seeds {first} on {sets}: over all seeds, the
-differences of those that did are flattered. Those with the further seeds alone stand below."""
+By their scores with seeds {first} on {sets}, some arms were chosen for further seeds. This choice
+makes their differences over all seeds too favourable. A second table has the further seeds only."""
 
-FRESH = "With the seeds that took no part in the choice:"
+FRESH = "With the seeds that were not used for the choice:"
 
 
 def study_tables(results: Results) -> str:
@@ -122,7 +124,7 @@ def _ratio(value: float | None) -> str:
 
 
 def provenance(results: Results) -> str:
-    """Writes machine and versions of the runs, and which are mixed, missing or left out."""
+    """Writes the machine and versions of the runs, and which runs are missing or left out."""
     runs = results.runs
     lines = [
         f"{len(runs)} runs. Machine: {_counted([r.machine for r in runs])}. "
@@ -134,17 +136,19 @@ def provenance(results: Results) -> str:
     packages = Counter(run.package for run in runs).most_common()
     for package, _ in packages[1:]:
         arms = dict.fromkeys(f"{r.recipe} {r.arm}" for r in runs if r.package == package)
-        lines.append(f"**Versions of the package are mixed:** {package} made {', '.join(arms)}.")
+        lines.append(f"**Several versions of the package:** {package} made {', '.join(arms)}.")
     if results.failed:
         names = ", ".join(f"{recipe} {arm} {seed}" for recipe, arm, seed in results.failed)
-        lines.append(f"**Ended with an error, in no mean:** {names} (recipe, arm, seed).")
+        lines.append(
+            f"**Ended with an error and are left out of the means:** {names} (recipe, arm, seed)."
+        )
     ran = {(run.recipe, run.arm) for run in runs} | {name[:2] for name in results.failed}
     missing = [f"{pair[0]} {pair[1]}" for pair in results.study.pairs() if pair not in ran]
     if missing:
         lines.append(f"Not run yet: {', '.join(missing)}.")
     if results.unknown:
         lines.append(
-            f"Left out, as {results.study.path.name} does not have them: "
+            f"Left out, because {results.study.path.name} does not have them: "
             f"{', '.join(results.unknown)}."
         )
     return "\n\n".join(lines)

@@ -1,4 +1,4 @@
-"""What was decoded comes back as it was read, and never where its source has changed."""
+"""The cache returns images and labels unchanged, and nothing if their file has changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures are turned as EXIF says, labels never; formats that change labels are refused."""
+"""Images are rotated by their EXIF orientation, labels never; lossy label formats are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of a part of a download, what has both image and label is used, counted, and called a part."""
+"""Of a partial download, images with labels are used and counted; the set is named partial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log says what crops that were drawn for a class really show."""
+"""The log says how often crops that were chosen for a class contain it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels of another coding, or cut off by a tool, look odd; those of a street do not."""
+"""Labels with another coding or truncated values cause a warning; ordinary labels do not."""
 
 from __future__ import annotations
 

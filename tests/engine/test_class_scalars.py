@@ -1,4 +1,4 @@
-"""What the class-weight hook hands to TensorBoard and metrics.json."""
+"""What the class-weight hook writes to TensorBoard and metrics.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Old periodic checkpoints go, those of an earlier part of a resumed run too."""
+"""Old periodic checkpoints are deleted, also those from before a run was resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes end as one command does: one message, one exit code, nobody left behind."""
+"""Several processes end like one command: one message, one exit code, no process left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of a part of a test set are called so, with the numbers of images."""
+"""Scores of a part of a test set are named partial, with the numbers of images."""
 
 from __future__ import annotations
 

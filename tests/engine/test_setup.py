@@ -1,4 +1,4 @@
-"""OUTPUT_DIR is tried before a run starts; what the command line may say is in test_config."""
+"""OUTPUT_DIR is checked before a run starts (test_config.py tests command lines)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage asks for is what its loaders give."""
+"""The loaders of a stage yield the data that it asks for."""
 
 from __future__ import annotations
 

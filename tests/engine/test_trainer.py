@@ -25,7 +25,7 @@ from detectron2.utils.events import get_event_storage
 
 
 class TwoPartStrategy(Strategy):
-    """Pulls a parameter to 3 in two parts, and records when it is asked."""
+    """Moves a parameter to 3 by two losses, and records the iterations."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, None)
@@ -62,7 +62,7 @@ def test_gradients_of_all_parts_add_up() -> None:
 
 
 class PerImage(Strategy):
-    """The mean over images of a loss of each: a step must not depend on how they are parted."""
+    """The mean of one loss per image, by which a step is the same for any number of parts."""
 
     def training_losses(self, source: Any, target: Any, iteration: int) -> Iterator[dict]:
         values = torch.tensor([sample["value"] for sample in source])

@@ -1,6 +1,6 @@
-"""A training step waits for the device as often as the architecture says: for ours, never.
+"""A training step waits for the device as often as its architecture declares; ours never do.
 
-Fake CUDA tensors have shapes and no values: whoever looks at one has to wait for the device.
+Fake CUDA tensors have shapes but no values; reading a value would be such a wait.
 """
 
 from __future__ import annotations

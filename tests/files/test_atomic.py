@@ -1,4 +1,4 @@
-"""Files are whole, or as they were; nothing is left beside them."""
+"""Files are complete or unchanged, and no temporary file remains."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Runs of train_net.py in processes that share one import of torch, Detectron2 and this package.
 
 The imports take most of the processor time of a run of few steps. A server process
-(``multiprocessing``'s forkserver) imports what its parent's main module imports, does nothing else,
-and forks a process for each run. Importing this module imports what a run needs.
+(``multiprocessing``'s forkserver) imports this module, which imports what a run needs, does nothing
+else, and forks a process for each run.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ from detectron2.engine import defaults
 
 ROOT = Path(__file__).parents[2]
 _CONTEXT = multiprocessing.get_context("forkserver")
+# The server finds this module by its environment alone, and would do without it silently.
+_PATHS = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(_PATHS)
+_CONTEXT.set_forkserver_preload([Path(__file__).stem])
 # The description of the machine at the start of a log takes a second; it is the same in each run.
 defaults.collect_env_info = functools.cache(defaults.collect_env_info)
 

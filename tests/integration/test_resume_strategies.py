@@ -1,4 +1,4 @@
-"""Four iterations equal two, a kill, and two more: for every strategy, with all that it keeps."""
+"""Four iterations equal two, a kill and two more, for every strategy and its whole state."""
 
 from __future__ import annotations
 

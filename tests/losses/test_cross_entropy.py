@@ -37,7 +37,7 @@ def make_loss(name, classes=5, ignore_index=255, **overrides):
 
 
 def call(criterion, *batch, term="source"):
-    """Returns the loss, and what the log has of it."""
+    """Returns the loss and its log entry."""
     log = WeightLog()
     return criterion(*batch, term=term, log=log), log.get("loss", term)
 

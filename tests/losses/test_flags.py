@@ -1,4 +1,4 @@
-"""Where looking at a value would wait for the device, mistakes set a flag and raise nothing."""
+"""On a device, invalid values set a flag and raise no error, so that nothing waits for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NONE = {"nonfinite": False, "invalid_labels": False, "source_missing": False}
 
 @pytest.fixture(autouse=True)
 def no_device_may_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU counts as a device that works behind the host's back, as a GPU does."""
+    """The CPU counts as a device that the host must not wait for, like a GPU."""
     monkeypatch.setattr(pixels_module, "HOST_DEVICES", ())
 
 

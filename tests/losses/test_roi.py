@@ -29,7 +29,7 @@ def make_loss(kind, name, classes=CLASSES, **overrides):
 
 
 def call(criterion, *rois, term="source"):
-    """Returns the loss, and what the log has of it."""
+    """Returns the loss and its log entry."""
     log = WeightLog()
     return criterion(*rois, term=term, log=log), log.get("loss", term)
 

@@ -36,7 +36,7 @@ def make_loss(head, name="gbw_norm", things=THINGS, **overrides):
 
 
 def call(criterion, *batch, term="source"):
-    """Returns the loss, and what the log has of it."""
+    """Returns the loss and its log entry."""
     log = WeightLog()
     return criterion(*batch, term=term, log=log), log.get(criterion.head, term)
 
@@ -189,8 +189,8 @@ def test_terms_that_are_not_weighted_are_not_measured(head):
     torch.testing.assert_close(loss, LOSSES[head][1](*batch[:3]))
 
 
-def lend(log, *weights):
-    """Writes down what the semantic head used."""
+def log_semantic(log, *weights):
+    """Logs weights of the semantic head."""
     entry = LogEntry(tuple(range(CLASSES)), torch.tensor(weights), torch.ones(CLASSES))
     log.add("semantic", "source", entry)
 
@@ -201,7 +201,7 @@ def test_shared_weights_by_hand():
     )
     prediction, target, weights, owner, _ = make_batch("offset")
     log = WeightLog()
-    lend(log, 9.0, 9.0, 0.5, 9.0, 9.0, 1.5, 2.0, 9.0)
+    log_semantic(log, 9.0, 9.0, 0.5, 9.0, 9.0, 1.5, 2.0, 9.0)
     loss = criterion(prediction, target, weights, owner, log=log)
     # (0.5, 1.5, 2) sums to 4, the things are 3.
     torch.testing.assert_close(
@@ -209,7 +209,7 @@ def test_shared_weights_by_hand():
     )
     factor = 1 - 0.625 * (owner == 2) + 0.125 * (owner == 5)
     torch.testing.assert_close(loss, offset_loss(prediction, target, weights, factor))
-    lend(log, *[0.0] * CLASSES)
+    log_semantic(log, *[0.0] * CLASSES)
     criterion(prediction, target, weights, owner, log=log)
     assert log.get("offset", "source").weights.tolist() == [1.0] * 3
     for more in ({"term": "mixed", "log": log}, {"term": "mixed"}):
@@ -221,8 +221,8 @@ def test_shared_weights_by_hand():
 def test_a_step_never_asks_the_device_for_a_value(head):
     batch = [tensor.to("meta") for tensor in make_batch(head)]
     batch[0].requires_grad_()
-    log, lent = WeightLog(), torch.ones(CLASSES, device="meta")
-    log.add("semantic", "source", LogEntry(tuple(range(CLASSES)), lent, lent))
+    log, weights = WeightLog(), torch.ones(CLASSES, device="meta")
+    log.add("semantic", "source", LogEntry(tuple(range(CLASSES)), weights, weights))
     criteria = [make_loss(head, name) for name in USABLE]
     criteria.append(LOSSES[head][0](SharedWeights("semantic", THINGS), THINGS, CLASSES))
     criteria.append(make_loss(head, momentum=0.9, pixel_weights_in_gradient=True))

@@ -75,13 +75,13 @@ def test_a_mapping_of_heads_and_a_module() -> None:
 
 
 @pytest.mark.parametrize("order", [("center", "offset"), ("offset", "center")])
-def test_a_head_that_lends_weights_comes_first(order: tuple[str, str]) -> None:
+def test_a_head_whose_weights_others_use_comes_first(order: tuple[str, str]) -> None:
     losses, log = make_losses("gbw"), WeightLog()
     calls = make_calls(losses, 0, "source", log)
     values = in_order(losses, {head: calls[head] for head in order})
     assert tuple(values) == order
-    lent, taken = (log.get(head, "source") for head in ("center", "offset"))
-    torch.testing.assert_close(taken.weights, lent.weights)
+    own, taken = (log.get(head, "source") for head in ("center", "offset"))
+    torch.testing.assert_close(taken.weights, own.weights)
     assert (taken.weights - 1).abs().max() > 1e-3
     fresh, log = make_losses("gbw"), WeightLog()
     calls = make_calls(fresh, 0, "source", log)

@@ -77,7 +77,7 @@ def test_gradients_of_the_fusion() -> None:
 
 
 class Pooled(Backbone):
-    """Means of 4 x 4 pixels, so that what a map shows can be told by hand."""
+    """Means of 4 x 4 pixels, so that maps can be computed by hand."""
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {"res2": ShapeSpec(channels=3, stride=4)}

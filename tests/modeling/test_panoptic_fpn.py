@@ -1,4 +1,4 @@
-"""GBWPanopticFPN: losses against Detectron2's own, and pictures that have little to learn from."""
+"""GBWPanopticFPN: losses against Detectron2's own, and images with few or no objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""class_weights.csv goes on where a run goes on, whatever a killed process left of a line."""
+"""class_weights.csv is continued when a run is resumed, also after an incomplete line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged files of a run: told in one line that names the file."""
+"""Damaged files of a run are reported in one line that names the file."""
 
 from __future__ import annotations
 

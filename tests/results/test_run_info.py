@@ -1,4 +1,4 @@
-"""What a result says of its making."""
+"""What a result records about its run."""
 
 from __future__ import annotations
 

@@ -191,31 +191,31 @@ def test_provenance(write: Any) -> None:
     text = study_tables(read_results(path))
     assert "\n\n1 of them are runs of studies/long.yaml.\n\n" in text
     assert "9 runs. Machine: cpu, torch 2.15.0, 1 thread(s). Iterations: 100." in text
-    assert "mixed:** bbbbbbbbbbbb made source_only focal." in text
+    assert "of the package:** bbbbbbbbbbbb made source_only focal." in text
     assert "Not run yet: source_only late.\n" in text
-    assert "as scale.yaml does not have them: source_only gone." in text
+    assert "because scale.yaml does not have them: source_only gone." in text
 
 
-def test_failed_runs_are_named_and_in_no_mean(write: Any) -> None:
+def test_failed_runs_are_named_and_left_out_of_means(write: Any) -> None:
     failed = {"recipe": "source_only", "seed": 1, "config": "0", "package": "a" * 12, "threads": 1}
     failed |= {"error": "FloatingPointError: loss is nan", "scores": {}}
     path = write([*RUNS, failed | {"arm": "gbw"}, failed | {"arm": "late"}], **LATE)
     text = study_tables(read_results(path))
     assert "| `gbw` | 3, 1 failed | 62.3 ± 31.9 |" in text
-    assert "in no mean:** source_only gbw 1, source_only late 1 (" in text
+    assert "left out of the means:** source_only gbw 1, source_only late 1 (" in text
     assert "Not run yet" not in text
 
 
-def test_one_package_is_not_called_mixed(write: Any) -> None:
-    assert "mixed" not in study_tables(read_results(write(RUNS)))
+def test_one_package_is_not_called_several(write: Any) -> None:
+    assert "Several versions" not in study_tables(read_results(write(RUNS)))
 
 
 def test_seeds_after_a_choice_have_their_own_table(write: Any) -> None:
     path = write(RUNS, rungs=[{"seeds": [0, 1]}, {"seeds": [2], "best": 1}])
     assert read_results(path).first_seeds == (0, 1)
     text = study_tables(read_results(path))
-    assert "by their scores with seeds 0, 1 on all test sets" in text
-    assert text.index("took no part") < text.index("| `gbw` | 1 | +2.0 | +0.0 | +0.0 |")
+    assert "By their scores with seeds 0, 1 on all test sets" in text
+    assert text.index("not used for the choice") < text.index("| `gbw` | 1 | +2.0 | +0.0 | +0.0 |")
 
 
 def test_chosen_arms_are_the_best_of_both_kinds(write: Any) -> None:

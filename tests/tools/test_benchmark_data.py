@@ -1,4 +1,4 @@
-"""Candidates of the benchmarks of files, samples and growth run, and are what they say."""
+"""Candidates of the benchmarks of files, samples and growth run, and do what their names say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The candidates of the evaluation benchmarks run, and are what they say. No timings."""
+"""The candidates of the evaluation benchmarks run, and do what their names say. No timings."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@
 For every network family and strategy there is an undisturbed run, and one that is killed (`kill -9`
 of its whole process group) and resumed each time, on a toy world of 16 small images. A kill comes
 after a certain line of the run's output, so that it does not depend on the load of the machine. One
-kill in five comes during start-up, in a run that is started as a user would start it. For the
-others, one of the phases of the undisturbed run is drawn, then a line of this phase, then a part of
-the time until the next line; these runs are forked from a process that has done the imports, which
-saves most of the processor time. When a run is completed, everything in its last checkpoint, all
+kill in five comes during start-up. For the others, one of the phases of the undisturbed run is
+drawn, then a line of this phase, then a part of the time until the next line. Runs are forked from
+a process that has done the imports, which saves most of the processor time, except that half of
+those that are killed during start-up are started as a user would start them. When a run is completed, everything in its last checkpoint, all
 scores in metrics.json and class_weights.csv are compared with the undisturbed run's, and a new run
 is started, until there were `--kills` kills. Before that, the making of toy data (1300 images) is
 killed in the same way, after a number of files. Prints a Markdown table. Exit code 1:
@@ -76,11 +76,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment of a run: after a number of lines, and then a number of seconds."""
+    """A moment of a run: after a number of lines, and then a number of seconds.
+
+    Args:
+        is_forked: False where the run is to be started as a user would.
+    """
 
     lines: int
     delay: float
-    in_start_up: bool = False
+    is_forked: bool = True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +155,7 @@ def _pair(
     words = command(family, strategy, killed, "--resume")
     while True:
         moment = _moment(lines, moments) if phases.total() < args.kills else None
-        is_forked = moment is None or not moment.in_start_up
+        is_forked = moment is None or moment.is_forked
         said, ended = _watch(Started(words, is_forked), moment)
         if not ended:
             phases[phase([line.text for line in said])] += 1
@@ -172,7 +176,8 @@ def _moment(lines: Sequence[Line], moments: random.Random) -> Moment:
     """Draws the moment at which a run is killed."""
     starts = next(i for i, line in enumerate(lines) if "Starting training" in line.text)
     if moments.random() < 0.2:
-        return Moment(moments.randint(1, starts), moments.uniform(0, 0.3), in_start_up=True)
+        is_forked = moments.random() < 0.5
+        return Moment(moments.randint(1, starts), moments.uniform(0, 0.3), is_forked)
     by_phase: dict[str, list[int]] = {}
     for i in range(starts, len(lines) - 1):
         by_phase.setdefault(phase([line.text for line in lines[: i + 1]]), []).append(i)

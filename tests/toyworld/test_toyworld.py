@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -361,3 +366,22 @@ def test_wrong_settings_are_named():
         ToyWorldSettings(target_factors=(("bus", -1.0),))
     with pytest.raises(ValueError, match=r"target_factors names \['tram'\]"):
         render(replace(SETTINGS, target_factors=(("tram", 2.0),)), "target", "val", 0)
+
+
+@pytest.mark.slow
+def test_sigterm_twice_shows_no_traceback(tmp_path):
+    # As where a whole process group gets it, and training passes it on too.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gbw_d2.toyworld", str(tmp_path / "toy")],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not any(tmp_path.rglob("*.png")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    process.terminate()
+    _, shown = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in shown

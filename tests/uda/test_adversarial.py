@@ -1,4 +1,4 @@
-"""adversarial: who gets which gradient, the losses, optimisers and schedules."""
+"""adversarial: which parameters get which gradient, the losses, optimisers and schedules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cbst: labels of a round, killed and resumed; what it draws; its losses."""
+"""cbst: labels of a round, resumed after a kill; the samples of a round; its losses."""
 
 from __future__ import annotations
 

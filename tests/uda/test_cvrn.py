@@ -1,4 +1,4 @@
-"""cvrn: distances by hand, what its steps yield, labels that are resumed, and who is refused."""
+"""cvrn: distances by hand, what its steps yield, labels that are resumed, and refused configs."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def sure(strategy: Any) -> Any:
-    """A network from scratch is sure of nothing; here each proposal is a car."""
+    """An untrained network is confident of no class; here each proposal is a car."""
     with torch.no_grad():
         predictor = strategy.model.roi_heads.box_predictor.cls_score
         predictor.bias[:] = 0

@@ -1,4 +1,4 @@
-"""Instance mixing: a teacher's things of the target on source pictures, in the end of the run."""
+"""Instance mixing: the teacher's things of the target on source images, late in the run."""
 
 from __future__ import annotations
 

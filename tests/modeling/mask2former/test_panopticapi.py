@@ -22,7 +22,7 @@ FRAME = Frame((10, 16), (10, 16), (10, 16), (40, 64))
 
 
 def found(generator: torch.Generator, noise: float) -> tuple[Any, list[dict[str, Any]]]:
-    """A map of twelve queries whose masks are blocks; some are sure of nothing."""
+    """A map of twelve queries whose masks are blocks; some are confident of no class."""
     classes = 6 * torch.randn(12, CLASSES + 1, generator=torch.Generator().manual_seed(3))
     blocks = torch.randn(12, 5, 8, generator=torch.Generator().manual_seed(4))
     masks = 8 * blocks.repeat_interleave(2, 1).repeat_interleave(2, 2)

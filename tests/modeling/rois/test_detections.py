@@ -1,4 +1,4 @@
-"""Detections of views, windows and other sizes come back to where they belong in the image."""
+"""Detections of views, windows and other sizes are mapped back to the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matching against Detectron2's, ignore regions by hand, and draws that belong to their image."""
+"""Matching against Detectron2's, ignore regions by hand, and random draws per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No piece waits for the device: fake CUDA tensors have no values that a host could look at."""
+"""No part waits for the device: fake CUDA tensors have no values that the host could read."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Files of a round: whole or not there, and never those of another network."""
+"""Files of a round are complete or absent, and never those of another network."""
 
 from __future__ import annotations
 
