@@ -8,12 +8,12 @@ of its whole process group) and resumed each time, on a toy world of 16 small im
 after a certain line of the run's output, so that it does not depend on the load of the machine. One
 kill in five comes during start-up. For the others, one of the phases of the undisturbed run is
 drawn, then a line of this phase, then a part of the time until the next line. Runs are forked from
-a process that has done the imports, which saves most of the processor time, except that half of
-those that are killed during start-up are started as a user would start them. When a run is completed, everything in its last checkpoint, all
-scores in metrics.json and class_weights.csv are compared with the undisturbed run's, and a new run
-is started, until there were `--kills` kills. Before that, the making of toy data (1300 images) is
-killed in the same way, after a number of files. Prints a Markdown table. Exit code 1:
-something differs. Results: docs/reliability.md.
+a process that has done the imports, which saves most of the processor time; half of those that are
+killed during start-up are started as a user would start them. When a run is completed, everything
+in its last checkpoint, all scores in metrics.json and class_weights.csv are compared with the
+undisturbed run's, and a new run is started, until there were `--kills` kills. Before that, the
+making of toy data (1300 images) is killed in the same way, after a number of files. Prints a
+Markdown table. Exit code 1: something differs. Results: docs/reliability.md.
 """
 
 from __future__ import annotations
