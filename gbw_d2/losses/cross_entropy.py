@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from gbw_d2.keys import TERM_SOURCE
 from gbw_d2.losses.upsampled import weighted_cross_entropy
 from gbw_d2.losses.weighted_loss import WeightedLoss
-from gbw_d2.weighting.classifier_measures import classifier_measure, downsample_labels
+from gbw_d2.weighting.classifier_measures import (
+    check_classifier,
+    downsample_labels,
+    measure_prepared,
+)
 from gbw_d2.weighting.log import WeightLog
 from gbw_d2.weighting.pixels import compute_dtype, prepare_labels, shifted_rows
 from gbw_d2.weighting.statistics import ClassStatistics, class_statistics
@@ -118,13 +121,8 @@ class ClassWeightedCrossEntropy(WeightedLoss):
             small_weights = None
         else:
             small_weights = downsample_labels(pixel_weights, size)
-        statistics.measure, statistics.observed = classifier_measure(
-            scheme.measure,
-            features,
-            logits,
-            downsample_labels(targets, size),
-            ignore_index=scheme.num_classes,
-            pixel_weights=small_weights,
+        small_targets = downsample_labels(targets, size)
+        check_classifier(features, logits, small_targets)
+        statistics.set_measure(
+            *measure_prepared(scheme.measure, features, logits, small_targets, small_weights)
         )
-        finite = torch.isfinite(statistics.measure).all()
-        statistics.nonfinite = statistics.nonfinite | ~finite

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from gbw_d2.keys import TERM_SOURCE
 from gbw_d2.losses.upsampled import weighted_cross_entropy
 from gbw_d2.losses.weighted_loss import WeightedLoss
-from gbw_d2.weighting.classifier_measures import classifier_measure
+from gbw_d2.weighting.classifier_measures import check_classifier, measure_prepared
 from gbw_d2.weighting.distributed import all_reduce_sum, world_size
 from gbw_d2.weighting.log import WeightLog
 from gbw_d2.weighting.pixels import compute_dtype, per_pixel, prepare_labels, shifted_rows
@@ -133,15 +133,9 @@ class ClassWeightedRoIClassification(WeightedLoss):
                 "needs features, the classifier's input; pass them, or set the measure to 'norm'"
             )
         inputs = features if features.shape[0] else features.new_zeros(1, features.shape[1])
-        statistics.measure, statistics.observed = classifier_measure(
-            self.scheme.measure,
-            _as_image(inputs),
-            image,
-            targets,
-            ignore_index=self.scheme.num_classes + 1,
-        )
-        finite = torch.isfinite(statistics.measure).all()
-        statistics.nonfinite = statistics.nonfinite | ~finite
+        maps = _as_image(inputs)
+        check_classifier(maps, image, targets)
+        statistics.set_measure(*measure_prepared(self.scheme.measure, maps, image, targets))
 
 
 class ClassWeightedRoIBox(WeightedLoss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -23,8 +24,9 @@ from gbw_d2.weighting.pixels import (
     sum_per_class,
 )
 
-# Pixels of one class per block of the grouped product: padding wastes at most this per class.
-BLOCK = 256
+# Pixels of one class per block of the grouped product: padding wastes at most this per class. Few
+# pixels, such as RoIs, have smaller blocks.
+BLOCK, LEAST_BLOCK = 256, 16
 
 
 def downsample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -46,44 +48,48 @@ def downsample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return labels.index_select(1, rows).index_select(2, columns)
 
 
-def _grouped_products(gradient: Tensor, features: Tensor, targets: Tensor) -> Tensor:
+def _grouped_products(gradient: Tensor, features: Tensor, targets: Tensor, sizes: Tensor) -> Tensor:
     """Returns (K, K, D): for each class the sum over its pixels of G_i F_i^T, batched.
 
-    The pixels are sorted by class into blocks that hold one class each. There are at most M / BLOCK
+    The pixels are sorted by class into blocks that hold one class each. There are at most M / block
     + K blocks for any labels, so the shapes are known without a host synchronisation.
 
     Args:
         gradient: (N, K, h, w) gradient G of the loss with respect to the logits.
         features: (N, D, h, w) input F of the classifier, of any dtype.
         targets: (N, h, w) int64 from ``prepare_labels``; M = N h w.
+        sizes: (K + 1,) int64, the pixels of each class and those without one.
     """
     classes, pixels, device = gradient.shape[1], targets.numel(), targets.device
     groups = classes + 1
-    ids = targets.reshape(-1)
-    ones = torch.ones((), dtype=torch.long, device=device).expand(pixels)
-    sizes = torch.zeros(groups, dtype=torch.long, device=device).scatter_add_(0, ids, ones)
-    blocks_per_group = (sizes + BLOCK - 1) // BLOCK
+    block = _block_size(pixels, groups)
+    blocks_per_group = (sizes + (block - 1)) // block
     last_block = blocks_per_group.cumsum(0)
-    first_slot = (last_block - blocks_per_group) * BLOCK
+    first_slot = (last_block - blocks_per_group) * block
     # int32, because the sort of int64 takes twice as long.
-    sorted_ids, order = ids.int().sort(stable=True)
+    sorted_ids, order = targets.reshape(-1).int().sort(stable=True)
     shift = first_slot - (sizes.cumsum(0) - sizes)
     slot = torch.arange(pixels, device=device) + shift.index_select(0, sorted_ids)
 
-    blocks = (pixels + BLOCK - 1) // BLOCK + groups
+    blocks = (pixels + block - 1) // block + groups
     # Empty slots point at a last row of zeros.
-    source = torch.full((blocks * BLOCK,), pixels, device=device).scatter_(0, slot, order)
+    source = torch.full((blocks * block,), pixels, device=device).scatter_(0, slot, order)
     owner = torch.searchsorted(last_block, torch.arange(blocks, device=device), right=True)
     left, right = _rows(gradient, gradient.dtype), _rows(features, gradient.dtype)
     sums = gradient.new_zeros(groups + 1, classes, features.shape[1])
-    step = max(1, chunk_elements(gradient) // (BLOCK * (classes + features.shape[1])))
+    step = max(1, chunk_elements(gradient) // (block * (classes + features.shape[1])))
     # The blocks are processed in portions, because copies of all of them at once are slow to
     # allocate.
-    for slots, owners in zip(source.split(step * BLOCK), owner.split(step), strict=True):
-        one = left.index_select(0, slots).view(-1, BLOCK, classes)
-        other = right.index_select(0, slots).view(-1, BLOCK, features.shape[1])
+    for slots, owners in zip(source.split(step * block), owner.split(step), strict=True):
+        one = left.index_select(0, slots).view(-1, block, classes)
+        other = right.index_select(0, slots).view(-1, block, features.shape[1])
         sums.index_add_(0, owners, torch.bmm(one.transpose(1, 2), other))
     return sums[:classes]
+
+
+def _block_size(pixels: int, groups: int) -> int:
+    """Returns BLOCK, or a power of two above the mean number of pixels per group if it is less."""
+    return min(BLOCK, max(LEAST_BLOCK, 1 << (pixels // groups).bit_length()))
 
 
 def _rows(maps: Tensor, dtype: torch.dtype) -> Tensor:
@@ -150,8 +156,20 @@ def classifier_measure(
     """
     if name not in CLASSIFIER_MEASURES:
         raise ValueError(f"measure is '{name}'; expected one of {', '.join(CLASSIFIER_MEASURES)}")
-    check_logits(logits, labels)
+    check_classifier(features, logits, labels)
     check_pixel_weights(pixel_weights, labels)
+    targets, _ = prepare_labels(labels, logits.shape[1], ignore_index)
+    measure, observed, _ = measure_prepared(name, features, logits, targets, pixel_weights)
+    return measure, observed
+
+
+def check_classifier(features: Tensor, logits: Tensor, labels: Tensor) -> None:
+    """Checks that a classifier's input, its output and the labels describe the same pixels.
+
+    Raises:
+        ValueError: shapes that do not match, or labels that are not integers.
+    """
+    check_logits(logits, labels)
     if (
         features.ndim != 4
         or features.shape[0] != logits.shape[0]
@@ -161,16 +179,42 @@ def classifier_measure(
             f"classifier features have shape {tuple(features.shape)} and its logits "
             f"{tuple(logits.shape)}; expected (N, D, h, w) and (N, K, h, w)"
         )
-    classes = logits.shape[1]
-    targets, _ = prepare_labels(labels, classes, ignore_index)
+
+
+@torch.no_grad()
+def measure_prepared(
+    name: str,
+    features: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    pixel_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes what :func:`classifier_measure` does, of arguments that have been checked.
+
+    Args:
+        name: as in ``classifier_measure``, like all but the targets.
+        features: likewise.
+        logits: likewise.
+        targets: (N, h, w) int64 from ``prepare_labels``.
+        pixel_weights: likewise.
+
+    Returns:
+        (measure, observed, nonfinite); the last is bool without axes, whether the measure holds NaN
+        or inf.
+
+    Raises:
+        ValueError: on the CPU, NaN or inf.
+    """
     with _without_autocast(logits.device.type):
-        products, shares, counts = _inner_products(
+        products, counts = _inner_products(
             features.detach(), logits.detach(), targets, pixel_weights
         )
-        measure = CLASSIFIER_MEASURES[name](products, shares)
-    if may_look(measure) and not bool(torch.isfinite(measure).all()):
+        measure = CLASSIFIER_MEASURES[name](products, counts)
+    # Measures are >= 0, and a maximum keeps NaN, which is not below inf.
+    nonfinite = ~(measure.max() < math.inf)
+    if may_look(measure) and bool(nonfinite):
         raise ValueError("the classifier's features or logits hold NaN or inf")
-    return measure.float(), counts > 0
+    return measure.float(), counts > 0, nonfinite
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:
@@ -179,11 +223,12 @@ def _without_autocast(device_type: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _class_gradient(products: Tensor, shares: Tensor) -> Tensor:
+def _class_gradient(products: Tensor, counts: Tensor) -> Tensor:
     return products.diagonal().sqrt()
 
 
-def _hindrance(products: Tensor, shares: Tensor) -> Tensor:
+def _hindrance(products: Tensor, counts: Tensor) -> Tensor:
+    shares = counts / counts.sum().clamp(min=torch.finfo(torch.float64).tiny)
     # The amount by which class d's part of a step lowers the loss of class c.
     effects = products * shares.unsqueeze(0)
     own = effects.diagonal()
@@ -192,7 +237,7 @@ def _hindrance(products: Tensor, shares: Tensor) -> Tensor:
     return torch.where(own == 0, torch.zeros_like(own), hindrance / own)
 
 
-# Each maps the inner products <A_c, A_d> (K, K) and the shares s_c (K,) to a measure (K,).
+# Each maps the inner products <A_c, A_d> (K, K) and the pixels per class (K,) to a measure (K,).
 CLASSIFIER_MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "class_gradient": _class_gradient,
     "hindrance": _hindrance,
@@ -201,19 +246,19 @@ CLASSIFIER_MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def _inner_products(
     features: Tensor, logits: Tensor, targets: Tensor, pixel_weights: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns <A_c, A_d> as (K, K), s_c and the pixels per class, both (K,); float64."""
+) -> tuple[Tensor, Tensor]:
+    """Returns <A_c, A_d> as (K, K) and the (weighted) pixels per class as (K,); float64."""
     classes, dtype = logits.shape[1], compute_dtype(logits)
     index = label_index(targets, classes)
     gradient = residual(*split_softmax(logits.to(dtype), index), index)
+    sizes = count_per_class(targets, classes + 1)
     if pixel_weights is None:
-        counts = count_per_class(targets, classes)
+        counts = sizes[:-1]
     else:
         counts = sum_per_class(pixel_weights, targets, classes)
         gradient = gradient.mul_(pixel_weights.to(dtype).unsqueeze(1))
-    products = _grouped_products(gradient, features, targets).flatten(1)
+    products = _grouped_products(gradient, features, targets, sizes.long()).flatten(1)
     products, counts = all_reduce_sum(products), all_reduce_sum(counts)
 
     means = products / counts.to(dtype).clamp(min=torch.finfo(dtype).tiny).unsqueeze(1)
-    shares = counts / counts.sum().clamp(min=torch.finfo(torch.float64).tiny)
-    return (means @ means.T).double(), shares, counts
+    return (means @ means.T).double(), counts

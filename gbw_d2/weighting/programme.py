@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 from gbw_d2.weighting.pixels import may_look
-from gbw_d2.weighting.simplex import project_to_box, solve_gbw_cvxopt
+from gbw_d2.weighting.simplex import project_entries, solve_gbw_cvxopt
 
 
-def _released(measure: Tensor, present: Tensor, power: float) -> Tensor:
+def _released(measure: Tensor, present: Tensor, size: Tensor, power: float) -> Tensor:
     return measure.square()
 
 
-def _relative(measure: Tensor, present: Tensor, power: float) -> Tensor:
+def _relative(measure: Tensor, present: Tensor, size: Tensor, power: float) -> Tensor:
     # The measure is divided by its maximum first, so that powers neither overflow nor vanish.
-    top = measure.masked_fill(~present, 0).max()
-    relative = torch.where(top == 0, torch.ones_like(measure), measure / top).pow(power)
-    mean = (relative * present).sum() / present.sum()
+    top = measure.max()
+    relative = torch.where(top == 0, 1.0, measure / top).pow(power)
+    mean = (relative * present).sum() / size
     return relative / mean
 
 
-# The vector to project, times 2 lambda, as a function of the measure, the budget's classes and the
-# power.
-SCALES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+# The vector to project, times 2 lambda, as a function of the measure (0 outside the budget), the
+# budget's classes and their number, and the power.
+SCALES: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
     "released": _released,
     "relative": _relative,
 }
@@ -80,23 +80,23 @@ def gbw_weights(
     budget = torch.ones_like(norms, dtype=torch.bool) if present is None else present.bool()
     if budget.shape != norms.shape:
         raise ValueError(f"present has shape {tuple(budget.shape)}, norms {tuple(norms.shape)}")
+    measure, size = measure.masked_fill(~budget, 0), budget.sum()
     if may_look(measure):
-        usable = torch.isfinite(measure) & (measure >= 0)
-        if not bool(usable[budget].all()):
+        # Both are NaN where any is.
+        low, high = torch.aminmax(measure)
+        if not (float(low) >= 0 and float(high) < math.inf):
             raise ValueError(
                 f"the classes' measure is {norms.tolist()}; expected finite numbers >= 0. "
                 "NaN or inf here comes from the logits or the features: the training diverged"
             )
-    measure = measure.masked_fill(~budget, 0)
-    point = SCALES[scale](measure, budget, power) / (2 * lam)
+    point = SCALES[scale](measure, budget, size, power) / (2 * lam)
     if solver == "cvxopt":
         weights = torch.ones_like(point)
-        size = int(budget.sum())
-        if size:
-            weights[budget] = solve_gbw_cvxopt(point[budget], size, min_weight, max_weight)
+        if int(size):
+            weights[budget] = solve_gbw_cvxopt(point[budget], int(size), min_weight, max_weight)
         return weights.clamp(min_weight, max_weight).float()
-    weights = project_to_box(point, budget.sum(), min_weight, max_weight, budget)
-    return torch.where(budget, weights, torch.ones_like(weights)).float()
+    weights = project_entries(point, size, size, min_weight, max_weight, budget)
+    return torch.where(budget, weights, 1.0).float()
 
 
 def check_programme(

@@ -24,6 +24,6 @@ def updated_mean(
     Returns:
         The new mean and the new number of batches.
     """
-    momentum = (1 - 1 / (batches + 1)).clamp(max=MOMENTUM)
+    momentum = (1 - (batches + 1).reciprocal()).clamp(max=MOMENTUM)
     blended = momentum * mean + (1 - momentum) * value
     return torch.where(observed, blended, mean), batches + observed

@@ -85,9 +85,9 @@ class WeightingScheme(nn.Module):
         self.terms = tuple(terms)
         for flag in FLAGS:
             self.register_buffer(flag, torch.zeros((), dtype=torch.bool), persistent=False)
-        self.register_buffer(
-            "_counters", torch.zeros(len(COUNTERS), dtype=torch.long), persistent=False
-        )
+        self._calls = 0
+        # Of the classes at the floor, at the cap, and absent.
+        self.register_buffer("_counters", torch.zeros(3, dtype=torch.long), persistent=False)
         self.mean_weights = MeanWeights(num_classes, terms if settings.knows_prior_shift else ())
         if settings.shaped_by == "source":
             # Each class's last weight in the source's loss, which the other terms take over.
@@ -223,13 +223,13 @@ class WeightingScheme(nn.Module):
         """
         if not self.training:
             return
-        one = torch.ones((), dtype=torch.long, device=absent.device)
-        step = torch.stack([one, at_min.sum(), at_max.sum(), absent.sum()])
-        self._counters = self._counters + step
+        self._calls += 1
+        self._counters = self._counters + torch.stack([at_min, at_max, absent]).sum(1)
 
     def counters(self) -> dict[str, Tensor]:
         """Returns calls, and classes at the floor, at the cap and absent, summed over the calls."""
-        return dict(zip(COUNTERS, self._counters.unbind(), strict=True))
+        values = (torch.tensor(self._calls), *self._counters.unbind())
+        return dict(zip(COUNTERS, values, strict=True))
 
     def flags(self) -> dict[str, Tensor]:
         """Returns the flags of ``FLAGS``, bool tensors without axes."""

@@ -64,14 +64,27 @@ def project_to_box(
             raise ValueError(
                 f"{entries} weights between {lower} and {upper} cannot have the sum {total}"
             )
-    size = mask.sum()
-    wide = values.double()
+    weights = project_entries(values.double(), total, mask.sum(), lower, upper, mask)
+    return torch.where(mask, weights, 0.0).to(values.dtype)
+
+
+def project_entries(
+    values: Tensor, total: float | Tensor, size: Tensor, lower: float, upper: float, mask: Tensor
+) -> Tensor:
+    """Computes :func:`project_to_box` without checks; entries outside the mask are undefined.
+
+    Args:
+        values: (K,) float64.
+        total: as in ``project_to_box``, like ``lower`` and ``upper``.
+        size: the number of the mask's entries, a tensor without axes.
+        lower: likewise.
+        upper: likewise.
+        mask: (K,) bool.
+    """
     if upper == math.inf:
-        inside = wide.masked_fill(~mask, -math.inf)
-        weights = _project(inside, total - lower * size) + lower
-    else:
-        weights = _project_by_breaks(wide, total, lower, upper, mask)
-    return torch.where(mask, weights, torch.zeros_like(weights)).to(values.dtype)
+        inside = values.masked_fill(~mask, -math.inf)
+        return _project(inside, total - lower * size) + lower
+    return _project_by_breaks(values, total, lower, upper, mask)
 
 
 def _check(values: Tensor, total: float | Tensor) -> None:
@@ -85,8 +98,9 @@ def _check(values: Tensor, total: float | Tensor) -> None:
 
 
 def _project(values: Tensor, total: float | Tensor) -> Tensor:
-    shifted = values - values.max()
-    ordered = shifted.sort(descending=True).values
+    ordered = values.sort(descending=True).values
+    top = ordered[0]
+    shifted, ordered = values - top, ordered - top
     rank = torch.arange(1, values.numel() + 1, dtype=values.dtype, device=values.device)
     thresholds = (ordered.cumsum(0) - total) / rank
     active = (ordered > thresholds).sum().clamp(min=1)

@@ -65,6 +65,11 @@ class ClassStatistics:
         """
         self.measure, self.observed = squared.sqrt(), self.counts > 0
 
+    def set_measure(self, measure: Tensor, observed: Tensor, nonfinite: Tensor) -> None:
+        """Sets a measure at the classifier; arguments are what ``measure_prepared`` returns."""
+        self.measure, self.observed = measure, observed
+        self.nonfinite = self.nonfinite | nonfinite
+
 
 @torch.no_grad()
 def class_statistics(

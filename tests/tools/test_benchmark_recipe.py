@@ -170,7 +170,7 @@ def test_a_profile_shows_operators_and_what_weighting_does(repository: Path) -> 
     # The mixed images take over the source's weights; centres and offsets learn from the source.
     calls = {name: row["calls"] for name, row in weighting.items()}
     assert calls == {
-        **{"class_statistics": 2, "classifier_measure": 1, "element_statistics": 2},
+        **{"class_statistics": 2, "measure_prepared": 1, "element_statistics": 2},
         **{"class_weights": 4, "together": 9},
     }
     assert 0 < weighting["class_weights"]["share"] < weighting["together"]["share"] < 100

@@ -19,7 +19,7 @@ MOST = 12
 # Modules in which the losses call the functions that measure classes.
 _LOSSES = tuple(f"gbw_d2.losses.{name}" for name in ("cross_entropy", "instance", "query", "roi"))
 _STATISTICS = ("class_statistics", "element_statistics")
-_MEASURE = "classifier_measure"
+_MEASURE = "measure_prepared"
 _WEIGHTS = "class_weights"
 
 
