@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,13 +26,17 @@ def built_by(node: str, *norms: str) -> Iterator[None]:
         norms: its key NORM, or those of all its parts.
 
     Raises:
-        UserError: an assert failed, or the norm is unknown or does not divide a width.
+        UserError: an assert failed, a part's name is unknown, or the norm is unknown or does not
+            divide a width.
     """
     try:
         yield
     except UserError:
         raise
     except KeyError as error:
+        # Detectron2's registries name themselves in the error of an unknown part.
+        if "registry" in str(error):
+            raise UserError(f"{node} cannot be built of its keys: {error.args[0]}") from error
         if error.args[0] not in norms:
             raise
         raise UserError(
@@ -41,7 +46,9 @@ def built_by(node: str, *norms: str) -> Iterator[None]:
         hint = ""
         if "num_groups" in str(error):
             hint = "; with NORM GN its channels must be multiples of 32"
-        raise UserError(f"{node} cannot be built of its keys: {error}{hint}") from error
+        # Many of Detectron2's assertions have no words; their code says what was expected.
+        words = str(error) or traceback.extract_tb(error.__traceback__)[-1].line
+        raise UserError(f"{node} cannot be built of its keys: {words}{hint}") from error
 
 
 def build_semantic_head(cfg: Any, shape: Mapping[str, ShapeSpec]) -> nn.Module:

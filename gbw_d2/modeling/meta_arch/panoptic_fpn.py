@@ -17,7 +17,6 @@ from gbw_d2.losses import (
     ClassWeightedRoIClassification,
     ClassWeightedRoIMask,
 )
-from gbw_d2.modeling.heads.build import built_by
 from gbw_d2.modeling.heads.pyramid import build_pyramid
 from gbw_d2.modeling.merging import Detections, MergingSettings, merge_detections
 from gbw_d2.modeling.panoptic_segmentor import PanopticSegmentor
@@ -34,6 +33,7 @@ from gbw_d2.modeling.protocol import (
     TaughtSegments,
     View,
 )
+from gbw_d2.modeling.rois.build import build_roi_branch
 from gbw_d2.modeling.rois.detections import (
     detect,
     instances_of_detections,
@@ -46,7 +46,7 @@ from gbw_d2.modeling.rois.heads import RoIPredictions, draw_rois, predict_rois
 from gbw_d2.modeling.rois.inputs import DrawnFeatures, RoIInputs
 from gbw_d2.modeling.rois.labelling import image_generators
 from gbw_d2.modeling.rois.proposals import predict_anchors, proposal_losses, proposals_of
-from gbw_d2.modeling.rois.settings import ROI_ROWS, with_things
+from gbw_d2.modeling.rois.settings import ROI_ROWS
 from gbw_d2.modeling.rois.views import RoIViews
 from gbw_d2.modeling.segmentor import result_size
 from gbw_d2.modeling.targets.instances import (
@@ -64,7 +64,7 @@ from gbw_d2.weighting.pixels import compute_dtype
 
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import META_ARCH_REGISTRY, build_proposal_generator, build_roi_heads
+from detectron2.modeling import META_ARCH_REGISTRY
 
 # Heads; their losses are called "loss_<head>".
 ROI_CLS = "roi_cls"
@@ -161,12 +161,8 @@ class GBWPanopticFPN(RoIViews, PanopticSegmentor):
         arguments = super().from_config(cfg)
         rpn = rois = None
         if cls.predicts_instances(cfg):
-            cfg = with_things(cfg, arguments["label_space"])
             shape = arguments["neck"].output_shape()
-            rpn = build_proposal_generator(cfg, shape)
-            norms = cfg.MODEL.ROI_BOX_HEAD.NORM, cfg.MODEL.ROI_MASK_HEAD.NORM
-            with built_by("MODEL.ROI_BOX_HEAD or MODEL.ROI_MASK_HEAD", *norms):
-                rois = build_roi_heads(cfg, shape)
+            rpn, rois = build_roi_branch(cfg, arguments["label_space"], shape)
         fpn = cfg.MODEL.PANOPTIC_FPN
         instances = fpn.INSTANCE_LOSS_WEIGHT
         arguments["loss_factors"] |= {
