@@ -60,11 +60,14 @@ class Checkpointer(DetectionCheckpointer):
             ``check_entries``.
         reinitialise: whether layers of another shape are initialised anew, and a classifier of
             other classes keeps the rows of the classes in common (MODEL.REINITIALISE_MISMATCHED).
+        why_whole: why initial weights must hold all parameters of the network, and what to do, or
+            "" if a part of them, such as an encoder's, is enough.
     """
 
     strict = False
     trust = False
     reinitialise = False
+    why_whole = ""
     entries: Mapping[str, Any] = MappingProxyType({})
     check_entries: Callable[[Mapping[str, Any]], None] | None = None
 
@@ -210,6 +213,13 @@ class Checkpointer(DetectionCheckpointer):
                 "MODEL.REINITIALISE_MISMATCHED True starts these layers anew: " + few(shapes, 10)
             )
         missing, all_keys = incompatible.missing_keys, self.model.state_dict()
+        parameters = [name for name, _ in self.model.named_parameters()]
+        random = [name for name in parameters if name in set(missing)]
+        if random and self.why_whole:
+            raise CheckpointError(
+                f"{len(random)} of the {len(parameters)} parameters of this network are not taken "
+                f"from it, the first of them {random[0]}; {self.why_whole}"
+            )
         if missing and (self.strict or len(missing) == len(all_keys)):
             raise CheckpointError(
                 f"the checkpoint lacks {len(missing)} of the {len(all_keys)} tensors of this "

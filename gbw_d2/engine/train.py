@@ -216,6 +216,7 @@ def _build_run(data: RunData) -> _Run:
     )
     checkpointer.trust = cfg.MODEL.TRUST_WEIGHTS
     checkpointer.reinitialise = cfg.MODEL.REINITIALISE_MISMATCHED
+    checkpointer.why_whole = strategy.needs_weights(strategy.settings)
     marks = strategy.marks()
     checkpointer.entries = {**config_entries(cfg), MARKS: marks}
     checkpointer.check_entries = partial(check_resumed, cfg=cfg, marks=marks)

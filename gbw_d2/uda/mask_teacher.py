@@ -89,7 +89,9 @@ class MaskTeacher(Strategy):
             settings.BLUR_PROBABILITY,
             *settings.BLUR_SIGMA,
         )
+        # Pixels of the teacher's segments in the last steps, and how many steps these are.
         self._pixels: Tensor | int = 0
+        self._steps = 0
 
     @classmethod
     def needs_weights(cls, settings: Any) -> str:
@@ -98,8 +100,9 @@ class MaskTeacher(Strategy):
             return ""
         return (
             f"UDA.MASK_TEACHER.BURN_IN_SHARE is {settings.BURN_IN_SHARE}, but SOURCE_SHARE is 0 "
-            "and MODEL.WEIGHTS is empty, so the frozen teacher would be untrained; set "
-            "SOURCE_SHARE, set MODEL.WEIGHTS to a trained network, or set BURN_IN_SHARE to 0"
+            "and MODEL.WEIGHTS is not a whole trained network, so the frozen teacher would be "
+            "untrained; set SOURCE_SHARE, set MODEL.WEIGHTS to a whole network, or set "
+            "BURN_IN_SHARE to 0"
         )
 
     def stages(self) -> Sequence[Stage]:
@@ -148,6 +151,8 @@ class MaskTeacher(Strategy):
         """Updates the teacher, which is frozen during burn-in and then copied from the student."""
         if iteration < self.source_iterations:
             return
+        if self.adapts(iteration):
+            self._look()
         done = iteration + 1 - self.burn_in_end
         if done < 0:
             return
@@ -176,7 +181,7 @@ class MaskTeacher(Strategy):
             features = self.teacher.features(images)
             outputs = self.teacher.outputs(features, image_size(images))
             found = self.teacher.taught_segments(outputs, self.model.pseudo_label_shift())
-            self._look(found, iteration)
+            self._pixels = self._pixels + (found.owners > 0).sum()
             worth = self._worth(found)
             taught = self.model.segment_targets(found, worth)
             mask = self._mask(source, images)
@@ -230,16 +235,17 @@ class MaskTeacher(Strategy):
         drawn = drawn.to(images.device, non_blocking=True)
         return self.model.normalised(self.augmentation.apply(pictures, drawn))
 
-    def _look(self, found: TaughtSegments, iteration: int) -> None:
-        """Logs a warning, at most once in a hundred steps, if the teacher has found no segment."""
-        self._pixels = self._pixels + (found.owners > 0).sum()
-        if (iteration + 1) % _PATIENCE:
+    def _look(self) -> None:
+        """Logs a warning if the teacher has found no segment in a hundred steps."""
+        self._steps += 1
+        if self._steps < _PATIENCE:
             return
         if int(self._pixels) == 0:
             logger.warning(
                 "The teacher found no segment in the last %d steps: lower the network's class "
-                "threshold, or train longer on the source (UDA.WARM_UP, "
+                "threshold (of a mask classifier MODEL.MASK2FORMER.CLASS_THRESHOLD), or train "
+                "longer on the source (SOLVER.MAX_ITER, UDA.WARM_UP, "
                 "UDA.MASK_TEACHER.SOURCE_SHARE)",
                 _PATIENCE,
             )
-        self._pixels = 0
+        self._pixels, self._steps = 0, 0

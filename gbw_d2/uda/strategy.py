@@ -253,8 +253,8 @@ class Strategy:
 
     @classmethod
     def needs_weights(cls, settings: Any) -> str:
-        """Returns an error message if a run under its settings makes no sense without trained
-        weights (an empty MODEL.WEIGHTS), or "".
+        """Returns an error message if a run under its settings makes no sense unless MODEL.WEIGHTS
+        is a whole trained network (it is empty, or has an encoder only), or "".
         """
         return ""
 

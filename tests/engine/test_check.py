@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gbw_d2.catalog import get_dataset
+from gbw_d2.engine.build import build_model
 from gbw_d2.engine.checkpoint import CheckpointError
 from gbw_d2.engine.distributed import default_argument_parser
 from gbw_d2.engine.run_data import RunData
@@ -68,6 +70,17 @@ def test_what_is_found(
 ) -> None:
     with pytest.raises(error, match=words):
         check(small(tiny_config, tmp_path, *more), False)
+
+
+def test_burn_in_with_the_weights_of_an_encoder(
+    tiny_config: Any, toy_datasets: Path, tmp_path: Path
+) -> None:
+    words = ("UDA.NAME", "mask_teacher", "UDA.MASK_TEACHER.BURN_IN_SHARE", 0.25)
+    file = tmp_path / "encoder.pth"
+    cfg = small(tiny_config, tmp_path / "run", *words, "MODEL.WEIGHTS", file)
+    torch.save({"model": build_model(cfg).backbone.state_dict()}, file)
+    with pytest.raises(CheckpointError, match=r"encoder.pth': .* not taken from it.*BURN_IN_SHARE"):
+        check(cfg, False)
 
 
 def test_a_label_of_the_test_set(tiny_config: Any, toy_datasets: Path, tmp_path: Path) -> None:

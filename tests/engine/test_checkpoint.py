@@ -92,6 +92,18 @@ def test_missing_part_raises_only_where_strict(tmp_path: Path) -> None:
         checkpointer.load(str(tmp_path / "part.pth"))
 
 
+def test_a_part_is_refused_where_the_whole_network_is_needed(tmp_path: Path) -> None:
+    part = {"0.weight": network()[0].weight.detach()}
+    torch.save({"model": part}, tmp_path / "part.pth")
+    torch.save({"model": network().state_dict()}, tmp_path / "whole.pth")
+    checkpointer = Checkpointer(network(), str(tmp_path))
+    checkpointer.why_whole = "the teacher would be untrained"
+    words = r"part.pth': 3 of the 4 parameters .* first of them 0.bias; the teacher would be untra"
+    with pytest.raises(CheckpointError, match=words):
+        checkpointer.load(str(tmp_path / "part.pth"))
+    checkpointer.load(str(tmp_path / "whole.pth"))
+
+
 def test_weights_of_quite_another_network_raise(tmp_path: Path) -> None:
     torch.save({"conv9.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=r"other\.pth': .*lacks 4 of the 4 tensors"):

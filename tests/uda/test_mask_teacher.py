@@ -253,6 +253,7 @@ def test_it_goes_on_from_a_checkpoint(build: Any) -> None:
 
 def test_a_hundred_steps_without_a_segment(build: Any, caplog: pytest.LogCaptureFixture) -> None:
     strategy = build(200)
+    strategy.warm_up = 0.25
     nothing = TaughtSegments(
         torch.zeros(1, 4, 4, dtype=torch.long),
         torch.tensor([[255, *range(16)]]),
@@ -260,9 +261,11 @@ def test_a_hundred_steps_without_a_segment(build: Any, caplog: pytest.LogCapture
         torch.zeros(1, 4, 4),
     )
     with caplog.at_level(logging.WARNING):
-        for iteration in range(100):
+        for iteration in range(150):
+            assert not caplog.records
             worth = strategy._worth(nothing)
-            strategy._look(nothing, iteration)
+            strategy.after_step(iteration)
+    # The steps of the warm-up, without a look at the target, do not count.
     assert sum("found no segment in the last 100 steps" in r.message for r in caplog.records) == 1
     assert worth.reliable.sum() == 0 and strategy.thresholds.values.sum() == 0
     # A whole step of a teacher that finds nothing has losses all the same.

@@ -177,8 +177,9 @@ class MaskedAttentionDecoder(nn.Module):
 def _inside(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Returns (N, Q, T) bool, where a query may attend: in its mask, or everywhere if it is empty.
 
-    The reference resizes logits and compares their sigmoid with 0.5 (equation 3 of the paper).
+    The reference resizes logits and compares their sigmoid with 0.5 (equation 3 of the paper). In
+    float32 the sigmoid of -5e-8 is 0.5, so comparing logits with 0 would not be the same.
     """
     resized = F.interpolate(masks.detach(), size=size, mode="bilinear", align_corners=False)
-    inside = resized.flatten(2) >= 0
+    inside = resized.flatten(2).sigmoid() >= 0.5
     return inside | ~inside.any(dim=2, keepdim=True)

@@ -7,24 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import SwinBackbone, SwinConfig
+from transformers_weights import official_swin_names
 
 from gbw_d2.modeling.backbones.pretrained import load_encoder
 from gbw_d2.modeling.backbones.timm_encoder import create_encoder
 
 SMALL = {"embed_dim": 12, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 3, 4)}
-# transformers' names -> those of the official code, which timm converts.
-NAMES = (
-    (r"^swin\.embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^swin\.embeddings\.norm\.", "patch_embed.norm."),
-    (r"^swin\.encoder\.", ""),
-    (r"^hidden_states_norms\.stage(\d)\.", lambda found: f"norm{int(found[1]) - 1}."),
-    (r"attention\.relative_position_bias\.", "attn."),
-    (r"\.attention\.o_proj\.", ".attn.proj."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-)
 
 
 def with_random_norms(network: nn.Module) -> nn.Module:
@@ -34,18 +24,6 @@ def with_random_norms(network: nn.Module) -> nn.Module:
     return network.double().eval()
 
 
-def official_names(network: nn.Module) -> dict[str, Tensor]:
-    state = {}
-    for name, value in network.state_dict().items():
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        state[name] = value
-    for query in [name for name in state if ".q_proj." in name]:
-        parts = [state.pop(query.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
-        state[query.replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
-    return state
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(64, 96), (96, 224)])
 def test_every_map_is_that_of_transformers(build: Any, size: tuple[int, int]) -> None:
@@ -53,7 +31,7 @@ def test_every_map_is_that_of_transformers(build: Any, size: tuple[int, int]) ->
     config = SwinConfig(**SMALL, window_size=7, out_features=[f"stage{n}" for n in range(1, 5)])
     theirs = with_random_norms(SwinBackbone(config))
     ours = build(NAME="swin_tiny_patch4_window7_224", ARGS=SMALL, OUTPUT_NORM="LN").double().eval()
-    state = official_names(theirs)
+    state = official_swin_names(theirs)
     norms = {k: state.pop(k) for k in list(state) if re.match(r"norm\d", k)}
     assert "100.0% of its parameters" in load_encoder(ours.encoder, state, "transformers")
     ours.output_norms.load_state_dict({f"res{int(k[4]) + 2}{k[5:]}": v for k, v in norms.items()})

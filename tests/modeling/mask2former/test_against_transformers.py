@@ -6,13 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from query_cases import masks_of, random_segments
-from torch import Tensor, nn
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+from transformers_weights import copied_decoder, copied_pixel_decoder
 
 from gbw_d2.losses import ClassWeightedQueryClassification, ClassWeightedQueryMask
 from gbw_d2.modeling.mask2former.criterion import PointSettings, query_targets
-from gbw_d2.modeling.mask2former.decoder import DecoderSettings, MaskedAttentionDecoder
+from gbw_d2.modeling.mask2former.decoder import (
+    DecoderSettings,
+    MaskedAttentionDecoder,
+    _inside,
+)
 from gbw_d2.modeling.mask2former.matching import LossFactors, match
 from gbw_d2.modeling.mask2former.pixel_decoder import PixelDecoder, PixelDecoderSettings
 from gbw_d2.weighting import build_scheme
@@ -51,76 +56,6 @@ def theirs() -> Any:
     return network
 
 
-def copied(ours: nn.Module, theirs: dict[str, Tensor], names: dict[str, str]) -> nn.Module:
-    """Loads every parameter of ours from the one of theirs whose name the parts' names make."""
-    state = {}
-    for key in ours.state_dict():
-        name = key
-        for our_part, their_part in names.items():
-            name = name.replace(our_part, their_part)
-        state[key] = theirs[name]
-    ours.load_state_dict(state)
-    return ours.eval()
-
-
-def pixel_decoder(theirs: Any) -> PixelDecoder:
-    ours = PixelDecoder([16, 32, 64, 128], PixelDecoderSettings(32, 2, 4, 4, 48))
-    names = {
-        "feedforward_norm": "final_layer_norm",
-        "attention_norm": "self_attn_layer_norm",
-        "attention.offsets": "self_attn.sampling_offsets",
-        "attention.weights": "self_attn.attention_weights",
-        "attention.value": "self_attn.value_proj",
-        "attention.output": "self_attn.output_proj",
-        "expand": "fc1",
-        "contract": "fc2",
-        "projections": "input_projections",
-        "level_codes": "level_embed",
-        "layers": "encoder.layers",
-        "lateral": "adapter_1",
-        "smooth": "layer_1",
-        "mask_features": "mask_projection",
-    }
-    return copied(ours, theirs.model.pixel_level_module.decoder.state_dict(), names)
-
-
-def decoder(theirs: Any) -> MaskedAttentionDecoder:
-    ours = MaskedAttentionDecoder(CLASSES, 3, DecoderSettings(QUERIES, 32, 4, 4, 40))
-    state = {f"class_predictor.{k}": v for k, v in theirs.class_predictor.state_dict().items()}
-    for key, value in theirs.model.transformer_module.state_dict().items():
-        if "cross_attn.in_proj" in key:
-            # Query, key and value are one matrix there.
-            ending = key.rpartition("_")[2]
-            for name, part in zip("qkv", value.chunk(3), strict=True):
-                state[key.replace(f"in_proj_{ending}", f"{name}_proj.{ending}")] = part
-        else:
-            state[key] = value
-    names = {
-        "feedforward_norm": "final_layer_norm",
-        "cross_norm": "cross_attn_layer_norm",
-        "among_norm": "self_attn_layer_norm",
-        "cross.": "cross_attn.",
-        "among.": "self_attn.",
-        "query.": "q_proj.",
-        "key.": "k_proj.",
-        "value.": "v_proj.",
-        "output.": "out_proj.",
-        "expand": "fc1",
-        "contract": "fc2",
-        "query_content": "queries_features",
-        "query_codes": "queries_embedder",
-        "level_codes": "level_embed",
-        "layers": "decoder.layers",
-        "classifier": "class_predictor",
-        "mask_embedder.0": "decoder.mask_predictor.mask_embedder.0.0",
-        "mask_embedder.2": "decoder.mask_predictor.mask_embedder.1.0",
-        "mask_embedder.4": "decoder.mask_predictor.mask_embedder.2.0",
-    }
-    state["norm.weight"] = state["decoder.layernorm.weight"]
-    state["norm.bias"] = state["decoder.layernorm.bias"]
-    return copied(ours, state, names)
-
-
 @pytest.fixture(scope="module")
 def predicted(theirs: Any) -> tuple[Any, Any]:
     """Their outputs of two images, with those of every layer, and ours of the same features."""
@@ -128,8 +63,10 @@ def predicted(theirs: Any) -> tuple[Any, Any]:
     with torch.no_grad():
         output = theirs(images, output_hidden_states=True, output_auxiliary_logits=True)
         features = output.encoder_hidden_states
-        mask_features, levels = pixel_decoder(theirs)(features)
-        ours = decoder(theirs)(mask_features, levels)
+        pixel_decoder = PixelDecoder([16, 32, 64, 128], PixelDecoderSettings(32, 2, 4, 4, 48))
+        mask_features, levels = copied_pixel_decoder(theirs, pixel_decoder)(features)
+        decoder = MaskedAttentionDecoder(CLASSES, 3, DecoderSettings(QUERIES, 32, 4, 4, 40))
+        ours = copied_decoder(theirs, decoder)(mask_features, levels)
     mask_features_there = output.pixel_decoder_last_hidden_state
     torch.testing.assert_close(mask_features, mask_features_there, atol=1e-4, rtol=1e-4)
     for mine, other in zip(levels, output.pixel_decoder_hidden_states, strict=True):
@@ -154,6 +91,22 @@ def test_every_prediction_is_theirs(predicted: tuple[Any, Any]) -> None:
             torch.testing.assert_close(mine, expected[key], atol=1e-4, rtol=1e-4)
     # Masks differ from layer to layer, so that attention within them was at work.
     assert (ours.masks[0] - ours.masks[-1]).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_attention_is_theirs_for_logits_within_rounding_of_the_threshold(theirs: Any) -> None:
+    torch.manual_seed(4)
+    predictor = theirs.model.transformer_module.decoder.mask_predictor
+    queries, features = torch.randn(QUERIES, 2, 32), torch.randn(2, 32, 16, 24)
+    queries[0] = 0  # The logits of this query follow from biases alone: its mask may be empty.
+    logits = predictor(queries, features, (8, 12))[0]
+    masks, blocked = predictor(queries, features * 4e-7 / logits.std(), (8, 12))
+    blocked = blocked.unflatten(0, (2, -1))[:, 0]
+    found = _inside(masks, (8, 12))
+    assert torch.equal(found, ~blocked | blocked.all(2, keepdim=True))
+    resized = F.interpolate(masks, (8, 12), mode="bilinear").flatten(2)
+    some = (~blocked).any(2, keepdim=True)
+    assert (found & some & (resized < 0)).any() and not found.all()
 
 
 @pytest.mark.parametrize("things", [6, 20])
