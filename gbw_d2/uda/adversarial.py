@@ -34,6 +34,7 @@ class Adversarial(Strategy):
     """
 
     needs_target = True
+    least_classes = 2
 
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)

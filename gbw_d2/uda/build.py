@@ -27,7 +27,7 @@ def build_strategy(
 
     Raises:
         UnknownNameError: no such strategy; the message lists the known ones.
-        UserError: a key out of range.
+        UserError: a key out of range, or a network that the strategy cannot adapt.
     """
     masked = masked_consistency(name, uda_keys)
     run = RunSettings(seed, max_iter, uda_keys.WARM_UP, masked)
@@ -37,6 +37,13 @@ def build_strategy(
         raise UserError(
             f"UDA.NAME '{name}' asks of the network what {type(model).__name__} cannot do "
             f"({', '.join(lacking)}); take another network or strategy (docs/training.md)"
+        )
+    names = model.label_space.class_names
+    if len(names) < strategy.least_classes:
+        raise UserError(
+            f"UDA.NAME '{name}' compares the probabilities of classes, but the network has only "
+            f"{', '.join(names)}; make the rest a class of its own instead of void, or take "
+            "another strategy (self_training, cbst)"
         )
     if run.warm_up > 0 and not strategy.follows_warm_up:
         logger.info(

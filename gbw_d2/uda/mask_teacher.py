@@ -71,10 +71,10 @@ class MaskTeacher(Strategy):
         self.burn_in_end = self.source_iterations + round(settings.BURN_IN_SHARE * self.max_iter)
         if settings.RESTART and 0 < self.source_iterations == self.burn_in_end:
             raise UserError(
-                "UDA.MASK_TEACHER.RESTART is True, but BURN_IN_SHARE "
-                f"{settings.BURN_IN_SHARE} is no burn-in: the teacher's mean would mix what the "
-                "source stage has learned with a new student's weights; set BURN_IN_SHARE above 0, "
-                "or RESTART False"
+                f"UDA.MASK_TEACHER.RESTART is True, but BURN_IN_SHARE {settings.BURN_IN_SHARE} of "
+                f"SOLVER.MAX_ITER {self.max_iter} is no burn-in: the teacher's mean would mix what "
+                "the source stage has learned with a new student's weights; make BURN_IN_SHARE or "
+                "the run larger, or set RESTART False"
             )
         self.teacher = model.frozen_copy()
         # The initial weights that the new student starts from; only runs with a source stage need

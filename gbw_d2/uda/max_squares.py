@@ -29,6 +29,7 @@ class MaxSquares(Strategy):
     """
 
     needs_target = True
+    least_classes = 2
 
     def __init__(self, model: SegmentationModel, settings: Any, run: RunSettings) -> None:
         super().__init__(model, settings, run)

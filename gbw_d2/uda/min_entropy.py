@@ -20,6 +20,7 @@ class MinEntropy(Strategy):
     """
 
     needs_target = True
+    least_classes = 2
 
     def training_losses(
         self, source: Batch, target: Batch | None, iteration: int

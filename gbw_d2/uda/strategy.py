@@ -216,6 +216,7 @@ class Strategy:
             is not None.
         asks_for: methods of gbw_d2/modeling/capabilities.py that the network must have beside those
             of :class:`SegmentationModel`.
+        least_classes: least number of classes of a network that it can adapt.
         own_thresholds: what it decides by in place of self-training's thresholds; "" where there
             is nothing to be mistaken.
         masked: hides blocks of target images, or None where masked consistency is off.
@@ -227,6 +228,7 @@ class Strategy:
     terms: tuple[str, ...] = (keys.TERM_SOURCE,)
     has_pseudo_labels = False
     asks_for: tuple[str, ...] = ()
+    least_classes = 1
     own_thresholds = ""
 
     def __init__(
@@ -253,9 +255,7 @@ class Strategy:
 
     @classmethod
     def needs_weights(cls, settings: Any) -> str:
-        """Returns an error message if a run under its settings makes no sense unless MODEL.WEIGHTS
-        is a whole trained network (it is empty, or has an encoder only), or "".
-        """
+        """Returns an error message if MODEL.WEIGHTS must be a whole trained network, or ""."""
         return ""
 
     def stages(self) -> Sequence[Stage]:

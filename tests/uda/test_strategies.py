@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,3 +210,10 @@ def test_thresholds_of_others_are_refused(tiny_config: Any, name: str, own: str)
         UserError, match=rf"THRESHOLDS is 'adaptive', but UDA.NAME '{name}' .*{own}"
     ):
         tiny_config(*words)
+
+
+@pytest.mark.parametrize("name", ["adversarial", "max_squares", "min_entropy"])
+def test_one_class_has_no_probabilities_to_compare(tiny_config: Any, name: str) -> None:
+    one = SimpleNamespace(label_space=SimpleNamespace(class_names=("boat",)))
+    with pytest.raises(UserError, match=rf"'{name}' compares .* only boat; make the rest a class"):
+        build_strategy(name, one, tiny_config("UDA.NAME", name).UDA)
