@@ -47,17 +47,26 @@ def test_prepare_scripts_find_the_folders_in_order(
         assert "4" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("config", ["synthia_panoptic_gbw", "synthia_panoptic_oracle"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        "configs/synthia_panoptic_gbw",
+        "configs/synthia_panoptic_oracle",
+        "configs/synthia_panoptic_fpn_gbw",
+        "projects/CVRN/configs/synthia_panoptic_cvrn_gbw",
+        "projects/EDAPS/configs/synthia_panoptic_edaps_gbw",
+    ],
+)
 def test_the_users_command(
     repository: Path, official_folders: Path, tmp_path: Path, config: str
 ) -> None:
     done = run(
         repository,
         official_folders,
-        *("train_net.py", "--config-file", f"configs/{config}.yaml", "--num-processes", "1"),
+        *("train_net.py", "--config-file", f"{config}.yaml", "--num-processes", "1"),
         *("SOLVER.MAX_ITER", "2", "INPUT.CROP_SIZE", "(128, 256)", "OUTPUT_DIR", str(tmp_path)),
         # ImageNet weights cannot be had on a machine without the internet.
-        *("MODEL.WEIGHTS", "", "DATALOADER.NUM_WORKERS", "2"),
+        *("MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "False", "DATALOADER.NUM_WORKERS", "2"),
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
