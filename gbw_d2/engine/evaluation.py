@@ -216,7 +216,8 @@ def try_evaluation(data: RunData, model: nn.Module) -> None:
 
 
 def warnings_of(name: str, per_class: PerClass) -> list[str]:
-    """Returns warnings about averaged classes that a test set's labels do not contain.
+    """Returns warnings about averaged classes that a test set's labels do not contain, and about a
+    network that predicts no segment at all.
 
     A single pixel predicted as such a class makes the class count with a score of 0. If the labels
     contain no class at all, they are entirely void, or encoded differently than the reader expects.
@@ -236,15 +237,24 @@ def warnings_of(name: str, per_class: PerClass) -> list[str]:
             )
             found.setdefault(words, []).append(protocol)
     told = [
-        f"the labels of {name} show no class that is scored (protocol {', '.join(void)}): they are "
-        "void throughout, or coded in another way; look at them with the dataset's script "
-        "(datasets/prepare_*.py --check)"
-    ]
-    return (told if void else []) + [
         f"{words} (protocol {', '.join(names)}). If the test set has no such class, say so: "
         "`label_space: own` with its own classes, and `merge:` (docs/your_own_data.md)"
         for words, names in found.items()
     ]
+    if void:
+        told.insert(
+            0,
+            f"the labels of {name} show no class that is scored (protocol {', '.join(void)}): they "
+            "are void throughout, or coded in another way; look at them with the dataset's script "
+            "(datasets/prepare_*.py --check)",
+        )
+    panoptic = [row for rows in per_class.values() for row in rows.values() if "TP" in row]
+    if panoptic and not void and not any(row["TP"] or row["FP"] for row in panoptic):
+        told.append(
+            f"no image of {name} has a predicted segment: the network has hardly learned yet, or "
+            "its thresholds are too high (of a mask classifier MODEL.MASK2FORMER.CLASS_THRESHOLD)"
+        )
+    return told
 
 
 def write_results(

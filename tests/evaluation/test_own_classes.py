@@ -134,6 +134,13 @@ def test_a_stray_pixel_in_an_absent_class_is_told() -> None:
     assert warnings_of("camvid", clean) == []
 
 
+def test_a_network_without_any_segment_is_told() -> None:
+    nothing = {"share": 50.0, "IoU": 0.0, "PQ": 0.0, "TP": 0, "FP": 0, "FN": 3}
+    (warning,) = warnings_of("mine", {"all": {"boat": nothing, "sea": nothing}})
+    assert "no image of mine has a predicted segment" in warning
+    assert warnings_of("mine", {"all": {"boat": nothing, "sea": {**nothing, "FP": 1}}}) == []
+
+
 @pytest.mark.parametrize("label", [255, 16])
 def test_a_test_set_that_is_void_throughout_is_told(label: int) -> None:
     truth = np.full((8, 8), label, np.uint8)
