@@ -74,6 +74,38 @@ def is_due(done: int, period: int, ends: Sequence[int]) -> bool:
     return done in ends or (period > 0 and done % period == 0)
 
 
+class Log(hooks.PeriodicWriter):
+    """Detectron2's hook, which writes the log after an evaluation if one is due.
+
+    Otherwise :attr:`before_checkpoint` writes it, so that a run that is killed after its checkpoint
+    was written, and resumed from it, has no gap in its log.
+
+    Args:
+        writers: of metrics.
+        period: iterations between two entries.
+        due: tells whether an evaluation is due after a number of iterations.
+    """
+
+    def __init__(self, writers: list[Any], period: int, due: Callable[[int], bool]) -> None:
+        super().__init__(writers, period)
+        self.due = due
+        self.before_checkpoint = _LogBeforeCheckpoint(self)
+
+    def after_step(self) -> None:
+        """Writes if the network has been evaluated."""
+        if self.due(self.trainer.iter + 1):
+            super().after_step()
+
+
+class _LogBeforeCheckpoint(HookBase):
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def after_step(self) -> None:
+        if not self.log.due(self.trainer.iter + 1):
+            hooks.PeriodicWriter.after_step(self.log)
+
+
 class Evaluation(HookBase):
     """A hook that evaluates every ``period`` iterations and after the last one.
 

@@ -20,7 +20,7 @@ from gbw_d2.engine.check_report import log_data
 from gbw_d2.engine.checkpoint import Checkpointer, scored_weights
 from gbw_d2.engine.distributed import broadcast_parameters
 from gbw_d2.engine.evaluation import best_metric, evaluate, try_evaluation, write_results
-from gbw_d2.engine.hooks import ClassWeights, Evaluation, is_due, periodic_checkpointer
+from gbw_d2.engine.hooks import ClassWeights, Evaluation, Log, is_due, periodic_checkpointer
 from gbw_d2.engine.label_free import LabelFree
 from gbw_d2.engine.missed_evaluation import (
     evaluate_and_record,
@@ -267,10 +267,22 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
         cfg.SOLVER.LR_ITERS or cfg.SOLVER.MAX_ITER,
         run.losses.flags,
     )
+    due = partial(is_due, period=cfg.TEST.EVAL_PERIOD, ends=[stage.last])
+    log = _when_main(lambda: Log(_writers(cfg), cfg.SOLVER.LOG_PERIOD, due))
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(run.optimizer, scheduler),
+            # Class weights and losses are written before the checkpoint: a resumed run repeats
+            # what came after it, and nothing else.
+            ClassWeights(
+                _schemes_by_head(run),
+                run.strategy.weight_log,
+                run.model.label_space.class_names,
+                cfg.SOLVER.LOG_PERIOD,
+                folder / WEIGHTS,
+            ),
+            log and log.before_checkpoint,
             _when_main(
                 lambda: periodic_checkpointer(
                     run.checkpointer,
@@ -279,15 +291,8 @@ def _train_stage(run: _Run, stage: Stage, first: int, evaluate_after: Any) -> No
                     [each.last for each in run.strategy.stages()],
                 )
             ),
-            ClassWeights(
-                _schemes_by_head(run),
-                run.strategy.weight_log,
-                run.model.label_space.class_names,
-                cfg.SOLVER.LOG_PERIOD,
-                folder / WEIGHTS,
-            ),
             Evaluation(cfg.TEST.EVAL_PERIOD, evaluate_after),
-            _when_main(lambda: hooks.PeriodicWriter(_writers(cfg), cfg.SOLVER.LOG_PERIOD)),
+            log,
         ]
     )
     with naming(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from gbw_d2.engine.hooks import ClassWeights, Evaluation
+from gbw_d2.engine.hooks import ClassWeights, Evaluation, Log, is_due
 from gbw_d2.engine.precision import Precision
 from gbw_d2.engine.trainer import Trainer
 from gbw_d2.errors import UserError
@@ -21,7 +22,7 @@ from gbw_d2.uda import ExtraOptimizer, Strategy
 from gbw_d2.weighting import LogEntry, WeightLog, build_scheme
 
 from detectron2.engine import HookBase
-from detectron2.utils.events import get_event_storage
+from detectron2.utils.events import EventWriter, get_event_storage
 
 
 class TwoPartStrategy(Strategy):
@@ -261,6 +262,30 @@ def test_evaluation_hook_runs_each_period_and_at_the_end() -> None:
     trainer.register_hooks([Evaluation(2, evaluate)])
     trainer.train(0, 5)
     assert calls == [2, 4, 5]
+
+
+def test_losses_are_written_before_a_checkpoint_and_scores_after_an_evaluation() -> None:
+    trainer, _ = make_trainer()
+    events: list[str] = []
+
+    class Writer(EventWriter):
+        def write(self) -> None:
+            events.append(f"log {get_event_storage().iter}")
+
+    class Checkpoint(HookBase):
+        def after_step(self) -> None:
+            events.append(f"checkpoint {self.trainer.iter}")
+
+    def evaluate(done: int) -> dict[str, float]:
+        events.append(f"evaluation {done - 1}")
+        return {}
+
+    log = Log([Writer()], 1, partial(is_due, period=2, ends=[3]))
+    trainer.register_hooks([log.before_checkpoint, Checkpoint(), Evaluation(2, evaluate), log])
+    trainer.train(0, 3)
+    assert events[:2] == ["log 0", "checkpoint 0"]
+    assert events[2:5] == ["checkpoint 1", "evaluation 1", "log 1"]
+    assert events[5:8] == ["checkpoint 2", "evaluation 2", "log 2"]
 
 
 def test_class_weights_file(tmp_path: Path) -> None:
