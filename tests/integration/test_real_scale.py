@@ -64,7 +64,8 @@ def test_the_users_command(
         repository,
         official_folders,
         *("train_net.py", "--config-file", f"{config}.yaml", "--num-processes", "1"),
-        *("SOLVER.MAX_ITER", "2", "INPUT.CROP_SIZE", "(128, 256)", "OUTPUT_DIR", str(tmp_path)),
+        *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "INPUT.CROP_SIZE", "(128, 256)"),
+        *("OUTPUT_DIR", str(tmp_path)),
         # ImageNet weights cannot be had on a machine without the internet.
         *("MODEL.WEIGHTS", "", "MODEL.TIMM.PRETRAINED", "False", "DATALOADER.NUM_WORKERS", "2"),
     )
