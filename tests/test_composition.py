@@ -190,11 +190,24 @@ def test_preflight_reads_the_same_composition(
         check_data(["--config-file", TOY, "--with", "datasets/synthia_to_cityscapes"])
 
 
+# Finds torch, but refuses to import it.
+WITHOUT_TORCH = """
+import importlib.machinery, runpy, sys
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self) if name == "torch" else None
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        raise ImportError("torch was imported")
+sys.meta_path.insert(0, Refusing())
+"""
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # An import of torch would be an error.
     code = (
-        "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['train_net.py', "
-        f"*{list(arguments)!r}]; runpy.run_path('train_net.py', run_name='__main__')"
+        f"{WITHOUT_TORCH}sys.argv = ['train_net.py', *{list(arguments)!r}]\n"
+        "runpy.run_path('train_net.py', run_name='__main__')"
     )
     run = [sys.executable, "-c", code]
     return subprocess.run(run, capture_output=True, text=True, env=dict(os.environ))
