@@ -152,6 +152,14 @@ def resolve(
     if "TEST" in data:
         _choose_protocols(cfg)
     _take_ignored_rows(cfg, cfg.DATASETS.TARGET if "TARGET" in data else ())
+    if "TRAIN" in data and not is_panoptic(cfg):
+        asking = STRATEGIES.get(cfg.UDA.NAME).needs_instances(cfg.UDA.get(cfg.UDA.NAME.upper()))
+        if asking:
+            raise ConfigError(
+                f"{asking} needs instances of the source, which "
+                f"{cfg.MODEL.META_ARCHITECTURE} does not learn here; set MODEL.SEMANTIC_ONLY False "
+                "with a panoptic network, or take another strategy"
+            )
     needs_target = "TARGET" in data and STRATEGIES.get(cfg.UDA.NAME).needs_target
     if needs_target and not cfg.DATASETS.TARGET:
         raise ConfigError(f"UDA.NAME '{cfg.UDA.NAME}' needs target images; set DATASETS.TARGET")

@@ -105,6 +105,11 @@ class MaskTeacher(Strategy):
             "BURN_IN_SHARE to 0"
         )
 
+    @classmethod
+    def needs_instances(cls, settings: Any) -> str:
+        """Source segments are pasted."""
+        return "UDA.NAME mask_teacher"
+
     def stages(self) -> Sequence[Stage]:
         """Returns source training (if SOURCE_SHARE > 0), and self-training with its burn-in."""
         if not self.source_iterations:
@@ -137,12 +142,6 @@ class MaskTeacher(Strategy):
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the losses of the source, then of target images with pasted source segments."""
         assert target is not None
-        # In the first step, not when the target comes in.
-        if any(keys.SEGMENTS not in sample for sample in source):
-            raise UserError(
-                "UDA.NAME mask_teacher pastes segments of the source, whose labels have none here; "
-                "DATASETS.TRAIN needs panoptic labels, and MODEL.SEMANTIC_ONLY to be False"
-            )
         yield self.supervised_losses(source)
         if iteration >= self.source_iterations and self.adapts(iteration):
             yield self._target_losses(source, target, iteration)

@@ -118,9 +118,14 @@ class SelfTraining(Strategy):
     @classmethod
     def terms_without_semantics(cls, settings: Any) -> dict[str, str]:
         """Returns the term of pasted instances, which has losses of the instance heads alone."""
+        made_by = cls.needs_instances(settings)
+        return {keys.TERM_PASTED: made_by} if made_by else {}
+
+    @classmethod
+    def needs_instances(cls, settings: Any) -> str:
+        """Instance mixing pastes them."""
         weight = settings.INSTANCE_MIX_WEIGHT
-        made_by = f"UDA.SELF_TRAINING.INSTANCE_MIX_WEIGHT {weight}"
-        return {keys.TERM_PASTED: made_by} if weight > 0 else {}
+        return f"UDA.SELF_TRAINING.INSTANCE_MIX_WEIGHT {weight}" if weight > 0 else ""
 
     def pastes_instances(self, iteration: int) -> bool:
         """True in the last part of the run, where instance mixing is on."""
@@ -143,11 +148,6 @@ class SelfTraining(Strategy):
         """Yields the source's losses with the feature distance, then those of mixed images."""
         assert target is not None
         images, targets = self.model.images(source), self.model.targets(source)
-        if self.settings.INSTANCE_MIX_WEIGHT > 0 and not targets.has_instances:
-            raise UserError(
-                f"UDA.SELF_TRAINING.INSTANCE_MIX_WEIGHT is {self.settings.INSTANCE_MIX_WEIGHT}, "
-                "but the source has no instances here; set it to 0, or MODEL.SEMANTIC_ONLY False"
-            )
         features = self.model.features(images, self.network_draws(source))
         outputs = self.model.outputs(features, image_size(images))
         losses = self.model.losses(outputs, targets, None, keys.TERM_SOURCE, self.weight_log)

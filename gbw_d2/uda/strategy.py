@@ -258,6 +258,11 @@ class Strategy:
         """Returns an error message if MODEL.WEIGHTS must be a whole trained network, or ""."""
         return ""
 
+    @classmethod
+    def needs_instances(cls, settings: Any) -> str:
+        """Returns which keys ask for labels of instances in the source, or ""."""
+        return ""
+
     def stages(self) -> Sequence[Stage]:
         """Returns the run's stages in order; together they cover iterations 0 .. max_iter - 1."""
         return [Stage("training", 0, self.max_iter)]

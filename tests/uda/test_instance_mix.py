@@ -218,10 +218,14 @@ def test_queries_by_their_mean_confidence() -> None:
     assert (found.classes[0, 1 + ROAD], found.classes[0, 17], found.classes[0, 18]) == (0, CAR, 255)
 
 
-def test_who_cannot_is_told(make: Any, samples: Any) -> None:
-    with pytest.raises(UserError, match="GBWSemanticSegmentor cannot teach by segments"):
+def test_who_cannot_is_told(make: Any, tiny_config: Any) -> None:
+    needed = r"INSTANCE_MIX_WEIGHT 1.0 needs instances of the source.*SEMANTIC_ONLY"
+    with pytest.raises(UserError, match=needed):
+        make("centers", "MODEL.SEMANTIC_ONLY", True)
+    with pytest.raises(UserError, match=needed):
         make("toy/semantic_gbw")
-    _, strategy = make("centers", "MODEL.SEMANTIC_ONLY", True)
-    source = [{k: s[k] for k in ("image", "draw", "sem_seg", "image_rows")} for s in samples()]
-    with pytest.raises(UserError, match="source has no instances here"):
-        next(strategy.training_losses(source, source, 0))
+    cfg = tiny_config(name="toy/semantic_gbw").clone()
+    cfg.defrost()
+    cfg.UDA.SELF_TRAINING.INSTANCE_MIX_WEIGHT = 1.0
+    with pytest.raises(UserError, match="GBWSemanticSegmentor cannot teach by segments"):
+        build_strategy("self_training", build_model(cfg), cfg.UDA)

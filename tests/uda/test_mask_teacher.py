@@ -292,14 +292,9 @@ def test_stages_that_leave_nothing_are_refused(build: Any) -> None:
     assert build(SOURCE_SHARE=0.5, RESTART=False).start is None
 
 
-def test_a_source_without_segments_is_refused_in_the_first_step(build: Any) -> None:
-    strategy = build(8, SOURCE_SHARE=0.25, BURN_IN_SHARE=0.25)
-    source = [
-        {k: v for k, v in sample.items() if k not in (keys.SEGMENTS, keys.SEGMENTS_INFO)}
-        for sample in batch_of(0, True)
-    ]
-    with pytest.raises(UserError, match="segments of the source, whose labels have none here"):
-        next(strategy.training_losses(source, batch_of(100, False), 0))
+def test_a_network_without_instances_is_refused_at_the_start(tiny_config: Any) -> None:
+    with pytest.raises(UserError, match=r"needs instances of the source.*SEMANTIC_ONLY"):
+        tiny_config("MODEL.SEMANTIC_ONLY", True, name=LEAF)
 
 
 def test_burn_in_under_an_untrained_teacher_is_refused(tiny_config: Any, tmp_path: Path) -> None:
