@@ -76,7 +76,14 @@ TORCH_ONLY = ("torch", "triton", "numpy", "cvxopt", "gbw_d2")
 REGISTRY_FOLDERS = (
     *("weighting/schemes", "catalog", "toyworld/layouts", "modeling/meta_arch", "uda"),
 )
-SHARED_FILES = {"strategy.py", "registration.py", "lookup.py", "preflight.py", "base.py"}
+SHARED_FILES = {
+    "strategy.py",
+    "stages.py",
+    "registration.py",
+    "lookup.py",
+    "preflight.py",
+    "base.py",
+}
 MOST_LINES = 400
 
 

@@ -38,9 +38,8 @@ from gbw_d2.data.spec import DatasetError, Record
 from gbw_d2.engine.build import architecture, is_panoptic
 from gbw_d2.engine.run_data import RunData
 from gbw_d2.label_spaces import IGNORE_LABEL
-from gbw_d2.uda.strategy import (
+from gbw_d2.uda.stages import (
     PSEUDO_LABELS,
-    STRATEGIES,
     Batch,
     Batches,
     Context,
@@ -48,6 +47,7 @@ from gbw_d2.uda.strategy import (
     PseudoLabels,
     StageData,
 )
+from gbw_d2.uda.strategy import STRATEGIES
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm

@@ -15,7 +15,8 @@ from gbw_d2.engine.batches import build_context
 from gbw_d2.engine.run_data import RunData, first_process_first
 from gbw_d2.evaluation.label_free import CRITERIA, PREFIX, Look, criteria_of, look_at
 from gbw_d2.keyed_random import keyed_rng
-from gbw_d2.uda.strategy import Batch, image_size
+from gbw_d2.uda.stages import Batch
+from gbw_d2.uda.strategy import image_size
 
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm

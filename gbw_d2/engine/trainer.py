@@ -15,7 +15,8 @@ from gbw_d2.engine.distributed import average_gradients, lost_contact
 from gbw_d2.engine.finite import FiniteCheck, Flags, gradient_norm
 from gbw_d2.engine.precision import Precision
 from gbw_d2.errors import UserError
-from gbw_d2.uda.strategy import Batch, ExtraOptimizer, Strategy
+from gbw_d2.uda.stages import Batch
+from gbw_d2.uda.strategy import ExtraOptimizer, Strategy
 
 from detectron2.engine import TrainerBase
 from detectron2.utils import comm

@@ -11,14 +11,8 @@ from gbw_d2.uda import (
     source_only,
 )
 from gbw_d2.uda.build import build_strategy, check_thresholds, loss_terms
-from gbw_d2.uda.strategy import (
-    STRATEGIES,
-    Context,
-    ExtraOptimizer,
-    RunSettings,
-    Stage,
-    Strategy,
-)
+from gbw_d2.uda.stages import Context, Stage
+from gbw_d2.uda.strategy import STRATEGIES, ExtraOptimizer, RunSettings, Strategy
 
 __all__ = [
     "STRATEGIES",

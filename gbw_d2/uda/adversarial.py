@@ -16,7 +16,8 @@ from gbw_d2.keyed_random import keyed_rng
 from gbw_d2.losses.adversarial import ADVERSARIAL_LOSSES, SOURCE_DOMAIN, TARGET_DOMAIN
 from gbw_d2.modeling.protocol import Outputs, SegmentationModel
 from gbw_d2.uda.parts.discriminator import DISCRIMINATOR_INPUTS, Discriminator, frozen, seeded
-from gbw_d2.uda.strategy import STRATEGIES, Batch, ExtraOptimizer, RunSettings, Strategy
+from gbw_d2.uda.stages import Batch
+from gbw_d2.uda.strategy import STRATEGIES, ExtraOptimizer, RunSettings, Strategy
 
 
 @STRATEGIES.register("adversarial")

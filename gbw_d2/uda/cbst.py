@@ -18,20 +18,8 @@ from gbw_d2.uda.parts import ema
 from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError, RoundFiles
 from gbw_d2.uda.parts.round_labeller import POLICIES, LabellingPolicy, RoundLabeller
 from gbw_d2.uda.parts.spatial_prior import spatial_prior
-from gbw_d2.uda.strategy import (
-    PSEUDO_LABELS,
-    STRATEGIES,
-    Batch,
-    Context,
-    Mining,
-    PseudoLabels,
-    RunSettings,
-    Stage,
-    StageData,
-    Strategy,
-    image_size,
-    module_of,
-)
+from gbw_d2.uda.stages import PSEUDO_LABELS, Batch, Context, Mining, PseudoLabels, Stage, StageData
+from gbw_d2.uda.strategy import STRATEGIES, RunSettings, Strategy, image_size, module_of
 
 FOLDER = "pseudo_labels"
 

@@ -19,19 +19,8 @@ from gbw_d2.uda.parts.cross_check_labeller import CrossCheckLabeller
 from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError, RoundFiles
 from gbw_d2.uda.parts.round_labeller import LabellingPolicy
 from gbw_d2.uda.parts.style import StyleStream, restyled
-from gbw_d2.uda.strategy import (
-    PSEUDO_LABELS,
-    STRATEGIES,
-    Batch,
-    Context,
-    PseudoLabels,
-    RunSettings,
-    Stage,
-    StageData,
-    Strategy,
-    image_size,
-    module_of,
-)
+from gbw_d2.uda.stages import PSEUDO_LABELS, Batch, Context, PseudoLabels, Stage, StageData
+from gbw_d2.uda.strategy import STRATEGIES, RunSettings, Strategy, image_size, module_of
 
 CONSISTENCY, LABELLED = "consistency", "labelled"
 FOLDER = "pseudo_labels"

@@ -19,16 +19,8 @@ from gbw_d2.uda.parts import ema
 from gbw_d2.uda.parts.class_thresholds import build_thresholds
 from gbw_d2.uda.parts.segment_mix import segment_mask
 from gbw_d2.uda.parts.strong_augmentation import StrongAugmentation
-from gbw_d2.uda.strategy import (
-    STRATEGIES,
-    Batch,
-    Context,
-    RunSettings,
-    Stage,
-    Strategy,
-    image_size,
-    module_of,
-)
+from gbw_d2.uda.stages import Batch, Context, Stage
+from gbw_d2.uda.strategy import STRATEGIES, RunSettings, Strategy, image_size, module_of
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import IGNORE_LABEL
 from gbw_d2.losses.max_squares import check_max_squares_settings, max_squares_loss
 from gbw_d2.modeling.protocol import SegmentationModel
-from gbw_d2.uda.strategy import STRATEGIES, Batch, RunSettings, Strategy
+from gbw_d2.uda.stages import Batch
+from gbw_d2.uda.strategy import STRATEGIES, RunSettings, Strategy
 
 
 @STRATEGIES.register("max_squares")

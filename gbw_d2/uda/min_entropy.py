@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from gbw_d2.losses import entropy_loss
-from gbw_d2.uda.strategy import STRATEGIES, Batch, Strategy
+from gbw_d2.uda.stages import Batch
+from gbw_d2.uda.strategy import STRATEGIES, Strategy
 
 
 @STRATEGIES.register("min_entropy")

@@ -28,16 +28,8 @@ from gbw_d2.uda.parts.feature_distance import feature_distance, thing_cells
 from gbw_d2.uda.parts.label_confidence import PER, label_weights
 from gbw_d2.uda.parts.pseudo_labels import pseudo_labels, rows_outside_margins
 from gbw_d2.uda.parts.strong_augmentation import StrongAugmentation
-from gbw_d2.uda.strategy import (
-    STRATEGIES,
-    Batch,
-    Context,
-    RunSettings,
-    Stage,
-    Strategy,
-    image_size,
-    module_of,
-)
+from gbw_d2.uda.stages import Batch, Context, Stage
+from gbw_d2.uda.strategy import STRATEGIES, RunSettings, Strategy, image_size, module_of
 
 
 @dataclass(frozen=True)

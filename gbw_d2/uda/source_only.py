@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from gbw_d2.uda.strategy import STRATEGIES, Batch, Strategy
+from gbw_d2.uda.stages import Batch
+from gbw_d2.uda.strategy import STRATEGIES, Strategy
 
 
 @STRATEGIES.register("source_only")

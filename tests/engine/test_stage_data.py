@@ -14,7 +14,7 @@ from gbw_d2 import keys
 from gbw_d2.data.spec import DatasetError
 from gbw_d2.engine.batches import _source_stream, build_batches, build_context
 from gbw_d2.engine.run_data import RunData
-from gbw_d2.uda.strategy import PSEUDO_LABELS, Mining, PseudoLabels, StageData
+from gbw_d2.uda.stages import PSEUDO_LABELS, Mining, PseudoLabels, StageData
 
 
 @pytest.fixture

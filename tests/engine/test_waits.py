@@ -17,7 +17,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from gbw_d2.engine.build import build_model, build_training_losses
 from gbw_d2.uda import STRATEGIES, Context, build_strategy
-from gbw_d2.uda.strategy import PSEUDO_LABELS, module_of
+from gbw_d2.uda.stages import PSEUDO_LABELS
+from gbw_d2.uda.strategy import module_of
 
 RECIPES = {
     "panoptic": "toy/panoptic_gbw",

@@ -35,7 +35,7 @@ from gbw_d2.uda import Context
 from gbw_d2.uda.parts.labelling import confidence_and_class, image_score
 from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError, RoundFiles
 from gbw_d2.uda.parts.pseudo_labels import class_balanced_pseudo_labels, class_balanced_thresholds
-from gbw_d2.uda.strategy import PSEUDO_LABELS
+from gbw_d2.uda.stages import PSEUDO_LABELS
 
 
 @pytest.fixture

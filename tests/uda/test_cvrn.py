@@ -27,7 +27,7 @@ from gbw_d2.modeling.rois.proposals import predict_anchors, proposals_of
 from gbw_d2.uda import Context, build_strategy
 from gbw_d2.uda.cvrn import CONSISTENCY, LABELLED, probability_distance
 from gbw_d2.uda.parts.pseudo_label_files import PseudoLabelError
-from gbw_d2.uda.strategy import PSEUDO_LABELS
+from gbw_d2.uda.stages import PSEUDO_LABELS
 
 SPACE = LABEL_SPACES.get("cityscapes_16")
 LEAF = "toy/panoptic_gbw models/panoptic_fpn_tiny uda/cvrn"

@@ -14,7 +14,7 @@ from gbw_d2.errors import UserError
 from gbw_d2.modeling.protocol import Targets
 from gbw_d2.uda import STRATEGIES, Context, build_strategy, loss_terms
 from gbw_d2.uda.parts.pseudo_labels import pseudo_labels
-from gbw_d2.uda.strategy import PSEUDO_LABELS
+from gbw_d2.uda.stages import PSEUDO_LABELS
 
 MASKED = ("UDA.MASKED_CONSISTENCY.LOSS_WEIGHT", 2.0, "UDA.MASKED_CONSISTENCY.BLOCK", 8)
 PLAIN = (

@@ -24,7 +24,7 @@ from gbw_d2.modeling.targets.centers import (
     OFFSET_WEIGHTS,
 )
 from gbw_d2.uda import Context, build_strategy
-from gbw_d2.uda.strategy import PSEUDO_LABELS
+from gbw_d2.uda.stages import PSEUDO_LABELS
 
 ARCHITECTURES = ("panoptic", "semantic", "auxiliary")
 LABELS = {

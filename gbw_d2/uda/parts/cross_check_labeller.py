@@ -12,7 +12,7 @@ from gbw_d2 import keys
 from gbw_d2.uda.parts.class_histogram import ConfidenceHistograms
 from gbw_d2.uda.parts.cross_check import GREATEST_THRESHOLD, LEAST_SCORE, cross_checked
 from gbw_d2.uda.parts.round_labeller import RoundLabeller
-from gbw_d2.uda.strategy import Batch
+from gbw_d2.uda.stages import Batch
 
 # The entry of an image's result that holds its detections, None where the network has none.
 _OBJECTS = "objects"

@@ -22,7 +22,8 @@ from gbw_d2.uda.parts import labelling, round_summary
 from gbw_d2.uda.parts.class_histogram import ConfidenceHistograms
 from gbw_d2.uda.parts.pseudo_label_files import RoundFiles, weights_digest
 from gbw_d2.uda.parts.spatial_prior import PriorAtSize, version_of
-from gbw_d2.uda.strategy import Batch, Batches, Context, module_of
+from gbw_d2.uda.stages import Batch, Batches, Context
+from gbw_d2.uda.strategy import module_of
 from gbw_d2.weighting.distributed import all_reduce_sum
 
 logger = logging.getLogger(__name__)

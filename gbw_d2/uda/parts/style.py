@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gbw_d2 import keys
-from gbw_d2.uda.strategy import Batch
+from gbw_d2.uda.stages import Batch
 from gbw_d2.weighting.distributed import all_reduce_sum, world_size
 
 LEVELS = 256
