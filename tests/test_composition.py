@@ -252,7 +252,10 @@ def fits(choice: dict[str, str]) -> bool:
     instances = choice["models"].startswith(("panoptic", "mask2former"))
     # A strategy that asks for what these networks alone can do.
     able = {"mask_teacher": ("mask2former", "panoptic"), "cvrn": ("panoptic_fpn", "panoptic_edaps")}
-    if not choice["models"].startswith(able.get(choice["uda"], "")):
+    uda = compose(BASES / "uda" / f"{choice['uda']}.yaml")["UDA"]
+    if not choice["models"].startswith(able.get(uda["NAME"], "")):
+        return False
+    if choice["uda"].endswith("_instance_mix") and not instances:
         return False
     data = datasets_of(choice["datasets"])
     without_target = data["TARGET"] == "()"

@@ -193,7 +193,13 @@ def export(args: argparse.Namespace) -> None:
     left_out = getattr(network.model, "not_exported", "")
     if left_out:
         print(f"note: {left_out}", file=sys.stderr)
-    rows, columns = args.size or tuple(cfg.INPUT.TEST_SIZE) or tuple(cfg.INPUT.CROP_SIZE)
+    size = args.size or tuple(cfg.INPUT.TEST_SIZE) or tuple(cfg.INPUT.CROP_SIZE)
+    if not size or min(size) < 1:
+        raise UserError(
+            f"the size of the exported images is {tuple(size)}; give --size ROWS COLUMNS, each at "
+            "least 1"
+        )
+    rows, columns = size
     draw = torch.Generator().manual_seed(0)
     # An example of one image would fix the number of images at one.
     sizes = [(2 if args.dynamic else 1, 3, rows, columns)] * 2

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from plot_run import common_protocol, draw_classes, draw_losses, draw_weights
 from reporting import page, tables
-from reporting.pictures import RIGHT, UNKNOWN, WRONG, Row, draw_rows, rank_images
+from reporting.pictures import RIGHT, UNKNOWN, WRONG, Ranked, Row, draw_rows, rank_images
 from tqdm import tqdm
 
 from gbw_d2.commands import finish
@@ -165,13 +165,20 @@ def _images(folders: Sequence[Path], names: Sequence[str], count: int, device: s
             continue
         note = f"By {first[0].score_name} of {names[0]}: image, truth, prediction and errors."
         figures = [
-            _four(of_run[chosen.index(file)], f"{Path(file).name}, {name}: {score[file].words}")
+            _four(
+                of_run[chosen.index(file)], f"{Path(file).name}, {name}: {_words(score.get(file))}"
+            )
             for file in part
             for name, score, of_run in zip(names, scores, rows, strict=True)
         ]
         parts.append(page.section(title, *figures, note=note))
     key = [("right", RIGHT), ("wrong", WRONG), ("no truth", UNKNOWN)]
     return [*parts, page.color_key(key)]
+
+
+def _said(file: str, score: Mapping[str, Ranked]) -> str:
+    """Returns an image's score in words; a run has none where nothing of it is labelled."""
+    return score[file].words if file in score else "no score"
 
 
 def _four(row: Row, caption: str) -> str:

@@ -89,7 +89,9 @@ class DatasetSpec:
             space: the other label space.
         """
         own = self.classes
-        if is_identity(table[: own.num_classes]):
+        # Segments also change where the same class is a thing in one space and stuff in the other.
+        same_things = np.array_equal(*(s.is_thing[: own.num_classes] for s in (own, space)))
+        if is_identity(table[: own.num_classes]) and same_things:
             return replace(self, label_space=space)
         semantic, panoptic = self.read_semantic, self.read_panoptic
         things = (space.is_thing, own.is_thing)

@@ -90,7 +90,8 @@ class BestCheckpoint:
                 f"EVAL.BEST_ON is '{self.criterion}'; expected one of {', '.join(sorted(metrics))}"
             )
         value = metrics[self.criterion]
-        if self.record and not self._is_better(value):
+        # A mean over no class is not a number: it is neither better nor worse.
+        if not math.isfinite(value) or (self.record and not self._is_better(value)):
             return
         self.checkpointer.save(f"model_{self.name}", last=False, iteration=iterations - 1)
         self.record = {

@@ -134,4 +134,6 @@ def remove_checkpoints(folder: Path) -> None:
     """Deletes the weights and events of a finished run."""
     for path in folder.glob("*.pth"):
         path.unlink()
+    # It names one of them; a run that is to be repeated here would look for it.
+    (folder / "last_checkpoint").unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gbw_d2.errors import UserError
-from gbw_d2.results.reader import read_results
+from gbw_d2.results.reader import read_results, run_names
 from gbw_studies.results.cells import cell, table
 
 NOT_THE_RECIPE = ("SEED", "OUTPUT_DIR")
@@ -32,7 +32,8 @@ def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in runs:
         config = {k: v for k, v in run["run"]["config"].items() if k not in NOT_THE_RECIPE}
         groups.setdefault(json.dumps(config, sort_keys=True), []).append(run)
-    return {group[0]["folder"].name: group for group in groups.values()}
+    names = run_names([group[0]["folder"] for group in groups.values()])
+    return dict(zip(names, groups.values(), strict=True))
 
 
 def metrics_table(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str]) -> str:
@@ -53,7 +54,7 @@ def classes_table(groups: Mapping[str, Sequence[Run]], score: str, protocol: str
     rows = []
     for name in first[protocol]:
         cells = [
-            cell([r["per_class"][protocol][name].get(score) for r in runs])
+            cell([r["per_class"].get(protocol, {}).get(name, {}).get(score) for r in runs])
             for runs in groups.values()
         ]
         rows.append([name, *cells])

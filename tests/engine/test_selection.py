@@ -82,3 +82,11 @@ def test_off_unless_named_and_an_unknown_metric_is_told(tmp_path: Path) -> None:
     assert off.record == {} and not list(tmp_path.iterdir())
     with pytest.raises(ConfigError, match=r"is 'mIoU'; expected one of PQ_16, mIoU_16"):
         make(tmp_path, "mIoU").add({"mIoU_16": 45.0, "PQ_16": 1.0}, 10)
+
+
+def test_what_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    best = make(tmp_path)
+    for iterations, value in ((10, float("nan")), (20, 10.0), (30, float("nan")), (40, 50.0)):
+        best.add({"mIoU_16": value}, iterations)
+    assert (best.record["value"], best.record["iterations"]) == (50.0, 40)
+    assert make(tmp_path, done=40).record == best.record
