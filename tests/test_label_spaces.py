@@ -16,6 +16,7 @@ from gbw_d2.class_tables import (
     regrouped,
     translated_segments,
 )
+from gbw_d2.data.spec import DatasetSpec
 from gbw_d2.errors import UserError
 from gbw_d2.label_spaces import (
     CITYSCAPES_19,
@@ -153,6 +154,28 @@ def test_segments_are_translated() -> None:
     # What changes nothing is not copied.
     same, _ = translated_segments(segment_map, segments[3:4], table, now, was)
     assert same is segment_map
+
+
+def test_a_stuff_class_that_is_a_thing_elsewhere_becomes_a_crowd() -> None:
+    def space(things: tuple[bool, bool]) -> LabelSpace:
+        names = ("road", "person")
+        classes = (
+            SemanticClass(n, t, (9, i, 0))
+            for i, (n, t) in enumerate(zip(names, things, strict=True))
+        )
+        return LabelSpace("own", tuple(classes))
+
+    segments = [{"id": 5, "category_id": 1, "iscrowd": 0, "area": 4}]
+    spec = DatasetSpec(
+        name="own",
+        load=list,
+        read_panoptic=lambda _: (np.full((2, 2), 5, np.int32), segments),
+        label_space=space((False, False)),
+    )
+    read = spec.in_space(space((False, True))).read_panoptic
+    assert read is not None and read({})[1][0]["iscrowd"] == 1
+    same = spec.in_space(space((False, False))).read_panoptic
+    assert same is spec.read_panoptic
 
 
 @pytest.mark.parametrize("axis", [0, 1])

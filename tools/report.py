@@ -165,9 +165,7 @@ def _images(folders: Sequence[Path], names: Sequence[str], count: int, device: s
             continue
         note = f"By {first[0].score_name} of {names[0]}: image, truth, prediction and errors."
         figures = [
-            _four(
-                of_run[chosen.index(file)], f"{Path(file).name}, {name}: {_words(score.get(file))}"
-            )
+            _four(of_run[chosen.index(file)], f"{Path(file).name}, {name}: {_said(file, score)}")
             for file in part
             for name, score, of_run in zip(names, scores, rows, strict=True)
         ]

@@ -34,7 +34,7 @@ Decoded = tuple[np.ndarray, SegmentsInfo | None]
 
 # The version, to be raised whenever the same files would give another array, or the format of an
 # entry changes.
-VERSION = 1
+VERSION = 2
 SUFFIX = ".decoded"
 _MAGIC = b"gbw_d2.d"
 # Magic bytes, the header's length, and its checksum.

@@ -51,3 +51,16 @@ def test_classes(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_unfinished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool.main([str(tmp_path)]) == 2
     assert "no results.json" in capsys.readouterr().err
+
+
+def test_recipes_in_folders_of_one_name_are_told_apart(
+    runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = []
+    for run in map(Path, runs[:2]):
+        folder = run.parent / run.name.removesuffix("_0") / "seed_0"
+        folder.parent.mkdir()
+        moved.append(str(run.rename(folder)))
+    assert tool.main(moved) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| gbw/seed_0", "| none/seed_0"]
